@@ -1,0 +1,178 @@
+"""One front door for weights: ``load`` any dialect from anywhere, ``save`` any dialect.
+
+What comes out is one thing, a ``Checkpoint``: shape, labels, preprocessing and arrays under our own names, whether the
+source was Meta's ``.pth``, timm's or Hugging Face's files, the model inside this package, the hub or an address.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from levit_cli import labels as label_sets
+from levit_cli.checkpoints.files import DTYPES, WEIGHT_SUFFIXES, Dtype, Weights, read_weights, sha256_of, unwrap, weight_files
+from levit_cli.checkpoints.identify import Translation, translate
+from levit_cli.checkpoints.metadata import Evaluation, Metadata, read_metadata
+from levit_cli.checkpoints.names import DIALECTS, Dialect
+from levit_cli.checkpoints.saving import save
+from levit_cli.config import VARIANTS, LevitConfig, variant_name
+from levit_cli.errors import RefusedError
+from levit_cli.labels import Labels
+from levit_cli.recipes import Recipe, RecipeName, recipe_for
+
+__all__ = ["DEMO", "DIALECTS", "DTYPES", "Checkpoint", "Dialect", "Dtype", "Evaluation", "load", "save"]
+
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model.
+
+    Args:
+        labels: one name a class.
+        recipe: how it wants its pictures.
+        state: float32 arrays of the training form, by our names.
+        dialect: of the file.
+        dtype: the type in which the file stored its weights.
+        origin: what the user called it.
+        files: the weight files that were read.
+        translation: what became of the file's keys.
+        notes: what else was noticed, for ``--verbose`` and ``info``.
+        evaluation: its measured accuracy, where the files tell.
+    """
+
+    config: LevitConfig
+    labels: Labels
+    recipe: Recipe
+    state: Mapping[str, NDArray[Any]]
+    dialect: Dialect
+    dtype: Dtype
+    origin: str
+    files: tuple[Path, ...]
+    translation: Translation
+    notes: tuple[str, ...] = ()
+    evaluation: Evaluation | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weight file; of all shards one after another where it is sharded."""
+        return sha256_of(*self.files)
+
+    @property
+    def architecture(self) -> str:
+        """The published variant of these widths, or that it is none."""
+        return variant_name(self.config) or "LeViT of its own widths"
+
+
+def load(
+    source: str | Path,
+    *,
+    recipe: RecipeName | None = None,
+    labels: Path | None = None,
+    ema: bool = False,
+    offline: bool = False,
+    sha256: str | None = None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> Checkpoint:
+    """Load a model by name, path, hub id or address.
+
+    Args:
+        source: a variant's name, ``demo``, ``owner/name@revision``, a path, or an https address of a weight file.
+        recipe: a published preprocessing instead of the checkpoint's own.
+        labels: a file of class names instead of the checkpoint's own.
+        ema: take the moving average out of one of Meta's training checkpoints.
+        offline: never touch the network.
+        sha256: what an address must hash to, where its name does not tell.
+        warn: told what the user should know though it is no error.
+
+    Raises:
+        RefusedError: not to be found, not a LeViT, damaged, or more than weights.
+        UnreachableError: on the hub, which does not answer, and not cached.
+    """
+    path = _locate(str(source), offline, sha256, warn)
+    files = weight_files(path)
+    weights = unwrap(_read_all(files, ema))
+    metadata = read_metadata(files[0].parent) if _has_own_metadata(path) else Metadata()
+    translation = translate(
+        weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
+    )
+    config = translation.config
+    return Checkpoint(
+        config=config,
+        labels=_labels(config, metadata, labels, str(source)),
+        recipe=_recipe(translation, metadata, recipe),
+        state=translation.state,
+        dialect=translation.dialect,
+        dtype=weights.dtype,
+        origin=str(source),
+        files=files,
+        translation=translation,
+        notes=weights.notes,
+        evaluation=metadata.evaluation,
+    )
+
+
+def _locate(source: str, offline: bool, sha256: str | None, warn: Callable[[str], None]) -> Path:
+    """The local path of a source, fetched first if it must be. A local model never touches the network."""
+    path = Path(source).expanduser()
+    if path.is_file() or (path.is_dir() and (source != DEMO or any(path.glob("*.safetensors")))):
+        return path
+    if source == DEMO:
+        return DEMO_FOLDER
+    if source.startswith(("https://", "http://")):
+        from levit_cli.checkpoints import address
+
+        return address.fetch(source, sha256, offline=offline)
+    from levit_cli.checkpoints import hub
+
+    hub_id = hub.parse(source)
+    if hub_id is None or path.suffix in WEIGHT_SUFFIXES:
+        raise RefusedError(
+            f"Unknown model {source}",
+            why="no such file or folder, and neither a name nor a hub id",
+            hint=f"names are {', '.join(VARIANTS)} and {DEMO}; a hub id is owner/name",
+        )
+    return hub.fetch(hub_id, warn, offline=offline)
+
+
+def _read_all(files: tuple[Path, ...], ema: bool) -> Weights:
+    parts = [read_weights(file, ema=ema) for file in files]
+    if len(parts) == 1:
+        return parts[0]
+    dtypes = {part.dtype for part in parts}
+    return Weights(
+        {name: array for part in parts for name, array in part.arrays.items()},
+        dtypes.pop() if len(dtypes) == 1 else "float32",
+        tuple(note for part in parts for note in part.notes),
+    )
+
+
+def _has_own_metadata(path: Path) -> bool:
+    """Whether the JSON files beside these weights are theirs: in a folder, or under the one name they have there."""
+    return path.is_dir() or path.stem in ("model", "pytorch_model")
+
+
+def _labels(config: LevitConfig, metadata: Metadata, file: Path | None, source: str) -> Labels:
+    if file is not None:
+        return label_sets.require_length(label_sets.read_labels(file), config.num_classes, str(file))
+    if metadata.labels is not None:
+        return label_sets.require_length(metadata.labels, config.num_classes, f"The configuration of {source}")
+    imagenet = label_sets.imagenet1k()
+    return imagenet if len(imagenet) == config.num_classes else label_sets.numbered(config.num_classes)
+
+
+def _recipe(translation: Translation, metadata: Metadata, name: RecipeName | None) -> Recipe:
+    size = translation.config.image_size
+    recipe = metadata.recipe if name is None else None
+    recipe = recipe or recipe_for(name or translation.dialect, size)
+    if recipe.crop_size != size:
+        raise RefusedError(
+            f"The checkpoint takes pictures of {size} pixels, its preprocessing makes {recipe.crop_size}",
+            hint="name a recipe with --recipe",
+        )
+    return recipe

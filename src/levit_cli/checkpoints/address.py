@@ -1,0 +1,68 @@
+"""Weights from an address: fetched once into our cache, and only with a hash to hold them against."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from levit_cli import web
+from levit_cli.atomic import replace_bytes
+from levit_cli.checkpoints.files import WEIGHT_SUFFIXES, sha256_of
+from levit_cli.errors import OutputError, RefusedError, UnreachableError
+
+MAX_BYTES = 2 << 30
+TIMEOUT_S = 600.0
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as torch.hub writes them: LeViT-128S-96703c44.pth
+
+
+def cache_folder() -> Path:
+    """Our own cache, under XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levit"
+
+
+def fetch(url: str, sha256: str | None, *, offline: bool) -> Path:
+    """The cached file of an address.
+
+    Args:
+        sha256: what the file must hash to, or the beginning of it; None if the file's name tells.
+
+    Raises:
+        RefusedError: no hash to check against, or another one.
+        UnreachableError: it does not come.
+    """
+    name = Path(urlsplit(url).path).name
+    in_name = HASH_IN_NAME.search(name)
+    expected = (sha256 or (in_name[1] if in_name else "")).lower()
+    if len(expected) < 8 or Path(name).suffix not in WEIGHT_SUFFIXES:
+        raise RefusedError(
+            f"{url} cannot be checked", why="its name holds no hash", hint="give the file's hash with --sha256"
+        )
+    path = cache_folder() / "weights" / f"{expected}-{name}"
+    if path.is_file() and sha256_of(path).startswith(expected):
+        return path
+    if offline:
+        raise UnreachableError(f"{url} is not in the cache", why="offline", hint="use --model demo or --model PATH")
+    content = _download(url)
+    found = hashlib.sha256(content).hexdigest()
+    if not found.startswith(expected):
+        raise RefusedError(f"{url} is not what it should be", why=f"its SHA-256 is {found}, expected {expected}…")
+    _store(path, content)
+    return path
+
+
+def _download(url: str) -> bytes:
+    try:
+        return web.fetch(url, max_bytes=MAX_BYTES, timeout_s=TIMEOUT_S)
+    except web.FetchError as error:
+        raise UnreachableError(
+            f"Cannot fetch {url}", why=str(error), hint="use --model demo or --model PATH"
+        ) from error
+
+
+def _store(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot make the cache folder {path.parent}", why=error.strerror or str(error)) from error
+    replace_bytes(path, content)

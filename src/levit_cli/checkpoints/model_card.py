@@ -1,0 +1,44 @@
+"""The README.md that travels in a converted folder: what it is, where it came from, how it wants its pictures."""
+
+from typing import TYPE_CHECKING
+
+from levit_cli import __version__
+from levit_cli.checkpoints.names import Dialect, count_parameters
+
+if TYPE_CHECKING:
+    from levit_cli.checkpoints import Checkpoint
+
+LIBRARIES = {"hf": "transformers", "timm": "timm", "fb": "levit"}
+
+
+def model_card(checkpoint: "Checkpoint", dialect: Dialect, dtype: str) -> str:
+    """Markdown with the hub's front matter. The licence is the source's and not ours to state."""
+    config, recipe = checkpoint.config, checkpoint.recipe
+    height, width = config.image_size
+    lines = [
+        "---",
+        f"library_name: {LIBRARIES[dialect]}",
+        "pipeline_tag: image-classification",
+        "tags: [levit, image-classification]",
+        "---",
+        "",
+        f"# {checkpoint.architecture}",
+        "",
+        "LeViT (Graham et al., 2021, arXiv 2104.01136) as converted by "
+        f"`levit convert-checkpoint` {__version__} from `{checkpoint.files[0].name}`.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| parameters | {count_parameters(config):,} |",
+        f"| multiply-accumulates | {config.macs:,} |",
+        f"| classes | {config.num_classes} |",
+        f"| heads | {len(config.head_names)} |",
+        f"| stored as | {dtype} |",
+        f"| picture | {height} x {width}, resized to cover {recipe.resize_to[0]} x {recipe.resize_to[1]}, "
+        f"{recipe.filter}, centre crop ({recipe.name}) |",
+        f"| SHA-256 of the source | `{checkpoint.sha256}` |",
+    ]
+    if checkpoint.evaluation:
+        measured = checkpoint.evaluation
+        lines.append(f"| top-1 | {measured.top1:.3f} on {measured.images:,} pictures of {measured.dataset} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,115 @@
+"""The engine for CPUs: the inference form as an OpenVINO graph, built from opset calls. Needs no torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import opset15 as opset
+
+from levit_cli import fused
+from levit_cli.config import Grid, LevitConfig
+from levit_cli.engines import EngineSpec, Precision, require_precision
+from levit_cli.recipes import Recipe
+
+Node = Any  # openvino's opset functions are untyped
+
+
+class OpenVinoOps:
+    """OpenVINO's side of ``fused.Ops``: each method adds nodes to the graph."""
+
+    def __init__(self, weights: Mapping[str, NDArray[Any]], recipe: Recipe) -> None:
+        self.weights = weights
+        # in levels of 0 to 255; float64 until the last step, as the reference's /255 rounds differently from ours
+        mean, std = (255 * np.array(values).reshape(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+        self.mean, self.scale = mean.astype(np.float32), (1 / std).astype(np.float32)
+
+    def _weight(self, name: str) -> Node:
+        return opset.constant(self.weights[name], shared_memory=True)
+
+    def normalize(self, pixels: Node) -> Node:
+        x = opset.transpose(opset.convert(pixels, "f32"), [0, 3, 1, 2])
+        return opset.multiply(opset.subtract(x, self.mean), self.scale)
+
+    def convolution(self, x: Node, name: str) -> Node:
+        x = opset.convolution(
+            x, self._weight(f"{name}.weight"), strides=[2, 2], pads_begin=[1, 1], pads_end=[1, 1], dilations=[1, 1]
+        )
+        return opset.add(x, self.weights[f"{name}.bias"].reshape(1, -1, 1, 1))
+
+    def linear(self, x: Node, name: str) -> Node:
+        product = opset.matmul(x, self._weight(f"{name}.weight"), False, True)
+        return opset.add(product, self._weight(f"{name}.bias"))
+
+    def hardswish(self, x: Node) -> Node:
+        return opset.hswish(x)
+
+    def add(self, x: Node, y: Node) -> Node:
+        return opset.add(x, y)
+
+    def add_bias(self, logits: Node, name: str) -> Node:
+        return opset.add(logits, self.weights[name][None])
+
+    def softmax(self, logits: Node) -> Node:
+        return opset.softmax(logits, -1)
+
+    def matmul(self, x: Node, y: Node, *, transpose_y: bool) -> Node:
+        return opset.matmul(x, y, False, transpose_y)
+
+    def grid_to_tokens(self, x: Node) -> Node:
+        channels = x.get_output_partial_shape(0)[1].get_length()
+        return opset.transpose(opset.reshape(x, [0, channels, -1], special_zero=True), [0, 2, 1])
+
+    def subsample(self, x: Node, grid: Grid) -> Node:
+        channels = x.get_output_partial_shape(0)[2].get_length()
+        x = opset.reshape(x, [0, *grid, channels], special_zero=True)
+        x = opset.slice(x, [0, 0], list(grid), [2, 2], [1, 2])
+        return opset.reshape(x, [0, -1, channels], special_zero=True)
+
+    def split_heads(self, x: Node, start: int, heads: int, dim: int) -> Node:
+        x = opset.slice(x, [start], [start + heads * dim], [1], [2])
+        return opset.transpose(opset.reshape(x, [0, 0, heads, dim], special_zero=True), [0, 2, 1, 3])
+
+    def merge_heads(self, x: Node) -> Node:
+        x = opset.transpose(x, [0, 2, 1, 3])
+        return opset.reshape(x, [0, 0, -1], special_zero=True)
+
+    def token_mean(self, x: Node) -> Node:
+        return opset.reduce_mean(x, 1, False)
+
+
+def build_graph(weights: Mapping[str, NDArray[Any]], config: LevitConfig, recipe: Recipe) -> ov.Model:
+    """The graph pixels (B, H, W, 3) uint8 -> logits (B, classes) float32, any B, from folded weights."""
+    pixels = opset.parameter([-1, *config.image_size, 3], np.uint8, name="pixels")
+    logits = fused.forward(OpenVinoOps(weights, recipe), config, pixels)
+    return ov.Model([logits], [pixels], "levit")
+
+
+class OpenVinoEngine:
+    """The compiled graph. bf16 is chosen where the CPU has instructions for it."""
+
+    def __init__(
+        self, state: Mapping[str, NDArray[Any]], config: LevitConfig, recipe: Recipe, spec: EngineSpec
+    ) -> None:
+        core = ov.Core()
+        self.spec = _with_precision(core, spec)
+        self._weights = fused.fold(state, config)  # the graph shares their memory
+        graph = build_graph(self._weights, config, recipe)
+        properties = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.spec.precision == "bf16" else "f32",
+            "INFERENCE_NUM_THREADS": self.spec.threads,
+            "NUM_STREAMS": 1,
+        }
+        self._request = core.compile_model(graph, "CPU", properties).create_infer_request()
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self._request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        logits: NDArray[np.float32] = self._request.get_output_tensor(0).data.copy()
+        return logits
+
+
+def _with_precision(core: ov.Core, spec: EngineSpec) -> EngineSpec:
+    native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    supported: tuple[Precision, ...] = ("fp32", "bf16") if native_bf16 else ("fp32",)
+    return require_precision(spec, supported, supported[-1])

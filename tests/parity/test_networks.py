@@ -1,0 +1,160 @@
+"""Our three forms of the network against transformers and timm, on weights that hide nothing."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from levit_cli.checkpoints.saving import to_dialect
+from levit_cli.config import VARIANTS, LevitConfig
+from levit_cli.engines import EngineSpec
+from levit_cli.engines.openvino import OpenVinoEngine
+from levit_cli.engines.torch import TorchEngine
+from levit_cli.model import Levit
+from levit_cli.recipes import recipe_for
+from tests.random_weights import random_pixels, random_state
+
+timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
+
+FP32 = EngineSpec(device="cpu", precision="fp32", threads=2)
+TORCH_TOLERANCE, OPENVINO_TOLERANCE = 1e-5, 5e-5
+Array = NDArray[Any]
+
+
+def tensors_of(state: dict[str, Array]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+
+
+def hf_config(config: LevitConfig) -> Any:
+    return transformers.LevitConfig(
+        image_size=config.image_size[0],
+        hidden_sizes=list(config.hidden_sizes),
+        num_attention_heads=list(config.num_heads),
+        depths=list(config.depths),
+        key_dim=list(config.key_dims),
+        num_labels=config.num_classes,
+    )
+
+
+def hf_network(config: LevitConfig, state: dict[str, Array]) -> Any:
+    kind = "WithTeacher" if config.distilled else ""
+    network = getattr(transformers, f"LevitForImageClassification{kind}")(hf_config(config))
+    network.load_state_dict(tensors_of(to_dialect(state, config, "hf")))
+    return network.eval()
+
+
+def timm_network(config: LevitConfig, state: dict[str, Array], **options: Any) -> Any:
+    network = (timm.models.levit.LevitDistilled if config.distilled else timm.models.levit.Levit)(
+        img_size=config.image_size,
+        embed_dim=config.hidden_sizes,
+        key_dim=config.key_dims[0],
+        depth=config.depths,
+        num_heads=config.num_heads,
+        num_classes=config.num_classes,
+        **options,
+    )
+    network.load_state_dict(tensors_of(to_dialect(state, config, "timm")))
+    return network.eval()
+
+
+def our_network(config: LevitConfig, state: dict[str, Array]) -> Levit:
+    network = Levit(config)
+    network.load_state_dict(tensors_of(state))
+    return network.eval()
+
+
+def normalized(pixels: Array, config: LevitConfig) -> torch.Tensor:
+    recipe = recipe_for("fb", config.image_size)
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def relative_error(ours: Any, reference: Any) -> float:
+    ours, reference = (np.asarray(torch.as_tensor(values).detach()) for values in (ours, reference))
+    assert ours.shape == reference.shape
+    return float(np.abs(ours - reference).max() / np.abs(reference).max())
+
+
+def engines(config: LevitConfig, state: dict[str, Array]) -> tuple[TorchEngine, OpenVinoEngine]:
+    recipe = recipe_for("fb", config.image_size)
+    return (
+        TorchEngine(state, config, recipe, replace(FP32, engine="torch")),
+        OpenVinoEngine(state, config, recipe, replace(FP32, engine="openvino")),
+    )
+
+
+@pytest.mark.parametrize("distilled", [True, False], ids=["two heads", "one head"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.inference_mode()
+def test_logits_equal_the_references(variant: str, distilled: bool) -> None:
+    config = replace(VARIANTS[variant], distilled=distilled)
+    state, pixels = random_state(config), random_pixels(config)
+    pictures = normalized(pixels, config)
+    ours = our_network(config, state)(pictures)
+    folded, graph = (engine(pixels) for engine in engines(config, state))
+    references = {
+        "transformers": hf_network(config, state)(pictures).logits,
+        "timm": timm_network(config, state)(pictures),
+    }
+    for reference in references.values():
+        assert relative_error(ours, reference) <= TORCH_TOLERANCE
+        assert relative_error(folded, reference) <= TORCH_TOLERANCE
+        assert relative_error(graph, reference) <= OPENVINO_TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["levit-128S", "levit-384"])
+@torch.inference_mode()
+def test_hidden_states_and_features_equal_the_references(variant: str) -> None:
+    config = VARIANTS[variant]
+    state = random_state(config)
+    pictures = normalized(random_pixels(config), config)
+    network = our_network(config, state)
+    theirs = hf_network(config, state).levit(pictures, output_hidden_states=True)
+    for ours, reference in zip(network.hidden_states(pictures), theirs.hidden_states, strict=True):
+        assert relative_error(ours, reference) <= TORCH_TOLERANCE
+    assert relative_error(network.forward_features(pictures), theirs.last_hidden_state) <= TORCH_TOLERANCE
+    _, maps = timm_network(config, state).forward_intermediates(pictures)
+    for ours, reference in zip(network.feature_maps(pictures)[:1], maps[:1], strict=True):
+        assert relative_error(ours, reference) <= TORCH_TOLERANCE
+
+
+@torch.inference_mode()
+def test_both_heads_equal_those_of_transformers() -> None:
+    config = VARIANTS["levit-128S"]
+    state = random_state(config)
+    pictures = normalized(random_pixels(config), config)
+    theirs = hf_network(config, state)(pictures)
+    for ours, reference in zip(
+        our_network(config, state).forward_heads(pictures), (theirs.cls_logits, theirs.distillation_logits), strict=True
+    ):
+        assert relative_error(ours, reference) <= TORCH_TOLERANCE
+
+
+@pytest.mark.parametrize("image_size", [(96, 160), (224, 128), (112, 112), (16, 32)])
+@torch.inference_mode()
+def test_other_sizes_equal_timm(image_size: tuple[int, int]) -> None:
+    config = replace(VARIANTS["levit-192"], image_size=image_size, num_classes=11)
+    state, pixels = random_state(config), random_pixels(config)
+    pictures = normalized(pixels, config)
+    reference = timm_network(config, state)(pictures)
+    assert relative_error(our_network(config, state)(pictures), reference) <= TORCH_TOLERANCE
+    folded, graph = (engine(pixels) for engine in engines(config, state))
+    assert relative_error(folded, reference) <= TORCH_TOLERANCE
+    assert relative_error(graph, reference) <= OPENVINO_TOLERANCE
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+@torch.inference_mode()
+def test_other_numbers_of_stages_equal_timm(stages: int) -> None:
+    config = LevitConfig(
+        (32, 48, 64, 80)[:stages], (16,) * stages, (2, 3, 4, 5)[:stages], (1, 2, 1, 1)[:stages],
+        num_classes=5, image_size=(80, 64),
+    )  # fmt: skip
+    state, pixels = random_state(config), random_pixels(config)
+    reference = timm_network(config, state)(normalized(pixels, config))
+    for engine in engines(config, state):
+        assert relative_error(engine(pixels), reference) <= OPENVINO_TOLERANCE
