@@ -26,4 +26,5 @@ def bias_index(key_grid: Grid, stride: int = 1) -> NDArray[np.int64]:
 def _distances(length: int, stride: int) -> NDArray[np.int64]:
     """(ceil(length / stride), length): how far each key lies from each query along one axis."""
     keys = np.arange(length, dtype=np.int64)
-    return np.abs(keys[::stride, None] - keys[None, :])
+    distances: NDArray[np.int64] = np.abs(keys[::stride, None] - keys[None, :])
+    return distances

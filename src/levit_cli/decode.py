@@ -41,7 +41,9 @@ UPRIGHT = {
 
 # Pillow's own limit warns from here on and fails at twice as much; ours, checked right behind it, says it better.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.filterwarnings("ignore", module="PIL")  # broken metadata is not news; once for the process, as threads share it
+warnings.filterwarnings(
+    "ignore", module="PIL"
+)  # broken metadata is not news; once for the process, as threads share it
 
 
 class Signature(NamedTuple):

@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.attention_bias import bias_index
-from levit_cli.config import BATCH_NORM_EPS, SHRINK_STRIDE, SHRINK_VALUE_RATIO, STEM_CONVS, VALUE_RATIO, Grid, LevitConfig
+from levit_cli.config import (
+    BATCH_NORM_EPS,
+    SHRINK_STRIDE,
+    SHRINK_VALUE_RATIO,
+    STEM_CONVS,
+    VALUE_RATIO,
+    Grid,
+    LevitConfig,
+)
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -36,7 +44,7 @@ class Ops(Protocol[T]):
     def softmax(self, logits: T) -> T: ...
     def matmul(self, x: T, y: T, *, transpose_y: bool) -> T: ...
     def grid_to_tokens(self, x: T) -> T:
-        """(B, C, h, w) -> (B, h * w, C)"""
+        """(B, C, h, w) -> (B, h * w, C)."""
 
     def subsample(self, x: T, grid: Grid) -> T:
         """(B, h * w, C) -> the tokens at even rows and columns."""
@@ -45,10 +53,10 @@ class Ops(Protocol[T]):
         """(B, N, channels) -> (B, heads, N, dim), from channel ``start`` on."""
 
     def merge_heads(self, x: T) -> T:
-        """(B, heads, N, dim) -> (B, N, heads * dim)"""
+        """(B, heads, N, dim) -> (B, N, heads * dim)."""
 
     def token_mean(self, x: T) -> T:
-        """(B, N, C) -> (B, C)"""
+        """(B, N, C) -> (B, C)."""
 
 
 def forward(ops: Ops[T], config: LevitConfig, pixels: T) -> T:
@@ -129,7 +137,9 @@ def _put(folded: dict[str, Array], place: str, weight: Array, bias: Array) -> No
     folded[f"{place}.bias"] = np.ascontiguousarray(bias, dtype=np.float32)
 
 
-def _fold_block(folded: dict[str, Array], state: Mapping[str, Array], config: LevitConfig, stage: int, block: int) -> None:
+def _fold_block(
+    folded: dict[str, Array], state: Mapping[str, Array], config: LevitConfig, stage: int, block: int
+) -> None:
     place = f"stages.{stage}.blocks.{block}"
     heads, dim = config.num_heads[stage], config.key_dims[stage]
     qkv = _fold_norm(state, f"{place}.attention.qkv")
@@ -192,8 +202,7 @@ def _regroup(layer: Layer, heads: int, dims: tuple[int, ...]) -> list[Layer]:
     cuts = np.cumsum(dims)[:-1]
     weights, biases = (np.split(part, cuts, axis=1) for part in per_head)
     return [
-        (rows.reshape(-1, weight.shape[1]), shifts.reshape(-1))
-        for rows, shifts in zip(weights, biases, strict=True)
+        (rows.reshape(-1, weight.shape[1]), shifts.reshape(-1)) for rows, shifts in zip(weights, biases, strict=True)
     ]
 
 

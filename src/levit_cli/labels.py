@@ -77,7 +77,9 @@ def read_labels(path: Path) -> Labels:
     if isinstance(content, dict):
         return from_id2label(content)
     if not isinstance(content, list):
-        raise RefusedError(f"Cannot read labels from {path}", why="JSON labels are a list, or an object of index to name")
+        raise RefusedError(
+            f"Cannot read labels from {path}", why="JSON labels are a list, or an object of index to name"
+        )
     return from_names([str(name).strip() for name in content])
 
 

@@ -7,6 +7,7 @@ away; a learned bias for each head and distance instead of position embeddings; 
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +73,8 @@ class AttentionBase(nn.Module):
 
     def split(self, x: Tensor, *dims: int) -> tuple[Tensor, ...]:
         """(B, N, heads * sum(dims)), laid out per head -> one (B, heads, N, dim) for each of dims."""
-        per_head = x.unflatten(2, (self.heads, -1)).transpose(1, 2)
-        return per_head.split(dims, dim=-1)
+        per_head = x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return torch.split(per_head, list(dims), dim=-1)
 
 
 class Attention(AttentionBase):
@@ -99,7 +100,7 @@ class ShrinkAttention(AttentionBase):
 
     def forward(self, x: Tensor) -> Tensor:
         k, v = self.split(self.kv(x), self.key_dim, self.value_dim)
-        kept = x.unflatten(1, self.key_grid)[:, ::SHRINK_STRIDE, ::SHRINK_STRIDE].flatten(1, 2)
+        kept = x.view(len(x), *self.key_grid, -1)[:, ::SHRINK_STRIDE, ::SHRINK_STRIDE].flatten(1, 2)
         (q,) = self.split(self.q(kept), self.key_dim)
         return self.attend(q, k, v)
 
@@ -150,9 +151,10 @@ class Shrink(nn.Module):
 
     def __init__(self, config: LevitConfig, stage: int) -> None:
         super().__init__()
-        widths = config.hidden_sizes[stage - 1 : stage + 1]
         heads, key_dim = config.shrink_heads(stage), config.shrink_key_dim
-        self.attention = ShrinkAttention(*widths, heads, key_dim, config.grids[stage - 1])
+        self.attention = ShrinkAttention(
+            config.hidden_sizes[stage - 1], config.hidden_sizes[stage], heads, key_dim, config.grids[stage - 1]
+        )
         self.mlp = Mlp(config.hidden_sizes[stage])
         self.drop_path = DropPath(config.drop_path_rate)
 
@@ -199,7 +201,7 @@ class Levit(nn.Module):
         super().__init__()
         self.config = config
         widths = (3, *config.stem_widths)
-        self.stem = nn.ModuleList(ConvNorm(*pair) for pair in zip(widths, widths[1:], strict=False))
+        self.stem = nn.ModuleList(ConvNorm(*pair) for pair in pairwise(widths))
         self.stages = nn.ModuleList(Stage(config, stage) for stage in range(config.num_stages))
         self.head = Head(config.hidden_sizes[-1], config.num_classes)
         self.head_dist = Head(config.hidden_sizes[-1], config.num_classes) if config.distilled else None
@@ -230,7 +232,7 @@ class Levit(nn.Module):
     def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """The output of each stage as (B, C, h, w), at 1/16, 1/32 and 1/64 of the picture; as timm's intermediates."""
         tokens = zip(self._stage_outputs(x), self.config.grids, strict=True)
-        return tuple(output.transpose(1, 2).unflatten(2, grid) for output, grid in tokens)
+        return tuple(output.transpose(1, 2).reshape(len(x), -1, *grid) for output, grid in tokens)
 
     def hidden_states(self, x: Tensor) -> tuple[Tensor, ...]:
         """Tokens (B, N, C) on entering the blocks of each stage, and the last; as ``transformers.LevitModel``."""

@@ -6,12 +6,11 @@ differ in the box and in how half a pixel of offset is rounded.
 
 from dataclasses import dataclass
 from math import floor
-from typing import Literal, get_args
+from typing import Literal
 
+from levit_cli.choices import RecipeName, Resizer
 from levit_cli.errors import RefusedError
 
-RecipeName = Literal["fb", "hf", "timm"]
-RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
 Rounding = Literal["half_even", "floor"]
 Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 Size = tuple[int, int]  # height, width
@@ -31,6 +30,7 @@ class Recipe:
         crop_rounding: what becomes of half a pixel of offset: torchvision and timm round it half to even, transformers
             floors.
         mean, std: per channel, for values in [0, 1].
+        resizer: whose bicubic filter; torch's needs the torch engine.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Recipe:
     filter: Filter = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    resizer: Resizer = "pillow"
 
     def __post_init__(self) -> None:
         if any(edge < side for edge, side in zip(self.resize_to, self.crop_size, strict=True)):
@@ -63,8 +64,9 @@ class Recipe:
 
 def recipe_for(name: RecipeName, image_size: Size) -> Recipe:
     """The published recipe of that name for a final size (height, width) in pixels."""
-    rounding: Rounding = "floor" if name == "hf" else "half_even"
-    return Recipe(name, _covering(name, image_size), image_size, rounding)
+    rounding: Rounding = "floor" if name in ("hf", "hf-tensor") else "half_even"
+    resizer: Resizer = "torch" if name == "hf-tensor" else "pillow"
+    return Recipe(name, _covering(name, image_size), image_size, rounding, resizer=resizer)
 
 
 def _covering(name: RecipeName, image_size: Size) -> Size:

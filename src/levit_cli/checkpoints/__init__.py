@@ -13,17 +13,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from levit_cli import labels as label_sets
-from levit_cli.checkpoints.files import DTYPES, WEIGHT_SUFFIXES, Dtype, Weights, read_weights, sha256_of, unwrap, weight_files
+from levit_cli.checkpoints.files import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
 from levit_cli.checkpoints.identify import Translation, translate
 from levit_cli.checkpoints.metadata import Evaluation, Metadata, read_metadata
-from levit_cli.checkpoints.names import DIALECTS, Dialect
 from levit_cli.checkpoints.saving import save
+from levit_cli.choices import Dialect, Dtype, RecipeName
 from levit_cli.config import VARIANTS, LevitConfig, variant_name
 from levit_cli.errors import RefusedError
 from levit_cli.labels import Labels
-from levit_cli.recipes import Recipe, RecipeName, recipe_for
+from levit_cli.recipes import Recipe, recipe_for
 
-__all__ = ["DEMO", "DIALECTS", "DTYPES", "Checkpoint", "Dialect", "Dtype", "Evaluation", "load", "save"]
+__all__ = ["DEMO", "Checkpoint", "Evaluation", "load", "save"]
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
@@ -77,7 +77,7 @@ def load(
     ema: bool = False,
     offline: bool = False,
     sha256: str | None = None,
-    warn: Callable[[str], None] = lambda message: None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Checkpoint:
     """Load a model by name, path, hub id or address.
 

@@ -10,20 +10,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
 from levit_cli.atomic import replace_bytes
+from levit_cli.choices import Dtype
 from levit_cli.errors import RefusedError
 
 Array = NDArray[Any]
-Dtype = Literal["float32", "float16", "bfloat16"]
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 SAFETENSORS_TYPES = {
-    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BOOL": np.bool_},
+    "BOOL": np.dtype("?"),
+    **{f"F{bits}": np.dtype(f"f{bits // 8}") for bits in (16, 32, 64)},
     **{f"I{bits}": np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)},
     **{f"U{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)},
 }
@@ -129,7 +129,7 @@ def _looks_like(head: bytes) -> str:
 
 def _read_safetensors(path: Path) -> Weights:
     try:
-        tensors = safetensors.deserialize(path.read_bytes())
+        tensors = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
         arrays = {name: _array(name, tensor) for name, tensor in tensors}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise RefusedError(f"{path} is damaged or not safetensors", why=str(error)) from error

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.checkpoints import names
-from levit_cli.checkpoints.names import DIALECTS, Dialect, Names, Shape
+from levit_cli.checkpoints.names import Names, Shape
+from levit_cli.choices import DIALECTS, Dialect
 from levit_cli.config import PATCH_SIZE, STEM_CONVS, VALUE_RATIO, Grid, LevitConfig
 from levit_cli.errors import RefusedError
 

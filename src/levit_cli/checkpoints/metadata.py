@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from levit_cli import labels as label_sets
-from levit_cli.checkpoints.names import Dialect
+from levit_cli.choices import Dialect, RecipeName
 from levit_cli.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, Grid, LevitConfig, variant_name
 from levit_cli.errors import RefusedError
 from levit_cli.labels import Labels
-from levit_cli.recipes import IMAGENET_MEAN, IMAGENET_STD, Filter, Recipe, RecipeName, recipe_for
+from levit_cli.recipes import IMAGENET_MEAN, IMAGENET_STD, Filter, Recipe, recipe_for
 
 OURS = "levit_cli"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"

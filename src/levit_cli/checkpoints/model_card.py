@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from levit_cli import __version__
-from levit_cli.checkpoints.names import Dialect, count_parameters
+from levit_cli.checkpoints.names import count_parameters
+from levit_cli.choices import Dialect
 
 if TYPE_CHECKING:
     from levit_cli.checkpoints import Checkpoint

@@ -8,12 +8,11 @@ So modules are mapped by their place, not by position in the file.
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
+from levit_cli.choices import Dialect
 from levit_cli.config import MLP_RATIO, SHRINK_VALUE_RATIO, VALUE_RATIO, LevitConfig
 
-Dialect = Literal["fb", "timm", "hf"]
-DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 Kind = Literal["matrix", "vector", "attention_bias", "statistic", "counter"]
 Shape = tuple[int, ...]
 

@@ -15,14 +15,13 @@ from levit_cli.checkpoints.files import (
     PICKLE_SUFFIXES,
     WEIGHT_FILES,
     WEIGHT_SUFFIXES,
-    Dtype,
     cast,
     write_pickle,
     write_safetensors,
 )
 from levit_cli.checkpoints.metadata import write_metadata
 from levit_cli.checkpoints.model_card import model_card
-from levit_cli.checkpoints.names import Dialect
+from levit_cli.choices import Dialect, Dtype
 from levit_cli.config import SHRINK_STRIDE, LevitConfig
 from levit_cli.errors import OutputError, RefusedError, UsageError
 

@@ -5,22 +5,16 @@ An engine knows nothing of files and pictures: it takes (B, H, W, 3) bytes, any 
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from levit_cli.choices import Device, EngineName, Precision
 from levit_cli.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
     from levit_cli.checkpoints import Checkpoint
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-EngineName = Literal["auto", "openvino", "torch"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-DEVICES: tuple[Device, ...] = get_args(Device)
-ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)

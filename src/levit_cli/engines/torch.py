@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from levit_cli import fused
+from levit_cli.choices import Precision
 from levit_cli.config import Grid, LevitConfig
-from levit_cli.engines import EngineSpec, Precision, require_precision
+from levit_cli.engines import EngineSpec, require_precision
 from levit_cli.errors import RefusedError
 from levit_cli.recipes import Recipe
 
@@ -54,10 +55,11 @@ class TorchOps:
         return x.flatten(2).transpose(1, 2)
 
     def subsample(self, x: Tensor, grid: Grid) -> Tensor:
-        return x.unflatten(1, grid)[:, ::2, ::2].flatten(1, 2)
+        return x.reshape(len(x), *grid, -1)[:, ::2, ::2].flatten(1, 2)
 
     def split_heads(self, x: Tensor, start: int, heads: int, dim: int) -> Tensor:
-        return x[..., start : start + heads * dim].unflatten(2, (heads, dim)).transpose(1, 2)
+        part = x[..., start : start + heads * dim]
+        return part.reshape(*part.shape[:2], heads, dim).transpose(1, 2)
 
     def merge_heads(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2).flatten(2)

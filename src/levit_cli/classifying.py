@@ -1,0 +1,211 @@
+"""One run of ``levit predict``: inputs, model, engine and writer brought together.
+
+The order matters: what can be refused for free is refused first (usage, output), then the first input is looked for,
+and only then is a model loaded.
+"""
+
+import itertools
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from levit_cli import __version__
+from levit_cli.choices import Decoding, Format, RecipeName
+from levit_cli.engines import Engine, EngineSpec, usable_threads
+from levit_cli.errors import ExitCode, UsageError
+from levit_cli.inputs import STDIN, SUFFIXES, Input, expand, named, read_list
+from levit_cli.output import Sink, is_terminal, require_free
+from levit_cli.pipeline import Prediction, Stats, predict
+from levit_cli.progress import progress
+from levit_cli.writers import format_for, make_writer
+
+if TYPE_CHECKING:
+    from levit_cli.checkpoints import Checkpoint
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; the options of ``levit predict``, see there."""
+
+    inputs: tuple[str, ...]
+    model: str
+    files_from: str | None = None
+    null: bool = False
+    labels: Path | None = None
+    recipe: RecipeName | None = None
+    sha256: str | None = None
+    offline: bool = False
+    spec: EngineSpec = field(default_factory=EngineSpec)
+    decoding: Decoding = "exact"
+    batch_size: int = 16
+    workers: int = 0
+    top_k: int = 5
+    format: Format | None = None
+    output: Path | None = None
+    overwrite: bool = False
+    color: bool = True
+    stats: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+def classify(request: Request, say: Say) -> ExitCode:
+    """Classify everything and write it.
+
+    Args:
+        say: told what people should know; stderr.
+
+    Returns:
+        Whether all inputs, or not all, could be classified.
+
+    Raises:
+        LevitError: nothing, or not everything, could be tried.
+    """
+    format = format_for(request.format, request.output, is_terminal=is_terminal())
+    require_free(request.output, [*request.inputs, request.files_from or ""], overwrite=request.overwrite)
+    with closing(_list(request)) as listed:
+        inputs = _require_some(listed, request)
+        checkpoint, engine = _load(request, say)
+        meta = describe_run(checkpoint, engine.spec, request)
+        stats = Stats()
+        with Sink(request.output) as sink, progress(shown=_shows_progress(request)) as advance:
+            writer = make_writer(format, sink, checkpoint.labels, request.top_k, meta, color=request.color)
+            for prediction in _predictions(request, inputs, checkpoint, engine, stats):
+                writer.write(prediction)
+                advance()
+            writer.finish()
+    if not request.quiet:
+        say(closing_line(stats))
+    if request.stats:
+        say(time_table(stats))
+    return ExitCode.SOME_FAILED if stats.failed else ExitCode.OK
+
+
+def _list(request: Request) -> Generator[Input, None, None]:
+    if not request.inputs and request.files_from is None:
+        raise UsageError("Nothing to classify", hint="name files, folders or addresses, or use --files-from")
+    if request.files_from == STDIN and STDIN in request.inputs:
+        raise UsageError("Standard input cannot be a picture and a list at once")
+    return _stream(request)
+
+
+def _stream(request: Request) -> Generator[Input, None, None]:
+    yield from expand(request.inputs)
+    if request.files_from is not None:
+        with _open_list(request.files_from) as file:
+            yield from named(read_list(file, null=request.null))
+
+
+def _open_list(path: str) -> BinaryIO:
+    if path == STDIN:
+        return sys.stdin.buffer
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise UsageError(f"Cannot read the list {path}", why=error.strerror or str(error)) from error
+
+
+def _require_some(listed: Iterator[Input], request: Request) -> Iterator[Input]:
+    """The same stream, once it is known not to be empty."""
+    first = next(listed, None)
+    if first is None:
+        where = ", ".join(request.inputs) or f"the list {request.files_from}"
+        raise UsageError(f"No pictures in {where}", why=f"looked for {' '.join(SUFFIXES)}")
+    return itertools.chain([first], listed)
+
+
+def _load(request: Request, say: Say) -> tuple["Checkpoint", Engine]:
+    from levit_cli.checkpoints import load
+    from levit_cli.engines import make_engine
+
+    checkpoint = load(
+        request.model,
+        recipe=request.recipe,
+        labels=request.labels,
+        offline=request.offline,
+        sha256=request.sha256,
+        warn=lambda message: say(f"Warning: {message}"),
+    )
+    engine = make_engine(checkpoint, request.spec)
+    if checkpoint.recipe.resizer == "torch" and engine.spec.engine != "torch":
+        raise UsageError(f"The recipe {checkpoint.recipe.name} resizes with torch", hint="add --engine torch")
+    if request.verbose:
+        spec = engine.spec
+        say(f"model {checkpoint.origin}: {checkpoint.architecture}, {checkpoint.dialect} dialect, {checkpoint.dtype}")
+        for note in checkpoint.notes:
+            say(f"note: {note}")
+        say(f"engine {spec.engine} on {spec.device} in {spec.precision}, {spec.threads} threads")
+        say(f"preprocessing {checkpoint.recipe}")
+    return checkpoint, engine
+
+
+def _predictions(
+    request: Request, inputs: Iterator[Input], checkpoint: "Checkpoint", engine: Engine, stats: Stats
+) -> Iterator[Prediction]:
+    from levit_cli.reading import Reader
+
+    return predict(
+        inputs,
+        engine,
+        Reader(checkpoint.recipe, request.decoding, offline=request.offline),
+        top_k=request.top_k,
+        batch_size=request.batch_size,
+        workers=request.workers or usable_threads(),
+        stats=stats,
+    )
+
+
+def describe_run(checkpoint: "Checkpoint", spec: EngineSpec, request: Request) -> dict[str, Any]:
+    """What the answers depend on; the ``meta`` of the json format."""
+    evaluation = checkpoint.evaluation
+    return {
+        "version": __version__,
+        "model": {
+            "name": checkpoint.origin,
+            "architecture": checkpoint.architecture,
+            "classes": checkpoint.config.num_classes,
+            "sha256": checkpoint.sha256,
+            **({"evaluation": asdict(evaluation)} if evaluation else {}),
+        },
+        "preprocessing": {**asdict(checkpoint.recipe), "decode": request.decoding},
+        "engine": spec.engine,
+        "device": spec.device,
+        "precision": spec.precision,
+        "threads": spec.threads,
+        "top_k": request.top_k,
+    }
+
+
+def _shows_progress(request: Request) -> bool:
+    """On a terminal, unless the results themselves are shown there."""
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    return on_terminal and not request.quiet and not (request.output is None and is_terminal())
+
+
+def closing_line(stats: Stats) -> str:
+    """How many, how fast, how many failed."""
+    noun = "picture" if stats.pictures == 1 else "pictures"
+    rate = stats.pictures / stats.elapsed_s if stats.elapsed_s else 0.0
+    failed = f", {stats.failed:,} failed" if stats.failed else ""
+    return f"{stats.pictures:,} {noun} in {stats.elapsed_s:.2f} s ({rate:.1f}/s){failed}"
+
+
+def time_table(stats: Stats) -> str:
+    """Where the time went, a line each."""
+    good = max(stats.pictures - stats.failed, 1)
+    rows = (
+        ("elapsed", stats.elapsed_s, "from the first picture to the last record"),
+        (
+            "read + decode + resize",
+            stats.prepare_s,
+            f"summed over threads; {1000 * stats.prepare_s / good:.2f} ms each",
+        ),
+        ("network", stats.network_s, f"{stats.batches:,} batches; {1000 * stats.network_s / good:.2f} ms a picture"),
+        ("waiting for pictures", stats.wait_s, "the network had nothing to do"),
+    )
+    return "\n".join(f"{name:<24}{seconds:9.3f} s  {remark}" for name, seconds, remark in rows)

@@ -1,0 +1,54 @@
+"""The command ``levit``. Importing this is enough for help and no more; commands import what they need as they run."""
+
+from typing import Annotated
+
+import typer
+
+from levit_cli import __version__
+from levit_cli.cli.convert_checkpoint import convert_checkpoint
+from levit_cli.cli.info import info
+from levit_cli.cli.predict import predict
+
+HELP = """Classify pictures with LeViT, fast.
+
+    levit predict photo.jpg
+
+    levit predict photos/ -o results.jsonl
+
+    curl -s URL | levit predict -
+
+    levit info levit-256
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(predict)
+app.command()(convert_checkpoint)
+app.command()(info)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"levit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def levit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version  # the callback did it
+
+
+levit.__doc__ = HELP
+
+
+def main() -> None:
+    """Entry point of the command ``levit``."""
+    app(prog_name="levit")

@@ -1,0 +1,96 @@
+"""``levit predict``: labels for pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from levit_cli import choices
+from levit_cli.cli import options
+from levit_cli.cli.door import door, say
+from levit_cli.errors import ExitCode
+
+
+@door
+def predict(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="INPUT...", help="Files, folders, globs, addresses, or - for a picture on stdin."),
+    ] = None,
+    model: options.ModelOption = options.DEFAULT_MODEL,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes per picture.")] = 5,
+    format: Annotated[
+        choices.Format | None,
+        typer.Option(
+            "--format", "-f", help="Default: the suffix of -o, table on a terminal, else tsv.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Instead of stdout.", show_default=False)
+    ] = None,
+    overwrite: options.OverwriteOption = False,
+    files_from: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Read paths from a file, or - for stdin, one a line.", show_default=False),
+    ] = None,
+    null: Annotated[bool, typer.Option("--null", "-0", help="Paths in --files-from end in NUL.")] = False,
+    device: options.DeviceOption = "auto",
+    engine: options.EngineOption = "auto",
+    precision: options.PrecisionOption = "auto",
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Pictures at once.")] = 16,
+    threads: options.ThreadsOption = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that decode. 0 is as many as cores.", show_default="cores")
+    ] = 0,
+    labels: options.LabelsOption = None,
+    recipe: options.RecipeOption = None,
+    decode: Annotated[
+        choices.Decoding, typer.Option(help="fast lets the JPEG decoder scale large photos down.")
+    ] = "exact",
+    sha256: options.Sha256Option = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Say on stderr where the time went.")] = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
+    debug: options.DebugOption = False,
+    offline: options.OfflineOption = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colours in the table.")] = False,
+) -> ExitCode:
+    """Classify pictures.
+
+    levit predict photo.jpg
+
+    levit predict photos/ -o results.jsonl
+
+    levit predict photos/ --format csv --top-k 1 > labels.csv
+
+    fd -e jpg -0 | levit predict --files-from - -0 --format jsonl
+
+    curl -s URL | levit predict -
+    """
+    from levit_cli.classifying import Request, classify
+    from levit_cli.engines import EngineSpec
+
+    request = Request(
+        inputs=tuple(inputs or ()),
+        files_from=files_from,
+        null=null,
+        model=model,
+        labels=labels,
+        recipe=recipe,
+        sha256=sha256,
+        offline=offline,
+        spec=EngineSpec(device, engine, precision, threads),
+        decoding=decode,
+        batch_size=batch_size,
+        workers=workers,
+        top_k=top_k,
+        format=format,
+        output=output,
+        overwrite=overwrite,
+        color=not no_color,
+        stats=stats,
+        quiet=quiet,
+        verbose=verbose,
+    )
+    del debug  # the door looks at it
+    return classify(request, say)

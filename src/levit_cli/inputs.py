@@ -1,0 +1,127 @@
+"""What to classify: files, folders, globs, addresses, lists and standard input, as one stream in a stable order.
+
+Nothing is opened here but folders and the list itself; the stream starts at once and holds one folder's names at most.
+"""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+from levit_cli.errors import InputError
+from levit_cli.web import is_url
+
+STDIN = "-"
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # looked for in folders
+CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing to classify.
+
+    Args:
+        path: a path, an address, or ``-`` for the bytes of standard input.
+        error: why it cannot even be tried, such as a folder that may not be read.
+    """
+
+    path: str
+    error: InputError | None = None
+
+    @property
+    def is_stdin(self) -> bool:
+        return self.path == STDIN
+
+
+def expand(arguments: Iterable[str]) -> Iterator[Input]:
+    """The inputs that command line arguments mean: folders walked, globs resolved, the rest as it is."""
+    for argument in arguments:
+        if argument == STDIN or is_url(argument):
+            yield Input(argument)
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            matches = sorted(glob.iglob(argument, recursive=True), key=os.fsencode)
+            yield from named(matches or [argument])
+        else:
+            yield from named([argument])
+
+
+def named(paths: Iterable[str]) -> Iterator[Input]:
+    """Paths taken literally, as a list gives them: folders are walked, anything else is tried."""
+    for path in paths:
+        if path == STDIN:
+            path = os.path.join(os.curdir, path)  # in a list it can only be the name of a file
+        if not is_url(path) and os.path.isdir(path):
+            yield from walk(path)
+        else:
+            yield Input(path)
+
+
+def walk(folder: str) -> Iterator[Input]:
+    """The pictures below a folder, depth first in the order of their names' bytes.
+
+    Hidden entries are skipped and symbolic links not followed; a folder that cannot be read is an input with an error.
+    """
+    stack = [_Entry(folder, is_folder=True)]  # not recursion: hundreds of levels would be too many
+    while stack:
+        path, is_folder = stack.pop()
+        entries = _entries(path) if is_folder else None
+        if isinstance(entries, list):
+            stack.extend(reversed(entries))
+        else:
+            yield Input(path, entries)
+
+
+class _Entry(NamedTuple):
+    path: str
+    is_folder: bool
+
+
+def _entries(folder: str) -> list[_Entry] | InputError:
+    """What a folder holds that matters here, in order."""
+    try:
+        with os.scandir(folder) as scan:
+            seen = [(entry.path, entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in scan]
+    except PermissionError:
+        return InputError("permission", "the folder may not be read")
+    except OSError as error:
+        return InputError("not_found", error.strerror or str(error))
+    entries = [
+        _Entry(path, is_folder)
+        for path, name, is_folder, is_link in seen
+        if not name.startswith(".") and not is_link and (is_folder or name.lower().endswith(SUFFIXES))
+    ]
+    return sorted(entries, key=lambda entry: os.fsencode(entry.path))
+
+
+def read_list(file: BinaryIO, *, null: bool) -> Iterator[str]:
+    """The paths in a list, one a line, streamed.
+
+    Args:
+        null: paths end in NUL and are exact; else in a newline, with a byte order mark, carriage returns at the ends of
+            lines, and empty lines not counted.
+    """
+    separator = b"\0" if null else b"\n"
+    for index, raw in enumerate(_split(file, separator)):
+        line = raw if null else raw.removesuffix(b"\r")
+        if index == 0 and not null:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line:
+            yield os.fsdecode(line)
+
+
+def _split(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    rest = b""
+    read = getattr(file, "read1", file.read)  # read1: what is there, without waiting for a full buffer
+    while chunk := read(CHUNK_BYTES):
+        *whole, rest = (rest + chunk).split(separator)
+        yield from whole
+    yield rest
+
+
+def same_file(path: str, other: str) -> bool:
+    """Whether both name one existing file."""
+    with suppress(OSError):
+        return os.path.samefile(path, other)
+    return False
