@@ -25,7 +25,9 @@ def _random(tensor: Tensor, rng: np.random.Generator) -> NDArray[Any]:
     if tensor.kind == "counter":
         return np.array(rng.integers(1, 1000), np.int64)
     if tensor.kind == "matrix":
-        return rng.normal(0, 0.7 * np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)  # 0.7: no growth from block to block
+        return rng.normal(0, 0.7 * np.prod(shape[1:]) ** -0.5, shape).astype(
+            np.float32
+        )  # 0.7: no growth from block to block
     if name.endswith(("running_var", "norm.weight")):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     return rng.normal(0, 0.5, shape).astype(np.float32)

@@ -14,7 +14,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
         OutputError: disk full, read-only, folder missing.
     """
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".levit-", suffix=".part")
     except OSError as error:
         raise OutputError(f"Cannot write {path}", why=error.strerror or str(error)) from error
     try:

@@ -4,10 +4,10 @@ The order matters: what can be refused for free is refused first (usage, output)
 and only then is a model loaded.
 """
 
+import io
 import itertools
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -68,17 +68,16 @@ def classify(request: Request, say: Say) -> ExitCode:
     """
     format = format_for(request.format, request.output, is_terminal=is_terminal())
     require_free(request.output, [*request.inputs, request.files_from or ""], overwrite=request.overwrite)
-    with closing(_list(request)) as listed:
-        inputs = _require_some(listed, request)
-        checkpoint, engine = _load(request, say)
-        meta = describe_run(checkpoint, engine.spec, request)
-        stats = Stats()
-        with Sink(request.output) as sink, progress(shown=_shows_progress(request)) as advance:
-            writer = make_writer(format, sink, checkpoint.labels, request.top_k, meta, color=request.color)
-            for prediction in _predictions(request, inputs, checkpoint, engine, stats):
-                writer.write(prediction)
-                advance()
-            writer.finish()
+    inputs = _require_some(_list(request), request)
+    checkpoint, engine = _load(request, say)
+    meta = describe_run(checkpoint, engine.spec, request)
+    stats = Stats()
+    with Sink(request.output) as sink, progress(shown=_shows_progress(request)) as advance:
+        writer = make_writer(format, sink, checkpoint.labels, request.top_k, meta, color=request.color)
+        for prediction in _predictions(request, inputs, checkpoint, engine, stats):
+            writer.write(prediction)
+            advance()
+        writer.finish()
     if not request.quiet:
         say(closing_line(stats))
     if request.stats:
@@ -86,7 +85,7 @@ def classify(request: Request, say: Say) -> ExitCode:
     return ExitCode.SOME_FAILED if stats.failed else ExitCode.OK
 
 
-def _list(request: Request) -> Generator[Input, None, None]:
+def _list(request: Request) -> Iterator[Input]:
     if not request.inputs and request.files_from is None:
         raise UsageError("Nothing to classify", hint="name files, folders or addresses, or use --files-from")
     if request.files_from == STDIN and STDIN in request.inputs:
@@ -94,7 +93,7 @@ def _list(request: Request) -> Generator[Input, None, None]:
     return _stream(request)
 
 
-def _stream(request: Request) -> Generator[Input, None, None]:
+def _stream(request: Request) -> Iterator[Input]:
     yield from expand(request.inputs)
     if request.files_from is not None:
         with _open_list(request.files_from) as file:
@@ -103,7 +102,8 @@ def _stream(request: Request) -> Generator[Input, None, None]:
 
 def _open_list(path: str) -> BinaryIO:
     if path == STDIN:
-        return sys.stdin.buffer
+        # without a buffer: its lock, held by a thread that waits for input, would abort the interpreter on its way out
+        return io.FileIO(0, closefd=False)
     try:
         return Path(path).open("rb")
     except OSError as error:

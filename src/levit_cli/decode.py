@@ -8,13 +8,19 @@ Every Pillow mode becomes RGB by one rule:
 - ``1 L P PA LA La RGB RGBA RGBa RGBX CMYK YCbCr HSV``: Pillow's own conversion. Transparency is dropped, not
   blended, as torchvision's loader, timm and transformers do. CMYK of Adobe's inverted kind is righted by the decoder.
 - ``I;16`` in either byte order, and ``I`` with values of 0 to 65535: sixteen-bit gray, divided by 257 and rounded.
+  Pillow gives twelve-bit TIFFs this mode, too: there white is 4095.
 - ``F`` with values of 0 to 1: multiplied by 255 and rounded.
 - ``LAB``: through its colour profile to sRGB.
 - other ranges of ``I`` and ``F`` mean what nobody can know: refused.
+
+A picture of which anything is missing is refused as ``truncated``. What is wrong beside the picture is no reason to
+refuse it: notes (texts, profiles) that are broken or huge are left out, and a JPEG may lack its end marker.
 """
 
+import re
 import warnings
-from io import BytesIO
+from collections.abc import Callable, Iterator
+from io import SEEK_END, BytesIO
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -26,7 +32,21 @@ from levit_cli.errors import InputError, InputErrorKind
 ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 178_000_000
 MAX_SIDE = 65_535
+LIMITS = f"the limits are {MAX_PIXELS:,} pixels in all and {MAX_SIDE:,} a side"
 SNIFFED_BYTES = 512
+SHORTEST_TEXT = 12  # bytes; what is shorter may be the beginning of a picture
+
+JPEG, PNG, GIF, RIFF, BMP = b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM"
+TIFFS = (b"II*\0", b"MM\0*", b"II+\0")  # either byte order; the large form
+PNG_PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"eXIf", b"IEND")  # all that ``decode`` makes use of
+JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed 0xFF nor a restart
+JPEG_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_BARE = (0x01, 0xD8, 0xD9)  # markers without a length and content
+JPEG_END, JPEG_SCAN, JPEG_EXIF = 0xD9, 0xDA, 0xE1
+JPEG_NOTES = frozenset(range(0xE0, 0xF0)) - {0xEE} | {0xFE}  # 0xEE is Adobe's, which tells the colour space
+BULKY_BYTES = 8 << 20
+TIFF_BITS, TIFF_STRIPS, TIFF_TILES = 258, (273, 279), (324, 325)  # (offsets, byte counts)
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -66,12 +86,19 @@ SIGNATURES = (
     Signature(0, b"BM", "a BMP", _BROKEN),
     Signature(0, b"II*\0", "a TIFF", _BROKEN),
     Signature(0, b"MM\0*", "a TIFF", _BROKEN),
+    Signature(0, b"II+\0", "a BigTIFF", _BROKEN),
     Signature(0, b"%PDF", "a PDF", _REFUSED),
     Signature(0, b"%!PS", "PostScript", _REFUSED),
     Signature(0, b"\xc5\xd0\xd3\xc6", "PostScript (EPS)", _REFUSED),
     Signature(0, b"8BPS", "a Photoshop file", _REFUSED),
     Signature(0, b"\0\0\1\0", "an icon (ICO)", _REFUSED),
     Signature(0, b"\0\0\0\x0cjP  ", "JPEG 2000", _REFUSED),
+    Signature(0, b"\xff\x4f\xff\x51", "JPEG 2000", _REFUSED),
+    Signature(0, b"\0\0\0\x0cJXL ", "JPEG XL", _REFUSED),
+    Signature(0, b"\xff\x0a", "JPEG XL", _REFUSED),
+    Signature(0, b"P4\n", "a portable bitmap (PBM)", _REFUSED),
+    Signature(0, b"P5\n", "a portable graymap (PGM)", _REFUSED),
+    Signature(0, b"P6\n", "a portable pixmap (PPM)", _REFUSED),
     Signature(4, b"ftyp", "HEIF, AVIF or a film", _REFUSED),
     Signature(0, b"<svg", "SVG", _REFUSED),
     Signature(0, b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the picture", _NO_IMAGE),
@@ -93,20 +120,42 @@ def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -
         InputError: whatever is wrong with the picture.
     """
     file = BytesIO(source) if isinstance(source, bytes) else source
-    head = file.read(SNIFFED_BYTES)
-    file.seek(0)
-    if not head:
+    if not file.read(1):
         raise InputError("empty_file", "the file is empty (0 bytes)")
     try:
-        return _decode(file, shrink_to)
-    except UnidentifiedImageError:
-        raise _unidentified(head, file) from None
-    except MemoryError:
-        raise InputError("too_large", "not enough memory to decode it") from None
+        return _decode_or_look_again(file, shrink_to)
     except InputError:
         raise
+    except MemoryError:
+        raise InputError("too_large", "not enough memory to decode it") from None
+    except Image.DecompressionBombError as error:
+        raise InputError("too_large", f"{str(error).partition(' exceeds')[0]}; {LIMITS}") from None
+    except UnidentifiedImageError:
+        raise _unidentified(_whole(file)) from None
     except Exception as error:  # decoders raise struct.error, SyntaxError, UnicodeDecodeError and more
-        raise _broken(error, file) from error
+        raise _broken(str(error) or type(error).__name__, _whole(file)) from error
+
+
+def _decode_or_look_again(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Picture:
+    try:
+        return _decode(_without_bulk(file), shrink_to)
+    except (InputError, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        picture = _look_again(_whole(file), shrink_to)
+        if picture is None:
+            raise
+        return picture
+
+
+def _look_again(data: bytes, shrink_to: tuple[int, int] | None) -> Picture | None:
+    """The picture where nothing of it is missing and only what surrounds it is broken."""
+    if data.startswith(PNG):
+        return _decode(BytesIO(_png_without_notes(data)), shrink_to)
+    if data.startswith(JPEG):
+        data = _jpeg_without_notes(data)
+        return _jpeg_without_end(data, shrink_to) if _jpeg_is_cut_short(data) else _decode(BytesIO(data), shrink_to)
+    return None
 
 
 def _decode(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Picture:
@@ -118,11 +167,14 @@ def _decode(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Picture:
     return to_rgb(_upright(image))
 
 
+def _whole(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise InputError(
-            "too_large", f"{width} x {height} pixels; the limits are {MAX_PIXELS:,} in all and {MAX_SIDE:,} a side"
-        )
+        raise InputError("too_large", f"{width} x {height} pixels; {LIMITS}")
 
 
 def _upright(image: Picture) -> Picture:
@@ -144,7 +196,7 @@ def to_rgb(image: Picture) -> Picture:
     if mode == "RGB":
         return image
     if mode.startswith("I;16"):
-        return _scaled(image, 1 / 257)
+        return _scaled(image, 255 / (4095 if _has_twelve_bits(image) else 65_535))
     if mode == "I":
         return _scaled(image, 1 / 257, highest=65_535)
     if mode == "F":
@@ -172,6 +224,10 @@ def _scaled(image: Picture, factor: float, highest: float | None = None) -> Pict
     return Image.fromarray(np.rint(values * factor).astype(np.uint8)).convert("RGB")
 
 
+def _has_twelve_bits(image: Picture) -> bool:
+    return getattr(image, "tag_v2", {}).get(TIFF_BITS) == (12,)
+
+
 def _lab_to_rgb(image: Picture) -> Picture:
     from PIL import ImageCms  # loads a colour engine that hardly any picture needs
 
@@ -181,47 +237,189 @@ def _lab_to_rgb(image: Picture) -> Picture:
     return converted
 
 
-def _unidentified(head: bytes, file: BinaryIO) -> InputError:
+def _without_bulk(file: BinaryIO) -> BinaryIO:
+    """The file, or a large JPEG without its notes: Pillow joins EXIF blocks in quadratic time."""
+    file.seek(0)
+    is_jpeg = file.read(len(JPEG)) == JPEG
+    if is_jpeg and file.seek(0, SEEK_END) > BULKY_BYTES:
+        return BytesIO(_jpeg_without_notes(_whole(file)))
+    return file
+
+
+def _png_without_notes(data: bytes) -> bytes:
+    kept, position = [data[:8]], 8
+    while position < len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")  # length, name, content, checksum
+        if data[position + 4 : position + 8] in PNG_PICTURE:
+            kept.append(data[position:end])
+        position = end
+    return b"".join(kept)
+
+
+class Segment(NamedTuple):
+    """A marker of a JPEG with its content; in a file from ``start`` to ``end``."""
+
+    marker: int
+    content: bytes
+    start: int
+    end: int
+
+
+def _jpeg_segments(data: bytes) -> Iterator[Segment]:
+    """The segments up to the end marker; what is coded behind the header of a scan belongs to none."""
+    end = 0
+    while found := JPEG_MARKER.search(data, end):
+        start, end = found.span()
+        marker = found[1][0]
+        length = 0 if marker in JPEG_BARE else int.from_bytes(data[end : end + 2], "big")
+        yield Segment(marker, data[end + 2 : end + length], start, end + length)
+        end += length
+        if marker == JPEG_END:
+            return
+
+
+def _jpeg_without_notes(data: bytes) -> bytes:
+    """All but texts and profiles; of EXIF, only the first block, which has the orientation."""
+    kept: list[bytes] = []
+    has_exif = False
+    for segment in _jpeg_segments(data):
+        if segment.marker == JPEG_SCAN:
+            return b"".join([*kept, data[segment.start :]])
+        is_exif = segment.marker == JPEG_EXIF and segment.content.startswith(b"Exif") and not has_exif
+        has_exif |= is_exif
+        if is_exif or segment.marker not in JPEG_NOTES:
+            kept.append(data[segment.start : segment.end])
+    return b"".join(kept)
+
+
+def _jpeg_without_end(data: bytes, shrink_to: tuple[int, int] | None) -> Picture | None:
+    """The picture of a JPEG that lacks its end marker and nothing else.
+
+    Decoders skip what lies between complete data and the end marker, but draw what they find in place of missing data.
+    So of two pictures, made with opposite bits put there, either both are right or they differ.
+    """
+    if not _jpeg_scans_are_complete(data) or data.endswith(bytes(2)):  # zeros: a download whose rest never came
+        return None
+    restarts = len(JPEG_RESTART.findall(data, data.rfind(bytes((0xFF, JPEG_SCAN)))))
+    restart = bytes((0xFF, 0xD0 + restarts % 8))  # the next one, or a cut in front of it would be skipped to the end
+    first, second = (
+        _decode(BytesIO(data.rstrip(b"\xff") + bits + restart + bits + bytes((0xFF, JPEG_END))), shrink_to)
+        for bits in (b"\x55" * 16, b"\xaa" * 16)
+    )
+    return first if first.tobytes() == second.tobytes() else None
+
+
+def _jpeg_scans_are_complete(data: bytes) -> bool:
+    """Whether the scans together code every coefficient of every component down to its last bit."""
+    missing = {(0, 0)}
+    for segment in _jpeg_segments(data):
+        content = segment.content
+        if segment.marker in JPEG_FRAMES:  # ..., count, (component, sampling, table) each
+            missing = {(content[6 + 3 * i], k) for i in range(content[5]) for k in range(64)}
+        elif segment.marker == JPEG_SCAN and not content[-1] & 15:  # count, (component, tables) each, first, last, bits
+            missing -= {(content[1 + 2 * i], k) for i in range(content[0]) for k in range(content[-3], content[-2] + 1)}
+    return not missing
+
+
+def _unidentified(data: bytes) -> InputError:
+    head = data[:SNIFFED_BYTES]
     lowered = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for offset, magic, looks_like, kind in SIGNATURES:
         at_start = head if offset else (head if head.startswith(magic) else lowered)
         if at_start[offset:].startswith(magic if at_start is head else magic.lower()):
-            if kind == "corrupt":
-                return _broken(ValueError(f"begins like {looks_like} but cannot be read"), file)
-            return InputError(kind, f"this is {looks_like}")
+            if kind != _BROKEN:
+                return InputError(kind, f"this is {looks_like}")
+            if len(head) < SHORTEST_TEXT or not _is_text(head):  # "BMW" is no bitmap
+                return _broken(f"begins like {looks_like} but cannot be read", data)
+    if _is_beginning(head):
+        return InputError("truncated", f"only the first {len(head)} bytes of a picture")
     if b"<svg" in lowered:
         return InputError("format_not_allowed", "this is SVG")
     return InputError("not_an_image", f"this is {'text' if _is_text(head) else 'data of an unknown kind'}")
+
+
+def _is_beginning(head: bytes) -> bool:
+    """Whether the file ends amid the signature of a picture."""
+    if head.startswith(RIFF[: len(head)]):
+        return len(head) < 12
+    return any(magic.startswith(head) for offset, magic, _, kind in SIGNATURES if kind == _BROKEN and not offset)
 
 
 def _is_text(head: bytes) -> bool:
     return all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
 
 
-def _broken(error: Exception, file: BinaryIO) -> InputError:
-    message = str(error) or type(error).__name__
-    if isinstance(error, Image.DecompressionBombError):
-        return InputError("too_large", message)
-    if "truncated" in message.lower() or isinstance(error, EOFError) or _is_cut_short(file):
+def _broken(message: str, data: bytes) -> InputError:
+    if "truncated" in message.lower() or _is_cut_short(data):
         return InputError("truncated", message)
     return InputError("corrupt", message)
 
 
-def _is_cut_short(file: BinaryIO) -> bool:
-    """Whether the file ends before its own format says it does."""
-    file.seek(0)
-    data = file.read()
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data[2:]
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data
-    if data.startswith(b"GIF8"):
-        return not data.rstrip(b"\0").endswith(b";")
-    if data.startswith(b"RIFF"):
-        return len(data) < 12 or int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if data.startswith(b"BM"):
-        return len(data) < 6 or int.from_bytes(data[2:6], "little") > len(data)
+def _is_cut_short(data: bytes) -> bool:
+    """Whether the data ends before its own format says it does."""
+    for magic, ends_early in ENDS_EARLY:
+        if data.startswith(magic):
+            try:
+                return ends_early(data)
+            except Exception:  # not even its headers are whole
+                return True
     return False
 
+
+def _jpeg_is_cut_short(data: bytes) -> bool:
+    return all(segment.marker != JPEG_END for segment in _jpeg_segments(data))
+
+
+def _png_is_cut_short(data: bytes) -> bool:
+    return b"IEND" not in data
+
+
+def _gif_is_cut_short(data: bytes) -> bool:
+    position = 13 + _gif_palette_bytes(data[10])
+    while data[position] in b"!,":  # an extension or an image; each ends in blocks that begin with their length
+        position += 2 if data[position] == ord("!") else 11 + _gif_palette_bytes(data[position + 9])
+        while data[position]:
+            position += 1 + data[position]
+        position += 1
+    return False
+
+
+def _gif_palette_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _webp_is_cut_short(data: bytes) -> bool:
+    return len(data) < 12 or int.from_bytes(data[4:8], "little") + 8 > len(data)
+
+
+def _bmp_is_cut_short(data: bytes) -> bool:
+    return len(data) < 6 or int.from_bytes(data[2:6], "little") > len(data)
+
+
+def _tiff_is_cut_short(data: bytes) -> bool:
+    """Whether the first directory, or anything that it refers to, lies behind the end."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    directory = ImageFileDirectory_v2(data[: 16 if data[2] == ord("+") else 8])
+    first = directory.next
+    file = BytesIO(data)
+    file.seek(first)
+    directory.load(file)
+    if directory.next == first:  # where the next one is stands behind the directory, and was not reached
+        return True
+    for offsets, sizes in (TIFF_STRIPS, TIFF_TILES):
+        if offsets in directory and sizes in directory:
+            return any(sum(extent) > len(data) for extent in zip(directory[offsets], directory[sizes], strict=False))
+    return True
+
+
+ENDS_EARLY: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes], bool]], ...] = (
+    (JPEG, _jpeg_is_cut_short),
+    (PNG, _png_is_cut_short),
+    (GIF, _gif_is_cut_short),
+    (RIFF, _webp_is_cut_short),
+    (BMP, _bmp_is_cut_short),
+    (TIFFS, _tiff_is_cut_short),
+)
 
 assert not ImageFile.LOAD_TRUNCATED_IMAGES  # a truncated picture is an error, never gray below the cut

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from levit_cli.errors import RefusedError
 
@@ -71,16 +72,16 @@ def read_labels(path: Path) -> Labels:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
+        content = json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().split("\n")
+        return from_id2label(content) if isinstance(content, dict) else from_names(_names(content))
+    except (OSError, ValueError, RecursionError, RefusedError) as error:
         raise RefusedError(f"Cannot read labels from {path}", why=str(error)) from error
-    if isinstance(content, dict):
-        return from_id2label(content)
-    if not isinstance(content, list):
-        raise RefusedError(
-            f"Cannot read labels from {path}", why="JSON labels are a list, or an object of index to name"
-        )
-    return from_names([str(name).strip() for name in content])
+
+
+def _names(content: Any) -> list[str]:
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise ValueError("JSON labels are a list of names, or an object of index to name")
+    return [name.strip() for name in content]
 
 
 def require_length(labels: Labels, num_classes: int, origin: str) -> Labels:

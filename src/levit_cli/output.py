@@ -16,13 +16,23 @@ def require_free(output: Path | None, inputs: list[str], *, overwrite: bool) -> 
 
     Raises:
         UsageError: it exists and was not given up, or it is one of the inputs.
+        OutputError: its folder is missing or read-only.
     """
-    if output is None or not output.exists():
+    if output is None:
+        return
+    if not output.exists():
+        _require_folder(output)
         return
     if any(same_file(str(output), path) for path in inputs):
         raise UsageError(f"The output {output} is also an input", why="it was not touched")
     if not overwrite and output.is_file():
         raise UsageError(f"{output} exists", why="it was not touched", hint="--overwrite replaces it")
+
+
+def _require_folder(output: Path) -> None:
+    if not os.access(output.parent, os.W_OK):
+        why = "it may not be written to" if output.parent.is_dir() else "it does not exist"
+        raise OutputError(f"Cannot write {output}", why=f"its folder: {why}")
 
 
 class Sink:

@@ -5,8 +5,8 @@ differ in the box and in how half a pixel of offset is rounded.
 """
 
 from dataclasses import dataclass
-from math import floor
-from typing import Literal
+from math import floor, isfinite
+from typing import Literal, get_args
 
 from levit_cli.choices import RecipeName, Resizer
 from levit_cli.errors import RefusedError
@@ -31,6 +31,9 @@ class Recipe:
             floors.
         mean, std: per channel, for values in [0, 1].
         resizer: whose bicubic filter; torch's needs the torch engine.
+
+    Raises:
+        RefusedError: nobody can do as it says.
     """
 
     name: str
@@ -43,6 +46,11 @@ class Recipe:
     resizer: Resizer = "pillow"
 
     def __post_init__(self) -> None:
+        for word, known in ((self.filter, Filter), (self.crop_rounding, Rounding), (self.resizer, Resizer)):
+            if word not in get_args(known):
+                raise RefusedError(f"The recipe says {word!r}", why=f"known is {', '.join(get_args(known))}")
+        if not all(map(isfinite, self.mean)) or not all(0 < deviation < float("inf") for deviation in self.std):
+            raise RefusedError(f"The recipe normalises by the mean {self.mean} and the deviation {self.std}")
         if any(edge < side for edge, side in zip(self.resize_to, self.crop_size, strict=True)):
             raise RefusedError(
                 f"The recipe cuts {self.crop_size} out of a picture resized to cover only {self.resize_to}",

@@ -4,6 +4,7 @@ What comes out is one thing, a ``Checkpoint``: shape, labels, preprocessing and 
 source was Meta's ``.pth``, timm's or Hugging Face's files, the model inside this package, the hub or an address.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,7 +98,7 @@ def load(
     path = _locate(str(source), offline, sha256, warn)
     files = weight_files(path)
     weights = unwrap(_read_all(files, ema))
-    metadata = read_metadata(files[0].parent) if _has_own_metadata(path) else Metadata()
+    metadata = read_metadata(files[0].parent, with_recipe=recipe is None) if _has_own_metadata(path) else Metadata()
     translation = translate(
         weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
     )
@@ -119,9 +120,12 @@ def load(
 
 def _locate(source: str, offline: bool, sha256: str | None, warn: Callable[[str], None]) -> Path:
     """The local path of a source, fetched first if it must be. A local model never touches the network."""
-    path = Path(source).expanduser()
-    if path.is_file() or (path.is_dir() and (source != DEMO or any(path.glob("*.safetensors")))):
-        return path
+    try:
+        path = Path(source).expanduser()
+        if path.is_file() or (path.is_dir() and (source != DEMO or any(path.glob("*.safetensors")))):
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long for a file, the home of nobody
+        raise RefusedError(f"Unknown model {source[:100]}", why=str(error)[:200]) from error
     if source == DEMO:
         return DEMO_FOLDER
     if source.startswith(("https://", "http://")):
@@ -145,6 +149,9 @@ def _read_all(files: tuple[Path, ...], ema: bool) -> Weights:
     if len(parts) == 1:
         return parts[0]
     dtypes = {part.dtype for part in parts}
+    twice = sorted(name for name, count in Counter(name for part in parts for name in part.arrays).items() if count > 1)
+    if twice:
+        raise RefusedError(f"The shards of {files[0].parent} hold {len(twice)} tensors twice", why=", ".join(twice[:5]))
     return Weights(
         {name: array for part in parts for name, array in part.arrays.items()},
         dtypes.pop() if len(dtypes) == 1 else "float32",
@@ -154,7 +161,7 @@ def _read_all(files: tuple[Path, ...], ema: bool) -> Weights:
 
 def _has_own_metadata(path: Path) -> bool:
     """Whether the JSON files beside these weights are theirs: in a folder, or under the one name they have there."""
-    return path.is_dir() or path.stem in ("model", "pytorch_model")
+    return path.is_dir() or path.name.split(".")[0] in ("model", "pytorch_model")
 
 
 def _labels(config: LevitConfig, metadata: Metadata, file: Path | None, source: str) -> Labels:

@@ -13,7 +13,9 @@ from levit_cli.errors import OutputError, RefusedError, UnreachableError
 
 MAX_BYTES = 2 << 30
 TIMEOUT_S = 600.0
-HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # as torch.hub writes them: LeViT-128S-96703c44.pth
+SHA256_START = re.compile(r"[0-9a-f]{8,64}")
+HASH_IN_NAME = re.compile(rf"-({SHA256_START.pattern})\.\w+$")  # as torch.hub writes them: LeViT-128S-96703c44.pth
+HINT = "use --model demo or --model PATH"
 
 
 def cache_folder() -> Path:
@@ -30,19 +32,15 @@ def fetch(url: str, sha256: str | None, *, offline: bool) -> Path:
     Raises:
         RefusedError: no hash to check against, or another one.
         UnreachableError: it does not come.
+        OutputError: the cache cannot be written.
     """
-    name = Path(urlsplit(url).path).name
-    in_name = HASH_IN_NAME.search(name)
-    expected = (sha256 or (in_name[1] if in_name else "")).lower()
-    if len(expected) < 8 or Path(name).suffix not in WEIGHT_SUFFIXES:
-        raise RefusedError(
-            f"{url} cannot be checked", why="its name holds no hash", hint="give the file's hash with --sha256"
-        )
-    path = cache_folder() / "weights" / f"{expected}-{name}"
-    if path.is_file() and sha256_of(path).startswith(expected):
+    name = _file_name(url)
+    expected = _expected(url, name, sha256)
+    path = cache_folder() / "weights" / f"{expected}-{name[-100:]}"
+    if _is_intact(path, expected):
         return path
     if offline:
-        raise UnreachableError(f"{url} is not in the cache", why="offline", hint="use --model demo or --model PATH")
+        raise UnreachableError(f"{url} is not in the cache", why="offline", hint=HINT)
     content = _download(url)
     found = hashlib.sha256(content).hexdigest()
     if not found.startswith(expected):
@@ -51,13 +49,40 @@ def fetch(url: str, sha256: str | None, *, offline: bool) -> Path:
     return path
 
 
+def _file_name(url: str) -> str:
+    try:
+        name = Path(urlsplit(url).path).name
+    except ValueError as error:
+        raise RefusedError(f"{url} is no address", why=str(error)) from error
+    if Path(name).suffix not in WEIGHT_SUFFIXES:
+        raise RefusedError(f"{url} names no weight file", why=f"its name ends in none of {', '.join(WEIGHT_SUFFIXES)}")
+    return name
+
+
+def _expected(url: str, name: str, sha256: str | None) -> str:
+    in_name = HASH_IN_NAME.search(name)
+    expected = (sha256 or (in_name[1] if in_name else "")).lower()
+    if not expected:
+        raise RefusedError(
+            f"{url} cannot be checked", why="its name holds no hash", hint="give the file's hash with --sha256"
+        )
+    if not SHA256_START.fullmatch(expected):
+        raise RefusedError(f"{sha256} is no SHA-256", why="that is 64 hexadecimal digits, of which the first 8 will do")
+    return expected
+
+
+def _is_intact(path: Path, expected: str) -> bool:
+    try:
+        return sha256_of(path).startswith(expected)
+    except OSError:  # not there, or not to be read
+        return False
+
+
 def _download(url: str) -> bytes:
     try:
         return web.fetch(url, max_bytes=MAX_BYTES, timeout_s=TIMEOUT_S)
     except web.FetchError as error:
-        raise UnreachableError(
-            f"Cannot fetch {url}", why=str(error), hint="use --model demo or --model PATH"
-        ) from error
+        raise UnreachableError(f"Cannot fetch {url}", why=str(error), hint=HINT) from error
 
 
 def _store(path: Path, content: bytes) -> None:

@@ -17,6 +17,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from levit_cli.atomic import replace_bytes
+from levit_cli.checkpoints import pickles
 from levit_cli.choices import Dtype
 from levit_cli.errors import RefusedError
 
@@ -28,6 +29,7 @@ SAFETENSORS_TYPES = {
     **{f"U{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)},
 }
 OLDEST_SOUND_TORCH = (2, 10)  # before it, weights_only=True ran code: CVE-2025-32434, CVE-2026-24747
+PICKLE_MAGIC = b"\x80"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 # What makes a model in a folder; the first that is there is taken: safetensors before pickles, whole before sharded.
@@ -40,6 +42,7 @@ WEIGHT_FILES = (
 PICKLED_STATES = ("model", "state_dict")  # where Meta's and timm's training scripts keep the weights
 PICKLED_EMAS = ("model_ema", "state_dict_ema")
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,10 @@ def read_weights(path: Path, *, ema: bool = False) -> Weights:
         if ema:
             raise RefusedError(f"{path} has no EMA weights", why="safetensors hold one set of weights")
         return _read_safetensors(path)
-    if head.startswith((b"PK\3\4", b"\x80")):
+    if head.startswith((pickles.ZIP_MAGIC, PICKLE_MAGIC)):
         return _read_pickle(path, ema)
+    if asked := pickles.globals_asked_for(path):  # a pickle of an early protocol, which has no first byte of its own
+        raise _refused_pickle(path, asked)
     raise RefusedError(f"{path} is not a weight file", why=f"it looks like {_looks_like(head)}")
 
 
@@ -89,11 +94,13 @@ def shards(index: Path) -> list[str]:
         return []
     try:
         names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise RefusedError(f"Cannot read the shard index {index}", why=repr(error)) from error
+    if not names:
+        raise RefusedError(f"The shard index {index} names no file")
     for name in names:
-        if Path(name).name != name:
-            raise RefusedError(f"The shard index {index} names a file outside its folder", why=name)
+        if not name or Path(name).name != name or "\0" in name:
+            raise RefusedError(f"The shard index {index} names a file outside its folder", why=repr(name))
     return names
 
 
@@ -129,11 +136,36 @@ def _looks_like(head: bytes) -> str:
 
 def _read_safetensors(path: Path) -> Weights:
     try:
-        tensors = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+        content = path.read_bytes()
+        _require_consistent(content)
+        tensors = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
         arrays = {name: _array(name, tensor) for name, tensor in tensors}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise RefusedError(f"{path} is damaged or not safetensors", why=str(error)) from error
+        raise RefusedError(f"{path} is damaged or not safetensors", why=_first_line(error)) from error
     return Weights(arrays, _common_dtype({tensor["dtype"] for _, tensor in tensors}))
+
+
+def _require_consistent(content: bytes) -> None:
+    """Find what the reader of safetensors does not say, by how much a file is short, or not see, a name given twice."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    if start > len(content):
+        raise ValueError(f"its header says that it ends at byte {start:,}, the file has {len(content):,}")
+    try:
+        header = json.loads(content[8:start], object_pairs_hook=_without_duplicates)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        said = start + max(ends, default=0)
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"its header makes no sense: {error!r}") from error
+    if said != len(content):
+        raise ValueError(f"its header says {said:,} bytes, the file has {len(content):,}")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"its header names {next(name for name in names if names.count(name) > 1)} twice")
+    return unique
 
 
 def _array(name: str, tensor: Mapping[str, Any]) -> Array:
@@ -154,18 +186,21 @@ def _common_dtype(stored: set[str]) -> Dtype:
 def _read_pickle(path: Path, ema: bool) -> Weights:
     import torch
 
-    content = _unpickle(path)
-    state, notes = _pick_state(path, content, ema)
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    if len(tensors) < len(state):
-        raise RefusedError(f"{path} is not a state dict", why=f"{len(state) - len(tensors)} entries are no tensors")
-    arrays = {name: _to_numpy(name, tensor) for name, tensor in tensors.items()}
-    return Weights(arrays, _common_dtype({str(tensor.dtype) for tensor in tensors.values()}), notes)
+    state, notes = _pick_state(path, _unpickle(path), ema)
+    strange = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
+    if strange:
+        raise RefusedError(f"{path} is not a state dict", why=f"{len(strange)} entries are no named tensors")
+    claimed, size = sum(tensor.numel() * tensor.element_size() for tensor in state.values()), path.stat().st_size
+    if claimed > size:  # many views of one small storage
+        raise RefusedError(f"{path} is refused: its tensors claim {claimed:,} bytes, the file has {size:,}")
+    arrays = {name: _to_numpy(path, name, tensor) for name, tensor in state.items()}
+    return Weights(arrays, _common_dtype({str(tensor.dtype) for tensor in state.values()}), notes)
 
 
 def _unpickle(path: Path) -> Any:
     import argparse
     import pickle
+    import warnings
 
     import torch
 
@@ -175,21 +210,29 @@ def _unpickle(path: Path) -> Any:
             f"{path} is a pickle, and torch {torch.__version__} cannot read one safely",
             hint="upgrade to torch >= 2.10, or use safetensors",
         )
+    pickles.require_plain_archive(path)
     try:
         # Meta's training script leaves its arguments in the file; a Namespace is a bag of values and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _refused_pickle(path, error) from error
+        # An open file, as torch would go by the suffix of a path.
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is refused
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive raises RuntimeError, EOFError, KeyError, OSError and more
+        asked = pickles.globals_asked_for(path)
+        if asked or isinstance(error, pickle.UnpicklingError):
+            raise _refused_pickle(path, asked) from error
         raise RefusedError(f"{path} is damaged or not a checkpoint", why=_first_line(error)) from error
 
 
-def _refused_pickle(path: Path, error: Exception) -> RefusedError:
-    names = sorted(set(re.findall(r"(?:GLOBAL|global|class|function):?\s+`?([\w.]+\.[\w.]+)`?", str(error))))
+def _refused_pickle(path: Path, asked: list[str]) -> RefusedError:
+    if not asked:
+        return RefusedError(
+            f"{path} is refused: torch's reader of mere weights does not take it",
+            hint="save it by torch.save as that does by default, or as safetensors",
+        )
     return RefusedError(
         f"{path} is refused: it holds more than weights",
-        why=f"it asks for {', '.join(names)}" if names else _first_line(error),
+        why=f"it asks for {', '.join(asked[:SHOWN])}{' …' if len(asked) > SHOWN else ''}",
         hint="nothing in it was run; ask its maker for safetensors",
     )
 
@@ -210,14 +253,13 @@ def _pick_state(path: Path, content: Any, ema: bool) -> tuple[Mapping[str, Any],
     return content, ()
 
 
-def _to_numpy(name: str, tensor: Any) -> Array:
+def _to_numpy(path: Path, name: str, tensor: Any) -> Array:
     import torch
 
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        raise RefusedError(f"Tensor {name} is sparse or quantised", hint="save plain weights")
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.float()
-    array: Array = tensor.detach().numpy()
+    try:
+        array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+    except (TypeError, RuntimeError) as error:  # sparse, quantised, of eight bits, without data
+        raise RefusedError(f"{path} holds no plain array as {name}", why=_first_line(error)) from error
     return array
 
 

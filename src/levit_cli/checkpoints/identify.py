@@ -1,10 +1,12 @@
 """Whose checkpoint is this, and of what shape? Read from the keys and shapes, then held against them strictly.
 
-The dialect is known by its stem, the depths by which blocks exist, widths and heads by shapes. The result is a
+The dialect is known by its stem, the depths by which blocks exist, widths and heads by the shapes of most of the
+tensors that have them: so one that is missing or mis-shaped is found, and named, as the odd one out. The result is a
 ``LevitConfig``, and from there ``names.tensors`` says exactly which tensors there must be.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
@@ -21,6 +23,18 @@ from levit_cli.errors import RefusedError
 
 Array = NDArray[Any]
 SHOWN = 5  # keys named in a message
+STEM = tuple(names.stem_names(index) / names.CONVOLUTION / "weight" for index in range(STEM_CONVS))
+# How the keys of other networks end, for the message.
+OTHERS = {
+    "patch_embed.proj.weight": "a vision transformer, as ViT or DeiT",
+    "patch_embeddings.projection.weight": "a vision transformer, as ViT or DeiT",
+    "layer1.0.conv1.weight": "a ResNet",
+    "encoder.stages.0.layers.0.layer.0.convolution.weight": "a ResNet",
+    "conv_stem.weight": "an EfficientNet or MobileNet",
+    "features.0.0.weight": "a convolutional network of torchvision",
+    "stem.0.conv.weight": "our own training form, which no dialect is",
+    "embed_tokens.weight": "a language model",
+}
 
 
 @dataclass(frozen=True)
@@ -67,18 +81,18 @@ def translate(
     given = {expected[name].names.ours: array for name, array in flat.items()}
     state = {tensor.names.ours: (counters | given)[tensor.names.ours] for tensor in expected.values()}
     derived = tuple(name for name in state if name not in given)
-    _require_sound(state, path)
-    return Translation(_float32(state), config, dialect, len(given), derived, dropped)
+    return Translation(_sound(state, path), config, dialect, len(given), derived, dropped)
 
 
 def _dialect(arrays: Mapping[str, Array], path: Path) -> Dialect:
     for dialect in DIALECTS:
-        if (names.stem_names(0) / names.CONVOLUTION / "weight").of(dialect) in arrays:
+        if any(convolution.of(dialect) in arrays for convolution in STEM):
             return dialect
-    keys = ", ".join(list(arrays)[:SHOWN]) or "none"
+    likeness = next((other for end, other in OTHERS.items() for name in arrays if name.endswith(end)), "nothing known")
     raise RefusedError(
-        f"{path} is no LeViT checkpoint",
-        why=f"none of its {len(arrays)} keys is the first convolution of a known dialect; it begins {keys}",
+        f"{path} is no LeViT checkpoint: it looks like {likeness}",
+        why=f"none of its {len(arrays)} keys is a convolution of LeViT's stem; "
+        f"it begins {', '.join(list(arrays)[:SHOWN]) or 'with nothing'}",
     )
 
 
@@ -90,55 +104,63 @@ def _infer_config(shapes: Mapping[str, Shape], dialect: Dialect, path: Path, ima
 
 
 class _Inference:
-    """Looks up shapes by place, without knowing yet how many places there are."""
+    """Reads sizes off the tensors that there are; on each size, all that have it vote."""
 
     def __init__(self, shapes: Mapping[str, Shape], dialect: Dialect) -> None:
         self.shapes, self.dialect = shapes, dialect
 
-    def has(self, place: Names) -> bool:
-        return place.of(self.dialect) in self.shapes
-
-    def shape(self, place: Names) -> Shape:
-        return self.shapes[place.of(self.dialect)]
-
     def config(self, image_size: Grid | None) -> LevitConfig:
         depths = self._depths()
-        biases = [self.shape(self._first(depths, stage) / names.BIASES) for stage in range(len(depths))]
-        heads = tuple(bias[0] for bias in biases)
-        qkv = [self._out_width(self._first(depths, stage) / names.QKV) for stage in range(len(depths))]
-        shrinks = [names.shrink_names(depths, stage)[0] / names.PROJ for stage in range(1, len(depths))]
-        stem = self.shape(names.stem_names(STEM_CONVS - 1) / names.CONVOLUTION / "weight")
+        stages = [_attentions(depths, stage) for stage in range(len(depths))]
+        num_heads = [self.size(stage, names.BIASES) for stage in stages]
+        qkv_widths = [self.size(stage, names.QKV) for stage in stages]
         return LevitConfig(
-            hidden_sizes=(stem[0], *(self._out_width(shrink) for shrink in shrinks)),
-            key_dims=tuple(width // ((2 + VALUE_RATIO) * count) for width, count in zip(qkv, heads, strict=True)),
-            num_heads=heads,
+            hidden_sizes=tuple(self.size(stage, names.PROJ) for stage in stages),
+            key_dims=tuple(
+                width // ((2 + VALUE_RATIO) * heads) for width, heads in zip(qkv_widths, num_heads, strict=True)
+            ),
+            num_heads=tuple(num_heads),
             depths=tuple(depths),
-            num_classes=self.shape(names.HEADS["head"] / names.HEAD_LINEAR / "weight")[0],
-            image_size=image_size or _square_image([bias[1] for bias in biases]),
-            distilled=self.has(names.HEADS["head_dist"] / names.HEAD_LINEAR / "weight"),
+            num_classes=self.size(list(names.HEADS.values()), names.HEAD_LINEAR),
+            image_size=image_size or _square_image(self.size(stages[0], names.BIASES, axis=1)),
+            distilled=any(self._under(names.HEADS["head_dist"])),
         )
+
+    def size(self, places: Sequence[Names], child: Names, axis: int = 0) -> int:
+        """The length of an axis on which most tensors of a layer, in any of these places, agree."""
+        found = [self.shapes[name] for place in places for name in self._under(place / child)]
+        votes = Counter(shape[axis] for shape in found if len(shape) > axis)
+        if not votes:
+            raise KeyError((places[0] / child).of(self.dialect) if places else "the blocks of a stage")
+        return votes.most_common(1)[0][0]
+
+    def _under(self, place: Names) -> Iterator[str]:
+        """The keys at a place or below it."""
+        parent = place.of(self.dialect) + "."
+        return (name for name in self.shapes if f"{name}.".startswith(parent))
+
+    def _has(self, attention: Names, *layers: Names) -> bool:
+        return any(name for layer in layers for name in self._under(attention / layer))
 
     def _depths(self) -> list[int]:
         depths: list[int] = []
-        while not depths or self.has(names.shrink_names(depths, len(depths))[0] / names.KV / names.LINEAR / "weight"):
+        while not depths or self._has(names.shrink_names(depths, len(depths))[0], names.KV, names.PROJ):
             block = 0
-            while self.has(names.block_names(depths, len(depths), block)[0] / names.QKV / names.LINEAR / "weight"):
+            while self._has(names.block_names(depths, len(depths), block)[0], names.QKV, names.PROJ):
                 block += 1
             depths.append(block)
         return depths
 
-    def _first(self, depths: list[int], stage: int) -> Names:
-        return names.block_names(depths, stage, 0)[0]
 
-    def _out_width(self, layer: Names) -> int:
-        return self.shape(layer / names.LINEAR / "weight")[0]
+def _attentions(depths: Sequence[int], stage: int) -> list[Names]:
+    return [names.block_names(depths, stage, block)[0] for block in range(depths[stage])]
 
 
-def _square_image(token_counts: list[int]) -> Grid:
-    side = isqrt(token_counts[0])
-    if side * side != token_counts[0]:
+def _square_image(tokens: int) -> Grid:
+    side = isqrt(tokens)
+    if side * side != tokens:
         raise RefusedError(
-            f"The checkpoint is for pictures that are not square ({token_counts[0]} tokens)",
+            f"The checkpoint is for pictures that are not square ({tokens} tokens)",
             hint="which way round, only its config.json can tell: keep it beside the weights, with its image size",
         )
     return side * PATCH_SIZE, side * PATCH_SIZE
@@ -167,20 +189,17 @@ def _require_fit(
         raise RefusedError(f"{path} does not fit the LeViT that its shapes describe", why="; ".join(problems))
 
 
-def _require_sound(state: Mapping[str, Array], path: Path) -> None:
+def _sound(state: Mapping[str, Array], path: Path) -> dict[str, Array]:
+    """The state in float32, its counters in int64, if a training can have left it behind."""
+    sound: dict[str, Array] = {}
     for name, array in state.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        if array.dtype.kind != "f":
+        counter = name.endswith("num_batches_tracked")
+        if array.dtype.kind not in ("iuf" if counter else "f"):
             raise RefusedError(f"{path} holds weights that are no real numbers", why=f"{name} is {array.dtype}")
-        if not np.isfinite(array).all():
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # of float64; what comes of it is looked at
+            sound[name] = np.asarray(array, dtype=np.int64 if counter else np.float32)
+        if not np.isfinite(array if counter else sound[name]).all():
             raise RefusedError(f"{path} holds NaN or infinity", why=f"in {name}")
-        if name.endswith("running_var") and not (array > 0).all():
+        if name.endswith("running_var") and not np.all(sound[name] > 0):
             raise RefusedError(f"{path} holds a batch norm whose variance is not positive", why=f"in {name}")
-
-
-def _float32(state: Mapping[str, Array]) -> dict[str, Array]:
-    return {
-        name: np.asarray(array, dtype=np.float32 if array.dtype.kind == "f" else np.int64)
-        for name, array in state.items()
-    }
+    return sound

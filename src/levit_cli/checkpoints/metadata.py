@@ -21,7 +21,8 @@ from levit_cli.recipes import IMAGENET_MEAN, IMAGENET_STD, Filter, Recipe, recip
 OURS = "levit_cli"
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-HF_MARGIN = 256 / 224  # LevitImageProcessor resizes to its size times this
+HF_PROCESSOR = "LevitImageProcessor"
+HF_MARGIN = 256 / 224  # by which it multiplies its size
 TIMM_CROP = 0.9  # timm's crop_pct for LeViT
 
 
@@ -45,18 +46,24 @@ class Metadata:
     evaluation: Evaluation | None = None
 
 
-def read_metadata(folder: Path) -> Metadata:
+def read_metadata(folder: Path, *, with_recipe: bool = True) -> Metadata:
     """Read ``config.json`` and ``preprocessor_config.json`` of a folder, of whichever dialect; both may be missing.
+
+    Args:
+        with_recipe: False where another recipe is wanted, so that nobody has to understand theirs.
 
     Raises:
         RefusedError: one is there and makes no sense.
     """
-    config, preprocessor = _read_json(folder / CONFIG), _read_json(folder / PREPROCESSOR)
+    config, preprocessor = _read_json(folder / CONFIG), _read_json(folder / PREPROCESSOR) if with_recipe else {}
     try:
         if "architecture" in config:
-            return _from_timm(config)
+            return _from_timm(config, with_recipe)
         return _from_hf(config, preprocessor)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except RefusedError as error:
+        what = f"The configuration in {folder} is refused: {error.what}"
+        raise RefusedError(what, why=error.why, hint=error.hint) from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise RefusedError(f"Cannot make sense of the configuration in {folder}", why=repr(error)) from error
 
 
@@ -65,7 +72,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RefusedError(f"Cannot read {path}", why=str(error)) from error
     if not isinstance(content, dict):
         raise RefusedError(f"Cannot read {path}", why="it is not a JSON object")
@@ -81,12 +88,13 @@ def _pair(value: Any) -> Grid:
 def _from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metadata:
     model_type = config.get("model_type", "levit")
     if model_type != "levit":
-        raise RefusedError(f"The configuration is of another architecture: {model_type}")
+        raise RefusedError(f"it is of another architecture, {model_type}")
     ours = config.get(OURS, {})
-    named = {index: name for index, name in config.get("id2label", {}).items() if name != f"LABEL_{index}"}
+    id2label = config.get("id2label", {})
+    named = any(name != f"LABEL_{index}" for index, name in id2label.items())  # those are what nobody named
     return Metadata(
         image_size=_pair(config["image_size"]) if "image_size" in config else None,
-        labels=label_sets.from_id2label(named) if named else None,
+        labels=label_sets.from_id2label(id2label) if named else None,
         recipe=_recipe_from_hf(preprocessor) if preprocessor else None,
         drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
         evaluation=Evaluation(**ours["evaluation"]) if "evaluation" in ours else None,
@@ -95,15 +103,21 @@ def _from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Meta
 
 def _recipe_from_hf(preprocessor: Mapping[str, Any]) -> Recipe:
     if OURS in preprocessor:
-        return _recipe_from_ours(preprocessor[OURS]["recipe"])
-    for step in ("do_resize", "do_center_crop", "do_normalize"):
+        recipe = _recipe_from_ours(preprocessor[OURS]["recipe"])
+        if _hf_preprocessor(recipe).items() <= preprocessor.items():  # else somebody has edited the rest since
+            return recipe
+    for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if not preprocessor.get(step, True):
             raise RefusedError(f"preprocessor_config.json has {step} switched off", hint="name a recipe with --recipe")
+    if round(255 * preprocessor.get("rescale_factor", 1 / 255), 3) != 1:
+        raise RefusedError("preprocessor_config.json scales bytes by another factor than 1/255")
     size = preprocessor.get("size", 224)
     if isinstance(size, Mapping) and "shortest_edge" not in size:
         raise RefusedError("preprocessor_config.json stretches pictures", hint="name a recipe with --recipe")
-    edge = int(HF_MARGIN * (size["shortest_edge"] if isinstance(size, Mapping) else size))
-    crop_size = _pair(preprocessor.get("crop_size", size))
+    # Before there was a crop_size, the size was both; since then, what is not given is 224.
+    edge, implied_crop = (size["shortest_edge"], 224) if isinstance(size, Mapping) else (size, size)
+    edge = int(HF_MARGIN * edge)
+    crop_size = _pair(preprocessor.get("crop_size", implied_crop))
     recipe = Recipe(
         "custom",
         resize_to=(edge, edge),
@@ -117,10 +131,9 @@ def _recipe_from_hf(preprocessor: Mapping[str, Any]) -> Recipe:
 
 
 def _recipe_from_ours(section: Mapping[str, Any]) -> Recipe:
-    values = dict(section)
-    for key in ("resize_to", "crop_size", "mean", "std"):
-        values[key] = tuple(values[key])
-    return Recipe(**values)
+    pairs = {key: _pair(section[key]) for key in ("resize_to", "crop_size")}
+    triples = {key: _triple(section[key]) for key in ("mean", "std")}
+    return Recipe(**{**section, **pairs, **triples})
 
 
 def _triple(values: Any) -> tuple[float, float, float]:
@@ -134,14 +147,14 @@ def _named(recipe: Recipe, name: RecipeName) -> Recipe:
     return published if asdict(published) | {"name": "custom"} == asdict(recipe) else recipe
 
 
-def _from_timm(config: Mapping[str, Any]) -> Metadata:
+def _from_timm(config: Mapping[str, Any], with_recipe: bool) -> Metadata:
     trained = {**config, **config.get("pretrained_cfg", {})}
     names = trained.get("label_names")
     ours = config.get(OURS, {})
     return Metadata(
         image_size=_pair(trained["input_size"][1:]) if "input_size" in trained else None,
         labels=label_sets.from_names(names) if names else None,
-        recipe=_recipe_from_timm(trained) if "input_size" in trained else None,
+        recipe=_recipe_from_timm(trained) if with_recipe and "input_size" in trained else None,
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
         evaluation=Evaluation(**ours["evaluation"]) if "evaluation" in ours else None,
     )
@@ -149,7 +162,9 @@ def _from_timm(config: Mapping[str, Any]) -> Metadata:
 
 def _recipe_from_timm(trained: Mapping[str, Any]) -> Recipe:
     if OURS in trained and "recipe" in trained[OURS]:
-        return _recipe_from_ours(trained[OURS]["recipe"])
+        recipe = _recipe_from_ours(trained[OURS]["recipe"])
+        if _timm_preprocessing(recipe).items() <= trained.items():  # else somebody has edited the rest since
+            return recipe
     if trained.get("crop_mode", "center") != "center":
         raise RefusedError(f"timm's crop mode {trained['crop_mode']} is not known", hint="name a recipe with --recipe")
     height, width = _pair(trained["input_size"][1:])
@@ -170,12 +185,16 @@ def write_metadata(
     dialect: Dialect, config: LevitConfig, labels: Labels, recipe: Recipe, evaluation: Evaluation | None
 ) -> dict[str, dict[str, Any]]:
     """The JSON files that belong beside the weights in a folder, by name."""
-    ours: dict[str, Any] = {"recipe": asdict(recipe), "drop_path_rate": config.drop_path_rate}
+    exact_recipe = {"recipe": asdict(recipe)}
+    ours: dict[str, Any] = {"drop_path_rate": config.drop_path_rate}
     if evaluation:
         ours["evaluation"] = asdict(evaluation)
     if dialect == "timm":
-        return {CONFIG: {**_timm_config(config, labels, recipe), OURS: ours}}
-    return {CONFIG: {**_hf_config(config, labels), OURS: ours}, PREPROCESSOR: {**_hf_preprocessor(recipe), OURS: ours}}
+        return {CONFIG: {**_timm_config(config, labels, recipe), OURS: ours | exact_recipe}}
+    return {
+        CONFIG: {**_hf_config(config, labels), OURS: ours},
+        PREPROCESSOR: {"image_processor_type": HF_PROCESSOR, **_hf_preprocessor(recipe), OURS: exact_recipe},
+    }
 
 
 def _square_or_pair(size: Grid) -> int | list[int]:
@@ -209,7 +228,6 @@ def _hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
 def _hf_preprocessor(recipe: Recipe) -> dict[str, Any]:
     height, width = recipe.crop_size
     return {
-        "image_processor_type": "LevitImageProcessor",
         "do_resize": True,
         "size": {"shortest_edge": _hf_shortest_edge(min(recipe.resize_to))},
         "resample": {name: number for number, name in FILTERS.items()}[recipe.filter],
@@ -232,7 +250,6 @@ def _hf_shortest_edge(edge: int) -> int:
 
 
 def _timm_config(config: LevitConfig, labels: Labels, recipe: Recipe) -> dict[str, Any]:
-    height, width = config.image_size
     return {
         "architecture": _timm_architecture(config),
         "num_classes": config.num_classes,
@@ -247,19 +264,25 @@ def _timm_config(config: LevitConfig, labels: Labels, recipe: Recipe) -> dict[st
             "drop_path_rate": config.drop_path_rate,
         },
         "pretrained_cfg": {
-            "input_size": [3, height, width],
+            **_timm_preprocessing(recipe),
             "fixed_input_size": True,
-            "interpolation": recipe.filter,
-            "crop_pct": _crop_pct(recipe),
-            "crop_mode": "center",
-            "mean": list(recipe.mean),
-            "std": list(recipe.std),
             "num_classes": config.num_classes,
             "pool_size": list(config.grids[-1]),
             "first_conv": "stem.conv1.linear",
             "classifier": ["head.linear", "head_dist.linear"] if config.distilled else "head.linear",
             "label_names": list(labels.names),
         },
+    }
+
+
+def _timm_preprocessing(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "input_size": [3, *recipe.crop_size],
+        "interpolation": recipe.filter,
+        "crop_pct": _crop_pct(recipe),
+        "crop_mode": "center",
+        "mean": list(recipe.mean),
+        "std": list(recipe.std),
     }
 
 

@@ -76,14 +76,16 @@ def _index_of(config: LevitConfig, name: str) -> Array:
 
 
 def _require_representable(state: Mapping[str, Array], dtype: Dtype) -> None:
-    """Half precision overflows, and rounds small variances to a zero that no batch norm can be divided by."""
-    if dtype != "float16":
+    """Sixteen bits overflow, and round small variances to a zero that no batch norm can be divided by."""
+    if dtype == "float32":
         return
     for name, array in cast(state, dtype).items():
-        overflow = array.dtype.kind == "f" and not np.isfinite(array).all()
-        if overflow or (name.endswith("running_var") and not (array > 0).all()):
+        values = np.asarray(array.float() if dtype == "bfloat16" else array)
+        if not np.isfinite(values).all() or (name.endswith("running_var") and not np.all(values > 0)):
             raise RefusedError(
-                f"{name} does not survive float16", why="its values are too large or too small", hint="use bfloat16"
+                f"{name} does not survive {dtype}",
+                why="its values are too large or too small",
+                hint=f"use {'bfloat16' if dtype == 'float16' else 'float32'}",
             )
 
 
@@ -99,15 +101,15 @@ def _write_folder(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot make the folder {folder}", why=error.strerror or str(error)) from error
-    weights = folder / WEIGHT_FILES[0]
-    _write_weights(weights, arrays, dtype)
     texts = {
         name: json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         for name, content in write_metadata(
             dialect, checkpoint.config, checkpoint.labels, checkpoint.recipe, checkpoint.evaluation
         ).items()
     }
-    texts["README.md"] = model_card(checkpoint, dialect, dtype)
+    texts["README.md"] = model_card(checkpoint, dialect, dtype)  # hashes the source, which may be in this very folder
+    weights = folder / WEIGHT_FILES[0]
+    _write_weights(weights, arrays, dtype)
     for name, text in texts.items():
         replace_text(folder / name, text)
     return [weights, *(folder / name for name in texts)]

@@ -1,6 +1,7 @@
 """The one door through which errors leave: a message on stderr, an exit code, and never a traceback unasked."""
 
 import functools
+import os
 import signal
 import sys
 import traceback
@@ -29,6 +30,8 @@ def door(command: Callable[P, ExitCode]) -> Callable[P, NoReturn]:
             code = _code(error)
             _say(error, debug=bool(kwargs.get("debug")))
             _leave_quietly()
+        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+            os._exit(code)  # threads that read or decode may take longer than anyone wants to wait
         sys.exit(int(code))
 
     return guarded
@@ -76,7 +79,7 @@ def _flush() -> None:
 
 
 def _leave_quietly() -> None:
-    """Nothing may fail any more: buffers that cannot be written are dropped, threads that decode are not waited for."""
+    """Nothing may fail any more: what cannot be written is dropped."""
     try:
         _flush()
     except (OSError, ValueError):

@@ -11,7 +11,7 @@ from openvino import opset15 as opset
 from levit_cli import fused
 from levit_cli.choices import Precision
 from levit_cli.config import Grid, LevitConfig
-from levit_cli.engines import EngineSpec, require_precision
+from levit_cli.engines.spec import EngineSpec, require_precision
 from levit_cli.recipes import Recipe
 
 Node = Any  # openvino's opset functions are untyped

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from levit_cli import fused
 from levit_cli.choices import Precision
 from levit_cli.config import Grid, LevitConfig
-from levit_cli.engines import EngineSpec, require_precision
+from levit_cli.engines.spec import EngineSpec, require_precision
 from levit_cli.errors import RefusedError
 from levit_cli.recipes import Recipe
 

@@ -1,0 +1,56 @@
+"""What is asked of an engine, and what this machine lets it use."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from levit_cli.choices import Device, EngineName, Precision
+from levit_cli.errors import RefusedError
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What is asked for, or, as ``Engine.spec``, what was chosen: then nothing is ``auto``.
+
+    Args:
+        threads: of the network on a CPU; 0 for as many as this process may use.
+    """
+
+    device: Device = "auto"
+    engine: EngineName = "auto"
+    precision: Precision = "auto"
+    threads: int = 0
+
+
+def usable_threads(asked: int = 0) -> int:
+    """min(CPU affinity, cgroup quota, what was asked for)."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [affinity, _quota(), asked]
+    return max(1, min(limit for limit in limits if limit))
+
+
+def _quota() -> int:
+    """Whole cores that the control group grants, rounded up; 0 where it does not limit (cgroups v2, then v1)."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join(Path("/sys/fs/cgroup", file).read_text() for file in files).split()
+            return -(-int(quota) // int(period)) if quota not in ("max", "-1") else 0
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def require_precision(spec: EngineSpec, supported: tuple[Precision, ...], preferred: Precision) -> EngineSpec:
+    """The spec with its precision decided.
+
+    Raises:
+        RefusedError: the one asked for is not supported there.
+    """
+    if spec.precision == "auto":
+        return replace(spec, precision=preferred)
+    if spec.precision not in supported:
+        raise RefusedError(
+            f"The {spec.engine} engine on this {spec.device} does not compute in {spec.precision}",
+            hint=f"it does in {', '.join(supported)}",
+        )
+    return spec

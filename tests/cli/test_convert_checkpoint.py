@@ -1,0 +1,63 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.binary import levit
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name"),
+    [("hf", "hf-out"), ("timm", "out.safetensors"), ("timm", "timm-out"), ("fb", "out.pth"), ("hf", "half")],
+)
+def test_it_converts_and_proves_it(tiny_folder: Path, tmp_path: Path, dialect: str, name: str) -> None:
+    dtype = ["--dtype", "float16"] if name == "half" else []
+    done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / name, "--to", dialect, *dtype)
+    assert done.returncode == 0, done.stderr
+    report = done.stdout.decode()
+    assert "left over     0" in report
+    assert "proof         logits differ by at most" in report
+    assert (tmp_path / name).exists()
+    if not dtype:
+        assert "at most 0 (of" in report  # the same weights, the same engine
+
+
+def test_an_existing_output_or_the_source_itself_is_not_touched(tiny_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "there.safetensors"
+    output.write_bytes(b"mine")
+    done = levit("convert-checkpoint", tiny_folder, "-o", output, "--to", "timm")
+    assert done.returncode == 2
+    assert output.read_bytes() == b"mine"
+    source = tiny_folder / "model.safetensors"
+    before = source.read_bytes()
+    for target in (source, tiny_folder):
+        done = levit("convert-checkpoint", tiny_folder, "-o", target, "--to", "hf", "--overwrite")
+        assert done.returncode == 2
+    assert source.read_bytes() == before
+
+
+def test_meta_s_dialect_is_one_file(tiny_folder: Path, tmp_path: Path) -> None:
+    done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / "folder", "--to", "fb")
+    assert done.returncode == 2
+    assert b".pth" in done.stderr
+
+
+def test_labels_recipe_and_shortest_edge_travel(tiny_folder: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps(list("abcdefg")))
+    output = tmp_path / "out"
+    done = levit(
+        "convert-checkpoint", tiny_folder, "-o", output, "--to", "hf", "--labels", labels,
+        "--recipe", "fb", "--resize-to", "64",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(levit("info", output, "-f", "json").stdout)
+    assert facts["labels"] == {"count": 7, "first": list("abcde")}
+    assert facts["preprocessing"]["resize_to"] == [64, 64]
+    assert facts["preprocessing"]["crop_rounding"] == "half_even"
+
+
+def test_a_folder_without_weights_is_exit_3(tmp_path: Path) -> None:
+    done = levit("convert-checkpoint", tmp_path, "-o", tmp_path / "out", "--to", "hf")
+    assert done.returncode == 3
+    assert b"holds no weights" in done.stderr

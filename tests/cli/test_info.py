@@ -1,0 +1,26 @@
+import json
+from pathlib import Path
+
+from levit_cli.checkpoints.names import count_parameters
+from tests.cli.binary import levit
+from tests.random_weights import TINY
+
+
+def test_info_tells_shape_counts_labels_preprocessing_and_hash(tiny_folder: Path) -> None:
+    facts = json.loads(levit("info", tiny_folder, "--format", "json").stdout)
+    assert facts["parameters"] == count_parameters(TINY)
+    assert facts["macs"] == TINY.macs
+    assert facts["config"]["image_size"] == [64, 64]
+    assert facts["dialect"] == "hf"
+    assert facts["preprocessing"]["name"] == "hf"
+    assert len(facts["sha256"]) == 64
+    text = levit("info", tiny_folder).stdout.decode()
+    assert f"{TINY.macs:,}" in text
+    assert facts["sha256"] in text
+
+
+def test_info_of_the_demo_model() -> None:
+    text = levit("info", "demo").stdout.decode()
+    assert "levit-128S" in text
+    assert "airplane" in text
+    assert "top-1 0.8082 on 5,000 pictures" in text

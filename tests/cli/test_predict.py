@@ -1,0 +1,333 @@
+"""``levit predict``, the installed command, on real files."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.binary import LEVIT, environment, levit, unprivileged
+from tests.pictures import picture, write_pictures
+
+
+def records(output: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_a_picture_a_label(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", "-m", tiny_folder, path, "--format", "jsonl", "-k", "3")
+    assert done.returncode == 0, done.stderr
+    (record,) = records(done.stdout)
+    assert record["path"] == str(path)
+    assert record["status"] == "ok"
+    assert len(record["top"]) == 3
+    assert [entry["prob"] for entry in record["top"]] == sorted((e["prob"] for e in record["top"]), reverse=True)
+    assert b"1 picture in" in done.stderr
+
+
+def test_the_demo_model_needs_nothing_from_outside(tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", "-m", "demo", path, "-f", "json", env=environment(HOME=str(tmp_path / "nowhere")))
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["meta"]["model"]["name"] == "demo"
+    assert document["meta"]["model"]["evaluation"]["top1"] > 0.8
+    assert len(document["meta"]["model"]["sha256"]) == 64
+    assert document["results"][0]["top"][0]["label"] in {
+        *("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    }
+
+
+def break_every_fifth(paths: list[Path]) -> dict[str, str]:
+    """Spoil every fifth file in another way; returns the expected kind by path."""
+    expected = {}
+    for number, path in enumerate(paths[::5]):
+        data = path.read_bytes()
+        path.unlink()
+        kind = ("empty_file", "truncated", "not_an_image", "not_regular", "permission")[number % 5]
+        if kind == "not_regular":
+            os.mkfifo(path)
+        else:
+            path.write_bytes(
+                {"empty_file": b"", "truncated": data[: len(data) // 2], "permission": data}.get(kind, b"text")
+            )
+        if kind == "permission":
+            path.chmod(0)
+        expected[str(path)] = kind
+    return expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_broken_files_cost_a_record_each_and_never_the_run(tiny_folder: Path, tmp_path: Path, batch_size: int) -> None:
+    folder = tmp_path / "photos"
+    paths = write_pictures(folder, 25)
+    expected = break_every_fifth(paths)
+    missing = tmp_path / "missing.jpg"
+    command = unprivileged(
+        LEVIT, "predict", "-m", tiny_folder, folder, missing, "-f", "jsonl", "-b", str(batch_size), "--workers", "3"
+    )
+    done = subprocess.run(command, capture_output=True, env=environment(), timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    found = records(done.stdout)
+    assert [record["path"] for record in found] == [*map(str, paths), str(missing)]
+    kinds = {record["path"]: record["error"]["kind"] for record in found if record["status"] == "error"}
+    assert kinds == {**expected, str(missing): "not_found"}
+    assert all(("top" in record) == (record["status"] == "ok") for record in found)
+    assert b"26 pictures" in done.stderr
+    assert b"6 failed" in done.stderr
+
+
+def test_no_answer_depends_on_its_neighbours(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    write_pictures(folder, 40)
+    outputs = {
+        levit("predict", "-m", tiny_folder, folder, "-f", "jsonl", "-b", str(size), "-q").stdout for size in (1, 7, 32)
+    }
+    assert len(outputs) == 1
+
+
+@pytest.mark.parametrize("format", ["tsv", "csv", "json", "jsonl", "table"])
+def test_every_format_is_clean_on_stdout_and_talks_on_stderr(tiny_folder: Path, tmp_path: Path, format: str) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", "-m", tiny_folder, path, "-f", format, env=environment(TERM="dumb", LC_ALL="C"))
+    assert done.returncode == 0
+    assert b"\x1b" not in done.stdout + done.stderr
+    quiet = levit("predict", "-m", tiny_folder, path, "-f", format, "--quiet", env=environment(NO_COLOR="1"))
+    assert quiet.stderr == b""
+    assert quiet.stdout == done.stdout
+
+
+def test_without_a_terminal_the_format_is_tsv(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", "-m", tiny_folder, path, "-k", "2")
+    header, row = csv.reader(io.StringIO(done.stdout.decode(), newline=""), delimiter="\t")
+    assert header == ["path", "status", "error", "index1", "label1", "prob1", "index2", "label2", "prob2"]
+    assert row[:3] == [str(path), "ok", ""]
+
+
+def test_lists_on_stdin_with_nul_and_with_newlines(tiny_folder: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "new\nline.png"
+    picture().save(odd)
+    plain = tmp_path / "plain.png"
+    picture().save(plain)
+    base = ("predict", "-m", tiny_folder, "-f", "jsonl", "--files-from", "-")
+    exact = levit(*base, "-0", stdin=f"{odd}\0{plain}".encode())
+    assert [record["path"] for record in records(exact.stdout)] == [str(odd), str(plain)]
+    assert exact.returncode == 0
+    lines = levit(*base, stdin=f"\ufeff{plain}\r\n\n{plain}".encode())
+    assert [record["path"] for record in records(lines.stdout)] == [str(plain)] * 2
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{plain}\n")
+    from_file = levit("predict", "-m", tiny_folder, "-f", "jsonl", "--files-from", listed)
+    assert [record["path"] for record in records(from_file.stdout)] == [str(plain)]
+
+
+def test_an_interactive_list_is_answered_line_by_line(tiny_folder: Path, tmp_path: Path) -> None:
+    first, second = write_pictures(tmp_path, 2)
+    command = [LEVIT, "predict", "-m", str(tiny_folder), "-f", "jsonl", "-q", "--files-from", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for path in (first, second):
+            process.stdin.write(f"{path}\n".encode())
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["path"] == str(path)
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_picture_on_stdin(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    piped = levit("predict", "-m", tiny_folder, "-", "-f", "jsonl", stdin=path.read_bytes())
+    named = levit("predict", "-m", tiny_folder, path, "-f", "jsonl")
+    (record,) = records(piped.stdout)
+    assert record["path"] == "-"
+    assert record["top"] == records(named.stdout)[0]["top"]
+    nothing = levit("predict", "-m", tiny_folder, "-", "-f", "jsonl")
+    assert records(nothing.stdout)[0]["error"]["kind"] == "empty_file"
+
+
+def test_a_name_that_is_not_utf8(tiny_folder: Path, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(path, "wb") as file:
+        picture().save(file, "PNG")
+    done = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl")
+    (record,) = records(done.stdout)
+    assert record["status"] == "ok"
+    assert record["path"].endswith("caf\\xe9.png")
+
+
+def test_the_output_file_decides_the_format_and_is_not_overwritten_unasked(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path / "in", 1)
+    output = tmp_path / "out.csv"
+    command = ("predict", "-m", tiny_folder, path, "-o", output)
+    assert levit(*command).returncode == 0
+    written = output.read_bytes()
+    assert written.startswith(b"path,status,error,")
+    output.write_bytes(b"mine")
+    refused = levit(*command)
+    assert refused.returncode == 2
+    assert str(output).encode() in refused.stderr
+    assert output.read_bytes() == b"mine"
+    assert levit(*command, "--overwrite").returncode == 0
+    assert output.read_bytes() == written
+
+
+def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1, "png")
+    before = path.read_bytes()
+    done = levit("predict", "-m", tiny_folder, path, "-o", path, "--overwrite", "-f", "csv")
+    assert done.returncode == 2
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], b"Nothing to classify"),
+        (["--files-from", "-"], b"No pictures in the list -"),
+        (["--files-from", "/nowhere/list"], b"Cannot read the list"),
+        (["--files-from", "-", "-"], b"at once"),
+        (["--no-such-option"], b"No such option"),
+        (["x.jpg", "-o", "x.unknown"], b"which format"),
+        (["x.jpg", "-k", "0"], b"--top-k"),
+        (["x.jpg", "--device", "cuda", "--engine", "openvino"], b"not on cuda"),
+        (["x.jpg", "--recipe", "hf-tensor", "--engine", "openvino"], b"--engine torch"),
+    ],
+)
+def test_usage_errors_are_exit_2(tiny_folder: Path, arguments: list[str], said: bytes) -> None:
+    done = levit("predict", "-m", tiny_folder, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stdout == b""
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_empty_folder_is_exit_2_and_says_what_was_looked_for(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    done = levit("predict", "-m", tiny_folder, tmp_path)
+    assert done.returncode == 2
+    assert str(tmp_path).encode() in done.stderr
+    assert b".jpg" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["no-such-model", "./nowhere.safetensors", "levit-512", "a/b/c"])
+def test_an_unknown_model_is_exit_3(tmp_path: Path, model: str) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", "-m", model, path)
+    assert done.returncode == 3
+    assert model.encode() in done.stderr
+    assert done.stdout == b""
+
+
+def test_a_hub_that_cannot_be_had_is_exit_5_with_the_way_out(tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    for arguments in ([], ["--offline"]):
+        done = levit("predict", path, *arguments, env=environment(HF_HOME=str(tmp_path / "hf")))
+        assert done.returncode == 5
+        assert b"facebook/levit-256" in done.stderr
+        assert b"--model demo" in done.stderr
+        assert b"--model PATH" in done.stderr
+        assert done.stdout == b""
+
+
+def test_labels_of_another_length_are_exit_3_with_both_numbers(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path / "in", 1)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\n")
+    done = levit("predict", "-m", tiny_folder, path, "--labels", labels)
+    assert done.returncode == 3
+    assert b"3 labels" in done.stderr
+    assert b"7 classes" in done.stderr
+    labels.write_text("\n".join("abcdefg"))
+    named = levit("predict", "-m", tiny_folder, path, "--labels", labels, "-f", "jsonl")
+    assert records(named.stdout)[0]["top"][0]["label"] in "abcdefg"
+
+
+def test_a_device_that_is_not_there_is_exit_3(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", "-m", tiny_folder, path, "--device", "mps", env=environment(CUDA_VISIBLE_DEVICES=""))
+    assert done.returncode == 3, done.stderr
+    assert b"mps" in done.stderr
+
+
+def test_the_torch_engine_gives_the_same_answer(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    base = ("predict", "-m", tiny_folder, path, "-f", "jsonl", "--device", "cpu", "--precision", "fp32")
+    answers = [records(levit(*base, "--engine", engine).stdout)[0]["top"] for engine in ("openvino", "torch")]
+    for ours, theirs in zip(*answers, strict=True):
+        assert ours["index"] == theirs["index"]
+        assert ours["prob"] == pytest.approx(theirs["prob"], abs=2e-6)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", "-m", tiny_folder, path, "-o", "/dev/full", "-f", "jsonl")
+    assert done.returncode == 4, done.stderr
+    assert b"/dev/full" in done.stderr
+    assert b"No space left" in done.stderr
+    with open("/dev/full", "wb") as full:
+        command = [LEVIT, "predict", "-m", str(tiny_folder), str(path), "-f", "jsonl"]
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment(), check=False)
+    assert process.returncode == 4
+    assert b"Traceback" not in process.stderr
+    assert b"Exception ignored" not in process.stderr
+
+
+def test_an_output_folder_that_is_missing_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", "-m", tiny_folder, path, "-o", tmp_path / "no" / "out.csv")
+    assert done.returncode == 4
+    assert b"out.csv" in done.stderr
+
+
+def test_a_reader_that_leaves_is_quiet_and_141(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    write_pictures(folder, 30)
+    script = f"{LEVIT} predict -m {tiny_folder} {folder} -f jsonl -b 1 | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, env=environment(), timeout=120, check=False)
+    assert done.returncode == 141
+    assert done.stderr == b""
+    assert len(records(done.stdout)) == 1
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_with_its_code_and_keeps_what_is_done(
+    tiny_folder: Path, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    command = [LEVIT, "predict", "-m", str(tiny_folder), "-f", "jsonl", "--files-from", "-"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, env=environment()) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(f"{path}\n".encode())
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["status"] == "ok"
+        process.send_signal(sent)  # it now waits for the next path
+        assert process.wait(timeout=10) == code
+        said = process.stderr.read()
+    assert b"Stopped" in said
+    assert b"Traceback" not in said
+
+
+def test_verbose_says_what_was_chosen_and_stats_where_time_went(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", "-m", tiny_folder, path, "-v", "--stats", "--threads", "1", "--precision", "fp32")
+    assert b"engine openvino on cpu in fp32, 1 threads" in done.stderr
+    assert b"network" in done.stderr
+    assert b"read + decode + resize" in done.stderr
+
+
+def test_the_model_may_come_from_the_environment(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", path, "-f", "json", env=environment(LEVIT_MODEL=str(tiny_folder)))
+    assert json.loads(done.stdout)["meta"]["model"]["name"] == str(tiny_folder)

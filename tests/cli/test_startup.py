@@ -1,0 +1,63 @@
+"""What a cold start may import, and that help is cheap."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.binary import environment, levit
+from tests.pictures import write_pictures
+
+HEAVY = ("torch", "torchvision", "transformers", "huggingface_hub", "httpx")
+NETWORK = ("openvino", "numpy", "PIL", "safetensors")
+SCRIPT = """
+import json, sys
+sys.argv[0] = "levit"
+from levit_cli.cli import main
+try:
+    main()
+except SystemExit as stop:
+    code = stop.code
+print(json.dumps({"code": code, "modules": sorted({name.partition(".")[0] for name in sys.modules})}), file=sys.stderr)
+"""
+
+
+def modules_after(*arguments: str | Path) -> set[str]:
+    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, env=environment(), timeout=120, check=False)
+    said = json.loads(done.stderr.splitlines()[-1])
+    assert said["code"] in (None, 0, 2), done.stderr
+    return set(said["modules"])
+
+
+def test_a_prediction_on_a_cpu_leaves_torch_and_the_hub_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    loaded = modules_after("predict", "-m", tiny_folder, path, "-f", "jsonl", "-q")
+    assert loaded.isdisjoint(HEAVY)
+    assert "openvino" in loaded
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["predict", "--help"],
+        ["convert-checkpoint", "-h"],
+        ["info", "--help"],
+        ["predict", "--nope"],
+    ],
+)
+def test_help_version_and_usage_errors_import_nothing_heavy(arguments: list[str]) -> None:
+    assert modules_after(*arguments).isdisjoint({*HEAVY, *NETWORK})
+
+
+def test_version_and_help_say_what_they_should() -> None:
+    assert levit("--version").stdout.startswith(b"levit 0.")
+    text = levit("predict", "-h").stdout
+    assert text.index(b"levit predict photo.jpg") < text.index(b"--model")
+    assert levit().returncode == 2  # no command: help, and a usage error
+    module = subprocess.run([sys.executable, "-m", "levit_cli", "--version"], capture_output=True, check=True)
+    assert module.stdout == levit("--version").stdout

@@ -1,0 +1,29 @@
+"""Fixtures for all tests: no network, no cache of the user's, pictures and models made here."""
+
+from pathlib import Path
+
+import pytest
+
+from levit_cli.checkpoints import load, save
+from levit_cli.checkpoints.saving import to_dialect
+from tests.random_weights import TINY, random_state
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests that need a hub start their own and override this."""
+    for name in ("LEVIT_MODEL", "LEVIT_DEVICE", "LEVIT_ENGINE", "HF_TOKEN", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with a TINY model of random weights, seven classes, 64 x 64 pixels."""
+    from levit_cli.checkpoints.files import write_safetensors
+
+    folder = tmp_path_factory.mktemp("tiny")
+    bare = folder / "bare.safetensors"
+    write_safetensors(bare, to_dialect(random_state(TINY), TINY, "timm"), "float32")
+    save(load(bare, recipe="hf"), folder / "hf", "hf")
+    return folder / "hf"

@@ -1,0 +1,123 @@
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from levit_cli.inputs import expand, named, read_list, walk
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def below(root: Path, folder: str = "") -> list[str]:
+    return [os.path.relpath(item.path, root) for item in walk(str(root / folder))]
+
+
+def test_a_folder_is_walked_depth_first_in_the_order_of_names(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a/z.png", "a/b/c.JPEG", "c.tiff", "a.webp", "B.gif")
+    assert below(tmp_path) == ["B.gif", "a/b/c.JPEG", "a/z.png", "a.webp", "b.jpg", "c.tiff"]
+
+
+def test_hidden_entries_other_files_and_links_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, ".hidden.jpg", ".git/x.jpg", "notes.txt", "kept.bmp", "noext")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "kept.bmp")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nothing")
+    assert below(tmp_path) == ["kept.bmp"]
+
+
+def test_a_folder_named_like_a_picture_is_walked(tmp_path: Path) -> None:
+    touch(tmp_path, "x.jpg/inner.png")
+    assert below(tmp_path) == ["x.jpg/inner.png"]
+
+
+def test_three_hundred_levels_are_walked(tmp_path: Path) -> None:
+    deep = "/".join("d" for _ in range(300))
+    touch(tmp_path, f"{deep}/x.jpg")
+    assert below(tmp_path) == [f"{deep}/x.jpg"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir(mode=0)
+    (item,) = walk(str(tmp_path))
+    assert item.path == str(tmp_path / "shut")
+    assert item.error is not None
+    assert item.error.kind == "permission"
+
+
+def test_a_folder_that_vanished_is_an_input_with_an_error(tmp_path: Path) -> None:
+    (item,) = walk(str(tmp_path / "gone"))
+    assert item.error is not None
+    assert item.error.kind == "not_found"
+
+
+def test_the_stream_starts_without_walking_everything(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    stream = walk(str(tmp_path))
+    assert next(stream).path.endswith("a/1.jpg")
+    (tmp_path / "b" / "2.jpg").unlink()
+    assert list(stream) == []
+
+
+def test_named_files_are_tried_whatever_they_are_called(tmp_path: Path) -> None:
+    touch(tmp_path, "photo")
+    paths = [str(tmp_path / "photo"), str(tmp_path / "missing.jpg")]
+    assert [item.path for item in expand(paths)] == paths
+
+
+def test_a_glob_that_the_shell_left_alone_is_resolved_in_order(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a.jpg", "c.png", "sub/d.jpg")
+    assert [item.path for item in expand([f"{tmp_path}/*.jpg"])] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
+    assert [item.path for item in expand([f"{tmp_path}/**/*.jpg"])][-1] == f"{tmp_path}/sub/d.jpg"
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
+    touch(tmp_path, "a[1].jpg", "a1.jpg")
+    assert [item.path for item in expand([f"{tmp_path}/a[1].jpg"])] == [f"{tmp_path}/a[1].jpg"]
+
+
+def test_a_glob_without_a_match_is_an_input_that_will_not_be_found(tmp_path: Path) -> None:
+    assert [item.path for item in expand([f"{tmp_path}/*.jpg"])] == [f"{tmp_path}/*.jpg"]
+
+
+def test_addresses_and_standard_input_pass_through() -> None:
+    assert [item.path for item in expand(["https://example.org/*.jpg", "-"])] == ["https://example.org/*.jpg", "-"]
+    assert next(iter(expand(["-"]))).is_stdin
+
+
+def test_a_dash_in_a_list_is_a_file() -> None:
+    (item,) = named(["-"])
+    assert not item.is_stdin
+
+
+@pytest.mark.parametrize(
+    ("content", "null", "expected"),
+    [
+        (b"a\nb\n", False, ["a", "b"]),
+        (b"a\r\nb\r\n", False, ["a", "b"]),
+        (b"\xef\xbb\xbfa\n\n\nb", False, ["a", "b"]),
+        (b"a\n b \n", False, ["a", " b "]),
+        (b"a\nb\0c\0", True, ["a\nb", "c"]),
+        (b"\xef\xbb\xbfa\r\0", True, ["\ufeffa\r"]),
+        (b"caf\xe9\n", False, [os.fsdecode(b"caf\xe9")]),
+        (b"", False, []),
+        (b"\n\n", False, []),
+        (b"\0\0", True, []),
+    ],
+)
+def test_lists_are_read_exactly(content: bytes, null: bool, expected: list[str]) -> None:
+    assert list(read_list(io.BytesIO(content), null=null)) == expected
+
+
+def test_a_list_is_streamed_and_survives_any_cut_between_reads() -> None:
+    class OneByteAtATime(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            return self.read(1)
+
+    assert list(read_list(OneByteAtATime(b"\xef\xbb\xbfab\r\ncd\n"), null=False)) == ["ab", "cd"]

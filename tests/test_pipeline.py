@@ -1,0 +1,136 @@
+import itertools
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from levit_cli.errors import InputError
+from levit_cli.inputs import Input
+from levit_cli.pipeline import Prediction, Stats, predict
+
+CLASSES = 5
+
+
+def prepare(item: Input) -> NDArray[np.uint8]:
+    """Pixels that carry the number in the path; paths with an x cannot be read."""
+    if "x" in item.path:
+        raise InputError("corrupt", f"bad {item.path}")
+    return np.full((2, 2, 3), int(item.path), np.uint8)
+
+
+def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Class ``number % CLASSES`` wins."""
+    numbers = pixels[:, 0, 0, 0]
+    return np.eye(CLASSES, dtype=np.float32)[numbers % CLASSES] * 3
+
+
+def run(paths: list[str], batch_size: int = 4, workers: int = 3, stats: Stats | None = None) -> list[Prediction]:
+    inputs = [Input(path) for path in paths]
+    return list(predict(inputs, network, prepare, top_k=2, batch_size=batch_size, workers=workers, stats=stats))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_one_prediction_for_each_input_in_order_errors_included(batch_size: int, workers: int) -> None:
+    paths = [f"{number}x" if number % 5 == 0 else str(number) for number in range(60)]
+    predictions = run(paths, batch_size, workers)
+    assert [prediction.path for prediction in predictions] == paths
+    for prediction in predictions:
+        if "x" in prediction.path:
+            assert prediction.top == ()
+            assert prediction.error is not None
+            assert prediction.error.message == f"bad {prediction.path}"
+        else:
+            assert prediction.top[0].class_index == int(prediction.path) % CLASSES
+
+
+def test_probabilities_are_the_softmax_over_all_classes() -> None:
+    (prediction,) = run(["3"])
+    likely = np.exp(3) / (np.exp(3) + CLASSES - 1)
+    assert prediction.top[0] == (3, pytest.approx(likely))
+    assert prediction.top[1] == (0, pytest.approx((1 - likely) / (CLASSES - 1)))  # of equals the lowest index
+
+
+def test_more_classes_wanted_than_there_are() -> None:
+    (prediction,) = predict([Input("1")], network, prepare, top_k=99, batch_size=1, workers=1)
+    assert len(prediction.top) == CLASSES
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_an_error_of_that_picture_only(bad: float) -> None:
+    def broken(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits = network(pixels)
+        logits[pixels[:, 0, 0, 0] == 1] = bad
+        return logits
+
+    predictions = list(predict(map(Input, "012"), broken, prepare, top_k=1, batch_size=3, workers=1))
+    assert [prediction.error.kind if prediction.error else "ok" for prediction in predictions] == [
+        "ok",
+        "non_finite",
+        "ok",
+    ]
+
+
+def test_an_input_that_came_with_an_error_is_not_tried() -> None:
+    error = InputError("permission", "shut")
+    (prediction,) = predict([Input("7", error)], network, prepare, top_k=1, batch_size=1, workers=1)
+    assert prediction.error is error
+
+
+def test_memory_is_bounded_by_workers_and_batch_not_by_the_list() -> None:
+    asked: list[int] = []
+
+    def endless() -> Iterator[Input]:
+        for number in itertools.count():
+            asked.append(number)
+            yield Input(str(number % 250))
+
+    stream = predict(endless(), network, prepare, top_k=1, batch_size=4, workers=2)
+    for _ in range(20):
+        next(stream)
+    stream.close()  # type: ignore[attr-defined]  # a generator
+    assert len(asked) <= 20 + 2 * (4 + 2 * 4) + 2
+
+
+def test_a_slow_list_does_not_hold_back_what_is_ready() -> None:
+    answered = threading.Event()
+
+    def slow() -> Iterator[Input]:
+        yield Input("1")
+        assert answered.wait(timeout=30), "the first answer waits for a second input"
+        yield Input("2")
+
+    stream = predict(slow(), network, prepare, top_k=1, batch_size=16, workers=1)
+    assert next(stream).path == "1"
+    answered.set()
+    assert next(stream).path == "2"
+
+
+def test_what_the_list_raises_reaches_the_reader_behind_the_finished_pictures() -> None:
+    def failing() -> Iterator[Input]:
+        yield Input("1")
+        raise OSError("the list broke")
+
+    stream = predict(failing(), network, prepare, top_k=1, batch_size=1, workers=1)
+    assert next(stream).path == "1"
+    with pytest.raises(OSError, match="the list broke"):
+        next(stream)
+
+
+def test_a_bug_in_preparing_is_not_taken_for_a_bad_picture() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        run(["not a number"])
+
+
+def test_no_input_no_output() -> None:
+    assert run([]) == []
+
+
+def test_stats_count_pictures_failures_and_batches() -> None:
+    stats = Stats()
+    run(["1", "2", "x", "3"], batch_size=1, stats=stats)
+    assert (stats.pictures, stats.failed, stats.batches) == (4, 1, 3)
+    assert stats.network_s > 0
+    assert stats.prepare_s > 0
