@@ -7,16 +7,13 @@ real one, what is kept in LFS comes from another origin, the storage, to which n
 import hashlib
 import json
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
-
-from typing_extensions import Self
 
 IN_LFS = (".safetensors", ".bin")
 LISTING = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([^/]+)")
@@ -86,7 +83,7 @@ class _Listener(ThreadingHTTPServer):
 
 
 class Server:
-    """Answers on a free port while its ``with`` block lasts.
+    """Answers on a free port from ``start`` to ``stop``.
 
     Attributes:
         stalling: set when an answer begins to stall.
@@ -104,13 +101,10 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._listener.server_port}"
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
         self.released.set()
         self._listener.shutdown()
         self._listener.server_close()
@@ -123,6 +117,18 @@ class Server:
 
     def answer(self, exchange: Exchange, path: str) -> None:
         raise NotImplementedError
+
+
+AnyServer = TypeVar("AnyServer", bound=Server)
+
+
+@contextmanager
+def running(server: AnyServer) -> Iterator[AnyServer]:
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 class FakeSite(Server):
@@ -182,15 +188,13 @@ class FakeHub(Server):
         self.repositories: dict[str, Repository] = {}
         self.storage = _Storage(self)
 
-    def __enter__(self) -> Self:
-        self.storage.__enter__()
-        return super().__enter__()
+    def start(self) -> None:
+        super().start()
+        self.storage.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, traceback)
-        self.storage.__exit__(kind, error, traceback)
+    def stop(self) -> None:
+        super().stop()
+        self.storage.stop()
 
     def reset(self) -> None:
         super().reset()
@@ -333,4 +337,4 @@ def _send_body(exchange: Exchange, repository: Repository, file: str, content: b
 def wait_until(event: Event, seconds: float = 30) -> None:
     """For what a server does in its own time."""
     if not event.wait(seconds):
-        raise TimeoutError(f"nothing of it after {seconds} s, at {time.ctime()}")
+        raise TimeoutError(f"it did not happen in {seconds} s")

@@ -13,7 +13,7 @@ from levit_cli.checkpoints import address
 from levit_cli.checkpoints.files import write_safetensors
 from levit_cli.checkpoints.saving import to_dialect
 from levit_cli.errors import LevitError, OutputError, RefusedError, UnreachableError
-from tests.fake_hub import Exchange, FakeSite, flip
+from tests.fake_hub import Exchange, FakeSite, flip, running
 from tests.random_weights import TINY, random_state
 
 CONTENT = b"\x80 as good as weights"
@@ -23,7 +23,7 @@ NAME = f"LeViT-tiny-{SHA256[:8]}.pth"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FakeSite]:
-    with FakeSite() as site:
+    with running(FakeSite()) as site:
         yield site
 
 

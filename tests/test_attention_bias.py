@@ -29,9 +29,7 @@ def test_it_is_the_numbering_by_first_appearance_on_a_square(side: int) -> None:
     numbers: dict[Grid, int] = {}
     for one, other in product(points, points):  # as Meta's constructor walks
         numbers.setdefault((abs(one[0] - other[0]), abs(one[1] - other[1])), len(numbers))
-    expected = [
-        [numbers[abs(one[0] - other[0]), abs(one[1] - other[1])] for other in points] for one in points
-    ]
+    expected = [[numbers[abs(one[0] - other[0]), abs(one[1] - other[1])] for other in points] for one in points]
     assert bias_index((side, side)).tolist() == expected
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from levit_cli import web
-from tests.fake_hub import Exchange, FakeSite
+from tests.fake_hub import Exchange, FakeSite, running
 
 BODY = bytes(range(256)) * 100
 SOON_S = 0.3  # what the tests give a server that will not do
@@ -17,7 +17,7 @@ Page = Callable[[Exchange], None]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FakeSite]:
-    with FakeSite() as site:
+    with running(FakeSite()) as site:
         yield site
 
 

@@ -44,8 +44,10 @@ JPEG_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_BARE = (0x01, 0xD8, 0xD9)  # markers without a length and content
 JPEG_END, JPEG_SCAN, JPEG_EXIF = 0xD9, 0xDA, 0xE1
+END_MARKER = bytes((0xFF, JPEG_END))
 JPEG_NOTES = frozenset(range(0xE0, 0xF0)) - {0xEE} | {0xFE}  # 0xEE is Adobe's, which tells the colour space
 BULKY_BYTES = 8 << 20
+MAX_READ_BYTES = 1 << 29  # of a picture that is broken, to see how
 TIFF_BITS, TIFF_STRIPS, TIFF_TILES = 258, (273, 279), (324, 325)  # (offsets, byte counts)
 
 EXIF_ORIENTATION = 0x0112
@@ -79,14 +81,12 @@ _REFUSED: InputErrorKind = "format_not_allowed"
 _NO_IMAGE: InputErrorKind = "not_an_image"
 _BROKEN: InputErrorKind = "corrupt"  # one of ours by its first bytes, unreadable all the same
 SIGNATURES = (
-    Signature(0, b"\xff\xd8", "a JPEG", _BROKEN),
-    Signature(0, b"\x89PNG", "a PNG", _BROKEN),
-    Signature(0, b"GIF8", "a GIF", _BROKEN),
+    Signature(0, JPEG, "a JPEG", _BROKEN),
+    Signature(0, PNG, "a PNG", _BROKEN),
+    Signature(0, GIF, "a GIF", _BROKEN),
     Signature(8, b"WEBP", "a WebP", _BROKEN),
-    Signature(0, b"BM", "a BMP", _BROKEN),
-    Signature(0, b"II*\0", "a TIFF", _BROKEN),
-    Signature(0, b"MM\0*", "a TIFF", _BROKEN),
-    Signature(0, b"II+\0", "a BigTIFF", _BROKEN),
+    Signature(0, BMP, "a BMP", _BROKEN),
+    *(Signature(0, magic, "a TIFF", _BROKEN) for magic in TIFFS),
     Signature(0, b"%PDF", "a PDF", _REFUSED),
     Signature(0, b"%!PS", "PostScript", _REFUSED),
     Signature(0, b"\xc5\xd0\xd3\xc6", "PostScript (EPS)", _REFUSED),
@@ -96,9 +96,7 @@ SIGNATURES = (
     Signature(0, b"\xff\x4f\xff\x51", "JPEG 2000", _REFUSED),
     Signature(0, b"\0\0\0\x0cJXL ", "JPEG XL", _REFUSED),
     Signature(0, b"\xff\x0a", "JPEG XL", _REFUSED),
-    Signature(0, b"P4\n", "a portable bitmap (PBM)", _REFUSED),
-    Signature(0, b"P5\n", "a portable graymap (PGM)", _REFUSED),
-    Signature(0, b"P6\n", "a portable pixmap (PPM)", _REFUSED),
+    *(Signature(0, b"P%d\n" % kind, "a portable bitmap, graymap or pixmap (PNM)", _REFUSED) for kind in range(1, 7)),
     Signature(4, b"ftyp", "HEIF, AVIF or a film", _REFUSED),
     Signature(0, b"<svg", "SVG", _REFUSED),
     Signature(0, b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the picture", _NO_IMAGE),
@@ -120,10 +118,11 @@ def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -
         InputError: whatever is wrong with the picture.
     """
     file = BytesIO(source) if isinstance(source, bytes) else source
-    if not file.read(1):
+    head = file.read(SNIFFED_BYTES)
+    if not head:
         raise InputError("empty_file", "the file is empty (0 bytes)")
     try:
-        return _decode_or_look_again(file, shrink_to)
+        return _decode_or_look_again(file, head, shrink_to)
     except InputError:
         raise
     except MemoryError:
@@ -131,30 +130,33 @@ def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -
     except Image.DecompressionBombError as error:
         raise InputError("too_large", f"{str(error).partition(' exceeds')[0]}; {LIMITS}") from None
     except UnidentifiedImageError:
-        raise _unidentified(_whole(file)) from None
+        raise _unidentified(head, file) from None
     except Exception as error:  # decoders raise struct.error, SyntaxError, UnicodeDecodeError and more
-        raise _broken(str(error) or type(error).__name__, _whole(file)) from error
+        raise _broken(str(error) or type(error).__name__, file) from error
 
 
-def _decode_or_look_again(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Picture:
+def _decode_or_look_again(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> Picture:
     try:
-        return _decode(_without_bulk(file), shrink_to)
+        return _decode(_without_bulk(file, head), shrink_to)
     except (InputError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception:
-        picture = _look_again(_whole(file), shrink_to)
+        picture = _look_again(file, head, shrink_to)
         if picture is None:
             raise
         return picture
 
 
-def _look_again(data: bytes, shrink_to: tuple[int, int] | None) -> Picture | None:
+def _look_again(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> Picture | None:
     """The picture where nothing of it is missing and only what surrounds it is broken."""
-    if data.startswith(PNG):
-        return _decode(BytesIO(_png_without_notes(data)), shrink_to)
-    if data.startswith(JPEG):
-        data = _jpeg_without_notes(data)
-        return _jpeg_without_end(data, shrink_to) if _jpeg_is_cut_short(data) else _decode(BytesIO(data), shrink_to)
+    if head.startswith(PNG):
+        return _decode(BytesIO(_png_without_notes(_whole(file))), shrink_to)
+    if head.startswith(JPEG):
+        data = _jpeg_without_notes(_whole(file))
+        versions = _jpeg_with_ends(data) if _jpeg_is_cut_short(data) else [data]
+        pictures = (_decode(BytesIO(version), shrink_to) for version in versions)
+        first = next(pictures, None)
+        return first if all(other == first for other in pictures) else None
     return None
 
 
@@ -164,12 +166,14 @@ def _decode(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Picture:
     if shrink_to:
         image.draft("RGB", shrink_to)
     image.load()
+    if image.format in ("JPEG", "MPO") and not _jpeg_has_end(file):
+        raise OSError("image file is truncated: it has no end marker")
     return to_rgb(_upright(image))
 
 
 def _whole(file: BinaryIO) -> bytes:
     file.seek(0)
-    return file.read()
+    return file.read(MAX_READ_BYTES)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -237,13 +241,16 @@ def _lab_to_rgb(image: Picture) -> Picture:
     return converted
 
 
-def _without_bulk(file: BinaryIO) -> BinaryIO:
+def _without_bulk(file: BinaryIO, head: bytes) -> BinaryIO:
     """The file, or a large JPEG without its notes: Pillow joins EXIF blocks in quadratic time."""
-    file.seek(0)
-    is_jpeg = file.read(len(JPEG)) == JPEG
-    if is_jpeg and file.seek(0, SEEK_END) > BULKY_BYTES:
+    if head.startswith(JPEG) and file.seek(0, SEEK_END) > BULKY_BYTES:
         return BytesIO(_jpeg_without_notes(_whole(file)))
     return file
+
+
+def _jpeg_has_end(file: BinaryIO) -> bool:
+    file.seek(-len(END_MARKER), SEEK_END)
+    return file.read() == END_MARKER or not _jpeg_is_cut_short(_whole(file))
 
 
 def _png_without_notes(data: bytes) -> bytes:
@@ -292,21 +299,18 @@ def _jpeg_without_notes(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _jpeg_without_end(data: bytes, shrink_to: tuple[int, int] | None) -> Picture | None:
-    """The picture of a JPEG that lacks its end marker and nothing else.
+def _jpeg_with_ends(data: bytes) -> list[bytes]:
+    """Versions of a JPEG without end marker that show the same picture if nothing but the marker is missing.
 
     Decoders skip what lies between complete data and the end marker, but draw what they find in place of missing data.
-    So of two pictures, made with opposite bits put there, either both are right or they differ.
     """
     if not _jpeg_scans_are_complete(data) or data.endswith(bytes(2)):  # zeros: a download whose rest never came
-        return None
+        return []
+    filling = bytes(range(255)) * 16  # no marker; more than any block of coefficients takes
     restarts = len(JPEG_RESTART.findall(data, data.rfind(bytes((0xFF, JPEG_SCAN)))))
     restart = bytes((0xFF, 0xD0 + restarts % 8))  # the next one, or a cut in front of it would be skipped to the end
-    first, second = (
-        _decode(BytesIO(data.rstrip(b"\xff") + bits + restart + bits + bytes((0xFF, JPEG_END))), shrink_to)
-        for bits in (b"\x55" * 16, b"\xaa" * 16)
-    )
-    return first if first.tobytes() == second.tobytes() else None
+    fillers = (filling, filling[::-1], filling[85:])
+    return [data.rstrip(b"\xff") + filler + restart + filler + END_MARKER for filler in fillers]
 
 
 def _jpeg_scans_are_complete(data: bytes) -> bool:
@@ -321,8 +325,7 @@ def _jpeg_scans_are_complete(data: bytes) -> bool:
     return not missing
 
 
-def _unidentified(data: bytes) -> InputError:
-    head = data[:SNIFFED_BYTES]
+def _unidentified(head: bytes, file: BinaryIO) -> InputError:
     lowered = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for offset, magic, looks_like, kind in SIGNATURES:
         at_start = head if offset else (head if head.startswith(magic) else lowered)
@@ -330,7 +333,7 @@ def _unidentified(data: bytes) -> InputError:
             if kind != _BROKEN:
                 return InputError(kind, f"this is {looks_like}")
             if len(head) < SHORTEST_TEXT or not _is_text(head):  # "BMW" is no bitmap
-                return _broken(f"begins like {looks_like} but cannot be read", data)
+                return _broken(f"begins like {looks_like} but cannot be read", file)
     if _is_beginning(head):
         return InputError("truncated", f"only the first {len(head)} bytes of a picture")
     if b"<svg" in lowered:
@@ -349,8 +352,8 @@ def _is_text(head: bytes) -> bool:
     return all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
 
 
-def _broken(message: str, data: bytes) -> InputError:
-    if "truncated" in message.lower() or _is_cut_short(data):
+def _broken(message: str, file: BinaryIO) -> InputError:
+    if "truncated" in message.lower() or _is_cut_short(_whole(file)):
         return InputError("truncated", message)
     return InputError("corrupt", message)
 

@@ -1,15 +1,17 @@
 """From an RGB picture to the pixels that a network sees: resize by a recipe, but only what its crop keeps.
 
-Pillow resizes in two passes, across and then down, and rounds to whole levels after each. Doing the passes one by one
-on the region that ends inside the crop gives the reference's pixels (resize all, then crop) within a level or two,
-for less work, and makes a 1 x 60000 picture harmless. One call with ``box=`` would let Pillow choose the order of the
-passes by the size of the output, and then differs by up to 13 levels.
+Pillow resizes in two passes, across and down, and rounds to whole levels after each. Doing the passes one by one on
+the region that ends inside the crop gives the reference's pixels (resize all, then crop) within a level or two, for
+less work, and makes a 1 x 60000 picture harmless. One call with ``box=`` would let Pillow choose the order of the
+passes by the size of the output, and then differs by up to 13 levels; so the order is chosen here, as Pillow chooses
+it for the whole picture.
 """
 
 from math import ceil, floor
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Image as Picture
@@ -17,34 +19,50 @@ from PIL.Image import Image as Picture
 from levit_cli.recipes import Recipe
 
 WIDEST_FILTER = 3.0  # source pixels to each side that Pillow's widest filter (Lanczos) reads, at a scale of one
+ORDERS_PASSES = int(PIL.__version__.partition(".")[0]) >= 13  # Pillows before it always go across first
+ACROSS, DOWN = 0, 1
+
+
+class Span(NamedTuple):
+    """Where the crop lies on one axis of the source, and the whole pixels that the filter reads for it."""
+
+    first: float
+    last: float
+    first_tap: int
+    last_tap: int
 
 
 def preprocess(image: Picture, recipe: Recipe) -> NDArray[np.uint8]:
     """(height, width, 3) bytes of the recipe's crop from an RGB picture."""
-    width, height = recipe.resized_size(*image.size)
-    crop_height, crop_width = recipe.crop_size
-    left, top = recipe.crop_offset(width, crop_width), recipe.crop_offset(height, crop_height)
+    resized = recipe.resized_size(*image.size)
+    crop = recipe.crop_size[::-1]
     resample = Image.Resampling[recipe.filter.upper()]
-    first_row, last_row = _source_span(image.height, height, top, crop_height)
-    rows = _taps(first_row, last_row, image.height, height)
-    image = _resize_across(image.crop((0, rows[0], image.width, rows[1])), width, left, crop_width, resample)
-    image = image.resize(
-        (crop_width, crop_height), resample, box=(0, first_row - rows[0], crop_width, last_row - rows[0])
+    across, down = (
+        _span(source, length, recipe.crop_offset(length, side), side)
+        for source, length, side in zip(image.size, resized, crop, strict=True)
     )
+    order = (DOWN, ACROSS) if _goes_down_first(image.size, resized) else (ACROSS, DOWN)
+    image = image.crop((across.first_tap, down.first_tap, across.last_tap, down.last_tap))
+    for axis in order:
+        image = _resize_axis(image, axis, crop[axis], (across, down)[axis], resample)
     return np.asarray(image)
 
 
-def _resize_across(image: Picture, width: int, left: int, crop_width: int, resample: Any) -> Picture:
-    first, last = _source_span(image.width, width, left, crop_width)
-    return image.resize((crop_width, image.height), resample, box=(first, 0, last, image.height))
+def _goes_down_first(source: tuple[int, int], resized: tuple[int, int]) -> bool:
+    """Whether Pillow would resize the whole picture down first: where much more of its height goes than of its width."""
+    lost_width, lost_height = (before - after for before, after in zip(source, resized, strict=True))
+    return ORDERS_PASSES and lost_height > max(2 * lost_width, 0)
 
 
-def _source_span(source: int, resized: int, start: int, length: int) -> tuple[float, float]:
-    """Where the crop [start, start + length) of the resized axis lies on the source axis."""
-    return start * source / resized, (start + length) * source / resized
-
-
-def _taps(first: float, last: float, source: int, resized: int) -> tuple[int, int]:
-    """The whole source rows that the filter may read for a span."""
+def _span(source: int, resized: int, start: int, length: int) -> Span:
+    """The crop [start, start + length) of a resized axis on its source."""
+    first, last = start * source / resized, (start + length) * source / resized
     reach = WIDEST_FILTER * max(source / resized, 1.0) + 1
-    return max(floor(first - reach), 0), min(ceil(last + reach), source)
+    return Span(first, last, max(floor(first - reach), 0), min(ceil(last + reach), source))
+
+
+def _resize_axis(image: Picture, axis: int, length: int, span: Span, resample: Image.Resampling) -> Picture:
+    size, box = [*image.size], [0.0, 0.0, *image.size]
+    size[axis] = length
+    box[axis], box[axis + 2] = span.first - span.first_tap, span.last - span.first_tap
+    return image.resize((size[0], size[1]), resample, box=(box[0], box[1], box[2], box[3]))

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from levit_cli.atomic import replace_text
 from levit_cli.checkpoints.files import WEIGHT_FILES, sha256_of, shards
 from levit_cli.checkpoints.metadata import CONFIG, PREPROCESSOR
-from levit_cli.errors import LevitError, OutputError, RefusedError, UnreachableError
+from levit_cli.errors import LevitError, OutputError, RefusedError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -92,9 +93,7 @@ def fetch(hub_id: HubId, warn: Warn, *, offline: bool = False) -> Path:
         RefusedError: no weights in the repository, or bytes that are not the hub's.
         OutputError: the cache cannot be written.
     """
-    _settle_client()
-    from huggingface_hub import constants
-
+    constants = _client_constants()
     if offline or constants.HF_HUB_OFFLINE:
         folder = _cached(hub_id)
         if folder is None:
@@ -110,13 +109,19 @@ def fetch(hub_id: HubId, warn: Warn, *, offline: bool = False) -> Path:
         return folder
 
 
-def _settle_client() -> None:
-    """Settings that the hub's client reads when it is first imported.
+def _client_constants() -> ModuleType:
+    """What the hub's client makes of the environment, which it reads once, at its import.
 
     Its telemetry is a request of its own before ours. Its patience of 10 s is for each address that a name stands for.
     """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(ANSWER_TIMEOUT_S))
+    try:
+        from huggingface_hub import constants
+    except ValueError as error:
+        what = "huggingface_hub cannot read a variable of the environment"
+        raise UsageError(what, why=_reason(error), hint="look at those that begin with HF_") from error
+    return constants
 
 
 def _list(hub_id: HubId) -> _Listing:
@@ -246,8 +251,8 @@ def _failure(hub_id: HubId, name: str, error: Exception) -> LevitError:
 def _remember(folder: Path, revision: str) -> None:
     """Tell the cache which commit the revision is. Last of all, so that what it names is always complete."""
     ref = folder.parent.parent / "refs" / revision
-    with suppress(OSError, ValueError, OutputError):  # a cache that cannot be written serves all the same
-        if revision != folder.name and not (ref.is_file() and ref.read_text() == folder.name):
+    with suppress(OSError, OutputError):  # a cache that cannot be written serves all the same
+        if revision != folder.name and not (ref.is_file() and ref.read_bytes() == folder.name.encode()):
             ref.parent.mkdir(parents=True, exist_ok=True)
             replace_text(ref, folder.name)
 

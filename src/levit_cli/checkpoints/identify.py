@@ -122,7 +122,7 @@ class _Inference:
             num_heads=tuple(num_heads),
             depths=tuple(depths),
             num_classes=self.size(list(names.HEADS.values()), names.HEAD_LINEAR),
-            image_size=image_size or _square_image(self.size(stages[0], names.BIASES, axis=1)),
+            image_size=image_size or _square_image(self._first_tokens(depths)),
             distilled=any(self._under(names.HEADS["head_dist"])),
         )
 
@@ -133,6 +133,10 @@ class _Inference:
         if not votes:
             raise KeyError((places[0] / child).of(self.dialect) if places else "the blocks of a stage")
         return votes.most_common(1)[0][0]
+
+    def _first_tokens(self, depths: Sequence[int]) -> int:
+        """Tokens of the first stage, for which the shrink block behind it has a table too."""
+        return self.size([*_attentions(depths, 0), names.shrink_names(depths, 1)[0]], names.BIASES, axis=1)
 
     def _under(self, place: Names) -> Iterator[str]:
         """The keys at a place or below it."""

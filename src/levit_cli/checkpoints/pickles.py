@@ -8,6 +8,7 @@ import pickletools
 import re
 import zipfile
 import zlib
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +26,6 @@ HARMLESS = re.compile(
     r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_\w+|torch\.nn\.parameter\.Parameter"
 )
 GLOBAL_NAME = re.compile(r"[\w.]+")
-BUILTINS_OF_PYTHON_2 = "__builtin__"  # what torch's pickles, of protocol 2, call them
 
 
 def require_plain_archive(path: Path) -> None:
@@ -101,4 +101,6 @@ def _globals_of_one(stream: BinaryIO) -> Iterator[str]:
 
 def _global(module: str = "", name: str = "") -> Iterator[str]:
     if GLOBAL_NAME.fullmatch(module) and GLOBAL_NAME.fullmatch(name):
-        yield f"{'builtins' if module == BUILTINS_OF_PYTHON_2 else module}.{name}"
+        # torch's pickles are of protocol 2, which goes by the names of Python 2: __builtin__.eval
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        yield f"{module}.{name}"
