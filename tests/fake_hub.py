@@ -21,6 +21,8 @@ FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 STORED = re.compile(r"/storage/([^/]+/[^/]+)/([0-9a-f]+)/(.+)")
 DRIP_S = 0.05
 
+Headers = Mapping[str, str | int]
+NO_HEADERS: Headers = {}
 Fault = Literal["flip", "flip once", "cut", "stall"]
 
 
@@ -44,19 +46,19 @@ class Exchange(BaseHTTPRequestHandler):
         self.server.owner.requests.append(Request(self.command, path, headers))
         self.server.owner.answer(self, path)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - http.server's name
 
     def log_message(self, *arguments: Any) -> None:
         pass
 
-    def head(self, status: int, headers: Mapping[str, str | int]) -> None:
+    def head(self, status: int, headers: Headers) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, str(value))
         self.end_headers()
 
-    def reply(self, status: int, body: bytes = b"", headers: Mapping[str, str | int] | None = None) -> None:
-        self.head(status, {"Content-Length": len(body), **(headers or {})})
+    def reply(self, status: int, body: bytes = b"", headers: Headers = NO_HEADERS) -> None:
+        self.head(status, {"Content-Length": len(body), **headers})
         if self.command == "GET":
             self.wfile.write(body)
 
@@ -136,7 +138,7 @@ class FakeSite(Server):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pages: dict[str, Callable[[Exchange], None]] = {}
+        self.pages: dict[str, Callable[[Exchange], object]] = {}
 
     def reset(self) -> None:
         super().reset()
@@ -234,7 +236,7 @@ class FakeHub(Server):
 
     def _file(self, exchange: Exchange, name: str, revision: str, file: str) -> None:
         repository = self.repositories.get(name)
-        refusal = _refusal(repository, revision) or (repository and repository.file_answer)
+        refusal = _refusal(repository, revision) or (repository.file_answer if repository else None)
         if refusal or repository is None:
             _refuse(exchange, refusal)
             return
@@ -244,8 +246,9 @@ class FakeHub(Server):
             _refuse(exchange, (404, "EntryNotFound"))
         elif file.endswith(IN_LFS):
             sha256 = hashlib.sha256(content).hexdigest()
-            linked = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": len(content)}
-            exchange.reply(302, headers={"Location": f"{self.storage.url}/storage/{name}/{sha256}/{file}", **linked})
+            linked: Headers = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": len(content)}
+            location = f"{self.storage.url}/storage/{name}/{sha256}/{file}"
+            exchange.reply(302, headers={"Location": location, **linked})
         else:
             tags = {"X-Repo-Commit": commit, "ETag": f'"{git_hash(content)}"', "Accept-Ranges": "bytes"}
             _send(exchange, repository, file, content, tags)
@@ -311,9 +314,7 @@ def flip(content: bytes) -> bytes:
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-def _send(
-    exchange: Exchange, repository: Repository, file: str, content: bytes, headers: Mapping[str, str | int]
-) -> None:
+def _send(exchange: Exchange, repository: Repository, file: str, content: bytes, headers: Headers) -> None:
     """A file from where the client wants it on, with what is to happen to it on its way."""
     match = re.fullmatch(r"bytes=(\d+)-", exchange.headers.get("Range", ""))
     start = int(match[1]) if match else 0

@@ -258,16 +258,13 @@ def test_nothing_at_all_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_one_number_that_is_none_is_found_in_any_tensor(dialect: Dialect, value: float) -> None:
-    arrays = arrays_of(dialect)
+def test_one_number_that_is_none_is_found_in_any_tensor(value: float) -> None:
+    arrays = arrays_of("fb")
     for tensor in tensors(TINY):
         if tensor.kind != "counter":
-            spoilt = arrays[tensor.names.of(dialect)].copy()
+            spoilt = arrays[tensor.names.fb].copy()
             spoilt.flat[-1] = value
-            assert f"holds NaN or infinity · in {tensor.names.ours}" in refusal(
-                arrays | {tensor.names.of(dialect): spoilt}
-            )
+            assert f"holds NaN or infinity · in {tensor.names.ours}" in refusal(arrays | {tensor.names.fb: spoilt})
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, -1e-9, -3.0])

@@ -12,7 +12,7 @@ from tests.fake_hub import Exchange, FakeSite, running
 
 BODY = bytes(range(256)) * 100
 SOON_S = 0.3  # what the tests give a server that will not do
-Page = Callable[[Exchange], None]
+Page = Callable[[Exchange], object]
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +172,11 @@ def test_an_error_status_is_named(site: FakeSite, status: int, message: str) -> 
 
 
 def test_what_a_server_writes_cannot_colour_the_terminal(site: FakeSite) -> None:
-    page = show(site, lambda exchange: exchange.send_response(404, "\x1b[31mred\x1b[0m") or exchange.end_headers())
-    assert refused(page) == "the server answered 404  [31mred [0m"
+    def page(exchange: Exchange) -> None:
+        exchange.send_response(404, "\x1b[31mred\x1b[0m")
+        exchange.end_headers()
+
+    assert refused(show(site, page)) == "the server answered 404  [31mred [0m"
 
 
 def test_a_redirect_is_followed(site: FakeSite) -> None:

@@ -61,3 +61,12 @@ def test_version_and_help_say_what_they_should() -> None:
     assert levit().returncode == 2  # no command: help, and a usage error
     module = subprocess.run([sys.executable, "-m", "levit_cli", "--version"], capture_output=True, check=True)
     assert module.stdout == levit("--version").stdout
+
+
+def test_nothing_is_written_to_the_home_folder_and_no_library_reports(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path / "in", 1)
+    home = tmp_path / "home"
+    home.mkdir()
+    done = levit("predict", "-m", tiny_folder, path, "-q", env=environment(HOME=str(home), CI=""))
+    assert done.returncode == 0
+    assert list(home.rglob("*")) == []

@@ -24,6 +24,7 @@ FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bic
 HF_PROCESSOR = "LevitImageProcessor"
 HF_MARGIN = 256 / 224  # by which it multiplies its size
 TIMM_CROP = 0.9  # timm's crop_pct for LeViT
+NAME_ONE = "name a recipe with --recipe"
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,12 @@ def _recipe_from_hf(preprocessor: Mapping[str, Any]) -> Recipe:
             return recipe
     for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if not preprocessor.get(step, True):
-            raise RefusedError(f"preprocessor_config.json has {step} switched off", hint="name a recipe with --recipe")
+            raise RefusedError(f"preprocessor_config.json has {step} switched off", hint=NAME_ONE)
     if round(255 * preprocessor.get("rescale_factor", 1 / 255), 3) != 1:
-        raise RefusedError("preprocessor_config.json scales bytes by another factor than 1/255")
+        raise RefusedError("preprocessor_config.json scales by another factor than 1/255", hint=NAME_ONE)
     size = preprocessor.get("size", 224)
     if isinstance(size, Mapping) and "shortest_edge" not in size:
-        raise RefusedError("preprocessor_config.json stretches pictures", hint="name a recipe with --recipe")
+        raise RefusedError("preprocessor_config.json stretches pictures", hint=NAME_ONE)
     # Before there was a crop_size, the size was both; since then, what is not given is 224.
     edge, implied_crop = (size["shortest_edge"], 224) if isinstance(size, Mapping) else (size, size)
     edge = int(HF_MARGIN * edge)
@@ -166,7 +167,7 @@ def _recipe_from_timm(trained: Mapping[str, Any]) -> Recipe:
         if _timm_preprocessing(recipe).items() <= trained.items():  # else somebody has edited the rest since
             return recipe
     if trained.get("crop_mode", "center") != "center":
-        raise RefusedError(f"timm's crop mode {trained['crop_mode']} is not known", hint="name a recipe with --recipe")
+        raise RefusedError(f"timm's crop mode {trained['crop_mode']} is not known", hint=NAME_ONE)
     height, width = _pair(trained["input_size"][1:])
     kept = float(trained.get("crop_pct", TIMM_CROP))
     recipe = Recipe(

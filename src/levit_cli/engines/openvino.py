@@ -1,11 +1,17 @@
 """The engine for CPUs: the inference form as an OpenVINO graph, built from opset calls. Needs no torch."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
+
+# Importing openvino would report just that to its makers, and leave an id in the home folder. Without the package that
+# does it, openvino's own stub takes its place.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino as ov
 from openvino import opset15 as opset
 
 from levit_cli import fused
