@@ -20,8 +20,12 @@ def shared(name: str) -> Path:
     return path
 
 
-def photos(archive: Path, count: int) -> Iterator[Image.Image]:
-    """``count`` RGB photos, spread evenly over a tar of JPEGs, read in place."""
+def shared_photos(name: str, count: int) -> Iterator[Image.Image]:
+    """``count`` RGB photos, spread evenly over a shared tar of JPEGs, read in place."""
+    return _photos(shared(name), count)
+
+
+def _photos(archive: Path, count: int) -> Iterator[Image.Image]:
     with tarfile.open(archive) as tar:
         members = [member for member in tar if member.name.endswith(".jpg")]
         for member in members[:: max(len(members) // count, 1)][:count]:

@@ -20,7 +20,6 @@ TORCH_ALLOWED = {"model", "engines.torch", "engines.torch_resize", "checkpoints.
 OPTIONAL_HOMES = {
     "openvino": {"engines.openvino"},
     "huggingface_hub": {"checkpoints.hub"},
-    "httpx": {"checkpoints.hub"},
     "safetensors": {"checkpoints.files"},
     "rich": {"table", "progress"},
     "typer": {"cli"},

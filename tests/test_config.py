@@ -8,7 +8,7 @@ import pytest
 
 from levit_cli.checkpoints.names import count_folded_parameters, count_parameters, tensors
 from levit_cli.config import VARIANTS, Grid, LevitConfig, variant_name
-from levit_cli.errors import ExitCode, RefusedError
+from levit_cli.errors import RefusedError
 from levit_cli.fused import fold
 from tests.random_weights import TINY, random_state
 
@@ -103,7 +103,7 @@ def test_the_rest_follows_from_the_widths(variant: str, stem_widths: tuple[int, 
 def test_a_shape_that_no_levit_has_is_refused(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(RefusedError, match=problem) as caught:
         replace(TINY, **changes)
-    assert caught.value.exit_code == ExitCode.REFUSED == 3
+    assert int(caught.value.exit_code) == 3
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

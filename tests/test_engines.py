@@ -69,7 +69,7 @@ def test_a_device_or_a_precision_that_is_not_there_is_refused(demo: Checkpoint) 
 def test_threads_are_the_least_of_affinity_quota_and_wish(
     monkeypatch: pytest.MonkeyPatch, affinity: int, quota: int, asked: int, expected: int
 ) -> None:
-    monkeypatch.setattr(spec.os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(affinity)), raising=False)
     monkeypatch.setattr(spec, "_quota", lambda: quota)
     assert usable_threads(asked) == expected
 
@@ -81,7 +81,7 @@ def test_bf16_gives_the_same_top_1_on_real_photos(demo: Checkpoint) -> None:
     answers = []
     for precision in ("fp32", "bf16"):
         try:
-            engine = make_engine(demo, replace(FP32, precision=precision))  # type: ignore[arg-type]
+            engine = make_engine(demo, replace(FP32, precision=precision))
         except RefusedError:
             pytest.skip("this CPU has no bf16 instructions")
         answers.append(np.concatenate([engine(part) for part in np.array_split(pixels, 20)]).argmax(axis=1))

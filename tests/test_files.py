@@ -246,7 +246,7 @@ def test_an_archive_without_weights_is_refused(tmp_path: Path, content: bytes, r
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning:torch")
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_a_real_torchscript_archive_is_refused(tmp_path: Path) -> None:
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "a.pt")  # type: ignore[no-untyped-call]
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "a.pt")
     assert "it is a TorchScript archive" in refusal(tmp_path / "a.pt")
 
 
@@ -257,6 +257,14 @@ def test_a_pickle_truncated_anywhere_is_refused(tmp_path: Path, in_zip: bool) ->
     for length in range(0, len(whole), len(whole) // 40):
         path.write_bytes(whole[:length])
         refusal(path)
+
+
+def test_a_flipped_bit_in_the_weights_of_a_zip_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", {"a": torch.arange(100.0)})
+    flipped = bytearray(path.read_bytes())
+    flipped[flipped.index(torch.arange(100.0).numpy().tobytes()) + 42] ^= 4
+    path.write_bytes(flipped)
+    assert "data/0 in it does not have its checksum" in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Weights from the hub, by its real client; each time in a process of its own, as it reads its environment at import."""
+"""Weights from the hub, by its real client, which reads its environment at import: each time in a new process."""
 
 import hashlib
 import json
@@ -401,11 +401,16 @@ def test_many_runs_at_once_on_a_cold_cache_all_succeed(machine: Machine, reposit
 def test_a_system_without_symbolic_links_is_served_too(machine: Machine, fake: FakeHub, repository: Repository) -> None:
     no_links = {"HF_HUB_DISABLE_SYMLINKS": "1"}
     machine.load(env=no_links).require()
-    assert not next(machine.repository.glob("snapshots/*/model.safetensors")).is_symlink()
+    config = next(machine.repository.glob("snapshots/*/config.json"))
+    assert not config.is_symlink()
     fake.asked()
     machine.load(env=no_links).require()
     assert fake.asked() == ["GET listing"]
     machine.load(offline=True, env=no_links).require()
+    config.write_bytes(flip(config.read_bytes()))
+    outcome = machine.load(env=no_links)
+    outcome.require()
+    assert outcome.warnings == [f"config.json of {REPO} is damaged; fetching it again"]
 
 
 # A hub that does not answer
@@ -460,7 +465,7 @@ def test_a_hub_that_falls_silent_is_given_up_within_seconds(
     monkeypatch.setattr(fake, "answer", lambda exchange, path: exchange.stall())
     outcome = machine.load()
     require_unreachable(outcome, "does not answer", "Timeout")
-    assert outcome.seconds < hub.ANSWER_TIMEOUT_S + LONG_S
+    assert outcome.seconds < 2 * hub.ANSWER_TIMEOUT_S
 
 
 # A hub that refuses
@@ -513,9 +518,13 @@ def test_the_token_goes_to_the_hub_and_not_to_where_the_hub_sends_us(
     assert not any(TOKEN in str(request.headers) for request in fake.storage.requests)
 
 
-def test_a_token_or_password_that_breaks_the_request_is_not_printed(machine: Machine, nowhere: str) -> None:
-    env = {"HF_TOKEN": f"{TOKEN}\vand more", "HF_ENDPOINT": nowhere.replace("//", f"//me:{TOKEN}@")}
-    outcome = machine.load(env=env)
+def test_a_token_that_no_request_can_carry_is_not_printed(machine: Machine, repository: Repository) -> None:
+    outcome = machine.load(env={"HF_TOKEN": f"{TOKEN}\vand more"})
+    require_unreachable(outcome, "does not answer", "Illegal header value")
+
+
+def test_the_password_in_an_endpoint_is_not_printed(machine: Machine, nowhere: str) -> None:
+    outcome = machine.load(env={"HF_ENDPOINT": nowhere.replace("//", f"//me:{TOKEN}@")})
     require_unreachable(outcome, "does not answer")
 
 
@@ -625,9 +634,9 @@ def test_what_is_killed_on_its_way_is_not_taken_for_whole(
     machine: Machine, repository: Repository, fake: FakeHub
 ) -> None:
     commit = repository.branches["main"]
-    repository.faults = {"model.safetensors": "stall"}
+    repository.faults = {"preprocessor_config.json": "stall"}  # without which the weights would have another recipe
     run = machine.start()
-    wait_until(fake.storage.stalling)
+    wait_until(fake.stalling)
     run.process.kill()
     run.process.communicate()
     for source in (REPO, f"{REPO}@{commit}"):

@@ -17,7 +17,7 @@ from tests.checkpoint_files import arrays_of
 from tests.random_weights import TINY, random_state
 
 PATH = Path("some/model.pth")
-THREE_DEEP = replace(TINY, depths=(3, 3, 3))  # so that two tensors outvote one
+THREE_DEEP = LevitConfig((16, 24), (8, 8), (2, 3), (3, 3), num_classes=7, image_size=(64, 64))  # two outvote one
 Arrays = dict[str, NDArray[Any]]
 
 

@@ -188,7 +188,17 @@ def test_tensors_and_arguments_ask_for_nothing(tmp_path: Path, content: Any, in_
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"c", b"cmodule\n", b"class Weights:\n    pass\n", b"\x80\x04\x93.", b"PK\3\4garbage", bytes(1000)]
+    "content",
+    [
+        b"",
+        b"c",
+        b"cmodule\n",
+        b"class Weights:\n    pass\n",
+        b"\x80\x04\x93.",
+        b"PK\3\4garbage",
+        b"c\\/\nx\n.",
+        bytes(1000),
+    ],
 )
 def test_what_is_no_pickle_asks_for_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)

@@ -61,7 +61,7 @@ def test_opening_leaves_no_descriptor_behind(tmp_path: Path) -> None:
 def test_fast_decoding_lets_the_jpeg_decoder_scale(tmp_path: Path) -> None:
     picture(1600, 1200).save(tmp_path / "large.jpg", quality=95)
     item = Input(str(tmp_path / "large.jpg"))
-    exact, fast = (Reader(RECIPE, decoding)(item).astype(int) for decoding in ("exact", "fast"))  # type: ignore[arg-type]
+    exact, fast = (Reader(RECIPE, decoding)(item).astype(int) for decoding in ("exact", "fast"))
     assert (exact != fast).any(), "the decoder did not scale"
     assert np.abs(exact - fast).mean() < 3
 

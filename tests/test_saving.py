@@ -20,8 +20,6 @@ from levit_cli.labels import Labels
 from tests.checkpoint_files import arrays_of, write_arrays, write_model
 from tests.random_weights import TINY, random_state
 
-ONE_HEAD = replace(TINY, distilled=False)
-CONFIGS = {"two heads": TINY, "one head": ONE_HEAD}
 DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
 CYCLES = [
     (start, *others, start)
@@ -38,8 +36,11 @@ def convert(source: Path, target: Path, dialect: Dialect, dtype: Dtype | None = 
 # --- there and back
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize(
+    ("suffix", "config"),
+    [(".pth", TINY), (".safetensors", replace(TINY, distilled=False))],
+    ids=["two heads in a pickle", "one head in safetensors"],
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cycle", CYCLES, ids=" to ".join)
 def test_bare_files_come_back_to_the_byte(
@@ -201,7 +202,7 @@ def test_a_weight_that_would_not_survive_is_refused_by_name(
 ) -> None:
     checkpoint = load(write_model(tmp_path / "source.pth", "fb"))
     array = checkpoint.state[name].copy()
-    array.flat[3] = value
+    array.flat[-1] = value
     spoilt = replace(checkpoint, state={**checkpoint.state, name: array})
     with pytest.raises(RefusedError, match=f"{name} does not survive {dtype}") as caught:
         save(spoilt, tmp_path / target, "timm", dtype)

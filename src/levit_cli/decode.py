@@ -218,14 +218,15 @@ def to_rgb(image: Picture) -> Picture:
 
 
 def _scaled(image: Picture, factor: float, highest: float | None = None) -> Picture:
-    values = np.asarray(image).astype(np.float64)
+    values = np.asarray(image).astype(np.float32)
     if highest is not None and not (values.min() >= 0 and values.max() <= highest):  # NaN fails too
         raise InputError(
             "unsupported_mode",
             f"gray values from {values.min():g} to {values.max():g} in mode {image.mode}: their range is not known, "
             f"only 0 to {highest:g} is",
         )
-    return Image.fromarray(np.rint(values * factor).astype(np.uint8)).convert("RGB")
+    values *= factor
+    return Image.fromarray(np.rint(values, out=values).astype(np.uint8)).convert("RGB")
 
 
 def _has_twelve_bits(image: Picture) -> bool:

@@ -64,6 +64,17 @@ def from_id2label(id2label: Mapping[str, str]) -> Labels:
     return from_names([by_index[index] for index in range(len(by_index))])
 
 
+def from_list(content: Any) -> Labels:
+    """Labels of a list out of JSON.
+
+    Raises:
+        RefusedError: it is no list of names.
+    """
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise RefusedError("Labels are a list of names, or an object of index to name")
+    return from_names([name.strip() for name in content])
+
+
 def read_labels(path: Path) -> Labels:
     """Labels from a file: JSON (a list, or an object of index to name), else one name a line.
 
@@ -73,15 +84,9 @@ def read_labels(path: Path) -> Labels:
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().split("\n")
-        return from_id2label(content) if isinstance(content, dict) else from_names(_names(content))
+        return from_id2label(content) if isinstance(content, dict) else from_list(content)
     except (OSError, ValueError, RecursionError, RefusedError) as error:
         raise RefusedError(f"Cannot read labels from {path}", why=str(error)) from error
-
-
-def _names(content: Any) -> list[str]:
-    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise ValueError("JSON labels are a list of names, or an object of index to name")
-    return [name.strip() for name in content]
 
 
 def require_length(labels: Labels, num_classes: int, origin: str) -> Labels:

@@ -1,7 +1,7 @@
 """One stream of predictions: decode ahead on threads, batch, run, yield in input order.
 
 There is one prediction for each input, errors included, and never another input's answer. Memory is bounded: at most
-``workers * AHEAD_PER_WORKER + batch_size`` pictures are between the list and the network, whatever the list's length.
+``workers * AHEAD_PER_WORKER + batch_size`` pictures wait for a batch, and two batches a stream are behind them.
 A batch takes what has been asked for by then and does not wait for more input, so a slow list still streams.
 """
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import NamedTuple
@@ -41,9 +42,18 @@ class Prediction:
     error: InputError | None = None
 
 
+class _Answers(NamedTuple):
+    """A batch's predictions and what they took."""
+
+    predictions: list[Prediction]
+    prepare_s: float
+    wait_s: float
+    network_s: float
+
+
 @dataclass
 class Stats:
-    """Where the time went. Seconds are wall time but for ``prepare_s``, which adds up over the threads."""
+    """Where the time went. ``prepare_s``, ``wait_s`` and ``network_s`` add up over their threads."""
 
     pictures: int = 0
     failed: int = 0
@@ -57,6 +67,14 @@ class Stats:
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.started
 
+    def add(self, answers: _Answers) -> None:
+        self.pictures += len(answers.predictions)
+        self.failed += sum(prediction.error is not None for prediction in answers.predictions)
+        self.batches += 1
+        self.prepare_s += answers.prepare_s
+        self.wait_s += answers.wait_s
+        self.network_s += answers.network_s
+
 
 class _Prepared(NamedTuple):
     pixels: Pixels
@@ -68,6 +86,12 @@ class _Task(NamedTuple):
     pixels: "Future[_Prepared]"
 
 
+class _End(NamedTuple):
+    """Behind the last task; with what the list raised, if it did."""
+
+    error: BaseException | None = None
+
+
 def predict(
     inputs: Iterable[Input],
     network: Network,
@@ -76,12 +100,13 @@ def predict(
     top_k: int,
     batch_size: int,
     workers: int,
+    streams: int = 1,
     stats: Stats | None = None,
 ) -> Iterator[Prediction]:
     """Classify a stream of inputs.
 
     Args:
-        network: (B, H, W, 3) bytes -> (B, classes) logits.
+        network: (B, H, W, 3) bytes -> (B, classes) logits; runs on ``streams`` threads at once.
         prepare: reads one input into (H, W, 3) bytes; runs on ``workers`` threads.
         top_k: classes per prediction, at most.
         stats: filled while the stream runs.
@@ -90,58 +115,94 @@ def predict(
         One prediction for each input, in order.
     """
     stats = stats if stats is not None else Stats()
-    for batch in _batches(inputs, prepare, batch_size, workers):
-        yield from _run(batch, network, top_k, stats)
+    line = _Line(network, prepare, top_k, batch_size, workers, streams)
+    try:
+        for answers in line.answers(inputs):
+            stats.add(answers)
+            yield from answers.predictions
+    finally:
+        line.stop()
 
 
-def _batches(
-    inputs: Iterable[Input], prepare: Callable[[Input], Pixels], batch_size: int, workers: int
-) -> Iterator[list[_Task]]:
-    """Tasks under way, in input order, a batch at a time."""
-    tasks: Queue[_Task | BaseException | None] = Queue()
-    slots = threading.Semaphore(workers * AHEAD_PER_WORKER + batch_size)
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+class _Line:
+    """The threads between inputs and answers: one lists, ``workers`` decode, one forms batches, ``streams`` compute."""
 
-    def feed() -> None:
+    def __init__(
+        self,
+        network: Network,
+        prepare: Callable[[Input], Pixels],
+        top_k: int,
+        batch_size: int,
+        workers: int,
+        streams: int,
+    ) -> None:
+        self._network, self._prepare = network, prepare
+        self._top_k, self._batch_size = top_k, batch_size
+        self._slots = threading.Semaphore(workers * AHEAD_PER_WORKER + batch_size)
+        self._tasks: Queue[_Task | _End] = Queue()
+        self._running: Queue[Future[_Answers] | _End] = Queue(maxsize=streams)
+        self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._streams = ThreadPoolExecutor(streams, thread_name_prefix="network")
+        self._stopped = threading.Event()
+
+    def answers(self, inputs: Iterable[Input]) -> Iterator["_Answers"]:
+        # daemons: the list may wait for standard input forever
+        threading.Thread(target=self._list, args=(inputs,), name="inputs", daemon=True).start()
+        threading.Thread(target=self._batch, name="batches", daemon=True).start()
+        while not isinstance(answers := self._running.get(), _End):
+            yield answers.result()
+        if answers.error is not None:
+            raise answers.error
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._slots.release()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._streams.shutdown(wait=False, cancel_futures=True)
+        with suppress(Empty):
+            while True:  # somebody may be waiting for room
+                self._running.get_nowait()
+
+    def _list(self, inputs: Iterable[Input]) -> None:
         try:
             for item in inputs:
-                slots.acquire()
-                if stop.is_set():
+                self._slots.acquire()
+                if self._stopped.is_set():
                     return
-                tasks.put(_Task(item, pool.submit(_timed, prepare, item)))
-            tasks.put(None)
+                self._tasks.put(_Task(item, self._decoders.submit(_timed, self._prepare, item)))
+            self._tasks.put(_End())
         except BaseException as error:  # whatever the list raises belongs to the reader of the stream
-            tasks.put(error)
+            self._tasks.put(_End(error))
 
-    threading.Thread(target=feed, name="inputs", daemon=True).start()  # it may wait for standard input forever
-    try:
-        while batch := _take(tasks, batch_size):
-            slots.release(len(batch))
-            yield batch
-    finally:
-        stop.set()
-        slots.release()
-        pool.shutdown(wait=False, cancel_futures=True)
+    def _batch(self) -> None:
+        end = None
+        while end is None and not self._stopped.is_set():
+            batch, end = _take(self._tasks, self._batch_size)
+            if batch and not self._stopped.is_set():
+                self._slots.release(len(batch))
+                self._start(batch)
+        self._running.put(end or _End())
+
+    def _start(self, batch: list[_Task]) -> None:
+        try:
+            self._running.put(self._streams.submit(_run, batch, self._network, self._top_k))
+        except RuntimeError:  # stopped in this very moment: the pool takes nothing any more
+            if not self._stopped.is_set():
+                raise
 
 
-def _take(tasks: "Queue[_Task | BaseException | None]", batch_size: int) -> list[_Task]:
-    """Wait for one task, then take what is there; an empty list is the end."""
+def _take(tasks: "Queue[_Task | _End]", batch_size: int) -> tuple[list[_Task], "_End | None"]:
+    """Wait for one task, then take what is there, up to a batch; and the end, if that is reached."""
     batch: list[_Task] = []
     while len(batch) < batch_size:
         try:
             task = tasks.get(block=not batch)
         except Empty:
             break
-        if not isinstance(task, _Task):
-            if batch:
-                tasks.put(task)  # nothing comes behind it
-                break
-            if task is not None:
-                raise task
-            break
+        if isinstance(task, _End):
+            return batch, task
         batch.append(task)
-    return batch
+    return batch, None
 
 
 def _timed(prepare: Callable[[Input], Pixels], item: Input) -> _Prepared:
@@ -151,22 +212,20 @@ def _timed(prepare: Callable[[Input], Pixels], item: Input) -> _Prepared:
     return _Prepared(prepare(item), time.perf_counter() - start)
 
 
-def _run(batch: list[_Task], network: Network, top_k: int, stats: Stats) -> list[Prediction]:
+def _run(batch: list[_Task], network: Network, top_k: int) -> _Answers:
     start = time.perf_counter()
     prepared = [_result(task) for task in batch]
-    stats.wait_s += time.perf_counter() - start
+    ready = time.perf_counter()
     good = [result for result in prepared if isinstance(result, _Prepared)]
-    logits = iter(_logits(network, [result.pixels for result in good], stats))
+    logits = iter(network(np.stack([result.pixels for result in good])) if good else ())
+    done = time.perf_counter()
     predictions = [
         Prediction(task.item.path, error=result)
         if isinstance(result, InputError)
         else _rank(task.item.path, next(logits), top_k)
         for task, result in zip(batch, prepared, strict=True)
     ]
-    stats.pictures += len(batch)
-    stats.failed += sum(prediction.error is not None for prediction in predictions)
-    stats.prepare_s += sum(result.seconds for result in good)
-    return predictions
+    return _Answers(predictions, sum(result.seconds for result in good), ready - start, done - ready)
 
 
 def _result(task: _Task) -> _Prepared | InputError:
@@ -174,16 +233,6 @@ def _result(task: _Task) -> _Prepared | InputError:
         return task.pixels.result()
     except InputError as error:
         return error
-
-
-def _logits(network: Network, pixels: list[Pixels], stats: Stats) -> Iterable[NDArray[np.float32]]:
-    if not pixels:
-        return ()
-    start = time.perf_counter()
-    logits = network(np.stack(pixels))
-    stats.network_s += time.perf_counter() - start
-    stats.batches += 1
-    return logits
 
 
 def _rank(path: str, logits: NDArray[np.float32], top_k: int) -> Prediction:

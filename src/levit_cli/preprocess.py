@@ -49,7 +49,7 @@ def preprocess(image: Picture, recipe: Recipe) -> NDArray[np.uint8]:
 
 
 def _goes_down_first(source: tuple[int, int], resized: tuple[int, int]) -> bool:
-    """Whether Pillow would resize the whole picture down first: where much more of its height goes than of its width."""
+    """Whether Pillow resizes the whole picture down first: it does where much more height is lost than width."""
     lost_width, lost_height = (before - after for before, after in zip(source, resized, strict=True))
     return ORDERS_PASSES and lost_height > max(2 * lost_width, 0)
 

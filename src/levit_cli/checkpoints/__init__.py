@@ -14,6 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from levit_cli import labels as label_sets
+from levit_cli import web
 from levit_cli.checkpoints.files import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
 from levit_cli.checkpoints.identify import Translation, translate
 from levit_cli.checkpoints.metadata import Evaluation, Metadata, read_metadata
@@ -128,7 +129,7 @@ def _locate(source: str, offline: bool, sha256: str | None, warn: Callable[[str]
         raise RefusedError(f"Unknown model {source[:100]}", why=str(error)[:200]) from error
     if source == DEMO:
         return DEMO_FOLDER
-    if source.startswith(("https://", "http://")):
+    if web.is_url(source):
         from levit_cli.checkpoints import address
 
         return address.fetch(source, sha256, offline=offline)

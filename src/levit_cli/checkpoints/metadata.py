@@ -5,6 +5,7 @@ has no key of theirs travels in a section of our own, ``levit_cli``, which both 
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import floor
@@ -24,6 +25,7 @@ FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bic
 HF_PROCESSOR = "LevitImageProcessor"
 HF_MARGIN = 256 / 224  # by which it multiplies its size
 TIMM_CROP = 0.9  # timm's crop_pct for LeViT
+TIMM_LEVITS = re.compile(r"levit(_conv)?_(128s|128|192|256|384)")
 NAME_ONE = "name a recipe with --recipe"
 
 
@@ -98,8 +100,15 @@ def _from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Meta
         labels=label_sets.from_id2label(id2label) if named else None,
         recipe=_recipe_from_hf(preprocessor) if preprocessor else None,
         drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
-        evaluation=Evaluation(**ours["evaluation"]) if "evaluation" in ours else None,
+        evaluation=_evaluation(ours),
     )
+
+
+def _evaluation(ours: Mapping[str, Any]) -> Evaluation | None:
+    if "evaluation" not in ours:
+        return None
+    measured = ours["evaluation"]
+    return Evaluation(str(measured["dataset"]), int(measured["images"]), float(measured["top1"]))
 
 
 def _recipe_from_hf(preprocessor: Mapping[str, Any]) -> Recipe:
@@ -149,16 +158,25 @@ def _named(recipe: Recipe, name: RecipeName) -> Recipe:
 
 
 def _from_timm(config: Mapping[str, Any], with_recipe: bool) -> Metadata:
+    _require_timm_levit(config)
     trained = {**config, **config.get("pretrained_cfg", {})}
     names = trained.get("label_names")
     ours = config.get(OURS, {})
     return Metadata(
         image_size=_pair(trained["input_size"][1:]) if "input_size" in trained else None,
-        labels=label_sets.from_names(names) if names else None,
+        labels=label_sets.from_list(names) if names else None,
         recipe=_recipe_from_timm(trained) if with_recipe and "input_size" in trained else None,
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
-        evaluation=Evaluation(**ours["evaluation"]) if "evaluation" in ours else None,
+        evaluation=_evaluation(ours),
     )
+
+
+def _require_timm_levit(config: Mapping[str, Any]) -> None:
+    """timm has LeViTs with another stem, and with SiLU, of which the weights do not tell."""
+    architecture, options = str(config["architecture"]), config.get("model_args", {})
+    activations = {options.get("act_layer"), options.get("attn_act_layer")}
+    if not TIMM_LEVITS.fullmatch(architecture) or not activations <= {None, "hard_swish"}:
+        raise RefusedError(f"it is of another architecture, timm's {architecture}", why=f"its options are {options}")
 
 
 def _recipe_from_timm(trained: Mapping[str, Any]) -> Recipe:

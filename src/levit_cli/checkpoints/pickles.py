@@ -6,6 +6,7 @@ that a small file cannot fill the memory, and its opcodes are read for the names
 
 import pickletools
 import re
+import warnings
 import zipfile
 import zlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -29,16 +30,25 @@ GLOBAL_NAME = re.compile(r"[\w.]+")
 
 
 def require_plain_archive(path: Path) -> None:
-    """Refuse a zip that is no pickle of weights, or that unpacks to more than it is.
+    """Refuse a zip that is no pickle of weights, that unpacks to more than it is, or whose bytes have changed.
 
     Raises:
-        RefusedError: TorchScript, or a zip bomb. A damaged zip is left to the reader.
+        RefusedError: TorchScript, a zip bomb, or a checksum that torch does not look at. A zip that is no zip is left
+            to the reader.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+            _require_plain(path, archive.infolist())
+            damaged = archive.testzip()
     except BROKEN_ZIP:
         return
+    if damaged:
+        raise RefusedError(
+            f"{path} is damaged", why=f"{damaged} in it does not have its checksum", hint="fetch it anew"
+        )
+
+
+def _require_plain(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     if any(Path(entry.filename).name == "constants.pkl" for entry in entries):
         raise RefusedError(
             f"{path} is refused: it is a TorchScript archive",
@@ -52,7 +62,9 @@ def require_plain_archive(path: Path) -> None:
 
 def globals_asked_for(path: Path) -> list[str]:
     """What unpickling would import beyond tensors, as ``posix.system``; what it is called with does not show."""
-    asked = {name for stream in _pickles(path) for name in _globals(stream)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of strange escapes in what is no pickle
+        asked = {name for stream in _pickles(path) for name in _globals(stream)}
     return sorted(name for name in asked if not HARMLESS.fullmatch(name))
 
 

@@ -1,0 +1,96 @@
+"""The oracle, which test_preprocess holds our pixels to, against torchvision, timm and transformers: no level apart."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from levit_cli.choices import RecipeName
+from levit_cli.engines.torch_resize import preprocess_tensor
+from levit_cli.preprocess import preprocess
+from levit_cli.recipes import Recipe, recipe_for
+from tests.preprocess_oracle import EVERY_REMAINDER, SHAPES, Pixels, differences, noise_and_edges, resize_then_crop
+from tests.shared_data import shared_photos
+
+timm_data = pytest.importorskip("timm.data")
+transformers = pytest.importorskip("transformers")
+transforms = pytest.importorskip("torchvision.transforms")
+
+Reference = Callable[[Image.Image], Pixels]
+
+
+def torchvision_pixels(edge: int, side: int) -> Reference:
+    bicubic = transforms.InterpolationMode.BICUBIC
+    transform = transforms.Compose([transforms.Resize(edge, bicubic), transforms.CenterCrop(side)])
+    return lambda image: np.asarray(transform(image))
+
+
+def timm_pixels(side: int) -> Reference:
+    transform = timm_data.create_transform(
+        (3, side, side), is_training=False, interpolation="bicubic", crop_pct=0.9, normalize=False
+    )
+    return lambda image: transform(image).permute(1, 2, 0).numpy()
+
+
+def transformers_pixels(kind: str, side: int) -> Reference:
+    processor = getattr(transformers, kind)(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        do_rescale=False,
+        do_normalize=False,
+    )
+    return lambda image: np.asarray(processor(image)["pixel_values"][0]).transpose(1, 2, 0)
+
+
+REFERENCES: dict[str, tuple[RecipeName, int, Reference]] = {
+    "torchvision": ("fb", 224, torchvision_pixels(256, 224)),
+    "timm": ("timm", 224, timm_pixels(224)),
+    "transformers": ("hf", 224, transformers_pixels("LevitImageProcessorPil", 224)),
+    "torchvision 96": ("fb", 96, torchvision_pixels(109, 96)),
+    "timm 96": ("timm", 96, timm_pixels(96)),
+    "transformers 96": ("hf", 96, transformers_pixels("LevitImageProcessorPil", 96)),
+}
+
+
+@pytest.fixture(params=REFERENCES)
+def pair(request: pytest.FixtureRequest) -> tuple[Recipe, Reference]:
+    name, side, reference = REFERENCES[request.param]
+    return recipe_for(name, (side, side)), reference
+
+
+def generated() -> Iterator[Image.Image]:
+    return map(noise_and_edges, EVERY_REMAINDER + SHAPES)
+
+
+def test_the_oracle_equals_the_reference_on_generated_pictures(pair: tuple[Recipe, Reference]) -> None:
+    recipe, reference = pair
+    for image in generated():
+        assert not differences(resize_then_crop(image, recipe), reference(image)).any(), image.size
+
+
+def test_the_oracle_equals_the_reference_on_photos(pair: tuple[Recipe, Reference]) -> None:
+    recipe, reference = pair
+    for image in shared_photos("clothing.tar", 60):
+        assert not differences(resize_then_crop(image, recipe), reference(image)).any(), image.size
+
+
+def test_our_pixels_are_within_two_levels_of_the_reference(pair: tuple[Recipe, Reference]) -> None:
+    recipe, reference = pair
+    found = [differences(preprocess(image, recipe), reference(image)) for image in generated()]
+    assert max(difference.max() for difference in found) <= 2
+    assert np.mean([np.mean(difference > 0) for difference in found]) <= 0.001
+
+
+@pytest.mark.parametrize("side", [224, 96])
+def test_the_tensor_recipe_equals_transformers_faster_processor(side: int) -> None:
+    recipe, reference = recipe_for("hf-tensor", (side, side)), transformers_pixels("LevitImageProcessor", side)
+    for image in generated():
+        assert not differences(preprocess_tensor(image, recipe), reference(image).astype(np.uint8)).any(), image.size
+
+
+def test_normalised_values_equal_those_of_transformers() -> None:
+    image, recipe = noise_and_edges((300, 200)), recipe_for("hf", (224, 224))
+    theirs = np.asarray(transformers.LevitImageProcessorPil()(image)["pixel_values"][0]).transpose(1, 2, 0)
+    ours = (resize_then_crop(image, recipe) / 255 - np.array(recipe.mean)) / np.array(recipe.std)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
