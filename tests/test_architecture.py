@@ -11,7 +11,7 @@ PACKAGE = Path(levit_cli.__file__).parent
 # A module may import those of lower floors, and its neighbours on its own floor only where EXCEPTIONS says so.
 FLOORS = {
     0: {"__init__", "errors", "choices", "config", "recipes", "labels", "atomic", "web", "inputs", "attention_bias"},
-    1: {"model", "fused", "decode", "preprocess", "checkpoints.names"},
+    1: {"model", "fused", "decode", "rgb", "jpeg", "signatures", "preprocess", "checkpoints.names"},
     2: {"checkpoints", "engines"},
     3: {"reading", "pipeline", "output", "progress", "writers", "table", "classifying", "conversion", "description"},
     4: {"cli", "__main__"},
@@ -23,7 +23,7 @@ OPTIONAL_HOMES = {
     "safetensors": {"checkpoints.files"},
     "rich": {"table", "progress"},
     "typer": {"cli"},
-    "PIL": {"decode", "preprocess", "reading", "engines.torch_resize"},
+    "PIL": {"decode", "rgb", "signatures", "preprocess", "reading", "engines.torch_resize"},
 }
 
 

@@ -17,8 +17,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, _imaging
 
-from levit_cli.decode import MAX_PIXELS, MAX_SIDE, decode, to_rgb
+from levit_cli.decode import MAX_PIXELS, MAX_SIDE, decode
 from levit_cli.errors import InputError
+from levit_cli.rgb import to_rgb
 from tests.pictures import picture
 
 Array = NDArray[Any]

@@ -87,8 +87,14 @@ def test_a_rectangle_is_read_with_its_size_alone() -> None:
     arrays = hollow("timm", config)
     assert translate(arrays, PATH, image_size=(48, 80)).config == config
     assert translate(arrays, PATH, image_size=(80, 48)).config.image_size == (80, 48)
-    with pytest.raises(RefusedError, match=r"not square \(15 tokens\).*config\.json"):
-        translate(arrays, PATH)
+    message = refusal(arrays)
+    assert "not square (15 tokens)" in message
+    assert "only its config.json can tell" in message
+
+
+@pytest.mark.parametrize("options", [{"image_size": (64, 100)}, {"image_size": (0, 0)}, {"drop_path_rate": 2.0}])
+def test_a_configuration_that_no_levit_has_is_refused(options: dict[str, Any]) -> None:
+    assert "No LeViT has this shape" in refusal(hollow("fb", TINY), **options)
 
 
 def test_a_size_that_the_bias_tables_contradict_is_refused() -> None:

@@ -149,6 +149,13 @@ class Delimited:
 
     def _row(self, cells: list[str]) -> None:
         text = io.StringIO()
-        csv.writer(text, delimiter=self._delimiter, lineterminator="\n").writerow(cells)
+        writer = csv.writer(
+            text,
+            delimiter=self._delimiter,
+            lineterminator="\n",
+            # Python before 3.13 leaves a lone carriage return unquoted, and readers take it for the end of the row
+            quoting=csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL,
+        )
+        writer.writerow(cells)
         self._sink.write(text.getvalue().encode("utf-8", "surrogateescape"))
         self._sink.flush()

@@ -71,8 +71,7 @@ def translate(
     """
     dialect = _dialect(arrays, path)
     shapes = {name: array.shape for name, array in arrays.items()}
-    config = _infer_config(shapes, dialect, path, image_size)
-    config = replace(config, drop_path_rate=drop_path_rate)
+    config = _infer_config(shapes, dialect, path, image_size, drop_path_rate)
     expected = {tensor.names.of(dialect): tensor for tensor in names.tensors(config)}
     dropped = tuple(name for name in arrays if name.endswith("." + names.BIAS_INDEX))
     flat = {name: _linear_layout(array, expected[name].shape) for name, array in arrays.items() if name in expected}
@@ -96,9 +95,13 @@ def _dialect(arrays: Mapping[str, Array], path: Path) -> Dialect:
     )
 
 
-def _infer_config(shapes: Mapping[str, Shape], dialect: Dialect, path: Path, image_size: Grid | None) -> LevitConfig:
+def _infer_config(
+    shapes: Mapping[str, Shape], dialect: Dialect, path: Path, image_size: Grid | None, drop_path_rate: float
+) -> LevitConfig:
     try:
-        return _Inference(shapes, dialect).config(image_size)
+        return replace(_Inference(shapes, dialect).config(image_size), drop_path_rate=drop_path_rate)
+    except RefusedError as error:
+        raise RefusedError(f"{path} is refused: {error.what}", why=error.why, hint=error.hint) from error
     except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
         raise RefusedError(f"{path} is not a whole LeViT checkpoint", why=f"missing or mis-shaped: {error}") from error
 
@@ -164,7 +167,7 @@ def _square_image(tokens: int) -> Grid:
     side = isqrt(tokens)
     if side * side != tokens:
         raise RefusedError(
-            f"The checkpoint is for pictures that are not square ({tokens} tokens)",
+            f"it is for pictures that are not square ({tokens} tokens)",
             hint="which way round, only its config.json can tell: keep it beside the weights, with its image size",
         )
     return side * PATCH_SIZE, side * PATCH_SIZE

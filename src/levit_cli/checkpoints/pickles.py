@@ -1,7 +1,8 @@
 """What a pickle is and asks for, looked at without running any of it.
 
 Whether a pickle is read at all, torch's ``weights_only`` decides. Here its archive is held against its own size, so
-that a small file cannot fill the memory, and its opcodes are read for the names of what it wants imported.
+that a small file cannot fill the memory, and against its checksums; and its opcodes are read for the names of what it
+wants imported.
 """
 
 import pickletools
