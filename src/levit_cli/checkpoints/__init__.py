@@ -5,22 +5,18 @@ source was Meta's ``.pth``, timm's or Hugging Face's files, the model inside thi
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from levit_cli import labels as label_sets
 from levit_cli import web
-from levit_cli.checkpoints.files import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
+from levit_cli.checkpoints.checkpoint import Checkpoint
+from levit_cli.checkpoints.files import WEIGHT_SUFFIXES, Weights, read_weights, unwrap, weight_files
 from levit_cli.checkpoints.identify import Translation, translate
 from levit_cli.checkpoints.metadata import Evaluation, Metadata, read_metadata
 from levit_cli.checkpoints.saving import save
-from levit_cli.choices import Dialect, Dtype, RecipeName
-from levit_cli.config import VARIANTS, LevitConfig, variant_name
+from levit_cli.choices import RecipeName
+from levit_cli.config import VARIANTS, LevitConfig
 from levit_cli.errors import RefusedError
 from levit_cli.labels import Labels
 from levit_cli.recipes import Recipe, recipe_for
@@ -29,46 +25,6 @@ __all__ = ["DEMO", "Checkpoint", "Evaluation", "load", "save"]
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A loaded model.
-
-    Args:
-        labels: one name a class.
-        recipe: how it wants its pictures.
-        state: float32 arrays of the training form, by our names.
-        dialect: of the file.
-        dtype: the type in which the file stored its weights.
-        origin: what the user called it.
-        files: the weight files that were read.
-        translation: what became of the file's keys.
-        notes: what else was noticed, for ``--verbose`` and ``info``.
-        evaluation: its measured accuracy, where the files tell.
-    """
-
-    config: LevitConfig
-    labels: Labels
-    recipe: Recipe
-    state: Mapping[str, NDArray[Any]]
-    dialect: Dialect
-    dtype: Dtype
-    origin: str
-    files: tuple[Path, ...]
-    translation: Translation
-    notes: tuple[str, ...] = ()
-    evaluation: Evaluation | None = None
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the weight file; of all shards one after another where it is sharded."""
-        return sha256_of(*self.files)
-
-    @property
-    def architecture(self) -> str:
-        """The published variant of these widths, or that it is none."""
-        return variant_name(self.config) or "LeViT of its own widths"
 
 
 def load(

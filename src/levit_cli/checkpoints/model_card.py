@@ -1,18 +1,14 @@
 """The README.md that travels in a converted folder: what it is, where it came from, how it wants its pictures."""
 
-from typing import TYPE_CHECKING
-
 from levit_cli import __version__
+from levit_cli.checkpoints.checkpoint import Checkpoint
 from levit_cli.checkpoints.names import count_parameters
 from levit_cli.choices import Dialect
-
-if TYPE_CHECKING:
-    from levit_cli.checkpoints import Checkpoint
 
 LIBRARIES = {"hf": "transformers", "timm": "timm", "fb": "levit"}
 
 
-def model_card(checkpoint: "Checkpoint", dialect: Dialect, dtype: str) -> str:
+def model_card(checkpoint: Checkpoint, dialect: Dialect, dtype: str) -> str:
     """Markdown with the hub's front matter. The licence is the source's and not ours to state."""
     config, recipe = checkpoint.config, checkpoint.recipe
     height, width = config.image_size

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from levit_cli.atomic import replace_text
 from levit_cli.attention_bias import bias_index
 from levit_cli.checkpoints import names
+from levit_cli.checkpoints.checkpoint import Checkpoint
 from levit_cli.checkpoints.files import (
     PICKLE_SUFFIXES,
     WEIGHT_FILES,
@@ -25,13 +26,10 @@ from levit_cli.choices import Dialect, Dtype
 from levit_cli.config import SHRINK_STRIDE, LevitConfig
 from levit_cli.errors import OutputError, RefusedError, UsageError
 
-if TYPE_CHECKING:
-    from levit_cli.checkpoints import Checkpoint
-
 Array = NDArray[Any]
 
 
-def save(checkpoint: "Checkpoint", path: Path, dialect: Dialect, dtype: Dtype | None = None) -> list[Path]:
+def save(checkpoint: Checkpoint, path: Path, dialect: Dialect, dtype: Dtype | None = None) -> list[Path]:
     """Write ``checkpoint`` in a dialect.
 
     Args:
@@ -95,7 +93,7 @@ def _write_weights(path: Path, arrays: Mapping[str, Array], dtype: Dtype) -> Non
 
 
 def _write_folder(
-    checkpoint: "Checkpoint", folder: Path, arrays: Mapping[str, Array], dialect: Dialect, dtype: Dtype
+    checkpoint: Checkpoint, folder: Path, arrays: Mapping[str, Array], dialect: Dialect, dtype: Dtype
 ) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,57 @@
+"""What a loaded model is, whatever it was loaded from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from levit_cli.checkpoints.files import sha256_of
+from levit_cli.checkpoints.identify import Translation
+from levit_cli.checkpoints.metadata import Evaluation
+from levit_cli.choices import Dialect, Dtype
+from levit_cli.config import LevitConfig, variant_name
+from levit_cli.labels import Labels
+from levit_cli.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model.
+
+    Args:
+        labels: one name a class.
+        recipe: how it wants its pictures.
+        state: float32 arrays of the training form, by our names.
+        dialect: of the file.
+        dtype: the type in which the file stored its weights.
+        origin: what the user called it.
+        files: the weight files that were read.
+        translation: what became of the file's keys.
+        notes: what else was noticed, for ``--verbose`` and ``info``.
+        evaluation: its measured accuracy, where the files tell.
+    """
+
+    config: LevitConfig
+    labels: Labels
+    recipe: Recipe
+    state: Mapping[str, NDArray[Any]]
+    dialect: Dialect
+    dtype: Dtype
+    origin: str
+    files: tuple[Path, ...]
+    translation: Translation
+    notes: tuple[str, ...] = ()
+    evaluation: Evaluation | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weight file; of all shards one after another where it is sharded."""
+        return sha256_of(*self.files)
+
+    @property
+    def architecture(self) -> str:
+        """The published variant of these widths, or that it is none."""
+        return variant_name(self.config) or "LeViT of its own widths"
