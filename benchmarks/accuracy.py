@@ -1,4 +1,4 @@
-"""Top-1 of a model on a folder of class folders: python benchmarks/accuracy.py FOLDER -m MODEL [--precision fp32].
+"""Top-1 of a model on a folder of class folders: python -m benchmarks.accuracy FOLDER -m MODEL [--precision fp32].
 
 Classes are matched to labels by the folders' names. ``--record NAME`` writes the figure into the configuration of a
 local Hugging Face folder, where ``levit info`` and the table of ``levit predict`` find it.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from levit_cli.inputs import expand, named, read_list, walk
+from levit_cli.inputs import expand, is_url, named, read_list, walk
 
 
 def touch(root: Path, *names: str) -> None:
@@ -121,3 +121,10 @@ def test_a_list_is_streamed_and_survives_any_cut_between_reads() -> None:
             return self.read(1)
 
     assert list(read_list(OneByteAtATime(b"\xef\xbb\xbfab\r\ncd\n"), null=False)) == ["ab", "cd"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("http://a", True), ("HTTPS://a", True), ("file:///a", False), ("a.jpg", False)]
+)
+def test_what_looks_like_an_address(text: str, expected: bool) -> None:
+    assert is_url(text) is expected

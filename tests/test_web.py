@@ -226,10 +226,3 @@ def test_nobody_listening_is_an_error_that_says_so() -> None:
 
 def test_a_server_without_tls_is_no_https(site: FakeSite) -> None:
     assert refused(site.url.replace("http", "https"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("http://a", True), ("HTTPS://a", True), ("file:///a", False), ("a.jpg", False)]
-)
-def test_what_looks_like_an_address(text: str, expected: bool) -> None:
-    assert web.is_url(text) is expected

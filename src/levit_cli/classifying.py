@@ -8,7 +8,7 @@ import io
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -68,7 +68,8 @@ def classify(request: Request, say: Say) -> ExitCode:
     """
     format = format_for(request.format, request.output, is_terminal=is_terminal())
     require_free(request.output, [*request.inputs, request.files_from or ""], overwrite=request.overwrite)
-    inputs = _require_some(_list(request), request)
+    inputs, alone = _require_some(_list(request), request)
+    request = _sized(request, alone=alone)
     checkpoint, engine = _load(request, say)
     meta = describe_run(checkpoint, engine.spec, request)
     stats = Stats()
@@ -110,13 +111,24 @@ def _open_list(path: str) -> BinaryIO:
         raise UsageError(f"Cannot read the list {path}", why=error.strerror or str(error)) from error
 
 
-def _require_some(listed: Iterator[Input], request: Request) -> Iterator[Input]:
-    """The same stream, once it is known not to be empty."""
-    first = next(listed, None)
-    if first is None:
+def _require_some(listed: Iterator[Input], request: Request) -> tuple[Iterator[Input], bool]:
+    """The same stream, once it is known not to be empty, and whether it holds one input only.
+
+    A list is not asked for its second line, which may come only when the first is answered.
+    """
+    ahead = list(itertools.islice(listed, 2 if request.files_from is None else 1))
+    if not ahead:
         where = ", ".join(request.inputs) or f"the list {request.files_from}"
         raise UsageError(f"No pictures in {where}", why=f"looked for {' '.join(SUFFIXES)}")
-    return itertools.chain([first], listed)
+    return itertools.chain(ahead, listed), request.files_from is None and len(ahead) == 1
+
+
+def _sized(request: Request, *, alone: bool) -> Request:
+    """The request with its threads shared out: all on the one picture, or a stream each for a batch each."""
+    threads = usable_threads(request.spec.threads)
+    batch_size, streams = (1, 1) if alone else (request.batch_size, threads)
+    spec = replace(request.spec, threads=threads, streams=streams, batch_size=batch_size)
+    return replace(request, spec=spec, batch_size=batch_size, workers=request.workers or usable_threads())
 
 
 def _load(request: Request, say: Say) -> tuple["Checkpoint", Engine]:
@@ -155,7 +167,8 @@ def _predictions(
         Reader(checkpoint.recipe, request.decoding, offline=request.offline),
         top_k=request.top_k,
         batch_size=request.batch_size,
-        workers=request.workers or usable_threads(),
+        workers=request.workers,
+        streams=engine.spec.streams,
         stats=stats,
     )
 

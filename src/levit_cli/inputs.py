@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from levit_cli.errors import InputError
-from levit_cli.web import is_url
 
 STDIN = "-"
+URL_SCHEMES = ("http://", "https://")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # looked for in folders
 CHUNK_BYTES = 1 << 16
 
@@ -33,6 +33,11 @@ class Input:
     @property
     def is_stdin(self) -> bool:
         return self.path == STDIN
+
+
+def is_url(text: str) -> bool:
+    """Whether this is an address to fetch, and no path."""
+    return text.lower().startswith(URL_SCHEMES)
 
 
 def expand(arguments: Iterable[str]) -> Iterator[Input]:

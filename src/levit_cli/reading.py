@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image as Picture
 
-from levit_cli import web
 from levit_cli.choices import Decoding
 from levit_cli.decode import decode
 from levit_cli.errors import InputError
-from levit_cli.inputs import Input
+from levit_cli.inputs import Input, is_url
 from levit_cli.preprocess import preprocess
 from levit_cli.recipes import Recipe
 
@@ -39,7 +38,7 @@ class Reader:
     def _picture(self, item: Input) -> Picture:
         if item.is_stdin:
             return decode(_read_stdin(), self._shrink_to)
-        if web.is_url(item.path):
+        if is_url(item.path):
             return decode(self._download(item.path), self._shrink_to)
         with open_regular(item.path) as file:
             return decode(file, self._shrink_to)
@@ -47,6 +46,8 @@ class Reader:
     def _download(self, url: str) -> bytes:
         if self._offline:
             raise InputError("download", "not fetched: offline")
+        from levit_cli import web  # its libraries cost 40 ms, which a local file need not wait for
+
         try:
             return web.fetch(url, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=DOWNLOAD_TIMEOUT_S)
         except web.FetchError as error:

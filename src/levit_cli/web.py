@@ -20,7 +20,6 @@ from levit_cli import __version__
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-SCHEMES = ("http://", "https://")
 CHUNK_BYTES = 1 << 16
 SILENCE_S = 30.0  # who has something to send is not silent for longer
 
@@ -30,10 +29,6 @@ class FetchError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(sign if sign.isprintable() else " " for sign in message)[:300])
-
-
-def is_url(text: str) -> bool:
-    return text.lower().startswith(SCHEMES)
 
 
 def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:

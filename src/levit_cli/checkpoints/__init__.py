@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from levit_cli import labels as label_sets
-from levit_cli import web
 from levit_cli.checkpoints.checkpoint import Checkpoint
 from levit_cli.checkpoints.files import WEIGHT_SUFFIXES, Weights, read_weights, unwrap, weight_files
 from levit_cli.checkpoints.identify import Translation, translate
@@ -18,6 +17,7 @@ from levit_cli.checkpoints.saving import save
 from levit_cli.choices import RecipeName
 from levit_cli.config import VARIANTS, LevitConfig
 from levit_cli.errors import RefusedError
+from levit_cli.inputs import is_url
 from levit_cli.labels import Labels
 from levit_cli.recipes import Recipe, recipe_for
 
@@ -85,7 +85,7 @@ def _locate(source: str, offline: bool, sha256: str | None, warn: Callable[[str]
         raise RefusedError(f"Unknown model {source[:100]}", why=str(error)[:200]) from error
     if source == DEMO:
         return DEMO_FOLDER
-    if web.is_url(source):
+    if is_url(source):
         from levit_cli.checkpoints import address
 
         return address.fetch(source, sha256, offline=offline)

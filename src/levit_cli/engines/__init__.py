@@ -22,7 +22,10 @@ class Engine(Protocol):
     spec: EngineSpec
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, H, W, 3) bytes -> (B, classes) logits, the mean of the two heads."""
+        """(B, H, W, 3) bytes -> (B, classes) logits, the mean of the two heads.
+
+        B is at most ``spec.batch_size``, where that is set. May be called from ``spec.streams`` threads at once.
+        """
 
 
 def make_engine(checkpoint: "Checkpoint", spec: EngineSpec) -> Engine:

@@ -2,17 +2,25 @@
 
 import sys
 from collections.abc import Mapping
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Importing openvino would report just that to its makers, and leave an id in the home folder. Without the package that
-# does it, openvino's own stub takes its place.
+# Importing openvino also imports its model converter, which takes a third of the time, reports the import to its makers
+# and leaves an id in the home folder. The graph is built without it; who wants it can still import it afterwards.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
-import openvino as ov
-from openvino import opset15 as opset
+_CONVERTER = "openvino.tools.ovc"
+_imported_before = sys.modules.get(_CONVERTER)
+sys.modules[_CONVERTER] = None  # type: ignore[assignment]
+try:
+    import openvino as ov
+    from openvino import opset15 as opset
+finally:
+    del sys.modules[_CONVERTER]
+    if _imported_before is not None:
+        sys.modules[_CONVERTER] = _imported_before
 
 from levit_cli import fused
 from levit_cli.choices import Precision
@@ -28,7 +36,7 @@ class OpenVinoOps:
 
     def __init__(self, weights: Mapping[str, NDArray[Any]], recipe: Recipe) -> None:
         self.weights = weights
-        # in levels of 0 to 255; float64 until the last step, as the reference's /255 rounds differently from ours
+        # in levels of 0 to 255, as the pixels are
         mean, std = (255 * np.array(values).reshape(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
         self.mean, self.scale = mean.astype(np.float32), (1 / std).astype(np.float32)
 
@@ -86,9 +94,15 @@ class OpenVinoOps:
         return opset.reduce_mean(x, 1, False)
 
 
-def build_graph(weights: Mapping[str, NDArray[Any]], config: LevitConfig, recipe: Recipe) -> ov.Model:
-    """The graph pixels (B, H, W, 3) uint8 -> logits (B, classes) float32, any B, from folded weights."""
-    pixels = opset.parameter([-1, *config.image_size, 3], np.uint8, name="pixels")
+def build_graph(
+    weights: Mapping[str, NDArray[Any]], config: LevitConfig, recipe: Recipe, batch_size: int = 0
+) -> ov.Model:
+    """The graph pixels (B, H, W, 3) uint8 -> logits (B, classes) float32 from folded weights.
+
+    Args:
+        batch_size: B; 0 for any, which costs a few percent.
+    """
+    pixels = opset.parameter([batch_size or -1, *config.image_size, 3], np.uint8, name="pixels")
     logits = fused.forward(OpenVinoOps(weights, recipe), config, pixels)
     return ov.Model([logits], [pixels], "levit")
 
@@ -102,18 +116,36 @@ class OpenVinoEngine:
         core = ov.Core()
         self.spec = _with_precision(core, spec)
         self._weights = fused.fold(state, config)  # the graph shares their memory
-        graph = build_graph(self._weights, config, recipe)
+        graph = build_graph(self._weights, config, recipe, spec.batch_size)
         properties = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.spec.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": self.spec.threads,
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": spec.streams,
+            "ENABLE_CPU_PINNING": False,  # threads that decode share the cores
         }
-        self._request = core.compile_model(graph, "CPU", properties).create_infer_request()
+        compiled = core.compile_model(graph, "CPU", properties)
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(spec.streams):
+            self._idle.put(compiled.create_infer_request())
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self._request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
-        logits: NDArray[np.float32] = self._request.get_output_tensor(0).data.copy()
+        filled = _filled_up(pixels, self.spec.batch_size)
+        request = self._idle.get()
+        try:
+            request.infer([filled], share_inputs=True)
+            logits: NDArray[np.float32] = request.get_output_tensor(0).data[: len(pixels)].copy()
+        finally:
+            self._idle.put(request)
         return logits
+
+
+def _filled_up(pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
+    """The batch with black pictures behind it, so that the last one of a run needs no graph of its own."""
+    if len(pixels) >= batch_size:
+        return np.ascontiguousarray(pixels)
+    filled = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
+    filled[: len(pixels)] = pixels
+    return filled
 
 
 def _with_precision(core: ov.Core, spec: EngineSpec) -> EngineSpec:

@@ -13,13 +13,17 @@ class EngineSpec:
     """What is asked for, or, as ``Engine.spec``, what was chosen: then nothing is ``auto``.
 
     Args:
-        threads: of the network on a CPU; 0 for as many as this process may use.
+        threads: of the network on a CPU, all streams together; 0 for as many as this process may use.
+        streams: how many batches may be computed at once, from as many threads of the caller.
+        batch_size: pictures that a batch will have; a smaller one is filled up. 0 for batches of any size.
     """
 
     device: Device = "auto"
     engine: EngineName = "auto"
     precision: Precision = "auto"
     threads: int = 0
+    streams: int = 1
+    batch_size: int = 0
 
 
 def usable_threads(asked: int = 0) -> int:

@@ -105,7 +105,7 @@ class TorchEngine:
     def __init__(
         self, state: Mapping[str, NDArray[Any]], config: LevitConfig, recipe: Recipe, spec: EngineSpec
     ) -> None:
-        self.spec = _resolve(spec)
+        self.spec = replace(_resolve(spec), streams=1, batch_size=0)  # torch spreads each batch over its threads itself
         if self.spec.device == "cpu":
             torch.set_num_threads(self.spec.threads)
         model = FoldedLevit(fused.fold(state, config), config, recipe).to_dtype(DTYPES[self.spec.precision])

@@ -1,0 +1,145 @@
+"""The network alone: our engine beside others on the same CPU, with random weights and pictures.
+
+python -m benchmarks.engine [--variant levit-128S] [--threads 1] [--batch-size 16] [--precision fp32] [--rounds 9]
+
+Rivals: OpenVINO on timm's exported graph, ONNX Runtime on the same (fp32), and the paper's protocol (torch, batch norms
+folded, traced, both heads). Needs the extra ``bench``; what is missing is left out, and said.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.measuring import machine, ratios, repeated, take_turns, versions
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # nothing is reported from here either
+
+Work = Callable[[], object]
+
+
+def our_engine(variant: str, threads: int, batch: int, precision: str) -> Work:
+    import numpy as np
+
+    from levit_cli.engines import EngineSpec
+    from levit_cli.engines.openvino import OpenVinoEngine
+    from levit_cli.recipes import recipe_for
+
+    config, state = random_network(variant)
+    spec = EngineSpec("cpu", "openvino", precision, threads, batch_size=batch)  # type: ignore[arg-type]
+    engine = OpenVinoEngine(state, config, recipe_for("fb", config.image_size), spec)
+    pixels = np.zeros((batch, *config.image_size, 3), np.uint8)
+    return lambda: engine(pixels)
+
+
+def random_network(variant: str) -> tuple[Any, dict[str, Any]]:
+    import numpy as np
+
+    from benchmarks.models import random_array
+    from levit_cli.checkpoints.names import tensors
+    from levit_cli.config import VARIANTS
+
+    rng = np.random.default_rng(0)
+    return VARIANTS[variant], {tensor.names.ours: random_array(tensor, rng) for tensor in tensors(VARIANTS[variant])}
+
+
+def timm_network(variant: str) -> Any:
+    import timm
+
+    return timm.create_model(variant.replace("-", "_").lower(), exportable=True).eval()
+
+
+def openvino_on_timm(variant: str, threads: int, batch: int, precision: str) -> Work:
+    import numpy as np
+    import openvino as ov
+    import torch
+    from openvino.tools.ovc import convert_model
+
+    graph = convert_model(timm_network(variant), example_input=torch.zeros(batch, 3, 224, 224))
+    graph.reshape([batch, 3, 224, 224])
+    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+    properties = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    request = ov.Core().compile_model(graph, "CPU", properties).create_infer_request()
+    pictures = np.zeros((batch, 3, 224, 224), np.float32)
+    return lambda: request.infer([pictures], share_inputs=True)
+
+
+def onnxruntime_on_timm(variant: str, threads: int, batch: int, precision: str) -> Work:
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    if precision != "fp32":
+        raise ImportError("its CPU provider has no bf16 here")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    with TemporaryDirectory() as folder:
+        path = f"{folder}/levit.onnx"
+        torch.onnx.export(timm_network(variant), (torch.zeros(batch, 3, 224, 224),), path, dynamo=False)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: np.zeros((batch, 3, 224, 224), np.float32)}
+    return lambda: session.run(None, feed)
+
+
+def paper_protocol(variant: str, threads: int, batch: int, precision: str) -> Work:
+    """speed_test.py of the authors: batch norms folded, both heads, torch.jit.trace, fp32."""
+    import torch
+
+    if precision != "fp32":
+        precision = "fp32"  # its own precision: the rival that the paper measured
+    torch.set_num_threads(threads)
+    network = timm_network(variant)
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if hasattr(child, "fuse"):
+                setattr(parent, name, child.fuse())
+    pictures = torch.zeros(batch, 3, 224, 224)
+    with torch.inference_mode():
+        traced = torch.jit.trace(network, pictures)  # type: ignore[no-untyped-call]
+
+    def step() -> object:
+        with torch.inference_mode():
+            return traced(pictures)
+
+    return step
+
+
+RIVALS = {
+    "levit": our_engine,
+    "OpenVINO on timm's graph": openvino_on_timm,
+    "ONNX Runtime on timm's graph": onnxruntime_on_timm,
+    "paper's protocol (torch, traced, fp32)": paper_protocol,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="levit-128S")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    work = {}
+    for name, build in RIVALS.items():
+        try:
+            work[name] = repeated(build(options.variant, options.threads, options.batch_size, options.precision))
+        except ImportError as error:
+            print(f"left out: {name} ({error})")
+    seconds = take_turns(work, options.rounds)
+    print(
+        f"\n{options.variant}, {options.precision}, batch {options.batch_size}, {options.threads} thread(s), "
+        f"{machine()}; {versions('torch', 'timm', 'openvino')}; {options.rounds} interleaved rounds\n"
+    )
+    print("| engine | images/s, median | levit is faster by, least / median / most |\n|---|---|---|")
+    for name, found in seconds.items():
+        low, middle, high = ratios(seconds["levit"], found)
+        print(f"| {name} | {options.batch_size / median(found):.1f} | {low:.2f} / {middle:.2f} / {high:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
