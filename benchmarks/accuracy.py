@@ -13,7 +13,7 @@ from levit_cli.checkpoints import load
 from levit_cli.checkpoints.metadata import CONFIG, OURS, Evaluation
 from levit_cli.engines import EngineSpec, make_engine, usable_threads
 from levit_cli.inputs import walk
-from levit_cli.pipeline import predict
+from levit_cli.pipeline import DecodeAhead, predict
 from levit_cli.reading import Reader
 
 
@@ -22,9 +22,8 @@ def measure(folder: Path, model: str, precision: str) -> tuple[int, int]:
     checkpoint = load(model)
     engine = make_engine(checkpoint, EngineSpec(device="cpu", precision=precision))  # type: ignore[arg-type]
     right = total = 0
-    predictions = predict(
-        walk(str(folder)), engine, Reader(checkpoint.recipe), top_k=1, batch_size=32, workers=usable_threads()
-    )
+    ahead = DecodeAhead(walk(str(folder)), Reader(checkpoint.recipe), batch_size=32, workers=usable_threads())
+    predictions = predict(ahead, engine, top_k=1)
     for prediction in predictions:
         total += 1
         if prediction.top:

@@ -1,6 +1,7 @@
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from levit_cli.errors import InputError
 from levit_cli.inputs import Input
-from levit_cli.pipeline import Prediction, Stats, predict
+from levit_cli.pipeline import DecodeAhead, Network, Prediction, Stats, predict
 
 CLASSES = 5
 
@@ -26,16 +27,23 @@ def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.eye(CLASSES, dtype=np.float32)[numbers % CLASSES] * 3
 
 
-def run(paths: list[str], batch_size: int = 4, workers: int = 3, stats: Stats | None = None) -> list[Prediction]:
-    inputs = [Input(path) for path in paths]
-    return list(predict(inputs, network, prepare, top_k=2, batch_size=batch_size, workers=workers, stats=stats))
+def stream(
+    inputs: Iterable[Input], compute: Network = network, batch_size: int = 1, workers: int = 1, **options: Any
+) -> Iterator[Prediction]:
+    ahead = DecodeAhead(inputs, prepare, batch_size=batch_size, workers=workers)
+    return predict(ahead, compute, **{"top_k": 2, **options})
+
+
+def run(paths: list[str], batch_size: int = 4, workers: int = 3, **options: Any) -> list[Prediction]:
+    return list(stream([Input(path) for path in paths], batch_size=batch_size, workers=workers, **options))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_one_prediction_for_each_input_in_order_errors_included(batch_size: int, workers: int) -> None:
+@pytest.mark.parametrize("streams", [1, 3])
+def test_one_prediction_for_each_input_in_order_errors_included(batch_size: int, workers: int, streams: int) -> None:
     paths = [f"{number}x" if number % 5 == 0 else str(number) for number in range(60)]
-    predictions = run(paths, batch_size, workers)
+    predictions = run(paths, batch_size, workers, streams=streams)
     assert [prediction.path for prediction in predictions] == paths
     for prediction in predictions:
         if "x" in prediction.path:
@@ -54,7 +62,7 @@ def test_probabilities_are_the_softmax_over_all_classes() -> None:
 
 
 def test_more_classes_wanted_than_there_are() -> None:
-    (prediction,) = predict([Input("1")], network, prepare, top_k=99, batch_size=1, workers=1)
+    (prediction,) = stream([Input("1")], top_k=99)
     assert len(prediction.top) == CLASSES
 
 
@@ -65,7 +73,7 @@ def test_logits_that_are_not_finite_are_an_error_of_that_picture_only(bad: float
         logits[pixels[:, 0, 0, 0] == 1] = bad
         return logits
 
-    predictions = list(predict(map(Input, "012"), broken, prepare, top_k=1, batch_size=3, workers=1))
+    predictions = list(stream(map(Input, "012"), broken, batch_size=3))
     assert [prediction.error.kind if prediction.error else "ok" for prediction in predictions] == [
         "ok",
         "non_finite",
@@ -75,7 +83,7 @@ def test_logits_that_are_not_finite_are_an_error_of_that_picture_only(bad: float
 
 def test_an_input_that_came_with_an_error_is_not_tried() -> None:
     error = InputError("permission", "shut")
-    (prediction,) = predict([Input("7", error)], network, prepare, top_k=1, batch_size=1, workers=1)
+    (prediction,) = stream([Input("7", error)])
     assert prediction.error is error
 
 
@@ -87,10 +95,10 @@ def test_memory_is_bounded_by_workers_and_batch_not_by_the_list() -> None:
             asked.append(number)
             yield Input(str(number % 250))
 
-    stream = predict(endless(), network, prepare, top_k=1, batch_size=4, workers=2)
+    answers = stream(endless(), batch_size=4, workers=2)
     for _ in range(20):
-        next(stream)
-    stream.close()  # type: ignore[attr-defined]  # a generator
+        next(answers)
+    answers.close()  # type: ignore[attr-defined]  # a generator
     assert len(asked) <= 20 + (4 + 2 * 4) + 4 * 4 + 2
 
 
@@ -102,10 +110,10 @@ def test_a_slow_list_does_not_hold_back_what_is_ready() -> None:
         assert answered.wait(timeout=30), "the first answer waits for a second input"
         yield Input("2")
 
-    stream = predict(slow(), network, prepare, top_k=1, batch_size=16, workers=1)
-    assert next(stream).path == "1"
+    answers = stream(slow(), batch_size=16)
+    assert next(answers).path == "1"
     answered.set()
-    assert next(stream).path == "2"
+    assert next(answers).path == "2"
 
 
 def test_what_the_list_raises_reaches_the_reader_behind_the_finished_pictures() -> None:
@@ -113,10 +121,10 @@ def test_what_the_list_raises_reaches_the_reader_behind_the_finished_pictures() 
         yield Input("1")
         raise OSError("the list broke")
 
-    stream = predict(failing(), network, prepare, top_k=1, batch_size=1, workers=1)
-    assert next(stream).path == "1"
+    answers = stream(failing())
+    assert next(answers).path == "1"
     with pytest.raises(OSError, match="the list broke"):
-        next(stream)
+        next(answers)
 
 
 def test_a_bug_in_preparing_is_not_taken_for_a_bad_picture() -> None:
@@ -134,3 +142,15 @@ def test_stats_count_pictures_failures_and_batches() -> None:
     assert (stats.pictures, stats.failed, stats.batches) == (4, 1, 4)
     assert stats.network_s > 0
     assert stats.prepare_s > 0
+
+
+def test_decoding_begins_before_there_is_a_network() -> None:
+    decoded = threading.Event()
+
+    def noticed(item: Input) -> NDArray[np.uint8]:
+        decoded.set()
+        return prepare(item)
+
+    ahead = DecodeAhead([Input("1")], noticed, batch_size=1, workers=1)
+    assert decoded.wait(timeout=30)
+    assert [prediction.path for prediction in predict(ahead, network, top_k=1)] == ["1"]

@@ -10,20 +10,20 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from levit_cli import __version__
+from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.choices import Decoding, Format, RecipeName
-from levit_cli.engines import Engine, EngineSpec, usable_threads
+from levit_cli.engines import Engine, EngineSpec, make_engine, usable_threads
 from levit_cli.errors import ExitCode, UsageError
+from levit_cli.graph_cache import GraphCache, cache_folder
 from levit_cli.inputs import STDIN, SUFFIXES, Input, expand, named, read_list
 from levit_cli.output import Sink, is_terminal, require_free
-from levit_cli.pipeline import Prediction, Stats, predict
+from levit_cli.pipeline import DecodeAhead, Stats, predict
 from levit_cli.progress import progress
+from levit_cli.reading import Reader
 from levit_cli.writers import format_for, make_writer
-
-if TYPE_CHECKING:
-    from levit_cli.checkpoints import Checkpoint
 
 Say = Callable[[str], None]
 
@@ -54,14 +54,21 @@ class Request:
     verbose: bool = False
 
 
-def classify(request: Request, say: Say) -> ExitCode:
+class Outcome(NamedTuple):
+    """How a run ended. It holds on to the engine, as taking that down takes longer than leaving the process does."""
+
+    exit_code: ExitCode
+    engine: Engine
+
+
+def classify(request: Request, say: Say) -> Outcome:
     """Classify everything and write it.
 
     Args:
         say: told what people should know; stderr.
 
     Returns:
-        Whether all inputs, or not all, could be classified.
+        The exit code that says whether all inputs, or not all, could be classified.
 
     Raises:
         LevitError: nothing, or not everything, could be tried.
@@ -70,12 +77,16 @@ def classify(request: Request, say: Say) -> ExitCode:
     require_free(request.output, [*request.inputs, request.files_from or ""], overwrite=request.overwrite)
     inputs, alone = _require_some(_list(request), request)
     request = _sized(request, alone=alone)
-    checkpoint, engine = _load(request, say)
-    meta = describe_run(checkpoint, engine.spec, request)
+    checkpoint = _load(request, say)
+    reader = Reader(checkpoint.recipe, request.decoding, offline=request.offline)
+    ahead = DecodeAhead(inputs, reader, batch_size=request.batch_size, workers=request.workers)
+    engine = _engine(request, checkpoint, say)
+    meta = describe_run(checkpoint, engine.spec, request, with_hash=format == "json")
     stats = Stats()
+    predictions = predict(ahead, engine, top_k=request.top_k, streams=engine.spec.streams, stats=stats)
     with Sink(request.output) as sink, progress(shown=_shows_progress(request)) as advance:
         writer = make_writer(format, sink, checkpoint.labels, request.top_k, meta, color=request.color)
-        for prediction in _predictions(request, inputs, checkpoint, engine, stats):
+        for prediction in predictions:
             writer.write(prediction)
             advance()
         writer.finish()
@@ -83,7 +94,8 @@ def classify(request: Request, say: Say) -> ExitCode:
         say(closing_line(stats))
     if request.stats:
         say(time_table(stats))
-    return ExitCode.SOME_FAILED if stats.failed else ExitCode.OK
+    engine.remember()
+    return Outcome(ExitCode.SOME_FAILED if stats.failed else ExitCode.OK, engine)
 
 
 def _list(request: Request) -> Iterator[Input]:
@@ -131,10 +143,7 @@ def _sized(request: Request, *, alone: bool) -> Request:
     return replace(request, spec=spec, batch_size=batch_size, workers=request.workers or usable_threads())
 
 
-def _load(request: Request, say: Say) -> tuple["Checkpoint", Engine]:
-    from levit_cli.checkpoints import load
-    from levit_cli.engines import make_engine
-
+def _load(request: Request, say: Say) -> Checkpoint:
     checkpoint = load(
         request.model,
         recipe=request.recipe,
@@ -143,38 +152,30 @@ def _load(request: Request, say: Say) -> tuple["Checkpoint", Engine]:
         sha256=request.sha256,
         warn=lambda message: say(f"Warning: {message}"),
     )
-    engine = make_engine(checkpoint, request.spec)
-    if checkpoint.recipe.resizer == "torch" and engine.spec.engine != "torch":
-        raise UsageError(f"The recipe {checkpoint.recipe.name} resizes with torch", hint="add --engine torch")
     if request.verbose:
-        spec = engine.spec
         say(f"model {checkpoint.origin}: {checkpoint.architecture}, {checkpoint.dialect} dialect, {checkpoint.dtype}")
         for note in checkpoint.notes:
             say(f"note: {note}")
-        say(f"engine {spec.engine} on {spec.device} in {spec.precision}, {spec.threads} threads")
         say(f"preprocessing {checkpoint.recipe}")
-    return checkpoint, engine
+    return checkpoint
 
 
-def _predictions(
-    request: Request, inputs: Iterator[Input], checkpoint: "Checkpoint", engine: Engine, stats: Stats
-) -> Iterator[Prediction]:
-    from levit_cli.reading import Reader
-
-    return predict(
-        inputs,
-        engine,
-        Reader(checkpoint.recipe, request.decoding, offline=request.offline),
-        top_k=request.top_k,
-        batch_size=request.batch_size,
-        workers=request.workers,
-        streams=engine.spec.streams,
-        stats=stats,
-    )
+def _engine(request: Request, checkpoint: Checkpoint, say: Say) -> Engine:
+    # kept for one picture only: over a folder, the time to compile is nothing
+    cache = GraphCache(cache_folder() / "graphs") if request.spec.batch_size == 1 else None
+    engine = make_engine(checkpoint, request.spec, cache)
+    spec = engine.spec
+    if checkpoint.recipe.resizer == "torch" and spec.engine != "torch":
+        raise UsageError(f"The recipe {checkpoint.recipe.name} resizes with torch", hint="add --engine torch")
+    if request.verbose:
+        say(
+            f"engine {spec.engine} on {spec.device} in {spec.precision}, {spec.threads} threads, {spec.streams} streams"
+        )
+    return engine
 
 
-def describe_run(checkpoint: "Checkpoint", spec: EngineSpec, request: Request) -> dict[str, Any]:
-    """What the answers depend on; the ``meta`` of the json format."""
+def describe_run(checkpoint: Checkpoint, spec: EngineSpec, request: Request, *, with_hash: bool) -> dict[str, Any]:
+    """What the answers depend on; the ``meta`` of the json format, and of the table, which leaves out the hash."""
     evaluation = checkpoint.evaluation
     return {
         "version": __version__,
@@ -182,7 +183,7 @@ def describe_run(checkpoint: "Checkpoint", spec: EngineSpec, request: Request) -
             "name": checkpoint.origin,
             "architecture": checkpoint.architecture,
             "classes": checkpoint.config.num_classes,
-            "sha256": checkpoint.sha256,
+            **({"sha256": checkpoint.sha256} if with_hash else {}),
             **({"evaluation": asdict(evaluation)} if evaluation else {}),
         },
         "preprocessing": {**asdict(checkpoint.recipe), "decode": request.decoding},

@@ -22,6 +22,11 @@ class ExitCode(IntEnum):
     BROKEN_PIPE = 141
     TERMINATED = 143
 
+    @property
+    def exit_code(self) -> "ExitCode":
+        """Itself: a command may end in a code, or in a result that has one."""
+        return self
+
 
 class LevitError(Exception):
     """An error for the user: what happened, why, and what to do next."""

@@ -84,13 +84,3 @@ def _stdout() -> BinaryIO:
 def is_terminal() -> bool:
     """Whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
-
-
-def discard_stdout() -> None:
-    """Send what is still buffered nowhere, so that the interpreter does not fail over it on the way out."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.close(null)
-    except OSError:
-        pass

@@ -92,22 +92,62 @@ class _End(NamedTuple):
     error: BaseException | None = None
 
 
+class DecodeAhead:
+    """Inputs on their way to being pixels, in order, from now on.
+
+    Decoding begins at once, while the caller still makes its network ready.
+
+    Args:
+        inputs: what to read; listed on a thread of its own.
+        prepare: reads one input into (H, W, 3) bytes; runs on ``workers`` threads.
+        batch_size: of the batches that are taken from here, at most.
+    """
+
+    def __init__(
+        self, inputs: Iterable[Input], prepare: Callable[[Input], Pixels], *, batch_size: int, workers: int
+    ) -> None:
+        self._inputs, self._prepare, self._batch_size = inputs, prepare, batch_size
+        self._slots = threading.Semaphore(workers * AHEAD_PER_WORKER + batch_size)
+        self._tasks: Queue[_Task | _End] = Queue()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._stopped = threading.Event()
+        # a daemon: the list may wait for standard input forever
+        threading.Thread(target=self._list, name="inputs", daemon=True).start()
+
+    def take(self) -> tuple[list[_Task], _End | None]:
+        """Wait for one task, then take what is there, up to a batch; and the end, if that is reached."""
+        batch, end = _take(self._tasks, self._batch_size)
+        for _ in batch:
+            self._slots.release()
+        return batch, end
+
+    def stop(self) -> None:
+        """Decode nothing more; nobody waits for what is under way."""
+        self._stopped.set()
+        self._slots.release()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._tasks.put(_End())
+
+    def _list(self) -> None:
+        try:
+            for item in self._inputs:
+                self._slots.acquire()
+                if self._stopped.is_set():
+                    return
+                self._tasks.put(_Task(item, self._pool.submit(_timed, self._prepare, item)))
+            self._tasks.put(_End())
+        except BaseException as error:  # whatever the list raises belongs to the reader of the stream
+            self._tasks.put(_End(error))
+
+
 def predict(
-    inputs: Iterable[Input],
-    network: Network,
-    prepare: Callable[[Input], Pixels],
-    *,
-    top_k: int,
-    batch_size: int,
-    workers: int,
-    streams: int = 1,
-    stats: Stats | None = None,
+    ahead: DecodeAhead, network: Network, *, top_k: int, streams: int = 1, stats: Stats | None = None
 ) -> Iterator[Prediction]:
     """Classify a stream of inputs.
 
     Args:
+        ahead: the inputs; belongs to this stream from here on, and ends with it.
         network: (B, H, W, 3) bytes -> (B, classes) logits; runs on ``streams`` threads at once.
-        prepare: reads one input into (H, W, 3) bytes; runs on ``workers`` threads.
         top_k: classes per prediction, at most.
         stats: filled while the stream runs.
 
@@ -115,40 +155,26 @@ def predict(
         One prediction for each input, in order.
     """
     stats = stats if stats is not None else Stats()
-    line = _Line(network, prepare, top_k, batch_size, workers, streams)
+    batches = _Batches(ahead, network, top_k, streams)
     try:
-        for answers in line.answers(inputs):
+        for answers in batches.answers():
             stats.add(answers)
             yield from answers.predictions
     finally:
-        line.stop()
+        batches.stop()
 
 
-class _Line:
-    """The threads between inputs and answers: one lists, ``workers`` decode, one forms batches, ``streams`` compute."""
+class _Batches:
+    """Batches under way: one thread forms them, ``streams`` threads compute them, the caller takes them in order."""
 
-    def __init__(
-        self,
-        network: Network,
-        prepare: Callable[[Input], Pixels],
-        top_k: int,
-        batch_size: int,
-        workers: int,
-        streams: int,
-    ) -> None:
-        self._network, self._prepare = network, prepare
-        self._top_k, self._batch_size = top_k, batch_size
-        self._slots = threading.Semaphore(workers * AHEAD_PER_WORKER + batch_size)
-        self._tasks: Queue[_Task | _End] = Queue()
+    def __init__(self, ahead: DecodeAhead, network: Network, top_k: int, streams: int) -> None:
+        self._ahead, self._network, self._top_k = ahead, network, top_k
         self._running: Queue[Future[_Answers] | _End] = Queue(maxsize=streams)
-        self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._streams = ThreadPoolExecutor(streams, thread_name_prefix="network")
         self._stopped = threading.Event()
 
-    def answers(self, inputs: Iterable[Input]) -> Iterator["_Answers"]:
-        # daemons: the list may wait for standard input forever
-        threading.Thread(target=self._list, args=(inputs,), name="inputs", daemon=True).start()
-        threading.Thread(target=self._batch, name="batches", daemon=True).start()
+    def answers(self) -> Iterator[_Answers]:
+        threading.Thread(target=self._form, name="batches", daemon=True).start()
         while not isinstance(answers := self._running.get(), _End):
             yield answers.result()
         if answers.error is not None:
@@ -156,30 +182,17 @@ class _Line:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._slots.release()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._ahead.stop()
         self._streams.shutdown(wait=False, cancel_futures=True)
         with suppress(Empty):
             while True:  # somebody may be waiting for room
                 self._running.get_nowait()
 
-    def _list(self, inputs: Iterable[Input]) -> None:
-        try:
-            for item in inputs:
-                self._slots.acquire()
-                if self._stopped.is_set():
-                    return
-                self._tasks.put(_Task(item, self._decoders.submit(_timed, self._prepare, item)))
-            self._tasks.put(_End())
-        except BaseException as error:  # whatever the list raises belongs to the reader of the stream
-            self._tasks.put(_End(error))
-
-    def _batch(self) -> None:
+    def _form(self) -> None:
         end = None
         while end is None and not self._stopped.is_set():
-            batch, end = _take(self._tasks, self._batch_size)
+            batch, end = self._ahead.take()
             if batch and not self._stopped.is_set():
-                self._slots.release(len(batch))
                 self._start(batch)
         self._running.put(end or _End())
 
@@ -191,8 +204,7 @@ class _Line:
                 raise
 
 
-def _take(tasks: "Queue[_Task | _End]", batch_size: int) -> tuple[list[_Task], "_End | None"]:
-    """Wait for one task, then take what is there, up to a batch; and the end, if that is reached."""
+def _take(tasks: "Queue[_Task | _End]", batch_size: int) -> tuple[list[_Task], _End | None]:
     batch: list[_Task] = []
     while len(batch) < batch_size:
         try:

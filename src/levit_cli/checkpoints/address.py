@@ -1,7 +1,6 @@
 """Weights from an address: fetched once into our cache, and only with a hash to hold them against."""
 
 import hashlib
-import os
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,17 +9,13 @@ from levit_cli import web
 from levit_cli.atomic import replace_bytes
 from levit_cli.checkpoints.files import WEIGHT_SUFFIXES, sha256_of
 from levit_cli.errors import OutputError, RefusedError, UnreachableError
+from levit_cli.graph_cache import cache_folder
 
 MAX_BYTES = 2 << 30
 TIMEOUT_S = 600.0
 SHA256_START = re.compile(r"[0-9a-f]{8,64}")
 HASH_IN_NAME = re.compile(rf"-({SHA256_START.pattern})\.\w+$")  # as torch.hub writes them: LeViT-128S-96703c44.pth
 HINT = "use --model demo or --model PATH"
-
-
-def cache_folder() -> Path:
-    """Our own cache, under XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levit"
 
 
 def fetch(url: str, sha256: str | None, *, offline: bool) -> Path:

@@ -1,13 +1,15 @@
 """The command ``levit``. Importing this is enough for help and no more; commands import what they need as they run."""
 
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from levit_cli import __version__
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
+from levit_cli.cli.door import leave, say
 from levit_cli.cli.info import info
 from levit_cli.cli.predict import predict
+from levit_cli.errors import ExitCode
 
 HELP = """Classify pictures with LeViT, fast.
 
@@ -49,6 +51,13 @@ def levit(
 levit.__doc__ = HELP
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the command ``levit``."""
-    app(prog_name="levit")
+    try:
+        app(prog_name="levit")
+    except SystemExit as stop:
+        leave(stop.code)
+    except OSError as error:  # of a help text or a version that nobody takes
+        say(f"Error: Cannot write standard output · {error.strerror}")
+        leave(ExitCode.OUTPUT)
+    raise AssertionError("typer always exits")

@@ -7,8 +7,7 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.door import door, say
-from levit_cli.errors import ExitCode
+from levit_cli.cli.door import Result, door, say
 
 
 @door
@@ -54,7 +53,7 @@ def predict(
     debug: options.DebugOption = False,
     offline: options.OfflineOption = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="No colours in the table.")] = False,
-) -> ExitCode:
+) -> Result:
     """Classify pictures.
 
     levit predict photo.jpg

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.engines.spec import EngineSpec, usable_threads
+from levit_cli.engines.spec import Cache, EngineSpec, usable_threads
 from levit_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,9 +27,15 @@ class Engine(Protocol):
         B is at most ``spec.batch_size``, where that is set. May be called from ``spec.streams`` threads at once.
         """
 
+    def remember(self) -> None:
+        """Leave for the next run what took long to make; called when the answers are out."""
 
-def make_engine(checkpoint: "Checkpoint", spec: EngineSpec) -> Engine:
+
+def make_engine(checkpoint: "Checkpoint", spec: EngineSpec, cache: Cache | None = None) -> Engine:
     """The engine for a checkpoint.
+
+    Args:
+        cache: where the engine may keep what took long to make, for the next run.
 
     On a CPU that is OpenVINO unless torch is named; on a GPU it is torch. ``auto`` takes a GPU only where torch is
     asked for: looking for one means importing torch, which takes longer than classifying hundreds of pictures.
@@ -50,4 +56,6 @@ def make_engine(checkpoint: "Checkpoint", spec: EngineSpec) -> Engine:
     from levit_cli.engines import openvino as openvino_engine
 
     spec = replace(spec, device="cpu")
-    return openvino_engine.OpenVinoEngine(checkpoint.state, checkpoint.config, checkpoint.recipe, spec)
+    return openvino_engine.OpenVinoEngine(
+        checkpoint.state, checkpoint.config, checkpoint.recipe, spec, cache, checkpoint.sha256 if cache else ""
+    )

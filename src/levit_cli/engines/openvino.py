@@ -22,10 +22,10 @@ finally:
     if _imported_before is not None:
         sys.modules[_CONVERTER] = _imported_before
 
-from levit_cli import fused
+from levit_cli import __version__, fused
 from levit_cli.choices import Precision
 from levit_cli.config import Grid, LevitConfig
-from levit_cli.engines.spec import EngineSpec, require_precision
+from levit_cli.engines.spec import Cache, EngineSpec, require_precision
 from levit_cli.recipes import Recipe
 
 Node = Any  # openvino's opset functions are untyped
@@ -108,25 +108,51 @@ def build_graph(
 
 
 class OpenVinoEngine:
-    """The compiled graph. bf16 is chosen where the CPU has instructions for it."""
+    """The compiled graph. bf16 is chosen where the CPU has instructions for it.
+
+    Args:
+        cache: where a compiled graph may be found and is left for the next run.
+        weights_id: what the weights are known by in the cache, such as their hash.
+    """
 
     def __init__(
-        self, state: Mapping[str, NDArray[Any]], config: LevitConfig, recipe: Recipe, spec: EngineSpec
+        self,
+        state: Mapping[str, NDArray[Any]],
+        config: LevitConfig,
+        recipe: Recipe,
+        spec: EngineSpec,
+        cache: Cache | None = None,
+        weights_id: str = "",
     ) -> None:
         core = ov.Core()
         self.spec = _with_precision(core, spec)
-        self._weights = fused.fold(state, config)  # the graph shares their memory
-        graph = build_graph(self._weights, config, recipe, spec.batch_size)
-        properties = {
-            "INFERENCE_PRECISION_HINT": "bf16" if self.spec.precision == "bf16" else "f32",
-            "INFERENCE_NUM_THREADS": self.spec.threads,
-            "NUM_STREAMS": spec.streams,
-            "ENABLE_CPU_PINNING": False,  # threads that decode share the cores
-        }
-        compiled = core.compile_model(graph, "CPU", properties)
+        self._cache = cache
+        self._key = _cache_key(core, recipe, self.spec, weights_id)
+        compiled = self._from_cache(core)
+        self._is_new = compiled is None
+        if compiled is None:
+            self._weights = fused.fold(state, config)  # the graph shares their memory
+            graph = build_graph(self._weights, config, recipe, spec.batch_size)
+            compiled = core.compile_model(graph, "CPU", _properties(self.spec))
+        self._compiled: Any = compiled
         self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(spec.streams):
-            self._idle.put(compiled.create_infer_request())
+            self._idle.put(self._compiled.create_infer_request())
+
+    def _from_cache(self, core: ov.Core) -> Any | None:
+        blob = self._cache.load(self._key) if self._cache else None
+        if blob is None:
+            return None
+        try:
+            return core.import_model(ov.Tensor(np.frombuffer(blob, np.uint8)), "CPU", _properties(self.spec))
+        except RuntimeError:  # of another build of openvino
+            return None
+
+    def remember(self) -> None:
+        """Leave the compiled graph for the next run, if it is not where it came from."""
+        if self._cache and self._is_new:
+            self._cache.store(self._key, self._compiled.export_model().getvalue())
+            self._is_new = False
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         filled = _filled_up(pixels, self.spec.batch_size)
@@ -137,6 +163,21 @@ class OpenVinoEngine:
         finally:
             self._idle.put(request)
         return logits
+
+
+def _properties(spec: EngineSpec) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": "bf16" if spec.precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": spec.threads,
+        "NUM_STREAMS": spec.streams,
+        "ENABLE_CPU_PINNING": False,  # threads that decode share the cores
+    }
+
+
+def _cache_key(core: ov.Core, recipe: Recipe, spec: EngineSpec, weights_id: str) -> str:
+    """Everything that a compiled graph depends on."""
+    cpu = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    return repr((__version__, ov.__version__, cpu, weights_id, recipe, spec))
 
 
 def _filled_up(pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:

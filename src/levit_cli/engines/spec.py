@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from levit_cli.choices import Device, EngineName, Precision
 from levit_cli.errors import RefusedError
@@ -24,6 +25,13 @@ class EngineSpec:
     threads: int = 0
     streams: int = 1
     batch_size: int = 0
+
+
+class Cache(Protocol):
+    """Where an engine may keep what took long to make."""
+
+    def load(self, key: str) -> memoryview | None: ...
+    def store(self, key: str, content: bytes) -> None: ...
 
 
 def usable_threads(asked: int = 0) -> int:

@@ -117,6 +117,9 @@ class TorchEngine:
         result: NDArray[np.float32] = logits.float().cpu().numpy()
         return result
 
+    def remember(self) -> None:
+        """Nothing: eager torch makes nothing that would be worth it."""
+
 
 def _resolve(spec: EngineSpec) -> EngineSpec:
     """Decide device and precision; ``auto`` is a GPU where there is one."""
