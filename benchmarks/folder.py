@@ -26,7 +26,7 @@ import sys
 from transformers import pipeline
 model, listed = sys.argv[1:]
 classify = pipeline("image-classification", model=model, device="cpu", batch_size=16)
-for answer in classify(iter(open(listed).read().split("\\n")[:-1]), top_k=5):
+for answer in classify((line for line in open(listed).read().split("\\n")[:-1]), top_k=5):
     print(answer)
 """
 

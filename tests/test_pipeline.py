@@ -99,7 +99,7 @@ def test_memory_is_bounded_by_workers_and_batch_not_by_the_list() -> None:
     for _ in range(20):
         next(answers)
     answers.close()  # type: ignore[attr-defined]  # a generator
-    assert len(asked) <= 20 + (4 + 2 * 4) + 4 * 4 + 2
+    assert len(asked) <= 20 + (3 * 4 + 2 * 4) + 4 * 4 + 2
 
 
 def test_a_slow_list_does_not_hold_back_what_is_ready() -> None:

@@ -1,7 +1,8 @@
 """One stream of predictions: decode ahead on threads, batch, run, yield in input order.
 
 There is one prediction for each input, errors included, and never another input's answer. Memory is bounded: at most
-``workers * AHEAD_PER_WORKER + batch_size`` pictures wait for a batch, and two batches a stream are behind them.
+``workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size`` pictures wait for a batch, and two batches a stream are
+behind them.
 A batch takes what has been asked for by then and does not wait for more input, so a slow list still streams.
 """
 
@@ -21,6 +22,7 @@ from levit_cli.errors import InputError
 from levit_cli.inputs import Input
 
 AHEAD_PER_WORKER = 4
+BATCHES_AHEAD = 3  # fewer, and a batch is cut short because nobody was allowed to list more
 
 Pixels = NDArray[np.uint8]
 Network = Callable[[Pixels], NDArray[np.float32]]
@@ -107,7 +109,7 @@ class DecodeAhead:
         self, inputs: Iterable[Input], prepare: Callable[[Input], Pixels], *, batch_size: int, workers: int
     ) -> None:
         self._inputs, self._prepare, self._batch_size = inputs, prepare, batch_size
-        self._slots = threading.Semaphore(workers * AHEAD_PER_WORKER + batch_size)
+        self._slots = threading.Semaphore(workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size)
         self._tasks: Queue[_Task | _End] = Queue()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._stopped = threading.Event()
