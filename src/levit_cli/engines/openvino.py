@@ -37,15 +37,15 @@ class OpenVinoOps:
     def __init__(self, weights: Mapping[str, NDArray[Any]], recipe: Recipe) -> None:
         self.weights = weights
         # in levels of 0 to 255, as the pixels are
-        mean, std = (255 * np.array(values).reshape(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+        mean, std = (255 * np.array(values).reshape(1, 1, 1, 3) for values in (recipe.mean, recipe.std))
         self.mean, self.scale = mean.astype(np.float32), (1 / std).astype(np.float32)
 
     def _weight(self, name: str) -> Node:
         return opset.constant(self.weights[name], shared_memory=True)
 
     def normalize(self, pixels: Node) -> Node:
-        x = opset.transpose(opset.convert(pixels, "f32"), [0, 3, 1, 2])
-        return opset.multiply(opset.subtract(x, self.mean), self.scale)
+        x = opset.multiply(opset.subtract(opset.convert(pixels, "f32"), self.mean), self.scale)
+        return opset.transpose(x, [0, 3, 1, 2])  # last: the plugin only relabels the layout then, and moves nothing
 
     def convolution(self, x: Node, name: str) -> Node:
         x = opset.convolution(
