@@ -1,16 +1,18 @@
 """Fixtures for all tests: no network, no cache of the user's, pictures and models made here."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from levit_cli.checkpoints import load, save
 from levit_cli.checkpoints.saving import to_dialect
+from tests.fake_hub import FakeSite, running
 from tests.random_weights import TINY, random_state
 
 
 @pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that need a hub start their own and override this."""
     for name in ("LEVIT_MODEL", "LEVIT_DEVICE", "LEVIT_ENGINE", "HF_TOKEN", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
@@ -27,3 +29,18 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_safetensors(bare, to_dialect(random_state(TINY), TINY, "timm"), "float32")
     save(load(bare, recipe="hf"), folder / "hf", "hf")
     return folder / "hf"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeSite]:
+    """A web server on 127.0.0.1."""
+    with running(FakeSite()) as site:
+        yield site
+
+
+@pytest.fixture
+def site(server: FakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSite]:
+    """The server, as new for each test."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield server
+    server.reset()

@@ -2,7 +2,6 @@
 
 import hashlib
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from levit_cli.checkpoints import address
 from levit_cli.checkpoints.files import write_safetensors
 from levit_cli.checkpoints.saving import to_dialect
 from levit_cli.errors import LevitError, OutputError, RefusedError, UnreachableError
-from tests.fake_hub import Exchange, FakeSite, flip, running
+from tests.fake_hub import Exchange, FakeSite, flip
 from tests.random_weights import TINY, random_state
 
 CONTENT = b"\x80 as good as weights"
@@ -21,18 +20,11 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 NAME = f"LeViT-tiny-{SHA256[:8]}.pth"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeSite]:
-    with running(FakeSite()) as site:
-        yield site
-
-
 @pytest.fixture
-def site(server: FakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSite]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server.pages |= dict.fromkeys((f"/{NAME}", "/plain.pth"), lambda exchange: exchange.reply(200, CONTENT))
-    yield server
-    server.reset()
+def site(site: FakeSite) -> FakeSite:
+    """The common one, with weights to fetch."""
+    site.pages |= dict.fromkeys((f"/{NAME}", "/plain.pth"), lambda exchange: exchange.reply(200, CONTENT))
+    return site
 
 
 @pytest.fixture(autouse=True)

@@ -2,30 +2,17 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from levit_cli import web
-from tests.fake_hub import Exchange, FakeSite, running
+from tests.fake_hub import Exchange, FakeSite
 
 BODY = bytes(range(256)) * 100
 SOON_S = 0.3  # what the tests give a server that will not do
 Page = Callable[[Exchange], object]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FakeSite]:
-    with running(FakeSite()) as site:
-        yield site
-
-
-@pytest.fixture
-def site(server: FakeSite, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSite]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield server
-    server.reset()
 
 
 def fetch(url: str, *, max_bytes: int = 1 << 20, timeout_s: float = 20.0) -> bytes:
