@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from levit_cli.checkpoints import load
 from levit_cli.choices import RecipeName
+from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.engines.torch_resize import preprocess_tensor
 from levit_cli.preprocess import preprocess
 from levit_cli.recipes import Recipe, recipe_for
@@ -94,3 +96,14 @@ def test_normalised_values_equal_those_of_transformers() -> None:
     theirs = np.asarray(transformers.LevitImageProcessorPil()(image)["pixel_values"][0]).transpose(1, 2, 0)
     ours = (resize_then_crop(image, recipe) / 255 - np.array(recipe.mean)) / np.array(recipe.std)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in REFERENCES if name.endswith("96")])
+def test_the_same_class_comes_out_on_top(name: str) -> None:
+    recipe_name, side, reference = REFERENCES[name]
+    demo, recipe = load("demo"), recipe_for(recipe_name, (side, side))
+    engine = make_engine(demo, EngineSpec(device="cpu", engine="openvino", precision="fp32"))
+    photos = list(shared_photos("clothing.tar", 200))
+    ours = np.stack([preprocess(photo, recipe) for photo in photos])
+    theirs = np.stack([reference(photo) for photo in photos])
+    np.testing.assert_array_equal(engine(ours).argmax(axis=1), engine(theirs).argmax(axis=1))
