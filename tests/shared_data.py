@@ -11,9 +11,9 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-def shared(name: str) -> Path:
-    """A file of the folder ``$LEVIT_TEST_DATA``, or else of ``shared/data`` beside the repository."""
-    folder = Path(os.environ.get("LEVIT_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+def shared(name: str, kind: str = "data") -> Path:
+    """A file of the folder ``$LEVIT_TEST_DATA``, or else of ``shared/<kind>`` beside the repository."""
+    folder = Path(os.environ.get("LEVIT_TEST_DATA") or REPOSITORY.parent / "shared" / kind)
     path = folder / name
     if not path.exists():
         pytest.skip(f"needs {name}, which is not in {folder} (set LEVIT_TEST_DATA to where it is)")

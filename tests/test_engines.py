@@ -1,14 +1,17 @@
+import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from levit_cli.checkpoints import Checkpoint, load
-from levit_cli.choices import Precision
+from levit_cli.choices import EngineName, Precision
+from levit_cli.decode import decode
 from levit_cli.engines import EngineSpec, make_engine, spec, usable_threads
 from levit_cli.errors import RefusedError, UsageError
+from levit_cli.preprocess import preprocess
 from tests.random_weights import random_pixels
-from tests.shared_data import shared_photos
+from tests.shared_data import shared, shared_photos
 
 FP32 = EngineSpec(device="cpu", precision="fp32")
 
@@ -74,9 +77,28 @@ def test_threads_are_the_least_of_affinity_quota_and_wish(
     assert usable_threads(asked) == expected
 
 
-def test_bf16_gives_the_same_top_1_on_real_photos(demo: Checkpoint) -> None:
-    from levit_cli.preprocess import preprocess
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_a_trained_checkpoint_gives_the_logits_of_its_makers_code(engine: EngineName) -> None:
+    given = np.load(shared("cifar10-levit128S-96px-logits.npz", "checkpoints"))
+    checkpoint = load(shared("cifar10-levit128S-96px-fb.pth", "checkpoints"))
+    mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (checkpoint.recipe.mean, checkpoint.recipe.std))
+    pixels = np.rint((given["pixel_values"] * std + mean) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    logits = make_engine(checkpoint, replace(FP32, engine=engine))(np.ascontiguousarray(pixels))
+    assert np.abs(logits - given["logits"]).max() <= 1e-5 * np.abs(given["logits"]).max()
 
+
+def test_the_pixels_of_a_trained_checkpoint_are_those_of_its_makers_transform() -> None:
+    given = np.load(shared("cifar10-levit128S-96px-logits.npz", "checkpoints"))
+    recipe = load("demo").recipe
+    mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+    expected = np.rint((given["pixel_values"] * std + mean) * 255).transpose(0, 2, 3, 1)
+    with tarfile.open(shared("cifar10-val.tar")) as tar:
+        files = [tar.extractfile(str(name)) for name in given["files"]]
+        found = np.stack([preprocess(decode(file.read()), recipe) for file in files if file])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_bf16_gives_the_same_top_1_on_real_photos(demo: Checkpoint) -> None:
     pixels = np.stack([preprocess(photo, demo.recipe) for photo in shared_photos("clothing.tar", 500)])
     answers = []
     for precision in ("fp32", "bf16"):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cli.binary import LEVIT, environment, levit, unprivileged
+from tests.fake_hub import FakeSite
 from tests.pictures import picture, write_pictures
 
 
@@ -151,6 +152,20 @@ def test_a_picture_on_stdin(tiny_folder: Path, tmp_path: Path) -> None:
     assert record["top"] == records(named.stdout)[0]["top"]
     nothing = levit("predict", "-m", tiny_folder, "-", "-f", "jsonl")
     assert records(nothing.stdout)[0]["error"]["kind"] == "empty_file"
+
+
+def test_addresses_are_fetched_and_a_failed_one_is_a_record(site: FakeSite, tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    site.pages["/a.jpg"] = lambda exchange: exchange.reply(200, path.read_bytes())
+    site.pages["/page"] = lambda exchange: exchange.reply(200, b"<!doctype html><title>no picture</title>")
+    addresses = [f"{site.url}/{name}" for name in ("a.jpg", "gone.jpg", "page")]
+    done = levit("predict", "-m", tiny_folder, *addresses, "-f", "jsonl")
+    good, gone, page = records(done.stdout)
+    assert done.returncode == 1
+    assert [record["path"] for record in (good, gone, page)] == addresses
+    assert good["top"] == records(levit("predict", "-m", tiny_folder, path, "-f", "jsonl").stdout)[0]["top"]
+    assert gone["error"]["kind"] == "download"
+    assert page["error"]["kind"] == "not_an_image"
 
 
 def test_a_name_that_is_not_utf8(tiny_folder: Path, tmp_path: Path) -> None:
