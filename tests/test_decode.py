@@ -1,5 +1,6 @@
 """What becomes of every kind of picture, and of everything that is none. All files are made here."""
 
+import gzip
 import re
 import struct
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, _imaging
@@ -21,6 +23,8 @@ from levit_cli.decode import MAX_PIXELS, MAX_SIDE, decode
 from levit_cli.errors import InputError
 from levit_cli.rgb import to_rgb
 from tests.pictures import picture
+
+OLD_PILLOW = int(PIL.__version__.partition(".")[0]) < 13
 
 Array = NDArray[Any]
 PICTURE = picture(96, 80)
@@ -156,6 +160,8 @@ MODES: dict[str, tuple[bytes, Array, int]] = {
 
 @pytest.mark.parametrize("name", MODES)
 def test_every_mode_becomes_rgb_by_its_rule(name: str) -> None:
+    if OLD_PILLOW and name == "YCbCr tiff":
+        pytest.skip("Pillow before 13 does not read the YCbCr TIFFs that it writes")
     data, expected, tolerance = MODES[name]
     assert Image.open(BytesIO(data)).mode in (name.split()[0], "RGB")  # some decoders convert already
     assert np.abs(pixels_of(data) - expected).max() <= tolerance
@@ -370,7 +376,7 @@ NOT_DECODED: dict[str, tuple[bytes, str, str]] = {
     "a bare web page": (b"<HTML><head><title>503</title>", "not_an_image", "HTML"),
     "a Git LFS pointer": (LFS_POINTER, "not_an_image", "git lfs pull"),
     "zip": (b"PK\3\4" + bytes(99), "not_an_image", "ZIP"),
-    "gzip": (zlib.compress(b"x", wbits=31), "not_an_image", "gzip"),
+    "gzip": (gzip.compress(b"x"), "not_an_image", "gzip"),
     "sound": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(20), "not_an_image", "unknown"),
     "zeros": (bytes(5000), "not_an_image", "unknown"),
     "pdf": (encoded(SMALL, "PDF"), "format_not_allowed", "PDF"),
@@ -530,6 +536,8 @@ def flips(data: bytes, count: int, seed: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("region", ["anywhere", "at the start"])
 @pytest.mark.parametrize("name", FILES)
 def test_flipped_bits_give_a_picture_or_an_error_and_the_same_again(name: str, region: str) -> None:
+    if OLD_PILLOW and name in ("tiff, jpeg", "tiff, fax"):
+        pytest.skip("Pillow before 13 decodes damaged TIFFs of this kind differently from time to time")
     data = FILES[name]
     start = len(data) if region == "anywhere" else min(400, len(data))
     for damaged in flips(data[:start], 100, seed=len(data)):

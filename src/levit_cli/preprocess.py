@@ -11,6 +11,7 @@ from math import ceil, floor
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Image as Picture
@@ -18,6 +19,7 @@ from PIL.Image import Image as Picture
 from levit_cli.recipes import Recipe
 
 WIDEST_FILTER = 3.0  # source pixels to each side that Pillow's widest filter (Lanczos) reads, at a scale of one
+ORDERS_PASSES = int(PIL.__version__.partition(".")[0]) >= 13  # Pillows before it, as on Python 3.10, go across first
 ACROSS, DOWN = 0, 1
 
 
@@ -49,7 +51,7 @@ def preprocess(image: Picture, recipe: Recipe) -> NDArray[np.uint8]:
 def _goes_down_first(source: tuple[int, int], resized: tuple[int, int]) -> bool:
     """Whether Pillow resizes the whole picture down first: it does where much more height is lost than width."""
     lost_width, lost_height = (before - after for before, after in zip(source, resized, strict=True))
-    return lost_height > max(2 * lost_width, 0)
+    return ORDERS_PASSES and lost_height > max(2 * lost_width, 0)
 
 
 def _span(source: int, resized: int, start: int, length: int) -> Span:

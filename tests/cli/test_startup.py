@@ -71,3 +71,18 @@ def test_nothing_is_written_to_the_home_folder_and_no_library_reports(tiny_folde
     assert done.returncode == 0
     written = [path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()]
     assert set(written) == {(".cache", "levit")}  # the compiled graph, in our own cache
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--engine", "torch", "-m", "demo"], b"The torch engine cannot be used"), (["-m", "w.pth"], b"only torch reads")],
+)
+def test_a_torch_that_does_not_import_is_exit_3_and_no_bug(tmp_path: Path, arguments: list[str], said: bytes) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is not there')")
+    (tmp_path / "w.pth").write_bytes(b"PK\3\4")
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", path, *arguments, cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert b"libcudart" in done.stderr
+    assert levit("predict", path, "-m", "demo", "-q", env=environment(PYTHONPATH=str(tmp_path))).returncode == 0

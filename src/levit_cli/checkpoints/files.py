@@ -184,7 +184,12 @@ def _common_dtype(stored: set[str]) -> Dtype:
 
 
 def _read_pickle(path: Path, ema: bool) -> Weights:
-    import torch
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a library of torch's that does not load
+        raise RefusedError(
+            f"{path} is a pickle, which only torch reads", why=str(error), hint="use safetensors"
+        ) from error
 
     state, notes = _pick_state(path, _unpickle(path), ema)
     strange = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.engines.spec import Cache, EngineSpec, usable_threads
-from levit_cli.errors import UsageError
+from levit_cli.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
     from levit_cli.checkpoints import Checkpoint
@@ -48,7 +48,10 @@ def make_engine(checkpoint: "Checkpoint", spec: EngineSpec, cache: Cache | None 
     name = spec.engine if spec.engine != "auto" else "openvino" if spec.device in ("auto", "cpu") else "torch"
     spec = replace(spec, engine=name, threads=threads)
     if name == "torch":
-        from levit_cli.engines import torch as torch_engine
+        try:
+            from levit_cli.engines import torch as torch_engine
+        except (ImportError, OSError) as error:  # OSError: a library of torch's that does not load
+            raise RefusedError("The torch engine cannot be used", why=str(error), hint="install torch again") from error
 
         return torch_engine.TorchEngine(checkpoint.state, checkpoint.config, checkpoint.recipe, spec)
     if spec.device not in ("auto", "cpu"):
