@@ -114,11 +114,9 @@ def _stream(request: Request) -> Iterator[Input]:
 
 
 def _open_list(path: str) -> BinaryIO:
-    if path == STDIN:
-        # without a buffer: its lock, held by a thread that waits for input, would abort the interpreter on its way out
-        return io.FileIO(0, closefd=False)
     try:
-        return Path(path).open("rb")
+        # without a buffer: its lock, held by a thread that waits for input, would abort the interpreter on its way out
+        return io.FileIO(0, closefd=False) if path == STDIN else Path(path).open("rb")
     except OSError as error:
         raise UsageError(f"Cannot read the list {path}", why=error.strerror or str(error)) from error
 

@@ -1,9 +1,11 @@
 """Running the installed ``levit``, as a shell would."""
 
+import atexit
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,13 +13,16 @@ import pytest
 
 LEVIT = str(Path(sys.executable).with_name("levit"))
 TIMEOUT_S = 120
+CACHE = tempfile.mkdtemp(prefix="levit-test-cache-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's, without what would change an answer or a look."""
+    """This process's, without what would change an answer or a look, and with a cache that goes when the tests end."""
     dropped = {"LEVIT_MODEL", "LEVIT_DEVICE", "LEVIT_ENGINE", "NO_COLOR", "FORCE_COLOR", "COLUMNS"}
     return {name: value for name, value in os.environ.items() if name not in dropped} | {
         "HF_HUB_OFFLINE": "1",
+        "XDG_CACHE_HOME": CACHE,
         **changes,
     }
 

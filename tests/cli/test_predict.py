@@ -129,6 +129,13 @@ def test_lists_on_stdin_with_nul_and_with_newlines(tiny_folder: Path, tmp_path: 
     assert [record["path"] for record in records(from_file.stdout)] == [str(plain)]
 
 
+def test_a_list_on_a_closed_stdin_is_a_usage_error(tiny_folder: Path) -> None:
+    script = f"{LEVIT} predict -m {tiny_folder} --files-from - <&-"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, env=environment(), timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert b"Cannot read the list" in done.stderr
+
+
 def test_an_interactive_list_is_answered_line_by_line(tiny_folder: Path, tmp_path: Path) -> None:
     first, second = write_pictures(tmp_path, 2)
     command = [LEVIT, "predict", "-m", str(tiny_folder), "-f", "jsonl", "-q", "--files-from", "-"]

@@ -67,7 +67,7 @@ def test_nothing_is_written_to_the_home_folder_and_no_library_reports(tiny_folde
     (path,) = write_pictures(tmp_path / "in", 1)
     home = tmp_path / "home"
     home.mkdir()
-    done = levit("predict", "-m", tiny_folder, path, "-q", env=environment(HOME=str(home), CI=""))
+    done = levit("predict", "-m", tiny_folder, path, "-q", env=environment(HOME=str(home), XDG_CACHE_HOME="", CI=""))
     assert done.returncode == 0
     written = [path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()]
     assert set(written) == {(".cache", "levit")}  # the compiled graph, in our own cache
