@@ -21,6 +21,7 @@ FLOORS = {
         "graph_cache",
         "web",
         "inputs",
+        "class_folders",
         "attention_bias",
         "paper",
     },

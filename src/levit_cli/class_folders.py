@@ -1,0 +1,88 @@
+"""A data set as people keep one: a folder with a folder of pictures for each class, read as torchvision's ``ImageFolder``.
+
+Classes are numbered in the order of their folders' names. What differs from torchvision: entries whose names begin with
+a dot, such as ``.ipynb_checkpoints``, are no classes and no pictures, and suffixes are those that ``predict`` looks for.
+"""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from levit_cli.errors import UsageError
+from levit_cli.inputs import SUFFIXES
+
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation", "test")
+LAYOUT = "a data set is a folder that holds one folder of pictures for each class"
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Pictures and the class of each.
+
+    Args:
+        root: the folder they were found in.
+        classes: names, in the order of their numbers.
+        samples: (path, number of its class), class after class, paths sorted within one.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    samples: tuple[tuple[Path, int], ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Pictures in each class."""
+        counted = Counter(index for _, index in self.samples)
+        return tuple(counted[index] for index in range(len(self.classes)))
+
+
+def class_folders(root: Path) -> ClassFolders:
+    """List the pictures below ``root/CLASS/``, at any depth; symbolic links are followed, as torchvision does.
+
+    Raises:
+        UsageError: no folder, or without class folders, or a class without pictures.
+    """
+    if not root.is_dir():
+        raise UsageError(f"No folder {root}", hint=LAYOUT)
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise UsageError(f"No class folders in {root}", hint=LAYOUT)
+    samples = [(path, index) for index, name in enumerate(classes) for path in _pictures(root / name)]
+    found = ClassFolders(root, tuple(classes), tuple(samples))
+    empty = [name for name, count in zip(classes, found.counts, strict=True) if not count]
+    if empty:
+        raise UsageError(f"No pictures in {root / empty[0]}", why=f"looked for {' '.join(SUFFIXES)}", hint=_more(empty))
+    return found
+
+
+def split_folders(root: Path) -> tuple[Path, Path | None]:
+    """The folders to train on and to validate on: ``train/`` and ``val/`` inside ``root``, or ``root`` alone.
+
+    Raises:
+        UsageError: one of the two is there without the other.
+    """
+    train, val = _first(root, TRAIN_NAMES), _first(root, VAL_NAMES)
+    if train is None and val is None:
+        return root, None
+    if train is None or val is None:
+        missing = "train/" if train is None else "val/ or test/"
+        raise UsageError(f"{root} has {(train or val)} but no {missing} beside it", hint=LAYOUT)
+    return train, val
+
+
+def _first(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += (Path(parent, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+    return sorted(found)
+
+
+def _more(empty: list[str]) -> str:
+    return f"empty classes: {', '.join(empty)}" if len(empty) > 1 else "fill the folder or take it away"
