@@ -1,7 +1,8 @@
-"""A data set as people keep one: a folder with a folder of pictures for each class, read as torchvision's ``ImageFolder``.
+"""A data set as people keep one: a folder that holds a folder of pictures for each class.
 
-Classes are numbered in the order of their folders' names. What differs from torchvision: entries whose names begin with
-a dot, such as ``.ipynb_checkpoints``, are no classes and no pictures, and suffixes are those that ``predict`` looks for.
+Read as torchvision's ``ImageFolder`` reads it: classes are numbered in the order of their folders' names. What differs:
+an entry whose name begins with a dot, such as ``.ipynb_checkpoints``, is no class and no picture, and the suffixes are
+those that ``predict`` looks for.
 """
 
 import os
