@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint types bench clean
+.PHONY: demo test check lint types bench faults hostile kills clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/runtime
@@ -24,6 +24,16 @@ types: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.cold_start
+
+# Slow ones, beside the suite: each call to the system fails in turn; 300 damaged pictures; 200 times kill -9.
+faults: $(VENV)/dev
+	LEVIT_FAULT_STEP=1 $(BIN)/python -m pytest -q tests/faults
+
+hostile: $(VENV)/dev
+	$(BIN)/python -m tests.hostile.pictures
+
+kills: $(VENV)/dev
+	$(BIN)/python -m tests.hostile.kills
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

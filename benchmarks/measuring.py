@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -14,18 +15,22 @@ class Run(NamedTuple):
 
     wall_s: float
     peak_mb: float
+    said: str  # on stderr
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
     """Run a command, its output thrown away, and account for it by what the kernel says of the finished process."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall_s = time.perf_counter() - start
+    with tempfile.TemporaryFile() as words:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=words, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - start
+        words.seek(0)
+        said = words.read().decode(errors="replace")
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return Run(wall_s, usage.ru_maxrss / 1024)
+    return Run(wall_s, usage.ru_maxrss / 1024, said)
 
 
 def random_model(variant: str, folder: str) -> str:

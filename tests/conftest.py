@@ -11,6 +11,10 @@ from tests.fake_hub import FakeSite, running
 from tests.random_weights import TINY, random_state
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "promise(*names): shows what docs/promises.md promises under these names")
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that need a hub start their own and override this."""

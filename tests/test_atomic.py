@@ -39,6 +39,7 @@ def test_a_file_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
+@pytest.mark.promise("old-or-new")
 def test_a_file_is_replaced_by_another(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with (tmp_path / "a").open("rb") as reader:
@@ -71,6 +72,7 @@ def test_a_relative_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
+@pytest.mark.promise("old-or-new")
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with full_disk(1000):

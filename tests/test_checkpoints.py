@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints import load, save
+from levit_cli.checkpoints import DEMO_FOLDER, load, own_folder, save
 from levit_cli.checkpoints.files import sha256_of
 from levit_cli.choices import DIALECTS, Dialect, RecipeName
 from levit_cli.config import VARIANTS
@@ -107,6 +107,7 @@ TRAINING_EXTRAS = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("training-checkpoint")
 @pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
 def test_metas_training_checkpoint_is_read_and_its_moving_average_on_request(tmp_path: Path, in_zip: bool) -> None:
     average = {name: torch.from_numpy(array) for name, array in random_arrays("fb", seed=5).items()}
@@ -139,6 +140,7 @@ def test_timms_training_checkpoint_is_read(tmp_path: Path) -> None:
     assert_random_model(load(tmp_path / "last.pth.tar", ema=True).state, seed=5)
 
 
+@pytest.mark.promise("wrapped-names")
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_prefixes_of_wrappers_are_taken_off_and_it_is_said(tmp_path: Path, dialect: Dialect, prefix: str) -> None:
@@ -164,6 +166,18 @@ def test_a_folder_named_demo_without_weights_is_no_model(tmp_path: Path, monkeyp
     assert load("demo").architecture == "levit-128S"
     write_model(tmp_path / "demo" / "model.safetensors", "hf")
     assert load("demo").config == TINY
+
+
+def test_only_a_local_folder_is_the_users_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "run" / "model.safetensors", "hf")
+    for source in ("run", "./run/", str(tmp_path / "run")):
+        assert own_folder(source) == Path(source)
+    for source in ("demo", "run/model.safetensors", "levit-256", "facebook/levit-256", "https://x.org/run", "nowhere"):
+        assert own_folder(source) is None
+    assert own_folder(str(DEMO_FOLDER)) is None
+    write_model(tmp_path / "demo" / "model.safetensors", "hf")
+    assert own_folder("demo") == Path("demo")
 
 
 def test_the_home_folder_may_be_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +206,7 @@ def test_labels_of_the_users_come_first(tmp_path: Path, name: str, content: str)
     assert load(folder, labels=tmp_path / name).labels == ANIMALS
 
 
+@pytest.mark.promise("labels-and-heads")
 def test_labels_of_another_length_are_refused_with_both_numbers(tmp_path: Path) -> None:
     path = write_model(tmp_path / "a.pth", "fb")
     (tmp_path / "names.txt").write_text("cat\ndog\n")
@@ -325,6 +340,7 @@ def test_a_picture_that_is_not_square_needs_its_configuration(tmp_path: Path) ->
     assert load(path.parent).config == load(path).config == config
 
 
+@pytest.mark.promise("labels-and-heads")
 def test_heads_of_different_class_counts_are_refused_with_both_numbers(tmp_path: Path) -> None:
     ten = arrays_of("fb", replace(TINY, num_classes=10))
     arrays = arrays_of("fb") | {name: array for name, array in ten.items() if name.startswith("head_dist.")}
@@ -332,6 +348,7 @@ def test_heads_of_different_class_counts_are_refused_with_both_numbers(tmp_path:
     assert "2 mis-shaped: head_dist.l.weight (expected (7, 32), found (10, 32)), head_dist.l.bias" in message
 
 
+@pytest.mark.promise("labels-and-heads")
 def test_one_head_is_enough(tmp_path: Path) -> None:
     arrays = {name: array for name, array in arrays_of("timm").items() if not name.startswith("head_dist.")}
     checkpoint = load(write_arrays(tmp_path / "a.safetensors", arrays))

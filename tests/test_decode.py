@@ -158,6 +158,7 @@ MODES: dict[str, tuple[bytes, Array, int]] = {
 }
 
 
+@pytest.mark.promise("modes", "sixteen-bits")
 @pytest.mark.parametrize("name", MODES)
 def test_every_mode_becomes_rgb_by_its_rule(name: str) -> None:
     if OLD_PILLOW and name == "YCbCr tiff":
@@ -187,6 +188,7 @@ def test_lab_becomes_the_colours_that_it_was_made_of() -> None:
     assert np.abs(pixels_of(encoded(image, "TIFF")) - RGB).mean() <= 2
 
 
+@pytest.mark.promise("sixteen-bits")
 @pytest.mark.parametrize(
     ("mode", "value"),
     [("I", 65_536), ("I", -1), ("F", 1.5), ("F", -0.25), ("F", float("nan")), ("F", float("inf"))],
@@ -225,6 +227,7 @@ def oriented(orientation: int, stored: Array, kind: str, options: dict[str, Any]
     return encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
 
 
+@pytest.mark.promise("orientation")
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("name", ORIENTABLE)
 def test_all_eight_orientations_give_the_same_picture(name: str, orientation: int) -> None:
@@ -234,6 +237,7 @@ def test_all_eight_orientations_give_the_same_picture(name: str, orientation: in
     assert np.abs(pixels_of(data) - upright).max() <= tolerance
 
 
+@pytest.mark.promise("broken-notes")
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
 @pytest.mark.parametrize("name", ["png", "jpeg", "webp", "tiff, raw"])
 def test_an_orientation_that_is_none_is_ignored(name: str, orientation: int) -> None:
@@ -295,6 +299,7 @@ BROKEN_NOTES = {
 }
 
 
+@pytest.mark.promise("broken-notes")
 @pytest.mark.parametrize("name", BROKEN_NOTES)
 def test_broken_notes_are_ignored(name: str) -> None:
     assert np.abs(pixels_of(BROKEN_NOTES[name]) - np.asarray(SMALL)).max() <= 4
@@ -318,6 +323,7 @@ BULKY_NOTES: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.promise("broken-notes")
 @pytest.mark.parametrize("name", BULKY_NOTES)
 def test_bulky_notes_are_ignored_in_bounded_memory(name: str) -> None:
     data = BULKY_NOTES[name]()
@@ -344,6 +350,7 @@ FRAMES = {
 }
 
 
+@pytest.mark.promise("several-frames")
 @pytest.mark.parametrize("kind", FRAMES)
 def test_of_several_frames_the_first_is_decoded(kind: str) -> None:
     with Image.open(BytesIO(FRAMES[kind])) as image:
@@ -351,6 +358,7 @@ def test_of_several_frames_the_first_is_decoded(kind: str) -> None:
     assert np.abs(pixels_of(FRAMES[kind]) - RGB).mean() <= {"GIF": 8, "MPO": 2}.get(kind, 0)
 
 
+@pytest.mark.promise("several-frames")
 @pytest.mark.parametrize("kind", FRAMES)
 def test_the_other_frames_are_never_decoded(kind: str) -> None:
     data = FRAMES[kind]
@@ -394,6 +402,7 @@ NOT_DECODED: dict[str, tuple[bytes, str, str]] = {
 }
 
 
+@pytest.mark.promise("empty-file", "not-a-picture", "other-formats")
 @pytest.mark.parametrize("name", NOT_DECODED)
 def test_what_is_no_picture_of_ours_is_refused_by_what_it_is(name: str) -> None:
     data, kind, says = NOT_DECODED[name]
@@ -421,6 +430,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
+@pytest.mark.promise("other-formats")
 def test_other_formats_are_refused_without_a_process(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.jpg" for name in ("eps", "pdf", "svg", "psd", "ico", "avif", "ppm")]
     for path in paths:
@@ -482,6 +492,7 @@ def assert_truncated_or_whole(data: bytes, length: int) -> None:
         assert np.array_equal(found, outcome(data)), f"cut at {length} of {len(data)}"
 
 
+@pytest.mark.promise("truncated")
 @pytest.mark.parametrize("name", FILES)
 def test_a_cut_picture_is_truncated_unless_all_of_it_is_there(name: str) -> None:
     data = FILES[name]
@@ -489,6 +500,7 @@ def test_a_cut_picture_is_truncated_unless_all_of_it_is_there(name: str) -> None
         assert_truncated_or_whole(data, length)
 
 
+@pytest.mark.promise("truncated")
 @pytest.mark.parametrize("name", FILES)
 def test_a_picture_cut_in_half_is_truncated(name: str) -> None:
     data = FILES[name]
@@ -504,6 +516,7 @@ def test_a_jpeg_cut_between_scans_or_restarts_is_truncated(name: str) -> None:
         assert error_of(data[:length]).kind == "truncated", length
 
 
+@pytest.mark.promise("truncated")
 @pytest.mark.parametrize("name", JPEGS)
 def test_a_jpeg_whose_tail_is_zeros_is_truncated(name: str) -> None:
     data = JPEGS[name]
@@ -512,12 +525,14 @@ def test_a_jpeg_whose_tail_is_zeros_is_truncated(name: str) -> None:
     assert error_of(data[:length] + bytes(10 * len(data))).kind == "truncated"
 
 
+@pytest.mark.promise("only-the-end-missing")
 @pytest.mark.parametrize("name", JPEGS)
 @pytest.mark.parametrize("lacking", [1, 2])
 def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(name: str, lacking: int) -> None:
     assert np.array_equal(pixels_of(JPEGS[name][:-lacking]), pixels_of(JPEGS[name]))
 
 
+@pytest.mark.promise("only-the-end-missing")
 @pytest.mark.parametrize("tail", [bytes(1000), b"\n", b"more" * 99, b"\xff\xd8\xff\xe0\0\x10JFIF", b"\xff" * 9])
 @pytest.mark.parametrize("name", FILES)
 def test_bytes_behind_the_end_are_ignored(name: str, tail: bytes) -> None:
@@ -533,6 +548,7 @@ def flips(data: bytes, count: int, seed: int) -> Iterator[bytes]:
         yield bytes(damaged)
 
 
+@pytest.mark.promise("damaged-picture")
 @pytest.mark.parametrize("region", ["anywhere", "at the start"])
 @pytest.mark.parametrize("name", FILES)
 def test_flipped_bits_give_a_picture_or_an_error_and_the_same_again(name: str, region: str) -> None:
@@ -595,6 +611,7 @@ BOMBS: dict[str, Callable[[], tuple[bytes, int, int]]] = {
 }
 
 
+@pytest.mark.promise("too-large")
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_declared_size_beyond_the_limits_is_refused_before_memory_is_taken(name: str) -> None:
     data, width, height = BOMBS[name]()

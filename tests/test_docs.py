@@ -39,10 +39,10 @@ def test_the_readme_shows_what_the_demo_prints() -> None:
 
 def test_every_option_that_a_page_names_exists() -> None:
     known = set()
-    for command in ("predict", "convert-checkpoint", "info"):
+    for command in ("predict", "bench", "convert-checkpoint", "finetune", "eval", "info"):
         known |= set(re.findall(r"--[a-z][a-z0-9-]+", levit(command, "--help").stdout.decode()))
     pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name not in OWN_OPTIONS)
-    ours = re.sub(r"`?(fd|curl|git|pip) [^`\n|]*", "", pages)
+    ours = re.sub(r"`?(fd|curl|git|pip|torchrun) [^`\n|]*", "", pages)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", ours)) <= known | {"--version", "--help"}
 
 

@@ -1,15 +1,22 @@
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from levit_cli.checkpoints import Checkpoint, load
-from levit_cli.choices import EngineName, Precision
+from levit_cli.choices import BASELINES, EngineName, Precision
+from levit_cli.config import VARIANTS, LevitConfig
 from levit_cli.decode import decode
 from levit_cli.engines import EngineSpec, make_engine, spec, usable_threads
 from levit_cli.errors import RefusedError, UsageError
 from levit_cli.preprocess import preprocess
+from levit_cli.speed.nets import RandomWeights
+from tests.cli.binary import environment, levit
+from tests.pictures import write_pictures
 from tests.random_weights import random_pixels
 from tests.shared_data import shared, shared_photos
 
@@ -21,6 +28,7 @@ def demo() -> Checkpoint:
     return load("demo")
 
 
+@pytest.mark.promise("any-batch")
 def test_the_answer_is_the_same_in_any_batch(demo: Checkpoint) -> None:
     pixels = random_pixels(demo.config, 33)
     engine = make_engine(demo, FP32)
@@ -59,6 +67,44 @@ def test_torch_and_openvino_agree(demo: Checkpoint, precision: Precision) -> Non
     np.testing.assert_allclose(ours(pixels), theirs(pixels), rtol=0, atol=tolerance)
 
 
+SMALL = RandomWeights(LevitConfig((16, 24), (8, 8), (2, 3), (1, 1), num_classes=7, image_size=(32, 32)))
+
+
+def test_the_compiled_engine_agrees_with_torch_in_batches_up_to_its_own() -> None:
+    asked = EngineSpec("cpu", "compile", "fp32", batch_size=3)
+    compiled = make_engine(SMALL, asked)
+    assert (compiled.spec.engine, compiled.spec.precision, compiled.spec.batch_size) == ("compile", "fp32", 3)
+    pixels = random_pixels(SMALL.config, 3)
+    expected = make_engine(SMALL, replace(asked, engine="torch"))(pixels)
+    for size in (3, 1):
+        np.testing.assert_allclose(compiled(pixels[:size]), expected[:size], rtol=0, atol=1e-4)
+    assert torch._dynamo.config.recompile_limit >= len(VARIANTS) + len(BASELINES)  # torch would stop at eight nets
+    with ThreadPoolExecutor(1) as pool:  # as the pipeline calls it
+        np.testing.assert_allclose(pool.submit(compiled, pixels).result(), expected, rtol=0, atol=1e-4)
+
+
+def test_without_a_compiler_the_compiled_engine_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    (picture,) = write_pictures(tmp_path, 1)
+    without = environment(CXX=str(tmp_path / "no-compiler"), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    done = levit("predict", picture, "-m", tiny_folder, "--engine", "compile", env=without)
+    assert done.returncode == 3, done.stderr
+    assert b"torch.compile does not work here" in done.stderr
+    assert b"--engine openvino" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("engine", ["torch", "compile"])
+def test_a_gpu_agrees_with_the_cpu_from_several_threads(engine: EngineName) -> None:
+    on_gpu = make_engine(SMALL, EngineSpec("cuda", engine, "fp32", batch_size=4))
+    pixels = random_pixels(SMALL.config, 4)
+    expected = make_engine(SMALL, EngineSpec("cpu", "torch", "fp32"))(pixels)
+    with ThreadPoolExecutor(on_gpu.spec.streams) as pool:
+        for size, logits in zip((4, 1, 4, 2), pool.map(lambda n: on_gpu(pixels[:n]), (4, 1, 4, 2)), strict=True):
+            np.testing.assert_allclose(logits, expected[:size], rtol=0, atol=1e-2)
+
+
+@pytest.mark.promise("no-device")
 def test_a_device_or_a_precision_that_is_not_there_is_refused(demo: Checkpoint) -> None:
     with pytest.raises(RefusedError, match="fp16"):
         make_engine(demo, replace(FP32, precision="fp16"))
@@ -66,6 +112,15 @@ def test_a_device_or_a_precision_that_is_not_there_is_refused(demo: Checkpoint) 
         make_engine(demo, EngineSpec(device="cuda", engine="openvino"))
 
 
+@pytest.mark.promise("no-device")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("engine", ["auto", "torch", "compile"])
+def test_a_gpu_that_is_not_there_is_refused(demo: Checkpoint, engine: EngineName) -> None:
+    with pytest.raises(RefusedError, match="There is no cuda device here"):
+        make_engine(demo, EngineSpec(device="cuda", engine=engine))
+
+
+@pytest.mark.promise("quota-and-affinity")
 @pytest.mark.parametrize(
     ("affinity", "quota", "asked", "expected"), [(8, 0, 0, 8), (8, 2, 0, 2), (2, 4, 0, 2), (8, 4, 1, 1), (4, 0, 9, 4)]
 )

@@ -130,6 +130,7 @@ def put(name: str, **changes: Any) -> Edit:
     return lambda header: {**header, name: {**header[name], **changes}}
 
 
+@pytest.mark.promise("damaged-weights")
 @pytest.mark.parametrize("length", [9, 40, len(WHOLE) - 49, len(WHOLE) - 1])
 def test_a_truncated_file_is_refused_with_both_sizes(tmp_path: Path, length: int) -> None:
     (tmp_path / "a.safetensors").write_bytes(WHOLE[:length])
@@ -142,6 +143,7 @@ def test_bytes_behind_the_end_are_refused_with_both_sizes(tmp_path: Path) -> Non
     assert f"its header says {len(WHOLE):,} bytes, the file has {len(WHOLE) + 5:,}" in message
 
 
+@pytest.mark.promise("damaged-weights")
 def test_every_flipped_bit_of_a_header_is_refused_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     expected = {name: (array.dtype, array.shape, array.tolist()) for name, array in ARRAYS.items()}
@@ -157,6 +159,7 @@ def test_every_flipped_bit_of_a_header_is_refused_or_harmless(tmp_path: Path) ->
         assert len(found) == len(expected)  # another name or another type of the same size: for the strict fit to find
 
 
+@pytest.mark.promise("damaged-weights")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -203,6 +206,7 @@ def zip_of(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:96703c44\nsize 32152063\n"
 
 
+@pytest.mark.promise("not-weights", "foreign-archive")
 @pytest.mark.parametrize("suffix", ["safetensors", "pth", "bin"])
 @pytest.mark.parametrize(
     ("content", "reason"),
@@ -227,6 +231,7 @@ def test_what_is_no_weight_file_is_refused_with_what_it_looks_like(
     assert f"it looks like {reason}" in refusal(path)
 
 
+@pytest.mark.promise("foreign-archive")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -243,6 +248,7 @@ def test_an_archive_without_weights_is_refused(tmp_path: Path, content: bytes, r
     assert reason in refusal(tmp_path / "a.pth")
 
 
+@pytest.mark.promise("foreign-archive")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning:torch")
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_a_real_torchscript_archive_is_refused(tmp_path: Path) -> None:
@@ -250,6 +256,7 @@ def test_a_real_torchscript_archive_is_refused(tmp_path: Path) -> None:
     assert "it is a TorchScript archive" in refusal(tmp_path / "a.pt")
 
 
+@pytest.mark.promise("damaged-weights")
 @pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
 def test_a_pickle_truncated_anywhere_is_refused(tmp_path: Path, in_zip: bool) -> None:
     path = saved(tmp_path / "a.pth", {"a": torch.arange(100.0)}, _use_new_zipfile_serialization=in_zip)
@@ -259,6 +266,7 @@ def test_a_pickle_truncated_anywhere_is_refused(tmp_path: Path, in_zip: bool) ->
         refusal(path)
 
 
+@pytest.mark.promise("damaged-weights")
 def test_a_flipped_bit_in_the_weights_of_a_zip_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", {"a": torch.arange(100.0)})
     flipped = bytearray(path.read_bytes())
@@ -293,6 +301,7 @@ def test_an_unreadable_path_is_refused(tmp_path: Path) -> None:
     assert "directory" in refusal(tmp_path)
 
 
+@pytest.mark.promise("old-torch")
 def test_a_torch_of_unsound_weights_only_reads_safetensors_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +333,7 @@ def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
 # --- wrappers
 
 
+@pytest.mark.promise("wrapped-names")
 @pytest.mark.parametrize(
     "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
 )

@@ -319,6 +319,7 @@ def test_a_warm_cache_serves_offline_without_a_request(
     assert fake.asked() == []
 
 
+@pytest.mark.promise("hub-down")
 @pytest.mark.parametrize(("offline", "variable"), [(True, "0"), (False, "1")], ids=["--offline", "HF_HUB_OFFLINE"])
 def test_a_cold_cache_offline_is_unreachable_and_names_two_ways_out(
     machine: Machine, fake: FakeHub, repository: Repository, offline: bool, variable: str
@@ -393,6 +394,7 @@ def test_a_local_path_never_touches_the_network(machine: Machine, fake: FakeHub,
     assert fake.asked() == []
 
 
+@pytest.mark.promise("hub-many-runs")
 def test_many_runs_at_once_on_a_cold_cache_all_succeed(machine: Machine, repository: Repository) -> None:
     for run in [machine.start() for _ in range(4)]:
         run.finish().require()
@@ -416,6 +418,7 @@ def test_a_system_without_symbolic_links_is_served_too(machine: Machine, fake: F
 # A hub that does not answer
 
 
+@pytest.mark.promise("hub-down")
 @pytest.mark.parametrize("answer", [(503, ""), (429, "")])
 def test_a_hub_in_trouble_is_replaced_by_the_cached_copy_with_one_warning(
     warm: Machine, repository: Repository, answer: tuple[int, str]
@@ -428,6 +431,7 @@ def test_a_hub_in_trouble_is_replaced_by_the_cached_copy_with_one_warning(
     assert f"using the cached copy of {REPO}, commit {repository.branches['main'][:8]}" in warning
 
 
+@pytest.mark.promise("hub-down")
 def test_a_hub_that_is_down_is_replaced_by_the_cached_copy_with_one_warning(warm: Machine, nowhere: str) -> None:
     outcome = warm.load(env={"HF_ENDPOINT": nowhere})
     outcome.require()
@@ -442,6 +446,7 @@ def test_a_hub_that_is_down_before_anything_is_cached_is_unreachable_at_once(mac
     assert outcome.seconds < LONG_S
 
 
+@pytest.mark.promise("hub-down")
 @pytest.mark.parametrize("endpoint", ["http://somebody.invalid", "no address"])
 def test_an_endpoint_that_leads_nowhere_is_unreachable(machine: Machine, endpoint: str) -> None:
     require_unreachable(machine.load(env={"HF_ENDPOINT": endpoint}), f"The hub at {endpoint} does not answer")
@@ -459,6 +464,7 @@ def test_what_answers_in_place_of_the_hub_is_no_hub(machine: Machine, fake: Fake
     require_unreachable(machine.load(), "does not answer")
 
 
+@pytest.mark.promise("hub-slow")
 def test_a_hub_that_falls_silent_is_given_up_within_seconds(
     machine: Machine, fake: FakeHub, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,6 +487,7 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.promise("hub-refuses")
 @pytest.mark.parametrize(("answer", "why"), REFUSALS)
 def test_a_refusal_is_unreachable_with_its_own_reason_and_without_the_token(
     machine: Machine, repository: Repository, answer: tuple[int, str], why: str
@@ -509,6 +516,7 @@ def test_files_that_are_refused_though_listed_are_unreachable_at_once(
     assert outcome.seconds < LONG_S
 
 
+@pytest.mark.promise("hub-refuses")
 def test_the_token_goes_to_the_hub_and_not_to_where_the_hub_sends_us(
     machine: Machine, fake: FakeHub, repository: Repository
 ) -> None:
@@ -531,6 +539,7 @@ def test_the_password_in_an_endpoint_is_not_printed(machine: Machine, nowhere: s
 # Bytes that are not the hub's
 
 
+@pytest.mark.promise("hub-flipped-byte")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_bit_flipped_on_the_way_is_refused_and_not_kept(machine: Machine, repository: Repository, name: str) -> None:
     repository.faults = {name: "flip"}
@@ -549,6 +558,7 @@ def test_a_bit_flipped_on_the_way_once_costs_a_warning(machine: Machine, reposit
     assert outcome.warnings == [f"model.safetensors of {REPO} is damaged; fetching it again"]
 
 
+@pytest.mark.promise("hub-flipped-byte")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_bit_flipped_in_the_cache_is_found_and_offline_refused(warm: Machine, fake: FakeHub, name: str) -> None:
     blob = warm.blob(name)
@@ -563,6 +573,7 @@ def test_a_bit_flipped_in_the_cache_is_found_and_offline_refused(warm: Machine, 
     warm.load(offline=True).require()
 
 
+@pytest.mark.promise("hub-flipped-byte")
 def test_a_pin_counts_more_than_what_the_hub_says(machine: Machine, repository: Repository, newer: Files) -> None:
     pin = f"from levit_cli.checkpoints import hub; hub.PINNED_SHA256[{REPO!r}, 'model.safetensors'] = '0' * 64"
     outcome = machine.load(first=pin)
@@ -598,6 +609,7 @@ def test_a_blob_in_the_store_that_the_client_shares_between_repositories_is_know
 # Interruptions
 
 
+@pytest.mark.promise("hub-slow")
 def test_bodies_that_are_cut_or_stall_end_in_bounded_time_and_leave_nothing(
     machine: Machine, repository: Repository, fake: FakeHub, whole: Files
 ) -> None:
@@ -615,6 +627,7 @@ def test_bodies_that_are_cut_or_stall_end_in_bounded_time_and_leave_nothing(
         machine.load(f"somebody/{name}").require()
 
 
+@pytest.mark.promise("hub-slow")
 def test_an_interrupted_fetch_ends_at_once_and_leaves_no_part_of_a_file(
     machine: Machine, repository: Repository, fake: FakeHub, whole: Files
 ) -> None:
@@ -662,6 +675,7 @@ def test_a_newer_commit_that_does_not_come_leaves_the_older_in_use(
 # A cache that cannot be written
 
 
+@pytest.mark.promise("hub-cache-unwritable")
 def test_a_cache_that_cannot_be_made_is_named(machine: Machine, repository: Repository) -> None:
     machine.cache.write_text("a file where the folder should be")
     outcome = machine.start().finish()
@@ -669,6 +683,7 @@ def test_a_cache_that_cannot_be_made_is_named(machine: Machine, repository: Repo
     assert str(machine.cache) in outcome.message
 
 
+@pytest.mark.promise("hub-cache-unwritable")
 def test_a_disk_that_is_full_is_no_place_for_a_part_of_a_file(machine: Machine, repository: Repository) -> None:
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     outcome = machine.load(first=full)
@@ -689,6 +704,7 @@ def read_only(warm: Machine) -> Iterator[Machine]:
         folder.chmod(0o755)
 
 
+@pytest.mark.promise("hub-cache-unwritable")
 @pytest.mark.skipif(not hasattr(os, "geteuid") or sys.platform != "linux", reason="capabilities are Linux's")
 def test_a_read_only_cache_serves_what_it_holds(
     read_only: Machine, repository: Repository, fake: FakeHub, newer: Files

@@ -23,6 +23,7 @@ def test_a_folder_is_walked_depth_first_in_the_order_of_names(tmp_path: Path) ->
     assert below(tmp_path) == ["B.gif", "a/b/c.JPEG", "a/z.png", "a.webp", "b.jpg", "c.tiff"]
 
 
+@pytest.mark.promise("links")
 def test_hidden_entries_other_files_and_links_are_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, ".hidden.jpg", ".git/x.jpg", "notes.txt", "kept.bmp", "noext")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "kept.bmp")
@@ -31,17 +32,20 @@ def test_hidden_entries_other_files_and_links_are_passed_over(tmp_path: Path) ->
     assert below(tmp_path) == ["kept.bmp"]
 
 
+@pytest.mark.promise("folder-named-like-a-picture")
 def test_a_folder_named_like_a_picture_is_walked(tmp_path: Path) -> None:
     touch(tmp_path, "x.jpg/inner.png")
     assert below(tmp_path) == ["x.jpg/inner.png"]
 
 
+@pytest.mark.promise("many-files")
 def test_three_hundred_levels_are_walked(tmp_path: Path) -> None:
     deep = "/".join("d" for _ in range(300))
     touch(tmp_path, f"{deep}/x.jpg")
     assert below(tmp_path) == [f"{deep}/x.jpg"]
 
 
+@pytest.mark.promise("missing-or-forbidden")
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0)
@@ -57,6 +61,7 @@ def test_a_folder_that_vanished_is_an_input_with_an_error(tmp_path: Path) -> Non
     assert item.error.kind == "not_found"
 
 
+@pytest.mark.promise("many-files")
 def test_the_stream_starts_without_walking_everything(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "b/2.jpg")
     stream = walk(str(tmp_path))
@@ -75,6 +80,23 @@ def test_a_glob_that_the_shell_left_alone_is_resolved_in_order(tmp_path: Path) -
     touch(tmp_path, "b.jpg", "a.jpg", "c.png", "sub/d.jpg")
     assert [item.path for item in expand([f"{tmp_path}/*.jpg"])] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
     assert [item.path for item in expand([f"{tmp_path}/**/*.jpg"])][-1] == f"{tmp_path}/sub/d.jpg"
+
+
+@pytest.mark.promise("links")
+def test_a_glob_of_all_levels_follows_no_link_and_names_each_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "b.jpg", "sub/a.jpg", "sub/deep/c.jpg", ".hidden/d.jpg", "sub/[odd]/e.jpg")
+    for name in ("one", "two", "sub/three"):  # with which Python's own would count 2 ** 40 ways
+        (tmp_path / name).symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    every = ["b.jpg", "sub/[odd]/e.jpg", "sub/a.jpg", "sub/deep/c.jpg"]
+    assert [item.path for item in expand(["**/*.jpg"])] == every
+    assert [item.path for item in expand(["**/**/*.jpg"])] == every
+    assert [item.path for item in expand(["s*/**/*.jpg"])] == every[1:]
+    assert [item.path for item in expand([f"{tmp_path}/**/c.jpg"])] == [f"{tmp_path}/sub/deep/c.jpg"]
+    assert [item.path for item in expand(["sub/**"])] == ["sub/[odd]/e.jpg", "sub/a.jpg", "sub/deep/c.jpg"]
+    assert sorted(item.path for item in expand(["**"])) == [f"./{path}" for path in every]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
@@ -96,6 +118,7 @@ def test_a_dash_in_a_list_is_a_file() -> None:
     assert not item.is_stdin
 
 
+@pytest.mark.promise("lists")
 @pytest.mark.parametrize(
     ("content", "null", "expected"),
     [
@@ -115,6 +138,7 @@ def test_lists_are_read_exactly(content: bytes, null: bool, expected: list[str])
     assert list(read_list(io.BytesIO(content), null=null)) == expected
 
 
+@pytest.mark.promise("lists")
 def test_a_list_is_streamed_and_survives_any_cut_between_reads() -> None:
     class OneByteAtATime(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:

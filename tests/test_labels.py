@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from levit_cli.errors import RefusedError
-from levit_cli.labels import Labels, from_id2label, from_names, imagenet1k, numbered, read_labels, require_length
+from levit_cli.labels import (
+    Labels,
+    from_id2label,
+    from_names,
+    imagenet1k,
+    numbered,
+    read_labels,
+    require_length,
+    synonyms,
+)
 
 ANIMALS = ("cat", "dog", "bird")
 
@@ -35,6 +44,17 @@ def test_imagenet_with_synonyms_is_imagenet() -> None:
 def test_a_thousand_other_names_are_taken_as_they_are() -> None:
     names = ["tench, Tinca tinca", *(f"thing {index}" for index in range(999))]
     assert from_names(names) == Labels(tuple(names))
+
+
+def test_imagenet_has_every_name_that_wordnet_has() -> None:
+    names = synonyms(imagenet1k())
+    assert names[281] == ("tabby", "tabby cat")
+    assert names[2][:2] == ("great white shark", "white shark")
+    assert all(first == name for (first, *_), name in zip(names, imagenet1k().names, strict=True))
+
+
+def test_other_labels_have_the_names_that_they_list() -> None:
+    assert synonyms(Labels(("cat", "dog, hound ,", "a"))) == (("cat",), ("dog", "hound"), ("a",))
 
 
 def test_classes_that_nobody_named_are_numbered() -> None:

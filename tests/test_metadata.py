@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from levit_cli.checkpoints.metadata import Evaluation, Metadata, read_metadata, write_metadata
+from levit_cli.checkpoints.metadata import Evaluation, Metadata, read_metadata, store_temperature, write_metadata
 from levit_cli.choices import Dialect, RecipeName
 from levit_cli.config import VARIANTS, LevitConfig
 from levit_cli.errors import ExitCode, RefusedError
@@ -176,6 +176,12 @@ def test_labels_with_synonyms_get_their_wordnet_ids(tmp_path: Path) -> None:
         ({"config": {"id2label": {"1": "dog"}}}, "without a gap"),
         ({"config": {"levit_cli": {"evaluation": {"top1": 1}}}}, "Cannot make sense"),
         ({"config": {"levit_cli": "ours"}}, "Cannot make sense"),
+        ({"config": {"levit_cli": {"temperature": 0}}}, "its temperature is 0"),
+        ({"config": {"levit_cli": {"temperature": -1.5}}}, "its temperature is -1.5"),
+        ({"config": b'{"levit_cli": {"temperature": NaN}}'}, "its temperature is nan"),
+        ({"config": b'{"levit_cli": {"temperature": Infinity}}'}, "its temperature is inf"),
+        ({"config": {"levit_cli": {"temperature": "warm"}}}, "Cannot make sense"),
+        ({"config": TIMM_CONFIG | {"levit_cli": {"temperature": 0}}}, "its temperature is 0"),
         ({"preprocessor_config": {"do_resize": False}}, "do_resize switched off"),
         ({"preprocessor_config": {"do_center_crop": False}}, "do_center_crop switched off"),
         ({"preprocessor_config": {"do_rescale": False}}, "do_rescale switched off"),
@@ -253,8 +259,10 @@ def written(
     config: LevitConfig = TINY,
     labels: Labels | None = None,
     evaluation: Evaluation | None = None,
+    temperature: float = 1.0,
 ) -> Path:
-    contents = write_metadata(dialect, config, labels or numbered(config.num_classes), recipe, evaluation)
+    labels = labels or numbered(config.num_classes)
+    contents = write_metadata(dialect, config, labels, recipe, evaluation, temperature)
     return folder_with(folder, **{name.removesuffix(".json"): content for name, content in contents.items()})
 
 
@@ -274,6 +282,36 @@ def test_what_we_write_is_read_again_to_the_letter(tmp_path: Path, dialect: Dial
     assert read_metadata(written(tmp_path, dialect, recipe, config, labels, evaluation)) == Metadata(
         config.image_size, labels, recipe, 0.1, evaluation
     )
+
+
+@pytest.mark.parametrize("dialect", FOLDER_DIALECTS)
+def test_a_temperature_is_kept_and_stored_beside_everything_else(tmp_path: Path, dialect: Dialect) -> None:
+    recipe, evaluation = recipe_for("fb", (64, 64)), Evaluation("the test set", 5000, 0.815)
+    assert (
+        read_metadata(written(tmp_path, dialect, recipe, evaluation=evaluation, temperature=1.25)).temperature == 1.25
+    )
+    assert read_metadata(written(tmp_path, dialect, recipe, evaluation=evaluation)).temperature == 1
+    before = json.loads((tmp_path / "config.json").read_text())
+    assert "temperature" not in before["levit_cli"]
+    assert store_temperature(tmp_path, 0.8) == tmp_path / "config.json"
+    after = json.loads((tmp_path / "config.json").read_text())
+    assert after["levit_cli"].pop("temperature") == 0.8
+    assert after == before
+    assert read_metadata(tmp_path) == replace(
+        read_metadata(written(tmp_path, dialect, recipe, evaluation=evaluation)), temperature=0.8
+    )
+
+
+def test_a_temperature_can_be_stored_where_there_is_no_config_yet(tmp_path: Path) -> None:
+    store_temperature(tmp_path, 2.0)
+    assert read_metadata(tmp_path) == Metadata(temperature=2.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_no_other_temperature_is_stored(tmp_path: Path, value: float) -> None:
+    with pytest.raises(RefusedError, match="no logits can be divided"):
+        store_temperature(tmp_path, value)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dialect", FOLDER_DIALECTS)

@@ -61,11 +61,27 @@ def test_probabilities_are_the_softmax_over_all_classes() -> None:
     assert [rank.prob for rank in prediction.top] == pytest.approx([likely, (1 - likely) / (CLASSES - 1)])
 
 
+def test_a_temperature_divides_the_logits_and_changes_neither_them_nor_the_order() -> None:
+    (plain,), (tempered,) = run(["3"]), run(["3"], temperature=1.5)
+    likely = np.exp(3 / 1.5) / (np.exp(3 / 1.5) + CLASSES - 1)
+    assert [rank.prob for rank in tempered.top] == pytest.approx([likely, (1 - likely) / (CLASSES - 1)])
+    assert [rank.class_index for rank in tempered.top] == [rank.class_index for rank in plain.top]
+    assert tempered.logits is not None
+    assert tempered.logits.tolist() == [0, 0, 0, 3, 0]
+
+
+@pytest.mark.parametrize(("temperature", "likely"), [(1e-320, 1.0), (1e300, 1 / CLASSES)])
+def test_a_temperature_beyond_all_reason_makes_no_nan(temperature: float, likely: float) -> None:
+    (prediction,) = run(["3"], temperature=temperature)
+    assert prediction.top[0].prob == pytest.approx(likely)
+
+
 def test_more_classes_wanted_than_there_are() -> None:
     (prediction,) = stream([Input("1")], top_k=99)
     assert len(prediction.top) == CLASSES
 
 
+@pytest.mark.promise("not-a-number")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_logits_that_are_not_finite_are_an_error_of_that_picture_only(bad: float) -> None:
     def broken(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -79,6 +95,43 @@ def test_logits_that_are_not_finite_are_an_error_of_that_picture_only(bad: float
         "non_finite",
         "ok",
     ]
+
+
+@pytest.mark.promise("out-of-memory")
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to"), RuntimeError("std::bad_alloc")]
+)
+@pytest.mark.parametrize("most", [1, 3, 5])
+def test_a_batch_too_large_for_the_memory_is_halved_and_no_row_lost_or_doubled(error: Exception, most: int) -> None:
+    sizes: list[int] = []
+
+    def small(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        sizes.append(len(pixels))
+        if len(pixels) > most:
+            raise error
+        return network(pixels)
+
+    paths = ["x3" if number == 3 else str(number) for number in range(23)]
+    predictions = run(paths, batch_size=8, compute=small)
+    assert [prediction.path for prediction in predictions] == paths
+    assert [p.top[0].class_index for p in predictions if p.top] == [n % CLASSES for n in range(23) if n != 3]
+    assert max(sizes) > most
+    assert min(sizes) <= most
+
+
+def test_a_picture_too_large_for_the_memory_on_its_own_is_a_record() -> None:
+    def never(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise MemoryError
+
+    assert [p.error and p.error.kind for p in run(["1", "2"], compute=never)] == ["too_large"] * 2
+
+
+def test_another_failure_of_the_network_is_no_lack_of_memory() -> None:
+    def broken(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(["1"], compute=broken)
 
 
 def test_an_input_that_came_with_an_error_is_not_tried() -> None:

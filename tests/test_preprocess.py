@@ -67,6 +67,7 @@ def test_a_picture_that_has_the_size_already_is_only_cut(size: tuple[int, int]) 
     assert not differences(preprocess(image, recipe), resize_then_crop(image, recipe)).any()
 
 
+@pytest.mark.promise("extreme-shape")
 @pytest.mark.parametrize("length", [60_000, 65_535])
 @pytest.mark.parametrize("thickness", [1, 3])
 @pytest.mark.parametrize("name", PILLOW_RECIPES)

@@ -27,6 +27,7 @@ def test_a_picture_becomes_the_pixels_of_the_recipe(tmp_path: Path) -> None:
     assert pixels.dtype == np.uint8
 
 
+@pytest.mark.promise("no-file")
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     assert kind_of(tmp_path / "pipe.jpg") == "not_regular"

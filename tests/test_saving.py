@@ -73,6 +73,7 @@ def test_folders_come_back_with_all_that_is_known(
         bare,
         labels=Labels(("Katze", "猫", "a, b", '"', "[red]", "", "x" * 300)),
         evaluation=Evaluation("somewhere", 5000, 0.8154),
+        temperature=1.37,
         config=replace(bare.config, drop_path_rate=0.1),
     )
     other: Dialect = "timm" if start == "hf" else "hf"
@@ -84,7 +85,7 @@ def test_folders_come_back_with_all_that_is_known(
         assert (tmp_path / "third" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
     for folder in ("first", "second", "third"):
         loaded = load(tmp_path / folder)
-        for field in ("labels", "evaluation", "config", "recipe", "dtype"):
+        for field in ("labels", "evaluation", "temperature", "config", "recipe", "dtype"):
             assert getattr(loaded, field) == getattr(known, field)
 
 

@@ -6,11 +6,28 @@ Dialect = Literal["fb", "timm", "hf"]  # Meta's own code, timm, Hugging Face
 Dtype = Literal["float32", "float16", "bfloat16"]
 RecipeName = Literal["fb", "hf", "timm", "hf-tensor"]  # the last: Hugging Face's faster processor, in torch
 Device = Literal["auto", "cpu", "cuda", "mps"]
-EngineName = Literal["auto", "openvino", "torch"]
+EngineName = Literal["auto", "openvino", "torch", "compile"]
 Resizer = Literal["pillow", "torch"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Decoding = Literal["exact", "fast"]
+Preset = Literal["small", "paper"]
+Distillation = Literal["hard", "soft"]
+Frozen = Literal["nothing", "backbone"]
+ClipMode = Literal["norm", "agc"]  # all gradients as one vector; or each unit's, in proportion to its weights
 Format = Literal["table", "jsonl", "json", "csv", "tsv"]
+BenchFormat = Literal["table", "json", "csv"]
+BenchProtocol = Literal["quick", "paper"]
+Baseline = Literal[
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "resnet50",
+    "deit_tiny",
+    "deit_small",
+]
 
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 FORMATS: tuple[Format, ...] = get_args(Format)
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)

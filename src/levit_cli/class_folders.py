@@ -43,7 +43,7 @@ def class_folders(root: Path) -> ClassFolders:
     """List the pictures below ``root/CLASS/``, at any depth; symbolic links are followed, as torchvision does.
 
     Raises:
-        UsageError: no folder, or without class folders, or a class without pictures.
+        UsageError: no folder, or one that may not be read, or without class folders, or a class without pictures.
     """
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
@@ -79,10 +79,15 @@ def _first(root: Path, names: tuple[str, ...]) -> Path | None:
 
 def _pictures(folder: Path) -> list[Path]:
     found: list[Path] = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += (Path(parent, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read is no empty one."""
+    raise UsageError(f"Cannot read the folder {error.filename}", why=error.strerror or "", hint=LAYOUT) from error
 
 
 def _more(empty: list[str]) -> str:

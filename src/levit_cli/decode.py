@@ -106,7 +106,9 @@ def _decode(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Picture:
     image.load()
     if image.format in ("JPEG", "MPO") and not _jpeg_has_end(file):
         raise OSError("image file is truncated: it has no end marker")
-    return to_rgb(_upright(image))
+    upright = _upright(image)
+    del image  # which may lie, and takes as much memory
+    return to_rgb(upright)
 
 
 def _check_size(width: int, height: int) -> None:

@@ -27,6 +27,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "preprocessing": asdict(checkpoint.recipe),
         "labels": {"count": len(checkpoint.labels), "first": list(checkpoint.labels.names[:SHOWN_LABELS])},
         "evaluation": asdict(checkpoint.evaluation) if checkpoint.evaluation else None,
+        "temperature": checkpoint.temperature,
         "tensors": {
             "mapped": translation.mapped,
             "derived": list(translation.derived),
@@ -66,6 +67,7 @@ def as_text(facts: dict[str, Any]) -> str:
             if evaluation
             else "not stated in its files"
         ),
+        "temperature": f"{facts['temperature']:.4g}{' (divides the logits)' if facts['temperature'] != 1 else ''}",
         "dialect": f"{facts['dialect']}, {facts['dtype']}",
         "tensors": (
             f"{tensors['mapped']} mapped, {len(tensors['derived'])} derived, "

@@ -62,6 +62,12 @@ class UnreachableError(LevitError):
     exit_code = ExitCode.UNREACHABLE
 
 
+class StoppedError(LevitError):
+    """Long work ended before its end; what it had come to is kept."""
+
+    exit_code = ExitCode.SOME_FAILED
+
+
 class Terminated(BaseException):
     """SIGTERM arrived. Not an ``Exception``, so that nothing on the way out mistakes it for a failure."""
 

@@ -21,7 +21,10 @@ MOST_GRAPHS = 8  # of some 30 MB each; the longest unused go first
 
 def cache_folder() -> Path:
     """Our own cache, under XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levit"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levit"
+    except RuntimeError:  # nobody's home; nothing can be written there, which is no error
+        return Path(os.devnull) / "levit"
 
 
 class GraphCache:

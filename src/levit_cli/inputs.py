@@ -4,18 +4,21 @@ Nothing is opened here but folders and the list itself; the stream starts at onc
 """
 
 import glob
+import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
-from levit_cli.errors import InputError
+from levit_cli.errors import InputError, UsageError
 
 STDIN = "-"
 URL_SCHEMES = ("http://", "https://")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # looked for in folders
 CHUNK_BYTES = 1 << 16
+RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # as a whole part of a path
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,12 @@ class Input:
     Args:
         path: a path, an address, or ``-`` for the bytes of standard input.
         error: why it cannot even be tried, such as a folder that may not be read.
+        content: its bytes, once they were fetched from where there is no file.
     """
 
     path: str
     error: InputError | None = None
+    content: bytes | None = field(default=None, repr=False)
 
     @property
     def is_stdin(self) -> bool:
@@ -46,10 +51,56 @@ def expand(arguments: Iterable[str]) -> Iterator[Input]:
         if argument == STDIN or is_url(argument):
             yield Input(argument)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
-            matches = sorted(glob.iglob(argument, recursive=True), key=os.fsencode)
+            matches = sorted({*_matches(argument)}, key=os.fsencode)
             yield from named(matches or [argument])
         else:
             yield from named([argument])
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """What a glob matches. Other than in Python's own, ``**`` follows no symbolic link, which may lead in circles."""
+    parts = RECURSIVE.split(pattern, maxsplit=1)
+    if len(parts) == 1:
+        yield from glob.iglob(pattern)
+        return
+    before, behind = parts
+    for start in glob.iglob(before) if before else [""]:
+        if not behind:
+            yield start or os.curdir  # everything below, which walking it gives
+        else:
+            for folder in _folders(start):
+                yield from _matches(os.path.join(glob.escape(folder), behind))
+
+
+def _folders(start: str) -> Iterator[str]:
+    """A folder and those below it that are neither hidden nor links."""
+    for path, names, _ in os.walk(start or os.curdir):
+        names[:] = [name for name in names if not name.startswith(".")]
+        yield path if start else path[len(os.curdir + os.sep) :]
+
+
+def listed(arguments: Iterable[str], files_from: str | None, *, null: bool) -> Iterator[Input]:
+    """All inputs: those that arguments mean, then those of a list.
+
+    Args:
+        files_from: the list's path, or ``-`` for standard input.
+        null: its paths end in NUL, see ``read_list``.
+
+    Raises:
+        UsageError: the list cannot be read.
+    """
+    yield from expand(arguments)
+    if files_from is not None:
+        try:
+            with _open_list(files_from) as file:
+                yield from named(read_list(file, null=null))
+        except OSError as error:
+            raise UsageError(f"Cannot read the list {files_from}", why=error.strerror or str(error)) from error
+
+
+def _open_list(path: str) -> BinaryIO:
+    # without a buffer: its lock, held by a thread that waits for input, would abort the interpreter on its way out
+    return io.FileIO(0, closefd=False) if path == STDIN else open(path, "rb")
 
 
 def named(paths: Iterable[str]) -> Iterator[Input]:

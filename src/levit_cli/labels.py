@@ -28,9 +28,22 @@ class Labels:
 @cache
 def imagenet1k() -> Labels:
     """The 1000 classes of ILSVRC 2012 in the order of their WordNet ids, each by its first WordNet lemma."""
+    rows = _imagenet1k_rows()
+    return Labels(tuple(name for _, _, name, _ in rows), tuple(wnid for _, wnid, _, _ in rows))
+
+
+@cache
+def _imagenet1k_rows() -> list[list[str]]:
+    """Index, WordNet id, first lemma, other lemmas; names from WordNet 3.0, copyright 2006 by Princeton University."""
     text = resources.files("levit_cli").joinpath("assets/imagenet1k.tsv").read_text(encoding="utf-8")
-    rows = [line.split("\t") for line in text.splitlines()]
-    return Labels(tuple(name for _, _, name in rows), tuple(wnid for _, wnid, _ in rows))
+    return [line.split("\t") for line in text.splitlines()]
+
+
+def synonyms(labels: Labels) -> tuple[tuple[str, ...], ...]:
+    """All names of each class: what a label lists between commas ("tabby, tabby cat"), and WordNet's for ImageNet."""
+    others = [row[3] for row in _imagenet1k_rows()] if labels.wnids == imagenet1k().wnids else [""] * len(labels)
+    lists = (f"{name},{other}".split(",") for name, other in zip(labels.names, others, strict=True))
+    return tuple(tuple(part.strip() for part in parts if part.strip()) for parts in lists)
 
 
 def numbered(num_classes: int) -> Labels:

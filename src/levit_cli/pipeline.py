@@ -8,24 +8,27 @@ A batch takes what has been asked for by then and does not wait for more input, 
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, Queue
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from levit_cli.decode_ahead import DecodeAhead, End, Pixels, Prepared, Task
 from levit_cli.errors import InputError
-from levit_cli.inputs import Input
 
-AHEAD_PER_WORKER = 4
-BATCHES_AHEAD = 3  # fewer, and a batch is cut short because nobody was allowed to list more
+__all__ = ["DecodeAhead", "Network", "Prediction", "Ranked", "Stats", "predict", "probabilities"]
 
-Pixels = NDArray[np.uint8]
-Network = Callable[[Pixels], NDArray[np.float32]]
+# How those libraries call it that raise no MemoryError.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
+
+Logits = NDArray[np.float32]
+Network = Callable[[Pixels], Logits]
 
 
 class Ranked(NamedTuple):
@@ -37,11 +40,19 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer to one input: the likeliest classes, or why there is none."""
+    """The answer to one input: the likeliest classes, or why there is none.
+
+    Args:
+        logits: (classes,) the network's answer as it came; None where there is none.
+    """
 
     path: str
     top: tuple[Ranked, ...] = ()
     error: InputError | None = None
+    logits: Logits | None = field(default=None, repr=False, compare=False)
+
+
+Rank = Callable[[str, Logits], Prediction]
 
 
 class _Answers(NamedTuple):
@@ -78,73 +89,15 @@ class Stats:
         self.network_s += answers.network_s
 
 
-class _Prepared(NamedTuple):
-    pixels: Pixels
-    seconds: float
-
-
-class _Task(NamedTuple):
-    item: Input
-    pixels: "Future[_Prepared]"
-
-
-class _End(NamedTuple):
-    """Behind the last task; with what the list raised, if it did."""
-
-    error: BaseException | None = None
-
-
-class DecodeAhead:
-    """Inputs on their way to being pixels, in order, from now on.
-
-    Decoding begins at once, while the caller still makes its network ready.
-
-    Args:
-        inputs: what to read; listed on a thread of its own.
-        prepare: reads one input into (H, W, 3) bytes; runs on ``workers`` threads.
-        batch_size: of the batches that are taken from here, at most.
-    """
-
-    def __init__(
-        self, inputs: Iterable[Input], prepare: Callable[[Input], Pixels], *, batch_size: int, workers: int
-    ) -> None:
-        self._inputs, self._prepare, self._batch_size = inputs, prepare, batch_size
-        self._slots = threading.Semaphore(workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size)
-        self._tasks: Queue[_Task | _End] = Queue()
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self._stopped = threading.Event()
-        # a daemon: the list may wait for standard input forever
-        threading.Thread(target=self._list, name="inputs", daemon=True).start()
-
-    def take(self) -> tuple[list[_Task], _End | None]:
-        """Wait for one task, then take what is there, up to a batch; and the end, if that is reached."""
-        batch, end = _take(self._tasks, self._batch_size)
-        for _ in batch:
-            self._slots.release()
-        return batch, end
-
-    def stop(self) -> None:
-        """Decode nothing more; nobody waits for what is under way."""
-        self._stopped.set()
-        self._slots.release()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._tasks.put(_End())
-
-    def _list(self) -> None:
-        try:
-            for item in self._inputs:
-                self._slots.acquire()
-                if self._stopped.is_set():
-                    return
-                self._tasks.put(_Task(item, self._pool.submit(_timed, self._prepare, item)))
-            self._tasks.put(_End())
-        except BaseException as error:  # whatever the list raises belongs to the reader of the stream
-            self._tasks.put(_End(error))
-
-
 def predict(
-    ahead: DecodeAhead, network: Network, *, top_k: int, streams: int = 1, stats: Stats | None = None
-) -> Iterator[Prediction]:
+    ahead: DecodeAhead,
+    network: Network,
+    *,
+    top_k: int,
+    streams: int = 1,
+    stats: Stats | None = None,
+    temperature: float = 1.0,
+) -> Generator[Prediction, None, None]:
     """Classify a stream of inputs.
 
     Args:
@@ -152,12 +105,13 @@ def predict(
         network: (B, H, W, 3) bytes -> (B, classes) logits; runs on ``streams`` threads at once.
         top_k: classes per prediction, at most.
         stats: filled while the stream runs.
+        temperature: divides the logits before the softmax; the order of the classes does not depend on it.
 
     Yields:
         One prediction for each input, in order.
     """
     stats = stats if stats is not None else Stats()
-    batches = _Batches(ahead, network, top_k, streams)
+    batches = _Batches(ahead, network, partial(_rank, top_k=top_k, temperature=temperature), streams)
     try:
         for answers in batches.answers():
             stats.add(answers)
@@ -169,15 +123,15 @@ def predict(
 class _Batches:
     """Batches under way: one thread forms them, ``streams`` threads compute them, the caller takes them in order."""
 
-    def __init__(self, ahead: DecodeAhead, network: Network, top_k: int, streams: int) -> None:
-        self._ahead, self._network, self._top_k = ahead, network, top_k
-        self._running: Queue[Future[_Answers] | _End] = Queue(maxsize=streams)
+    def __init__(self, ahead: DecodeAhead, network: Network, rank: Rank, streams: int) -> None:
+        self._ahead, self._network, self._rank = ahead, network, rank
+        self._running: Queue[Future[_Answers] | End] = Queue(maxsize=streams)
         self._streams = ThreadPoolExecutor(streams, thread_name_prefix="network")
         self._stopped = threading.Event()
 
     def answers(self) -> Iterator[_Answers]:
         threading.Thread(target=self._form, name="batches", daemon=True).start()
-        while not isinstance(answers := self._running.get(), _End):
+        while not isinstance(answers := self._running.get(), End):
             yield answers.result()
         if answers.error is not None:
             raise answers.error
@@ -196,63 +150,66 @@ class _Batches:
             batch, end = self._ahead.take()
             if batch and not self._stopped.is_set():
                 self._start(batch)
-        self._running.put(end or _End())
+        self._running.put(end or End())
 
-    def _start(self, batch: list[_Task]) -> None:
+    def _start(self, batch: list[Task]) -> None:
         try:
-            self._running.put(self._streams.submit(_run, batch, self._network, self._top_k))
+            self._running.put(self._streams.submit(self._run, batch))
         except RuntimeError:  # stopped in this very moment: the pool takes nothing any more
             if not self._stopped.is_set():
                 raise
 
+    def _run(self, batch: list[Task]) -> _Answers:
+        start = time.perf_counter()
+        prepared = [self._ahead.result(task) for task in batch]
+        ready = time.perf_counter()
+        good = [result for result in prepared if isinstance(result, Prepared)]
+        logits = iter(_logits(self._network, [result.pixels for result in good]))
+        done = time.perf_counter()
+        predictions = [
+            self._predict(task.item.path, result if isinstance(result, InputError) else next(logits))
+            for task, result in zip(batch, prepared, strict=True)
+        ]
+        return _Answers(predictions, sum(result.seconds for result in good), ready - start, done - ready)
 
-def _take(tasks: "Queue[_Task | _End]", batch_size: int) -> tuple[list[_Task], _End | None]:
-    batch: list[_Task] = []
-    while len(batch) < batch_size:
-        try:
-            task = tasks.get(block=not batch)
-        except Empty:
-            break
-        if isinstance(task, _End):
-            return batch, task
-        batch.append(task)
-    return batch, None
-
-
-def _timed(prepare: Callable[[Input], Pixels], item: Input) -> _Prepared:
-    start = time.perf_counter()
-    if item.error is not None:
-        raise item.error
-    return _Prepared(prepare(item), time.perf_counter() - start)
+    def _predict(self, path: str, answer: Logits | InputError) -> Prediction:
+        return Prediction(path, error=answer) if isinstance(answer, InputError) else self._rank(path, answer)
 
 
-def _run(batch: list[_Task], network: Network, top_k: int) -> _Answers:
-    start = time.perf_counter()
-    prepared = [_result(task) for task in batch]
-    ready = time.perf_counter()
-    good = [result for result in prepared if isinstance(result, _Prepared)]
-    logits = iter(network(np.stack([result.pixels for result in good])) if good else ())
-    done = time.perf_counter()
-    predictions = [
-        Prediction(task.item.path, error=result)
-        if isinstance(result, InputError)
-        else _rank(task.item.path, next(logits), top_k)
-        for task, result in zip(batch, prepared, strict=True)
-    ]
-    return _Answers(predictions, sum(result.seconds for result in good), ready - start, done - ready)
-
-
-def _result(task: _Task) -> _Prepared | InputError:
+def _logits(network: Network, pixels: Sequence[Pixels]) -> list[Logits | InputError]:
+    """The logits of each picture. What is too much for the memory at once is computed in halves, down to one."""
+    if not pixels:
+        return []
     try:
-        return task.pixels.result()
-    except InputError as error:
-        return error
+        rows = network(np.stack(pixels))
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+    else:
+        assert len(rows) == len(pixels)
+        return [*rows]
+    if len(pixels) == 1:
+        return [InputError("too_large", "not enough memory to classify it")]
+    middle = len(pixels) // 2
+    return _logits(network, pixels[:middle]) + _logits(network, pixels[middle:])
 
 
-def _rank(path: str, logits: NDArray[np.float32], top_k: int) -> Prediction:
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
+
+
+def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Softmax over the last axis of logits divided by a temperature; what every ``prob`` is."""
+    with np.errstate(over="ignore"):  # of a tiny temperature, whose quotient of minus infinity is right
+        shifted = np.exp((logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)) / temperature)
+    quotients: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return quotients
+
+
+def _rank(path: str, logits: Logits, *, top_k: int, temperature: float) -> Prediction:
     if not np.isfinite(logits).all():
         return Prediction(path, error=InputError("non_finite", "the network's answer holds NaN or infinity"))
-    shifted = np.exp(logits.astype(np.float64) - logits.max())
-    probs = shifted / shifted.sum()
+    probs = probabilities(logits, temperature)
     order = np.argsort(-logits, kind="stable")[:top_k]  # equal logits: the lower index first
-    return Prediction(path, tuple(Ranked(int(index), float(probs[index])) for index in order))
+    return Prediction(path, tuple(Ranked(int(index), float(probs[index])) for index in order), logits=logits)

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(*, shown: bool) -> Iterator[Callable[[], None]]:
-    """Yields what is to be called for each finished picture. The total is unknown: the inputs are a stream."""
+def progress(*, shown: bool, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """Yields what is to be called for each finished picture. The total of a stream is unknown."""
     if not shown:
         yield lambda: None
         return
@@ -15,7 +15,7 @@ def progress(*, shown: bool) -> Iterator[Callable[[], None]]:
 
     columns = (SpinnerColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("pictures", total=None, rate="")
+        task = bar.add_task("pictures", total=total, rate="")
 
         def advance() -> None:
             bar.update(task, advance=1, rate=f"{bar.tasks[0].speed or 0:.0f} pictures/s")

@@ -4,6 +4,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -32,14 +33,25 @@ class Reader:
         self._offline = offline
         self._preprocess = _preprocessor(recipe)
 
+    def fetch(self, item: Input) -> Input:
+        """The input together with its content, where that is in no file but on standard input or at an address."""
+        if item.content is not None:
+            return item
+        if item.is_stdin:
+            return replace(item, content=_read_stdin())
+        return replace(item, content=self._download(item.path)) if is_url(item.path) else item
+
     def __call__(self, item: Input) -> NDArray[np.uint8]:
-        return self._preprocess(self._picture(item), self.recipe)
+        try:
+            return self._preprocess(self._picture(self.fetch(item)), self.recipe)
+        except MemoryError:
+            raise InputError("too_large", "not enough memory to decode it") from None
+        except OSError as error:  # decoders' own are input errors by now
+            raise InputError("corrupt", f"the file cannot be read: {error.strerror or type(error).__name__}") from error
 
     def _picture(self, item: Input) -> Picture:
-        if item.is_stdin:
-            return decode(_read_stdin(), self._shrink_to)
-        if is_url(item.path):
-            return decode(self._download(item.path), self._shrink_to)
+        if item.content is not None:
+            return decode(item.content, self._shrink_to)
         with open_regular(item.path) as file:
             return decode(file, self._shrink_to)
 
@@ -76,7 +88,8 @@ def open_regular(path: str) -> BinaryIO:
     except PermissionError:
         raise InputError("permission", "the file may not be read") from None
     except (OSError, ValueError) as error:  # a socket gives ENXIO; a NUL in the name ValueError
-        raise InputError("not_regular" if _is_special(path) else "not_found", str(error)) from error
+        why = getattr(error, "strerror", None) or str(error)  # which would name the path
+        raise InputError("not_regular" if _is_special(path) else "not_found", why) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InputError("not_regular", "not a regular file but a folder, pipe, socket or device")

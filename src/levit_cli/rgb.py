@@ -16,6 +16,7 @@ from PIL.Image import Image as Picture
 from levit_cli.errors import InputError
 
 TIFF_BITS = 258
+BAND_PIXELS = 1 << 20
 
 
 def to_rgb(image: Picture) -> Picture:
@@ -46,15 +47,19 @@ def to_rgb(image: Picture) -> Picture:
 
 
 def _scaled(image: Picture, factor: float, highest: float | None = None) -> Picture:
-    values = np.asarray(image).astype(np.float32)
+    values = np.asarray(image)
     if highest is not None and not (values.min() >= 0 and values.max() <= highest):  # NaN fails too
         raise InputError(
             "unsupported_mode",
             f"gray values from {values.min():g} to {values.max():g} in mode {image.mode}: their range is not known, "
             f"only 0 to {highest:g} is",
         )
-    values *= factor
-    return Image.fromarray(np.rint(values, out=values).astype(np.uint8)).convert("RGB")
+    gray = np.empty(values.shape, np.uint8)
+    rows = max(BAND_PIXELS // values.shape[1], 1)
+    for start in range(0, len(values), rows):  # a large picture in floats would take four times its memory
+        gray[start : start + rows] = np.rint(values[start : start + rows].astype(np.float32) * np.float32(factor))
+    del values
+    return Image.fromarray(gray).convert("RGB")
 
 
 def _has_twelve_bits(image: Picture) -> bool:

@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from levit_cli.labels import Labels
-from levit_cli.output import Sink, is_terminal
+from levit_cli.output import Target, is_terminal
 from levit_cli.pipeline import Prediction
 
 BAR_CELLS = 20
@@ -18,7 +18,7 @@ BAR_CELLS = 20
 class Table:
     """Writes Rich tables. Nothing from outside is read as markup, and control characters are shown, not sent."""
 
-    def __init__(self, sink: Sink, labels: Labels, meta: Mapping[str, Any], *, color: bool) -> None:
+    def __init__(self, sink: Target, labels: Labels, meta: Mapping[str, Any], *, color: bool) -> None:
         self._sink, self._labels, self._meta = sink, labels, meta
         self._text = io.StringIO()
         self._console = Console(
@@ -39,7 +39,6 @@ class Table:
     def _print(self, renderable: RenderableType) -> None:
         self._console.print(renderable)
         self._sink.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
-        self._sink.flush()
         self._text.seek(0)
         self._text.truncate()
 

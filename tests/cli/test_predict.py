@@ -64,6 +64,7 @@ def break_every_fifth(paths: list[Path]) -> dict[str, str]:
     return expected
 
 
+@pytest.mark.promise("one-record-each", "no-label-on-an-error", "damaged-picture", "missing-or-forbidden")
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_broken_files_cost_a_record_each_and_never_the_run(tiny_folder: Path, tmp_path: Path, batch_size: int) -> None:
     folder = tmp_path / "photos"
@@ -84,6 +85,7 @@ def test_broken_files_cost_a_record_each_and_never_the_run(tiny_folder: Path, tm
     assert b"6 failed" in done.stderr
 
 
+@pytest.mark.promise("any-batch", "own-result")
 def test_no_answer_depends_on_its_neighbours(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write_pictures(folder, 40)
@@ -93,6 +95,7 @@ def test_no_answer_depends_on_its_neighbours(tiny_folder: Path, tmp_path: Path) 
     assert len(outputs) == 1
 
 
+@pytest.mark.promise("data-and-words", "any-terminal")
 @pytest.mark.parametrize("format", ["tsv", "csv", "json", "jsonl", "table"])
 def test_every_format_is_clean_on_stdout_and_talks_on_stderr(tiny_folder: Path, tmp_path: Path, format: str) -> None:
     (path,) = write_pictures(tmp_path, 1)
@@ -112,6 +115,7 @@ def test_without_a_terminal_the_format_is_tsv(tiny_folder: Path, tmp_path: Path)
     assert row[:3] == [str(path), "ok", ""]
 
 
+@pytest.mark.promise("lists")
 def test_lists_on_stdin_with_nul_and_with_newlines(tiny_folder: Path, tmp_path: Path) -> None:
     odd = tmp_path / "new\nline.png"
     picture().save(odd)
@@ -185,6 +189,7 @@ def test_a_name_that_is_not_utf8(tiny_folder: Path, tmp_path: Path) -> None:
     assert record["path"].endswith("caf\\xe9.png")
 
 
+@pytest.mark.promise("precious-output")
 def test_the_output_file_decides_the_format_and_is_not_overwritten_unasked(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_pictures(tmp_path / "in", 1)
     output = tmp_path / "out.csv"
@@ -201,6 +206,7 @@ def test_the_output_file_decides_the_format_and_is_not_overwritten_unasked(tiny_
     assert output.read_bytes() == written
 
 
+@pytest.mark.promise("precious-output")
 def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_pictures(tmp_path, 1, "png")
     before = path.read_bytes()
@@ -209,6 +215,7 @@ def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
+@pytest.mark.promise("no-traceback", "nothing-to-classify")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -231,6 +238,7 @@ def test_usage_errors_are_exit_2(tiny_folder: Path, arguments: list[str], said: 
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.promise("nothing-to-classify")
 def test_an_empty_folder_is_exit_2_and_says_what_was_looked_for(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     done = levit("predict", "-m", tiny_folder, tmp_path)
@@ -259,6 +267,7 @@ def test_a_hub_that_cannot_be_had_is_exit_5_with_the_way_out(tmp_path: Path) -> 
         assert done.stdout == b""
 
 
+@pytest.mark.promise("labels-and-heads")
 def test_labels_of_another_length_are_exit_3_with_both_numbers(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_pictures(tmp_path / "in", 1)
     labels = tmp_path / "labels.txt"
@@ -272,6 +281,7 @@ def test_labels_of_another_length_are_exit_3_with_both_numbers(tiny_folder: Path
     assert records(named.stdout)[0]["top"][0]["label"] in "abcdefg"
 
 
+@pytest.mark.promise("no-device")
 def test_a_device_that_is_not_there_is_exit_3(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_pictures(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "--device", "mps", env=environment(CUDA_VISIBLE_DEVICES=""))
@@ -288,6 +298,7 @@ def test_the_torch_engine_gives_the_same_answer(tiny_folder: Path, tmp_path: Pat
         assert ours["prob"] == pytest.approx(theirs["prob"], abs=2e-6)
 
 
+@pytest.mark.promise("full-disk")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_pictures(tmp_path, 1)
@@ -303,6 +314,7 @@ def test_a_full_disk_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
     assert b"Exception ignored" not in process.stderr
 
 
+@pytest.mark.promise("full-disk")
 def test_an_output_folder_that_is_missing_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_pictures(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-o", tmp_path / "no" / "out.csv")
@@ -310,6 +322,7 @@ def test_an_output_folder_that_is_missing_is_exit_4(tiny_folder: Path, tmp_path:
     assert b"out.csv" in done.stderr
 
 
+@pytest.mark.promise("reader-leaves")
 def test_a_reader_that_leaves_is_quiet_and_141(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write_pictures(folder, 30)
@@ -320,6 +333,7 @@ def test_a_reader_that_leaves_is_quiet_and_141(tiny_folder: Path, tmp_path: Path
     assert len(records(done.stdout)) == 1
 
 
+@pytest.mark.promise("signals")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_with_its_code_and_keeps_what_is_done(
     tiny_folder: Path, tmp_path: Path, sent: signal.Signals, code: int

@@ -47,6 +47,8 @@ def test_a_prediction_on_a_cpu_leaves_torch_and_the_hub_alone(tiny_folder: Path,
         ["predict", "--help"],
         ["convert-checkpoint", "-h"],
         ["info", "--help"],
+        ["eval", "--help"],
+        ["bench", "--help"],
         ["predict", "--nope"],
     ],
 )

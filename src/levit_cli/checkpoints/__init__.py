@@ -21,7 +21,7 @@ from levit_cli.inputs import is_url
 from levit_cli.labels import Labels
 from levit_cli.recipes import Recipe, recipe_for
 
-__all__ = ["DEMO", "Checkpoint", "Evaluation", "load", "save"]
+__all__ = ["DEMO", "Checkpoint", "Evaluation", "load", "own_folder", "save"]
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
@@ -72,7 +72,16 @@ def load(
         translation=translation,
         notes=weights.notes,
         evaluation=metadata.evaluation,
+        temperature=metadata.temperature,
     )
+
+
+def own_folder(source: str) -> Path | None:
+    """The local folder that a source names as a model and that is the user's to change; None for all other sources."""
+    path = Path(source).expanduser()
+    if source == DEMO and not any(path.glob("*.safetensors")):
+        return None
+    return path if path.is_dir() and not path.samefile(DEMO_FOLDER) else None
 
 
 def _locate(source: str, offline: bool, sha256: str | None, warn: Callable[[str], None]) -> Path:

@@ -13,6 +13,7 @@ from levit_cli.checkpoints.identify import Translation
 from levit_cli.checkpoints.metadata import Evaluation
 from levit_cli.choices import Dialect, Dtype
 from levit_cli.config import LevitConfig, variant_name
+from levit_cli.errors import RefusedError
 from levit_cli.labels import Labels
 from levit_cli.recipes import Recipe
 
@@ -32,6 +33,7 @@ class Checkpoint:
         translation: what became of the file's keys.
         notes: what else was noticed, for ``--verbose`` and ``info``.
         evaluation: its measured accuracy, where the files tell.
+        temperature: what its logits are divided by before the softmax, for probabilities that can be believed.
     """
 
     config: LevitConfig
@@ -45,11 +47,15 @@ class Checkpoint:
     translation: Translation
     notes: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
+    temperature: float = 1.0
 
     @cached_property
     def sha256(self) -> str:
         """Of the weight file; of all shards one after another where it is sharded."""
-        return sha256_of(*self.files)
+        try:
+            return sha256_of(*self.files)
+        except OSError as error:
+            raise RefusedError(f"Cannot read {self.files[0]}", why=error.strerror or str(error)) from error
 
     @property
     def architecture(self) -> str:

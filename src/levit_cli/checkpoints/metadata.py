@@ -8,11 +8,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import floor
+from math import floor, isfinite
 from pathlib import Path
 from typing import Any
 
 from levit_cli import labels as label_sets
+from levit_cli.atomic import replace_text
 from levit_cli.choices import Dialect, RecipeName
 from levit_cli.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, Grid, LevitConfig, variant_name
 from levit_cli.errors import RefusedError
@@ -40,13 +41,19 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the files beside some weights say; None where they do not."""
+    """What the files beside some weights say; None where they do not.
+
+    Args:
+        temperature: what the logits are divided by before the softmax (Guo et al. 2017), as ``levit eval --calibrate``
+            found it.
+    """
 
     image_size: Grid | None = None
     labels: Labels | None = None
     recipe: Recipe | None = None
     drop_path_rate: float = 0.0
     evaluation: Evaluation | None = None
+    temperature: float = 1.0
 
 
 def read_metadata(folder: Path, *, with_recipe: bool = True) -> Metadata:
@@ -101,6 +108,7 @@ def _from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Meta
         recipe=_recipe_from_hf(preprocessor) if preprocessor else None,
         drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
         evaluation=_evaluation(ours),
+        temperature=require_temperature(float(ours.get("temperature", 1.0))),
     )
 
 
@@ -109,6 +117,17 @@ def _evaluation(ours: Mapping[str, Any]) -> Evaluation | None:
         return None
     measured = ours["evaluation"]
     return Evaluation(str(measured["dataset"]), int(measured["images"]), float(measured["top1"]))
+
+
+def require_temperature(value: float) -> float:
+    """The temperature, if logits can be divided by it.
+
+    Raises:
+        RefusedError: it is not a finite number above zero.
+    """
+    if not (isfinite(value) and value > 0):
+        raise RefusedError(f"its temperature is {value}", why="no logits can be divided by that")
+    return value
 
 
 def _recipe_from_hf(preprocessor: Mapping[str, Any]) -> Recipe:
@@ -168,6 +187,7 @@ def _from_timm(config: Mapping[str, Any], with_recipe: bool) -> Metadata:
         recipe=_recipe_from_timm(trained) if with_recipe and "input_size" in trained else None,
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
         evaluation=_evaluation(ours),
+        temperature=require_temperature(float(ours.get("temperature", 1.0))),
     )
 
 
@@ -200,14 +220,38 @@ def _recipe_from_timm(trained: Mapping[str, Any]) -> Recipe:
     return _named(recipe, "timm")
 
 
+def store_temperature(folder: Path, temperature: float) -> Path:
+    """Write a temperature into the ``config.json`` of a model's folder, and leave all else in it as it stands.
+
+    Returns:
+        The file.
+
+    Raises:
+        RefusedError: the file is there and is no JSON object, or the temperature is none.
+        OutputError: the disk does not take it.
+    """
+    path = folder / CONFIG
+    config = _read_json(path)
+    config[OURS] = {**config.get(OURS, {}), "temperature": require_temperature(temperature)}
+    replace_text(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
 def write_metadata(
-    dialect: Dialect, config: LevitConfig, labels: Labels, recipe: Recipe, evaluation: Evaluation | None
+    dialect: Dialect,
+    config: LevitConfig,
+    labels: Labels,
+    recipe: Recipe,
+    evaluation: Evaluation | None,
+    temperature: float = 1.0,
 ) -> dict[str, dict[str, Any]]:
     """The JSON files that belong beside the weights in a folder, by name."""
     exact_recipe = {"recipe": asdict(recipe)}
     ours: dict[str, Any] = {"drop_path_rate": config.drop_path_rate}
     if evaluation:
         ours["evaluation"] = asdict(evaluation)
+    if temperature != 1:
+        ours["temperature"] = temperature
     if dialect == "timm":
         return {CONFIG: {**_timm_config(config, labels, recipe), OURS: ours | exact_recipe}}
     return {

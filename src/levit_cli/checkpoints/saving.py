@@ -29,12 +29,15 @@ from levit_cli.errors import OutputError, RefusedError, UsageError
 Array = NDArray[Any]
 
 
-def save(checkpoint: Checkpoint, path: Path, dialect: Dialect, dtype: Dtype | None = None) -> list[Path]:
+def save(
+    checkpoint: Checkpoint, path: Path, dialect: Dialect, dtype: Dtype | None = None, *, card: str | None = None
+) -> list[Path]:
     """Write ``checkpoint`` in a dialect.
 
     Args:
         path: a name ending in .safetensors, .pth, .pt or .bin makes one file, else a folder.
         dtype: None keeps the type of the source.
+        card: the folder's README.md; None for one that tells of the conversion.
 
     Returns:
         The files written. Each is the old one or the new one at every moment.
@@ -52,7 +55,8 @@ def save(checkpoint: Checkpoint, path: Path, dialect: Dialect, dtype: Dtype | No
         return [path]
     if dialect == "fb":
         raise UsageError(f"Meta's dialect is one file, and {path} names a folder", hint="end the name in .pth")
-    return _write_folder(checkpoint, path, arrays, dialect, dtype)
+    card = model_card(checkpoint, dialect, dtype) if card is None else card  # hashes the source, perhaps this folder
+    return _write_folder(checkpoint, path, arrays, dialect, dtype, card)
 
 
 def to_dialect(state: Mapping[str, Array], config: LevitConfig, dialect: Dialect) -> dict[str, Array]:
@@ -93,7 +97,7 @@ def _write_weights(path: Path, arrays: Mapping[str, Array], dtype: Dtype) -> Non
 
 
 def _write_folder(
-    checkpoint: Checkpoint, folder: Path, arrays: Mapping[str, Array], dialect: Dialect, dtype: Dtype
+    checkpoint: Checkpoint, folder: Path, arrays: Mapping[str, Array], dialect: Dialect, dtype: Dtype, card: str
 ) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,10 +106,15 @@ def _write_folder(
     texts = {
         name: json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         for name, content in write_metadata(
-            dialect, checkpoint.config, checkpoint.labels, checkpoint.recipe, checkpoint.evaluation
+            dialect,
+            checkpoint.config,
+            checkpoint.labels,
+            checkpoint.recipe,
+            checkpoint.evaluation,
+            checkpoint.temperature,
         ).items()
     }
-    texts["README.md"] = model_card(checkpoint, dialect, dtype)  # hashes the source, which may be in this very folder
+    texts["README.md"] = card
     weights = folder / WEIGHT_FILES[0]
     _write_weights(weights, arrays, dtype)
     for name, text in texts.items():

@@ -5,8 +5,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from levit_cli import __version__
+from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
 from levit_cli.cli.door import leave, say
+from levit_cli.cli.eval import evaluate
+from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
 from levit_cli.cli.predict import predict
 from levit_cli.errors import ExitCode
@@ -29,7 +32,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict)
+app.command()(bench)
 app.command()(convert_checkpoint)
+app.command()(finetune)
+app.command("eval")(evaluate)
 app.command()(info)
 
 

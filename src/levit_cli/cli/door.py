@@ -29,6 +29,8 @@ def door(command: Callable[P, Result]) -> Callable[P, NoReturn]:
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as behind nohup
+            signal.signal(signal.SIGINT, _interrupt)
         try:
             result = command(*args, **kwargs)  # alive until the process ends, see ``Outcome``
             code = result.exit_code
@@ -63,6 +65,11 @@ def _terminate(signum: int, _: FrameType | None) -> None:
     raise Terminated
 
 
+def _interrupt(signum: int, _: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_DFL)  # as above
+    raise KeyboardInterrupt
+
+
 def _code(error: BaseException) -> ExitCode:
     if isinstance(error, LevitError):
         return error.exit_code
@@ -90,5 +97,7 @@ def _say(error: BaseException, *, debug: bool) -> None:
 
 def say(message: str) -> None:
     """A line for people. That stderr is closed is no reason to stop."""
-    with suppress(OSError, ValueError, AttributeError):
+    if sys.stderr is None:  # for print, that would mean stdout
+        return
+    with suppress(OSError, ValueError):
         print(message, file=sys.stderr, flush=True)

@@ -28,6 +28,9 @@ def predict(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Instead of stdout.", show_default=False)
     ] = None,
     overwrite: options.OverwriteOption = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the output of an interrupted run; try what failed again.")
+    ] = False,
     files_from: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Read paths from a file, or - for stdin, one a line.", show_default=False),
@@ -46,6 +49,8 @@ def predict(
     decode: Annotated[
         choices.Decoding, typer.Option(help="fast lets the JPEG decoder scale large photos down.")
     ] = "exact",
+    isolate: Annotated[bool, typer.Option("--isolate", help="Decode in processes that may crash or hang.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For decoding one picture.")] = 30.0,
     sha256: options.Sha256Option = None,
     stats: Annotated[bool, typer.Option("--stats", help="Say on stderr where the time went.")] = False,
     quiet: options.QuietOption = False,
@@ -60,14 +65,18 @@ def predict(
 
     levit predict photos/ -o results.jsonl
 
+    levit predict photos/ -o results.jsonl --resume
+
     levit predict photos/ --format csv --top-k 1 > labels.csv
 
     fd -e jpg -0 | levit predict --files-from - -0 --format jsonl
 
     curl -s URL | levit predict -
     """
-    from levit_cli.classifying import Request, classify
+    from levit_cli.classifying import Request
     from levit_cli.engines import EngineSpec
+    from levit_cli.output import mute_libraries
+    from levit_cli.predicting import classify
 
     request = Request(
         inputs=tuple(inputs or ()),
@@ -86,10 +95,14 @@ def predict(
         format=format,
         output=output,
         overwrite=overwrite,
+        resume=resume,
+        isolate=isolate,
+        timeout_s=timeout,
         color=not no_color,
         stats=stats,
         quiet=quiet,
         verbose=verbose,
     )
-    del debug  # the door looks at it
+    if not debug:
+        mute_libraries()
     return classify(request, say)

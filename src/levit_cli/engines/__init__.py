@@ -3,19 +3,22 @@
 An engine knows nothing of files and pictures: it takes (B, H, W, 3) bytes, any B, and gives (B, classes) float32.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from levit_cli.config import LevitConfig
 from levit_cli.engines.spec import Cache, EngineSpec, usable_threads
 from levit_cli.errors import RefusedError, UsageError
+from levit_cli.recipes import Recipe
 
 if TYPE_CHECKING:
-    from levit_cli.checkpoints import Checkpoint
+    from levit_cli.engines.torch import BytesNetwork
 
-__all__ = ["Engine", "EngineSpec", "make_engine", "usable_threads"]
+__all__ = ["Engine", "EngineSpec", "Weights", "make_engine", "make_engine_of_module", "settled", "usable_threads"]
 
 
 class Engine(Protocol):
@@ -31,7 +34,20 @@ class Engine(Protocol):
         """Leave for the next run what took long to make; called when the answers are out."""
 
 
-def make_engine(checkpoint: "Checkpoint", spec: EngineSpec, cache: Cache | None = None) -> Engine:
+class Weights(Protocol):
+    """What an engine needs of a checkpoint."""
+
+    @property
+    def state(self) -> Mapping[str, NDArray[Any]]: ...
+    @property
+    def config(self) -> LevitConfig: ...
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+def make_engine(checkpoint: Weights, spec: EngineSpec, cache: Cache | None = None) -> Engine:
     """The engine for a checkpoint.
 
     Args:
@@ -44,21 +60,45 @@ def make_engine(checkpoint: "Checkpoint", spec: EngineSpec, cache: Cache | None 
         RefusedError: no such device, or it lacks the precision.
         UsageError: the engine does not run on that device.
     """
-    threads = usable_threads(spec.threads)
-    name = spec.engine if spec.engine != "auto" else "openvino" if spec.device in ("auto", "cpu") else "torch"
-    spec = replace(spec, engine=name, threads=threads)
-    if name == "torch":
-        try:
-            from levit_cli.engines import torch as torch_engine
-        except (ImportError, OSError) as error:  # OSError: a library of torch's that does not load
-            raise RefusedError("The torch engine cannot be used", why=str(error), hint="install torch again") from error
+    spec = settled(spec)
+    if spec.engine != "openvino":
+        from levit_cli.engines import torch as torch_engine
 
         return torch_engine.TorchEngine(checkpoint.state, checkpoint.config, checkpoint.recipe, spec)
-    if spec.device not in ("auto", "cpu"):
-        raise UsageError(f"The OpenVINO engine runs on the CPU, not on {spec.device}", hint="--engine torch")
     from levit_cli.engines import openvino as openvino_engine
 
-    spec = replace(spec, device="cpu")
     return openvino_engine.OpenVinoEngine(
         checkpoint.state, checkpoint.config, checkpoint.recipe, spec, cache, checkpoint.sha256 if cache else ""
     )
+
+
+def make_engine_of_module(network: "BytesNetwork", spec: EngineSpec) -> Engine:
+    """The engine for a torch module that is none of ours; the same choice, refused for the same reasons."""
+    spec = settled(spec)
+    if spec.engine == "openvino":
+        from levit_cli.engines.openvino_converter import ConvertedEngine
+
+        return ConvertedEngine(network, spec)
+    from levit_cli.engines.torch import ModuleEngine
+
+    return ModuleEngine(network, spec)
+
+
+def settled(spec: EngineSpec) -> EngineSpec:
+    """The spec with engine, device and threads decided, and its precision where that is torch's.
+
+    Raises:
+        RefusedError: no such device, torch does not import, or it lacks the precision there.
+        UsageError: the engine does not run on that device.
+    """
+    name = spec.engine if spec.engine != "auto" else "openvino" if spec.device in ("auto", "cpu") else "torch"
+    spec = replace(spec, engine=name, threads=usable_threads(spec.threads))
+    if name == "openvino":
+        if spec.device not in ("auto", "cpu"):
+            raise UsageError(f"The OpenVINO engine runs on the CPU, not on {spec.device}", hint="--engine torch")
+        return replace(spec, device="cpu")
+    try:
+        from levit_cli.engines.torch import resolved
+    except (ImportError, OSError) as error:  # OSError: a library of torch's that does not load
+        raise RefusedError(f"The {name} engine cannot be used", why=str(error), hint="install torch again") from error
+    return resolved(spec)

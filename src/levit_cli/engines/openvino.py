@@ -25,6 +25,7 @@ finally:
 from levit_cli import __version__, fused
 from levit_cli.choices import Precision
 from levit_cli.config import Grid, LevitConfig
+from levit_cli.engines.batch import filled_up
 from levit_cli.engines.spec import Cache, EngineSpec, require_precision
 from levit_cli.recipes import Recipe
 
@@ -125,7 +126,7 @@ class OpenVinoEngine:
         weights_id: str = "",
     ) -> None:
         core = ov.Core()
-        self.spec = _with_precision(core, spec)
+        self.spec = with_precision(core, spec)
         self._cache = cache
         self._key = _cache_key(core, recipe, self.spec, weights_id)
         compiled = self._from_cache(core)
@@ -133,18 +134,16 @@ class OpenVinoEngine:
         if compiled is None:
             self._weights = fused.fold(state, config)  # the graph shares their memory
             graph = build_graph(self._weights, config, recipe, spec.batch_size)
-            compiled = core.compile_model(graph, "CPU", _properties(self.spec))
+            compiled = core.compile_model(graph, "CPU", properties(self.spec))
         self._compiled: Any = compiled
-        self._idle: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(spec.streams):
-            self._idle.put(self._compiled.create_infer_request())
+        self._requests = Requests(compiled, self.spec)
 
     def _from_cache(self, core: ov.Core) -> Any | None:
         blob = self._cache.load(self._key) if self._cache else None
         if blob is None:
             return None
         try:
-            return core.import_model(ov.Tensor(np.frombuffer(blob, np.uint8)), "CPU", _properties(self.spec))
+            return core.import_model(ov.Tensor(np.frombuffer(blob, np.uint8)), "CPU", properties(self.spec))
         except RuntimeError:  # of another build of openvino
             return None
 
@@ -155,7 +154,21 @@ class OpenVinoEngine:
             self._is_new = False
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        filled = _filled_up(pixels, self.spec.batch_size)
+        return self._requests(pixels)
+
+
+class Requests:
+    """A compiled graph's places for batches: as many at once as the spec has streams."""
+
+    def __init__(self, compiled: Any, spec: EngineSpec) -> None:
+        self._batch_size = spec.batch_size
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(spec.streams):
+            self._idle.put(compiled.create_infer_request())
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, H, W, 3) bytes -> (B, classes) logits."""
+        filled = filled_up(pixels, self._batch_size)
         request = self._idle.get()
         try:
             request.infer([filled], share_inputs=True)
@@ -165,7 +178,7 @@ class OpenVinoEngine:
         return logits
 
 
-def _properties(spec: EngineSpec) -> dict[str, Any]:
+def properties(spec: EngineSpec) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": "bf16" if spec.precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": spec.threads,
@@ -180,16 +193,8 @@ def _cache_key(core: ov.Core, recipe: Recipe, spec: EngineSpec, weights_id: str)
     return repr((__version__, ov.__version__, cpu, weights_id, recipe, spec))
 
 
-def _filled_up(pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
-    """The batch with black pictures behind it, so that the last one of a run needs no graph of its own."""
-    if len(pixels) >= batch_size:
-        return np.ascontiguousarray(pixels)
-    filled = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
-    filled[: len(pixels)] = pixels
-    return filled
-
-
-def _with_precision(core: ov.Core, spec: EngineSpec) -> EngineSpec:
+def with_precision(core: ov.Core, spec: EngineSpec) -> EngineSpec:
+    """The spec with its precision decided: bf16 where the CPU has instructions for it."""
     native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     supported: tuple[Precision, ...] = ("fp32", "bf16") if native_bf16 else ("fp32",)
     return require_precision(spec, supported, supported[-1])

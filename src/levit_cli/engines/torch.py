@@ -1,8 +1,8 @@
 """The engine for GPUs, and a second opinion on CPUs: the inference form as torch functions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,11 +13,14 @@ from torch.nn import functional as F
 from levit_cli import fused
 from levit_cli.choices import Precision
 from levit_cli.config import Grid, LevitConfig
+from levit_cli.engines.batch import filled_up
 from levit_cli.engines.spec import EngineSpec, require_precision
 from levit_cli.errors import RefusedError
 from levit_cli.recipes import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+GPU_STREAMS, GPU_BATCH = 2, 64
+Module = Callable[[Tensor], Tensor]
 
 
 class TorchOps:
@@ -87,6 +90,10 @@ class FoldedLevit(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("scale", 1 / std)
 
+    @property
+    def image_size(self) -> Grid:
+        return self.config.image_size
+
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) bytes -> (B, classes) logits."""
         weights = {name: self.get_buffer(place) for name, place in self._places.items()}
@@ -99,30 +106,68 @@ class FoldedLevit(nn.Module):
         return self
 
 
-class TorchEngine:
-    """Folded LeViT in eager torch."""
+class BytesNetwork(Protocol):
+    """A module from (B, H, W, 3) bytes to (B, classes) logits, of a precision that can be changed."""
+
+    @property
+    def image_size(self) -> Grid: ...
+    def to_dtype(self, dtype: torch.dtype) -> nn.Module: ...
+
+
+class ModuleEngine:
+    """Any network from bytes to logits in torch: as it is, or compiled where the spec says so; on CUDA as graphs."""
+
+    def __init__(self, network: BytesNetwork, spec: EngineSpec) -> None:
+        self.spec = _with_streams(resolved(spec))
+        if self.spec.device == "cpu":
+            torch.set_num_threads(self.spec.threads)
+        module: Module = network.to_dtype(DTYPES[self.spec.precision]).eval().to(self.spec.device)
+        shape = (self.spec.batch_size, *network.image_size, 3)
+        if self.spec.engine == "compile":
+            from levit_cli.engines.torch_compile import compiled
+
+            module = compiled(module, torch.zeros(shape, dtype=torch.uint8, device=self.spec.device))
+        self._run: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = Eager(module, self.spec.device)
+        if self.spec.device == "cuda":
+            from levit_cli.engines.cuda_graphs import CudaGraphs
+
+            self._run = CudaGraphs(module, shape, self.spec.streams)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._run(filled_up(pixels, self.spec.batch_size))[: len(pixels)]
+
+    def remember(self) -> None:
+        """Nothing: eager torch makes nothing that would be worth it, and what torch.compile makes, torch keeps."""
+
+
+class TorchEngine(ModuleEngine):
+    """Folded LeViT in torch."""
 
     def __init__(
         self, state: Mapping[str, NDArray[Any]], config: LevitConfig, recipe: Recipe, spec: EngineSpec
     ) -> None:
-        self.spec = replace(_resolve(spec), streams=1, batch_size=0)  # torch spreads each batch over its threads itself
-        if self.spec.device == "cpu":
-            torch.set_num_threads(self.spec.threads)
-        model = FoldedLevit(fused.fold(state, config), config, recipe).to_dtype(DTYPES[self.spec.precision])
-        self._model = model.eval().to(self.spec.device)
+        super().__init__(FoldedLevit(fused.fold(state, config), config, recipe), spec)
+
+
+class Eager:
+    """A module called with each batch as it comes."""
+
+    def __init__(self, module: Module, device: str) -> None:
+        self._module, self._device = module, device
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits = self._model(torch.from_numpy(np.array(pixels)).to(self.spec.device))
+            logits = self._module(torch.from_numpy(np.array(pixels)).to(self._device))
         result: NDArray[np.float32] = logits.float().cpu().numpy()
         return result
 
-    def remember(self) -> None:
-        """Nothing: eager torch makes nothing that would be worth it."""
 
+def resolved(spec: EngineSpec) -> EngineSpec:
+    """The spec with device and precision decided; ``auto`` is a GPU where there is one.
 
-def _resolve(spec: EngineSpec) -> EngineSpec:
-    """Decide device and precision; ``auto`` is a GPU where there is one."""
+    Raises:
+        RefusedError: no such device here, or it does not compute in that precision.
+    """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if spec.device == "auto":
         spec = replace(spec, device="cuda" if available["cuda"] else "mps" if available["mps"] else "cpu")
@@ -130,3 +175,20 @@ def _resolve(spec: EngineSpec) -> EngineSpec:
         raise RefusedError(f"There is no {spec.device} device here", hint="--device cpu works everywhere")
     supported: tuple[Precision, ...] = ("fp32", "bf16") if spec.device == "cpu" else ("fp32", "bf16", "fp16")
     return require_precision(spec, supported, "fp32" if spec.device == "cpu" else "fp16")
+
+
+def _with_streams(spec: EngineSpec) -> EngineSpec:
+    """The spec with its streams, and with a batch size only where the network is made for one size.
+
+    torch spreads a batch over its threads itself, so a CPU takes one at a time. A GPU takes two: while one is
+    computed, the next is copied.
+    """
+    fixed = spec.batch_size if spec.device == "cuda" or spec.engine == "compile" else 0
+    if spec.device == "cuda":
+        return replace(spec, streams=GPU_STREAMS, batch_size=fixed or GPU_BATCH)
+    return replace(spec, streams=1, batch_size=fixed)
+
+
+def gpu_name() -> str:
+    """The model of the GPU that ``cuda`` means."""
+    return torch.cuda.get_device_name()

@@ -1,0 +1,48 @@
+"""A network of any make in a file that OpenVINO reads, ONNX or its own XML: a teacher, and no engine of ours."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import levit_cli.engines.openvino  # noqa: F401  # isort: skip  # first: it keeps the telemetry out
+import openvino as ov  # isort: skip
+
+from levit_cli.errors import RefusedError
+
+NETWORK_SUFFIXES = (".onnx", ".xml")
+
+
+class NetworkFile:
+    """Callable from float32 pictures (B, 3, H, W) to float32 logits (B, classes), any B.
+
+    Raises:
+        RefusedError: no such file, or no network of one such input and one such output.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        if not path.is_file():
+            raise RefusedError(f"No network {path}", why="there is no such file")
+        core = ov.Core()
+        try:
+            graph = core.read_model(path)
+            ((_, channels, height, width), (_, classes)) = (
+                port.partial_shape for port in (graph.input(), graph.output())
+            )
+            self.image_size = (height.get_length(), width.get_length())
+            self.num_classes: int = classes.get_length()
+            if channels.get_length() != 3:
+                raise ValueError(f"it takes {channels} channels")
+            graph.reshape([-1, 3, *self.image_size])
+            self._compiled = core.compile_model(
+                graph, "CPU", {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+            )
+        except (RuntimeError, ValueError) as error:
+            why = (str(error).strip().splitlines() or ["no reason given"])[-1][:300]
+            raise RefusedError(
+                f"{path} is no network from pictures (B, 3, H, W) to logits (B, classes)", why=why
+            ) from error
+
+    def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._compiled([np.ascontiguousarray(pixels)])[0]
+        return logits.copy()

@@ -1,0 +1,1 @@
+"""``levit bench``: speed on this machine, beside what the paper states."""

@@ -1,0 +1,253 @@
+"""``levit bench``, the installed command. What is fast here says nothing: times are as short as they may be."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from levit_cli.paper import PUBLISHED
+from tests.cli.binary import LEVIT, environment, levit, unprivileged
+from tests.cli.test_startup import HEAVY, NETWORK, modules_after
+from tests.pictures import write_pictures
+from tests.random_weights import TINY
+
+SHORT = ("--duration", "0.01", "--warmup", "0")
+ROW: dict[str, Any] = {
+    "model": str,
+    "engine": str,
+    "precision": str,
+    "batch_size": int,
+    "threads": int,
+    "images_per_s": float,
+    "p50_ms": float,
+    "p90_ms": float,
+    "cv": float,
+    "params": int,
+    "macs": int,
+    "paper": (dict, type(None)),
+}
+
+
+@pytest.fixture(scope="module")
+def before(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The document of a real run over the tiny model."""
+    path = tmp_path_factory.mktemp("bench") / "before.json"
+    done = levit("bench", tiny_folder, *SHORT, "-o", path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b""
+    return path
+
+
+def with_speeds(document: Path, factor: float, path: Path) -> Path:
+    """The same run on a machine so many times faster."""
+    run = json.loads(document.read_text())
+    for row in run["results"]:
+        row["images_per_s"] *= factor
+    path.write_text(json.dumps(run))
+    return path
+
+
+def test_the_document_is_that_of_the_contract(before: Path, tiny_folder: Path) -> None:
+    document = json.loads(before.read_text())
+    assert list(document) == ["schema_version", "meta", "results", "claims"]
+    assert {"machine", "cpu", "threads", "versions", "protocol"} <= set(document["meta"])
+    assert document["meta"]["protocol"] == "quick"
+    (row,) = document["results"]
+    assert list(row) == list(ROW)
+    assert all(isinstance(row[key], kind) for key, kind in ROW.items()), row
+    assert row["model"] == str(tiny_folder)
+    assert (row["engine"], row["batch_size"], row["macs"]) == ("openvino", 16, TINY.macs)
+    assert row["p50_ms"] <= row["p90_ms"]
+    assert row["images_per_s"] == pytest.approx(16_000 / row["p50_ms"], rel=1e-3)
+    assert document["claims"] == []
+
+
+def test_help_is_cheap_and_a_levit_on_a_cpu_needs_no_torch(tiny_folder: Path) -> None:
+    assert modules_after("bench", "--help").isdisjoint({*HEAVY, *NETWORK, "matplotlib"})
+    loaded = modules_after("bench", tiny_folder, *SHORT, "-f", "csv")
+    assert loaded.isdisjoint({*HEAVY, "matplotlib"})
+    assert "openvino" in loaded
+
+
+def test_an_earlier_run_is_compared_and_may_be_a_gate(before: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    slower = with_speeds(before, 1e-4, tmp_path / "slower.json")
+    faster = with_speeds(before, 1e4, tmp_path / "faster.json")
+    run = ("bench", tiny_folder, *SHORT)
+    done = levit(*run, "--compare", slower, "--fail-below", "0.9", "-f", "json")
+    assert done.returncode == 0, done.stderr
+    (compared,) = json.loads(done.stdout)["comparison"]
+    assert compared["ratio"] > 100
+    done = levit(*run, "--compare", faster, "--fail-below", "0.9")
+    assert done.returncode == 1
+    assert b"Too slow" in done.stderr
+    assert b"Beside the earlier run" in done.stdout
+    done = levit(*run, "--compare", faster)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_gate_that_compares_nothing_is_a_usage_error(before: Path, tiny_folder: Path) -> None:
+    done = levit("bench", tiny_folder, *SHORT, "-b", "3", "--compare", before, "--fail-below", "0.9")
+    assert done.returncode == 2
+    assert b"has no net of this run" in done.stderr
+    assert done.stdout == b""
+
+
+@contextmanager
+def listening() -> Iterator[tuple[str, list[str]]]:
+    """A proxy that lets nothing through, and the list of what it was asked for."""
+    asked: list[str] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def refuse(self) -> None:
+            asked.append(self.requestline)
+            self.send_error(503)
+
+        do_GET = do_POST = do_CONNECT = refuse  # noqa: N815
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Refusing)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_claim_and_a_picture_from_two_nets_in_one_engine_and_nothing_is_reported(tmp_path: Path) -> None:
+    home, plot = tmp_path / "home", tmp_path / "speed.png"
+    home.mkdir()
+    with listening() as (proxy, asked):
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy)
+        quiet = environment(HOME=str(home), CI="", no_proxy="", NO_PROXY="", **proxies)
+        done = levit(
+            *("bench", "levit-128S", "--against", "efficientnet_b0", "-b", "1", *SHORT),
+            *("-f", "json", "--plot", plot), env=quiet,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert not asked
+        assert not any(home.iterdir())
+        converter = "from openvino.tools.ovc import convert_model"
+        subprocess.run([sys.executable, "-c", converter], env=quiet, check=True, timeout=120, capture_output=True)
+        assert asked or any(home.iterdir()), "openvino alone would report, or this test sees nothing"
+    document = json.loads(done.stdout)
+    fast, slow = document["results"]
+    assert {row["model"] for row in (fast, slow)} == {"levit-128S", "efficientnet_b0"}
+    assert [fast[key] for key in ("engine", "precision", "threads")] == [
+        slow[key] for key in ("engine", "precision", "threads")
+    ]
+    assert fast["paper"]["images_per_s"] in (PUBLISHED["levit-128S"].xeon, PUBLISHED["levit-128S"].graviton2)
+    (claim,) = document["claims"]
+    assert claim["measured_ratio"] == pytest.approx(fast["images_per_s"] / slow["images_per_s"], rel=1e-3)
+    assert claim["holds"] is (claim["measured_ratio"] >= claim["paper_ratio"])
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_papers_protocol_is_torch_with_one_thread(tiny_folder: Path) -> None:
+    done = levit("bench", tiny_folder, "--protocol", "paper", *SHORT, "-f", "csv", "-v")
+    assert done.returncode == 0, done.stderr
+    (row,) = csv.DictReader(io.StringIO(done.stdout.decode()))
+    assert [row[key] for key in ("engine", "precision", "batch_size", "threads")] == ["torch", "fp32", "16", "1"]
+    assert b"torch on cpu in fp32" in done.stderr
+
+
+def test_from_file_to_record_and_where_the_time_goes(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    write_pictures(folder, 9)
+    (folder / "000.jpg").write_bytes(b"no picture")
+    done = levit("bench", tiny_folder, "--end-to-end", folder, *SHORT, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    (passage,) = json.loads(done.stdout)["end_to_end"]
+    assert (passage["pictures"], passage["failed"]) == (9, 1)
+    assert list(passage["ms_per_picture"]) == ["decode", "resize", "network", "output"]
+    assert min(passage["ms_per_picture"].values()) > 0
+    done = levit("bench", tiny_folder, "--end-to-end", folder, *SHORT)
+    assert b"From file to record: 9 pictures" in done.stdout
+    for path in folder.iterdir():
+        path.write_bytes(b"no picture")
+    done = levit("bench", tiny_folder, "--end-to-end", folder, *SHORT)
+    assert done.returncode == 2
+    assert b"can be read" in done.stderr
+    assert done.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["levit-512"], 3, b"levit-512"),
+        (["--against", "efficientnet_b9"], 2, b"there are efficientnet_b0"),
+        (["demo", "--device", "cuda"], 3, b"There is no cuda device here"),
+        (["--device", "cuda", "--engine", "openvino"], 2, b"runs on the CPU"),
+        (["demo", "--precision", "fp16"], 3, b"does not compute in fp16"),
+        (["--duration", "0"], 2, b"--duration 0"),
+        (["--duration", "soon"], 2, b"--duration"),
+        (["--plot", "nowhere/speed.svg"], 4, b"Cannot write nowhere/speed.svg"),
+        (["--plot", "speed.pdf"], 2, b"end it in .png or .svg"),
+        (["demo", "--plot", "speed.svg"], 2, b"There is nothing to plot"),
+        (["--compare", "nowhere.json"], 2, b"Cannot read nowhere.json"),
+        (["--fail-below", "0.9"], 2, b"add --compare FILE"),
+        (["--end-to-end", "nowhere"], 2, b"nowhere is no folder"),
+        (["--end-to-end", "."], 2, b"No pictures in ."),
+    ],
+)
+def test_bad_input_is_told_at_once(tmp_path: Path, arguments: list[str], code: int, said: bytes) -> None:
+    if "cuda" in arguments and code == 3:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("there is a cuda device here")
+    done = levit("bench", *arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == b""
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_an_output_that_cannot_be_written_is_told_at_once(tmp_path: Path, before: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    for option in ("-o", "--plot"):
+        command = unprivileged(LEVIT, "bench", "-f", "json", option, locked / "speed.svg")
+        done = subprocess.run(command, capture_output=True, env=environment(), timeout=120, check=False)
+        assert done.returncode == 4, done.stderr
+        assert b"it may not be written to" in done.stderr
+    kept = before.read_bytes()
+    done = levit("bench", "-o", before)
+    assert done.returncode == 2
+    assert b"--overwrite" in done.stderr
+    assert before.read_bytes() == kept
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_exit_4_and_a_device_stays_one(tiny_folder: Path) -> None:
+    done = levit("bench", tiny_folder, *SHORT, "-f", "json", "-o", "/dev/full")
+    assert done.returncode == 4
+    assert not Path("/dev/full").is_file()
+
+
+@pytest.mark.parametrize(
+    "raised", ["RuntimeError('operator torchvision::nms does not exist')", "ImportError('no such')"]
+)
+def test_a_torchvision_of_another_torch_is_no_bug_and_can_be_left_out(
+    tmp_path: Path, tiny_folder: Path, raised: str
+) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(f"raise {raised}")
+    broken = environment(PYTHONPATH=str(tmp_path))
+    done = levit("bench", tiny_folder, "--against", "resnet50", *SHORT, env=broken)
+    assert done.returncode == 3, done.stderr
+    assert b"pip install --upgrade torch torchvision" in done.stderr
+    assert b"--no-baselines" in done.stderr
+    assert levit("bench", tiny_folder, "--no-baselines", *SHORT, "-q", env=broken).returncode == 0

@@ -1,0 +1,257 @@
+"""``levit eval``, the installed command, on folders of pictures."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from levit_cli.checkpoints import load, save
+from levit_cli.class_folders import class_folders
+from levit_cli.classifying import Request
+from levit_cli.engines import EngineSpec, make_engine
+from levit_cli.errors import ExitCode, OutputError
+from levit_cli.evaluation.running import Wish, run
+from levit_cli.inputs import Input
+from levit_cli.reading import Reader
+from tests.cli.binary import LEVIT, environment, levit, unprivileged
+from tests.pictures import picture, write_pictures
+
+FP32 = EngineSpec(precision="fp32")
+IN_FP32 = ("--precision", "fp32")
+SHARPNESS = 60  # of the model; one of random weights is hardly sure of anything
+
+
+def labels_by(model: str | Path, folder: Path) -> dict[str, str]:
+    """What ``levit predict`` says, by path."""
+    lines = levit("predict", "-m", model, folder, "-f", "jsonl", *IN_FP32).stdout.splitlines()
+    return {record["path"]: record["top"][0]["label"] for record in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = [folder / f"{number:03d}.png" for number in range(20)]
+    for number, path in enumerate(paths):
+        picture(seed=number, width=40 + 7 * number).save(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path, pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of our own, to write into; with biases such that the pictures do not all get the same answer."""
+    tiny = load(tiny_folder)
+    reader = Reader(tiny.recipe)
+    logits = make_engine(tiny, FP32)(np.stack([reader(Input(str(path))) for path in pictures]))
+    state = dict(tiny.state)
+    for head in ("head", "head_dist"):
+        state[f"{head}.linear.weight"] = SHARPNESS * state[f"{head}.linear.weight"]
+        state[f"{head}.linear.bias"] = SHARPNESS * (state[f"{head}.linear.bias"] - logits.mean(axis=0))
+    folder = tmp_path_factory.mktemp("model") / "run"
+    save(replace(tiny, state=state), folder, "hf")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(model: Path, pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures in folders of the classes that the model gives them, but for four; and one that is torn."""
+    root = tmp_path_factory.mktemp("data")
+    answers = labels_by(model, pictures[0].parent)
+    classes = sorted(set(answers.values()))
+    assert len(classes) > 1
+    for number, (path, label) in enumerate(answers.items()):
+        wrong = next(name for name in classes if name != label)
+        folder = root / "val" / (label if number % 5 else wrong).replace(" ", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    torn = next(root.rglob("007.png"))
+    (torn.parent / "torn.png").write_bytes(torn.read_bytes()[:200])
+    return root
+
+
+def wish(data: Path, model: Path, **changes: Any) -> Wish:
+    names = {"report", "form", "calibrate", "fail_under"}
+    asked = Request((), str(model), spec=FP32, quiet=True)
+    asked = replace(asked, **{name: changes[name] for name in changes.keys() - names})
+    return Wish(data, asked, **{name: changes[name] for name in changes.keys() & names})
+
+
+def test_one_run_tells_everything_and_fails_its_gate(data: Path, model: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    done = levit(
+        "eval",
+        data,
+        "-m",
+        model,
+        *IN_FP32,
+        "-f",
+        "json",
+        "--report",
+        report,
+        "--fail-under",
+        "0.9",
+        "--batch-size",
+        "3",
+    )
+    assert done.returncode == 1, done.stderr
+    assert b"val" in done.stderr.splitlines()[0]
+    assert b"21 pictures in" in done.stderr
+    assert b"1 failed" in done.stderr
+    assert b"top-1 is below --fail-under 0.9" in done.stderr
+    document = json.loads(done.stdout)
+    assert document["schema_version"] == 1
+    assert document["data"] == {
+        "path": str(data / "val"),
+        "classes": len(list((data / "val").iterdir())),
+        "pictures": 21,
+        "readable": 20,
+        "failed": 1,
+    }
+    assert (document["top1"]["value"], document["top1"]["correct"], document["top1"]["total"]) == (0.8, 16, 20)
+    assert document["top5"]["correct"] >= 16
+    assert len(document["mistakes"]) == 4
+    assert [failure["error"]["kind"] for failure in document["failures"]] == ["truncated"]
+    assert sum(entry["pictures"] for entry in document["classes"]) == 20
+    assert sum(map(sum, document["confusion"]["matrix"])) == 20
+    assert document["meta"]["precision"] == "fp32"
+    assert document["meta"]["model"]["name"] == str(model)
+    assert len(document["meta"]["model"]["sha256"]) == 64
+    assert report.read_text(encoding="utf-8").count("<img ") == 4
+
+
+def test_calibrating_stores_what_predict_then_uses(data: Path, model: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(model, tmp_path / "run")
+    config = json.loads((own / "config.json").read_text())
+    (path,) = (path for path in data.rglob("001.png"))
+    predict = ("predict", "-m", own, path, "-f", "jsonl", *IN_FP32, "-k", "7")
+    (before,) = map(json.loads, levit(*predict).stdout.splitlines())
+    output = tmp_path / "result.txt"
+    clean = shutil.copytree(data / "val", tmp_path / "clean", ignore=shutil.ignore_patterns("torn*"))
+    done = levit("eval", clean, "-m", own, *IN_FP32, "--calibrate", "-o", output, "--fail-under", "0.8")
+    assert done.returncode == 0, done.stderr
+    assert b"stored in" in done.stderr
+    assert done.stdout == b""
+    text = output.read_text(encoding="utf-8")
+    assert "80.0 %  16 of 20 right" in text
+    assert "Surest mistakes" in text
+    assert "\x1b" not in text
+    after = json.loads((own / "config.json").read_text())
+    temperature = after["levit_cli"].pop("temperature")
+    assert after == config
+    assert json.loads(levit("info", own, "-f", "json").stdout)["temperature"] == temperature != 1
+    (tempered,) = map(json.loads, levit(*predict).stdout.splitlines())
+    assert [entry["label"] for entry in tempered["top"]] == [entry["label"] for entry in before["top"]]
+    powers = [entry["prob"] ** (1 / temperature) for entry in before["top"]]
+    expected = [power / sum(powers) for power in powers]
+    assert [entry["prob"] for entry in tempered["top"]] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_part_of_the_labels_is_enough_and_said(data: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = run(wish(data, model), print)
+    said = capsys.readouterr().out
+    covered = len(class_folders(data / "val").classes)
+    assert f"cover {covered} of the model's 7 classes" in said
+    assert "1 of 21 pictures could not be read" in said
+    assert "truncated" in said
+    assert verdict.exit_code == ExitCode.SOME_FAILED
+    assert verdict.summary.top1.total == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere", "-m", "demo"], 2, "No folder nowhere"),
+        (["zoo", "-m", "demo"], 3, "2 folders have no label in the model: aardvark, okapi"),
+        (["good", "-m", "demo", "--calibrate"], 2, "demo could keep a temperature"),
+        (["good", "-m", "bare.safetensors", "--calibrate"], 2, "levit convert-checkpoint bare.safetensors"),
+        (["good", "-m", "demo", "--report", "taken.html"], 2, "taken.html exists"),
+        (["good", "-m", "demo", "--report", "no/such/r.html"], 4, "Cannot write no/such/r.html"),
+        (["good", "-m", "demo", "-o", "x.json", "--report", "x.json"], 2, "the same file"),
+        (["good", "-m", "demo", "-o", "x.html"], 2, "--report makes the page"),
+        (["good", "-m", "demo", "-o", "good/cat/000.jpg", "--overwrite", "-f", "json"], 2, "also an input"),
+        (["good", "-m", "demo", "--fail-under", "90"], 2, "less than or equal to 1"),
+        (["good", "-m", "demo", "--engine", "openvino", "--device", "cuda"], 2, "not on cuda"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_any_work(
+    tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    for name in ("zoo/okapi", "zoo/cat", "zoo/aardvark", "good/cat", "good/Dog"):
+        write_pictures(tmp_path / name, 1)
+    (tmp_path / "taken.html").write_text("mine")
+    (tmp_path / "bare.safetensors").write_bytes(b"")
+    before = (tmp_path / "good/cat/000.jpg").read_bytes()
+    done = levit("eval", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, b""), done.stderr
+    assert said in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert (tmp_path / "taken.html").read_text() == "mine"
+    assert (tmp_path / "good/cat/000.jpg").read_bytes() == before
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("shut", ["data/class 0", "data/class 0/deeper"])
+def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(tmp_path: Path, model: Path, shut: str) -> None:
+    for name in ("class 0", "class 0/deeper", "class 1"):
+        write_pictures(tmp_path / "data" / name, 1)
+    (tmp_path / shut).chmod(0)
+    command = unprivileged(LEVIT, "eval", tmp_path / "data", "-m", model)
+    done = subprocess.run(command, capture_output=True, env=environment(), timeout=120, check=False)
+    (tmp_path / shut).chmod(0o700)
+    assert done.returncode == 2, done.stderr
+    assert str(tmp_path / shut).encode() in done.stderr
+    assert b"Permission denied" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("option", ["output", "report"])
+def test_a_full_disk_is_an_output_error_and_leaves_the_device_alone(
+    data: Path, model: Path, option: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OutputError, match="No space left") as caught:
+        run(wish(data, model, form="json", **{option: Path("/dev/full")}), lambda _: None)
+    assert caught.value.exit_code == ExitCode.OUTPUT
+    assert ("readable" in capfd.readouterr().out) == (option == "report")  # the figures are not lost with the report
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+
+
+def test_a_result_that_is_there_stays_until_the_new_one_is_whole(data: Path, model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target.json"
+    target.write_text("old")
+    link = tmp_path / "link.json"
+    link.symlink_to(target)
+    run(wish(data, model, output=link, overwrite=True), lambda _: None)
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["data"]["readable"] == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "target.json"]
+
+
+def test_a_class_that_is_called_test_is_a_class(tmp_path: Path, model: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("test\ncontrol\n" + "\n".join("abcde"))
+    for name in ("test", "control"):
+        write_pictures(tmp_path / "data" / name, 2)
+    verdict = run(wish(tmp_path / "data", model, labels=labels), lambda _: None)
+    assert verdict.evaluated.folders.classes == ("control", "test")
+    assert verdict.evaluated.targets.tolist() == [1, 1, 0, 0]
+
+
+def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(model, tmp_path / "run")
+    shutil.copytree(data / "val", tmp_path / "right", ignore=shutil.ignore_patterns("torn*"))
+    config = (own / "config.json").read_bytes()
+    answers = labels_by(own, tmp_path / "right")
+    for path, label in answers.items():
+        if Path(path).parent.name != label.replace(" ", "_"):
+            Path(path).unlink()
+    heard: list[str] = []
+    verdict = run(wish(tmp_path / "right", own, calibrate=True), heard.append)
+    assert verdict.exit_code == ExitCode.SOME_FAILED
+    assert any("No temperature was stored" in line for line in heard)
+    assert (own / "config.json").read_bytes() == config

@@ -1,0 +1,170 @@
+"""The installed ``levit finetune``: exit codes, signals, kills, ``torchrun``, and the model that comes out."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from levit_cli.checkpoints import load
+from tests.cli.binary import LEVIT, TIMEOUT_S, environment, levit
+from tests.training.sets import write_set, write_shape
+
+TIMES = {"images_per_s", "epoch_s", "elapsed_s"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    shape = write_shape(tmp_path_factory.mktemp("shape") / "config.json")
+    return (
+        f"--from-scratch {shape} --image-size 48 --epochs 3 --batch-size 12 --lr 3e-3 --ema 0.5 --warmup-epochs 0 "
+        "--precision fp32 --device cpu --workers 0"
+    ).split()
+
+
+@pytest.fixture(scope="module")
+def finished(pictures: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    done = finetune(pictures, out, *options)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"epoch 3/3: loss" in done.stderr
+    return out
+
+
+def finetune(data: Path, out: Path, *options: str) -> "subprocess.CompletedProcess[bytes]":
+    return levit("finetune", data, "-o", out, *options, env=environment(**ONE_THREAD))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
+
+
+def test_predict_takes_the_run_folder(finished: Path, pictures: Path) -> None:
+    done = levit("predict", pictures / "val", "-m", finished, "--format", "jsonl", "--precision", "fp32")
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    right = sum(record["top"][0]["label"] == Path(record["path"]).parent.name for record in records)
+    best = max(rows(finished), key=lambda row: float(row["val_top1"]))
+    assert (right, len(records)) == (best["val_correct"], best["val_pictures"])
+
+
+def test_eval_finds_what_the_training_found(finished: Path, pictures: Path) -> None:
+    done = levit("eval", pictures / "val", "-m", finished, "--format", "json")
+    assert done.returncode == 0, done.stderr.decode()
+    evaluation = load(finished).evaluation
+    assert evaluation is not None
+    found = json.loads(done.stdout)["top1"]
+    assert (found["correct"] / found["total"], found["total"]) == (evaluation.top1, evaluation.images)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
+def test_a_killed_run_resumes_to_the_same_end(
+    seconds: float, finished: Path, pictures: Path, options: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    running = subprocess.Popen(
+        [LEVIT, "finetune", pictures, "-o", out, *options],
+        stderr=subprocess.PIPE, env=environment(**ONE_THREAD), text=True,
+    )  # fmt: skip
+    assert running.stderr is not None
+    assert "3 classes" in running.stderr.readline()
+    time.sleep(seconds)  # wherever that is
+    running.kill()
+    running.communicate()
+    if (out / "model.safetensors").exists():
+        load(out)
+    done = finetune(pictures, out, "--resume")
+    assert done.returncode == 0, done.stderr.decode()
+    assert rows(out) == rows(finished)
+    assert (out / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(pictures: Path, options: list[str], tmp_path: Path) -> None:
+    options = [*options, "--epochs", "10000", "--workers", "1"]
+    running = subprocess.Popen(
+        [LEVIT, "finetune", pictures, "-o", tmp_path / "run", *options],
+        stderr=subprocess.PIPE, env=environment(**ONE_THREAD), text=True, start_new_session=True,
+    )  # fmt: skip
+    assert running.stderr is not None
+    while "epoch 1/" not in running.stderr.readline():
+        pass
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does, workers included
+    _, said = running.communicate(timeout=TIMEOUT_S)
+    assert running.returncode == 130
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "run" / "state.pt").exists()
+
+
+def test_two_processes_do_what_one_does(finished: Path, pictures: Path, tmp_path: Path) -> None:
+    """With batch norms at rest the gradients of two halves are those of the whole."""
+    options = [
+        "-m", str(finished), "--freeze", "backbone", "--epochs", "2", "--batch-size", "12", "--lr", "1e-2",
+        "--precision", "fp32", "--device", "cpu", "--workers", "0",
+    ]  # fmt: skip
+    assert finetune(pictures, tmp_path / "one", *options).returncode == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "levit_cli", "finetune", str(pictures), "-o", str(tmp_path / "two"), *options]
+    done = subprocess.run(command, capture_output=True, env=environment(**ONE_THREAD), timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr.count(b"epoch 2/2") == 1
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert (one["val_correct"], one["val_pictures"]) == (two["val_correct"], two["val_pictures"])
+        assert one["val_loss"] == pytest.approx(two["val_loss"], abs=1e-5)
+        assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_was_written(
+    pictures: Path, options: list[str], tmp_path: Path
+) -> None:
+    """No file may grow beyond the weights: the best model fits, the state does not."""
+    limit = 600_000
+    done = subprocess.run(
+        [LEVIT, "finetune", pictures, "-o", tmp_path / "run", *options],
+        capture_output=True, env=environment(**ONE_THREAD), timeout=TIMEOUT_S, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr.decode()
+    assert b"Cannot write" in done.stderr
+    assert load(tmp_path / "run").labels.names == ("blue", "green", "red")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--epochs", "0"], 2, "out of range"),
+        (["--max-bad", "many"], 2, "no share"),
+        (["--resume"], 2, "No run to resume"),
+        (["--resume", "--overwrite"], 2, "goes on with what is there"),
+        (["--distill", "loud"], 2, "loud"),
+        (["-m", "/nowhere/model.pth"], 3, "Unknown model"),
+        (["--config", "/nowhere.toml"], 3, "Cannot read the settings"),
+    ],
+)
+def test_bad_options(options: list[str], code: int, message: str, pictures: Path, tmp_path: Path) -> None:
+    done = finetune(pictures, tmp_path / "run", *options)
+    assert done.returncode == code, done.stderr.decode()
+    assert message in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+def test_no_folder_and_an_unwritable_one(pictures: Path, options: list[str], tmp_path: Path) -> None:
+    assert finetune(tmp_path / "none", tmp_path / "run", *options).returncode == 2
+    (tmp_path / "file").write_text("")
+    done = finetune(pictures, tmp_path / "file" / "run", *options)
+    assert done.returncode == 4, done.stderr.decode()
+    assert finetune(pictures, pictures, *options).returncode == 2

@@ -1,0 +1,235 @@
+"""``levit predict`` on inputs that nobody has looked at: one record each, under its own name, whatever they are."""
+
+import csv
+import io
+import json
+import os
+import socket
+import subprocess
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from levit_cli.checkpoints import load, save
+from levit_cli.checkpoints.files import write_safetensors
+from levit_cli.checkpoints.saving import to_dialect
+from levit_cli.inputs import named, read_list, walk
+from tests.cli.binary import LEVIT, environment, levit, unprivileged
+from tests.pictures import picture, write_pictures
+from tests.random_weights import TINY, random_state
+
+NAMES = [
+    b"new\nline.png",
+    b"tab\there.png",
+    b"comma,.png",
+    b'quote".png',
+    b"-rf.png",
+    b"[red]x[bold].png",
+    b":smile:.png",
+    b"\x1b[31mred.png",
+    b"=1+1.png",
+    b"caf\xe9.png",
+    b"\xf0\x9f\x90\x88.png",
+    b"cr\r.png",
+    b" .png",
+]
+
+
+def records(output: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.mark.promise("hostile-names")
+@pytest.mark.parametrize("format", ["jsonl", "json", "csv", "tsv"])
+def test_every_name_on_the_disk_comes_back_from_every_format(tiny_folder: Path, tmp_path: Path, format: str) -> None:
+    for name in NAMES:
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            picture().save(file, "PNG")
+    arguments = ["./-rf.png", *(name for name in map(os.fsdecode, sorted(NAMES)) if not name.startswith("-"))]
+    done = levit("predict", "-m", tiny_folder, "-f", format, "-q", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert names_in(done.stdout, format) == [os.fsencode(name) for name in arguments]
+    listed = levit(
+        "predict", "-m", tiny_folder, "-f", format, "-q", "--files-from", "-", "-0",
+        stdin=b"\0".join(sorted(NAMES)), cwd=tmp_path,
+    )  # fmt: skip
+    assert names_in(listed.stdout, format) == sorted(NAMES)
+
+
+def names_in(output: bytes, format: str) -> list[bytes]:
+    import base64
+
+    if format in ("csv", "tsv"):
+        text = io.StringIO(output.decode("utf-8", "surrogateescape"), newline="")
+        rows = csv.reader(text, delimiter="\t" if format == "tsv" else ",")
+        return [row[0].encode("utf-8", "surrogateescape") for row in rows][1:]
+    found = records(output) if format == "jsonl" else json.loads(output)["results"]
+    return [
+        base64.b64decode(record["path_b64"]) if "path_b64" in record else record["path"].encode() for record in found
+    ]
+
+
+@pytest.mark.promise("wrong-suffix")
+def test_what_a_file_is_its_content_decides_and_a_named_file_is_tried(tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("picture", "picture.txt", "png.jpg"):
+        picture().save(tmp_path / name, "PNG")
+    (tmp_path / "words.png").write_text("no picture, but words\n" * 5)
+    named_ones = [tmp_path / name for name in ("picture", "picture.txt", "png.jpg", "words.png")]
+    done = levit("predict", "-m", tiny_folder, *named_ones, "-f", "jsonl")
+    assert [record["status"] for record in records(done.stdout)] == ["ok", "ok", "ok", "error"]
+    walked = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl")
+    assert [Path(record["path"]).name for record in records(walked.stdout)] == ["png.jpg", "words.png"]
+
+
+@pytest.mark.promise("mentioned-twice", "folder-named-like-a-picture")
+def test_each_mention_has_its_record(tiny_folder: Path, tmp_path: Path) -> None:
+    first, second = write_pictures(tmp_path / "x.jpg", 2)
+    done = levit("predict", "-m", tiny_folder, first, tmp_path, first, tmp_path / "x.jpg", "-f", "jsonl")
+    assert [record["path"] for record in records(done.stdout)] == [
+        *map(str, (first, first, second, first, first, second))
+    ]
+
+
+@pytest.mark.promise("missing-or-forbidden")
+def test_what_is_missing_vanishes_or_may_not_be_read_is_a_record(tiny_folder: Path, tmp_path: Path) -> None:
+    first, second, third = write_pictures(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "shut").mkdir()
+    write_pictures(tmp_path / "photos" / "shut", 1)
+    (tmp_path / "photos" / "shut").chmod(0)
+    command = unprivileged(LEVIT, "predict", "-m", tiny_folder, "-f", "jsonl", "-q", "--files-from", "-")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment()) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{first}\n".encode())
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["status"] == "ok"
+        second.unlink()  # while it runs
+        process.stdin.write(f"{second}\n{tmp_path}/photos\n{tmp_path}/nowhere/x.jpg\n".encode())
+        process.stdin.close()
+        found = records(process.stdout.read())
+        assert process.wait(60) == 1
+    (tmp_path / "photos" / "shut").chmod(0o755)
+    kinds = [(record["path"], record.get("error", {}).get("kind", "ok")) for record in found]
+    assert kinds == [
+        (str(second), "not_found"),
+        (str(first), "ok"),
+        (str(third), "ok"),
+        (str(tmp_path / "photos" / "shut"), "permission"),
+        (str(tmp_path / "nowhere" / "x.jpg"), "not_found"),
+    ]
+
+
+@pytest.mark.promise("no-file", "links")
+def test_pipes_sockets_devices_and_links_to_nothing_are_records_at_once(tiny_folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "dangling.jpg").symlink_to("nowhere")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "round").symlink_to(".")
+    picture().save(tmp_path / "good.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.jpg"))
+        paths = [tmp_path / name for name in ("pipe.jpg", "socket.jpg", "dangling.jpg", "loop.jpg", "good.png")]
+        paths.append(Path("/dev/zero"))
+        done = levit("predict", "-m", tiny_folder, *paths, "-f", "jsonl")
+        walked = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl")
+    kinds = [record.get("error", {}).get("kind", "ok") for record in records(done.stdout)]
+    assert kinds == ["not_regular", "not_regular", "not_found", "not_found", "ok", "not_regular"]
+    assert [Path(record["path"]).name for record in records(walked.stdout)] == ["good.png", "pipe.jpg", "socket.jpg"]
+
+
+@pytest.mark.promise("not-a-number")
+def test_an_answer_that_is_no_number_is_a_record_and_no_label(tmp_path: Path) -> None:
+    state = random_state(TINY)
+    for name in [name for name in state if name.endswith(("weight", "bias")) and "norm" in name]:
+        state[name] = state[name] * np.float32(1e20)
+    write_safetensors(tmp_path / "bare.safetensors", to_dialect(state, TINY, "timm"), "float32")
+    save(load(tmp_path / "bare.safetensors", recipe="hf"), tmp_path / "hf", "hf")
+    (path,) = write_pictures(tmp_path / "photos", 1)
+    for format in ("jsonl", "json", "csv"):
+        done = levit("predict", "-m", tmp_path / "hf", path, "-f", format, "-q")
+        assert done.returncode == 1, done.stderr
+        assert b"non_finite" in done.stdout
+        assert b"NaN" not in done.stdout.replace(b"holds NaN or", b"")
+        assert b"label" not in done.stdout.replace(b"label1", b"") or format == "csv"
+
+
+@pytest.mark.promise("data-and-words")
+def test_what_libraries_say_of_broken_files_is_not_passed_on(tiny_folder: Path, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    picture().save(file, "TIFF", compression="tiff_lzw")
+    (tmp_path / "broken.tif").write_bytes(file.getvalue().replace(file.getvalue()[200:260], bytes(60)))
+    told = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl", "--debug")
+    assert b"LZW" in told.stderr  # of libtiff, on file descriptor 2
+    done = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl")
+    assert done.stdout == told.stdout
+    assert done.stderr.count(b"\n") == 1
+    assert done.stderr.startswith(b"1 picture in")
+
+
+@pytest.mark.promise("modes")
+def test_a_twin_in_ink_gets_the_label_of_its_twin_in_light(tmp_path: Path) -> None:
+    light = picture(200, 180, seed=7)
+    light.save(tmp_path / "a.png")
+    light.convert("CMYK").save(tmp_path / "b.tif")
+    light.convert("CMYK").save(tmp_path / "c.jpg", quality=100, subsampling=0)
+    done = levit("predict", "-m", "demo", tmp_path, "-f", "jsonl", "-k", "1")
+    labels = [record["top"][0]["label"] for record in records(done.stdout)]
+    assert len(labels) == 3
+    assert len(set(labels)) == 1
+
+
+@pytest.mark.promise("extreme-shape")
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 1), (65_535, 2)])
+def test_extreme_shapes_have_answers(tiny_folder: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, (9, 99, 199)).save(tmp_path / "thin.png")
+    done = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl")
+    assert records(done.stdout)[0]["status"] == "ok"
+
+
+@pytest.mark.promise("many-files")
+def test_a_hundred_thousand_files_start_at_once_and_keep_their_order(tmp_path: Path) -> None:
+    number, per_folder = 100_000, 10_000
+    for start in range(0, number, per_folder):
+        folder = tmp_path / f"{start:06d}"
+        folder.mkdir()
+        for index in range(start, start + per_folder):
+            os.close(os.open(folder / f"{index:06d}.jpg", os.O_CREAT | os.O_WRONLY))
+    begun = time.perf_counter()
+    stream = walk(str(tmp_path))
+    first = next(stream)
+    start_s = time.perf_counter() - begun
+    tracemalloc.start()
+    count, last = 1, first.path
+    for item in stream:
+        assert item.path > last
+        count, last = count + 1, item.path
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == number
+    assert peak < 1500 * per_folder  # one folder's names, not all
+    assert start_s < (time.perf_counter() - begun) / 3
+
+
+@pytest.mark.promise("lists")
+def test_a_list_of_very_many_lines_is_streamed() -> None:
+    number = 200_000
+
+    class Endless(io.BytesIO):
+        lines = 0
+
+        def read1(self, size: int | None = -1, /) -> bytes:
+            self.lines += 1000
+            return b"http://127.0.0.1/some/picture.jpg\r\n" * 1000 if self.lines <= number else b""
+
+    tracemalloc.start()
+    count = len([None for _ in named(read_list(Endless(), null=False))])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == number
+    assert peak < 12 * number

@@ -1,0 +1,190 @@
+"""Wherever it runs, the machine formats are the same bytes, without a colour, and nothing is in the way of others."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.binary import LEVIT, environment, levit, unprivileged
+from tests.pictures import picture, write_pictures
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With names beyond ASCII and beyond UTF-8, and a picture that is broken."""
+    folder = tmp_path_factory.mktemp("photos")
+    write_pictures(folder, 2)
+    picture(seed=3).save(folder / "Bäume 猫.png")
+    with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as file:
+        picture(seed=4).save(file, "PNG")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_folder: Path, photos: Path) -> dict[str, bytes]:
+    return {
+        format: levit("predict", "-m", tiny_folder, photos, "-f", format, "-q").stdout
+        for format in ("jsonl", "csv", "tsv")
+    }
+
+
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "C": {"LC_ALL": "C"},
+    "C without UTF-8": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "no home": {"HOME": "/nonexistent", "XDG_CACHE_HOME": ""},
+    "no colour": {"NO_COLOR": "1"},
+    "forced colour": {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-256color"},
+    "dumb": {"TERM": "dumb"},
+    "20 columns": {"COLUMNS": "20", "LINES": "3"},
+    "warnings are errors": {"PYTHONWARNINGS": "error"},
+    "without asserts": {"PYTHONOPTIMIZE": "2"},
+    "developers' mode": {"PYTHONDEVMODE": "1"},
+}
+
+
+@pytest.mark.promise("any-terminal", "python-flags")
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_machine_formats_are_the_same_bytes_everywhere(
+    tiny_folder: Path, photos: Path, expected: dict[str, bytes], name: str
+) -> None:
+    format = sorted(expected)[sorted(ENVIRONMENTS).index(name) % 3]
+    done = levit("predict", "-m", tiny_folder, photos, "-f", format, env=environment(**ENVIRONMENTS[name]))
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == expected[format]
+    assert b"\x1b" not in done.stdout + done.stderr
+    assert b"Warning" not in done.stderr
+    assert b"5 pictures in" in done.stderr
+
+
+@pytest.mark.promise("any-terminal")
+def test_a_narrow_table_in_ascii_has_everything(tiny_folder: Path, photos: Path) -> None:
+    env = environment(COLUMNS="20", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    done = levit("predict", "-m", tiny_folder, photos, "-f", "table", env=env)
+    assert done.returncode == 1
+    assert b"\x1b" not in done.stdout
+    assert b"truncated" in done.stdout
+    assert b"caf\\udce9.png" in done.stdout.replace(b"\n", b"")
+
+
+@pytest.mark.promise("any-terminal")
+def test_a_user_without_name_and_home_is_served(tiny_folder: Path, photos: Path, expected: dict[str, bytes]) -> None:
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("only root can become nobody")
+    for folder in (tiny_folder, photos):
+        for parent in (folder, *folder.parents[:3]):
+            parent.chmod(parent.stat().st_mode | 0o755)
+    env = {name: value for name, value in environment(XDG_CACHE_HOME="").items() if name != "HOME"}
+    command = ["setpriv", "--reuid=54321", "--clear-groups", LEVIT, "predict", "-m", tiny_folder, "-f", "jsonl", "-q"]
+    one = sorted(photos.iterdir())[0]
+    done = subprocess.run([*map(str, command), str(one)], capture_output=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout in expected["jsonl"]
+
+
+@pytest.mark.promise("any-terminal")
+def test_a_home_that_is_read_only_is_no_error(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    command = unprivileged(LEVIT, "predict", "-m", tiny_folder, photos / "000.jpg")
+    env = environment(HOME=str(tmp_path), XDG_CACHE_HOME="")
+    done = subprocess.run(command, capture_output=True, env=env, check=False)
+    tmp_path.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def shell(script: str, cwd: Path) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, env=environment(), cwd=cwd, timeout=120, check=False
+    )
+
+
+@pytest.mark.promise("closed-streams")
+def test_a_closed_stdout_is_exit_4_and_a_closed_stderr_no_matter(
+    tiny_folder: Path, photos: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    command = f"{LEVIT} predict -m {tiny_folder} {photos} -f jsonl"
+    closed = shell(f"{command} >&-", tmp_path)
+    assert closed.returncode == 4
+    assert b"Cannot write standard output" in closed.stderr
+    mute = shell(f"{command} 2>&-", tmp_path)
+    assert (mute.returncode, mute.stdout) == (1, expected["jsonl"])
+    full = shell(f"{command} 2>/dev/full", tmp_path)
+    assert (full.returncode, full.stdout) == (1, expected["jsonl"])
+
+
+@pytest.mark.promise("closed-streams")
+def test_with_every_stream_closed_the_file_holds_the_records_and_nothing_else(
+    tiny_folder: Path, photos: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    done = shell(f"{LEVIT} predict -m {tiny_folder} {photos} -o out.jsonl <&- >&- 2>&-", tmp_path)
+    assert done.returncode == 1
+    assert (tmp_path / "out.jsonl").read_bytes() == expected["jsonl"]
+
+
+@pytest.mark.promise("few-descriptors")
+@pytest.mark.parametrize("options", [[], ["--isolate"]])
+def test_ten_thousand_files_need_few_descriptors(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    number = 1_000 if options else 10_000
+    picture(8, 8).save(folder / "00000.png")
+    for index in range(1, number):
+        os.link(folder / "00000.png", folder / f"{index:05d}.png")
+    command = [LEVIT, "predict", "-m", tiny_folder, folder, "-o", tmp_path / "out.csv", "-k", "1", *options]
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, env=environment(), check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == [str(folder / f"{index:05d}.png") for index in range(number)]
+    assert {row.split(",", 1)[1] for row in rows} == {rows[0].split(",", 1)[1]}
+
+
+@pytest.mark.promise("quota-and-affinity")
+def test_on_one_core_it_uses_one_thread_and_answers_the_same(
+    tiny_folder: Path, photos: Path, expected: dict[str, bytes]
+) -> None:
+    core = min(os.sched_getaffinity(0))
+    command = [LEVIT, "predict", "-m", str(tiny_folder), str(photos), "-f", "jsonl", "-v"]
+    done = subprocess.run(
+        command, capture_output=True, env=environment(), check=False,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )  # fmt: skip
+    assert done.stdout == expected["jsonl"]
+    assert b"1 threads, 1 streams" in done.stderr
+
+
+def test_a_picture_too_large_for_the_address_space_is_a_record(tiny_folder: Path, tmp_path: Path) -> None:
+    picture(8, 8).save(tmp_path / "small.png")
+    picture(8, 8).resize((12_000, 12_000)).convert("1").save(tmp_path / "large.png")
+    command = [
+        LEVIT,
+        "predict",
+        "-m",
+        str(tiny_folder),
+        str(tmp_path),
+        "-f",
+        "jsonl",
+        "--threads",
+        "1",
+        "--workers",
+        "1",
+    ]
+    limit = 1 << 30
+    done = subprocess.run(
+        command, capture_output=True, env=environment(OPENBLAS_NUM_THREADS="1"), check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    large, small = (json.loads(line) for line in done.stdout.splitlines())
+    assert large["error"]["kind"] == "too_large"
+    assert small["status"] == "ok"

@@ -1,0 +1,417 @@
+"""``levit predict --resume``, the installed command: however the first run ended, the second brings it to its end."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from levit_cli.checkpoints import load, save
+from levit_cli.checkpoints.files import write_safetensors
+from levit_cli.checkpoints.saving import to_dialect
+from tests.cli.binary import LEVIT, environment, levit
+from tests.faulty_decoders import ask_for, faulty_decoders
+from tests.pictures import picture, write_pictures
+from tests.random_weights import TINY, random_state
+
+PICTURES = 24
+
+
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TINY with other weights."""
+    folder = tmp_path_factory.mktemp("other")
+    write_safetensors(folder / "bare.safetensors", to_dialect(random_state(TINY, seed=9), TINY, "timm"), "float32")
+    save(load(folder / "bare.safetensors", recipe="hf"), folder / "hf", "hf")
+    return folder / "hf"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of which two cannot be read, with margins whose halves the recipes round differently."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(PICTURES):
+        picture(90 + number, 71, seed=number).save(folder / f"{number:03d}.jpg")
+    for number in (4, 17):
+        path = folder / f"{number:03d}.jpg"
+        path.write_bytes(path.read_bytes()[:700])
+    return folder
+
+
+Whole = Callable[..., bytes]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """What an unbroken run leaves, by the suffix of its output."""
+    known: dict[str, bytes] = {}
+
+    def unbroken(suffix: str) -> bytes:
+        if suffix not in known:
+            output = tmp_path_factory.mktemp("whole") / f"out.{suffix}"
+            assert levit("predict", "-m", tiny_folder, photos, "-o", output, "-k", "3").returncode == 1
+            known[suffix] = output.read_bytes()
+        return known[suffix]
+
+    return unbroken
+
+
+def resume(
+    model: Path, photos: Path | list[Path], output: Path, *options: str, **env: str
+) -> "subprocess.CompletedProcess[bytes]":
+    inputs = photos if isinstance(photos, list) else [photos]
+    return levit("predict", "-m", model, *inputs, "-o", output, "-k", "3", "--resume", *options, env=environment(**env))
+
+
+def records(content: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in content.splitlines()]
+
+
+@pytest.mark.promise("killed")
+def test_killed_again_and_again_it_comes_to_the_same_file(
+    tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    dice = random.Random(5)
+    command = [LEVIT, "predict", "-m", tiny_folder, photos, "-o", output, "-k", "3", "-b", "2", "--resume", "-q"]
+    for _ in range(4):
+        with subprocess.Popen([*map(str, command)], env=environment()) as process:
+            goal = (output.stat().st_size if output.exists() else 0) + dice.randrange(1, 1500)
+            while process.poll() is None and not (output.exists() and output.stat().st_size >= goal):
+                time.sleep(0.002)
+            process.kill()
+        left = output.read_bytes() if output.exists() else b""
+        assert records(left[: left.rfind(b"\n") + 1]) == records(whole("jsonl"))[: left.count(b"\n")]
+    done = resume(tiny_folder, photos, output)
+    assert done.returncode == 1, done.stderr
+    assert b"stood already" in done.stderr
+    assert output.read_bytes() == whole("jsonl")
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+@pytest.mark.promise("killed")
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.5, 1.0])
+def test_a_part_of_a_file_even_a_copied_one_is_continued(
+    tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path, suffix: str, share: float
+) -> None:
+    output = tmp_path / f"part.{suffix}"
+    output.write_bytes(whole(suffix)[: int(share * len(whole(suffix)))])
+    done = resume(tiny_folder, photos, output)
+    assert done.returncode == 1, done.stderr
+    assert output.read_bytes() == whole(suffix)
+
+
+@pytest.mark.promise("killed")
+def test_what_failed_is_tried_again_and_files_may_come_and_go(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    output, unbroken = tmp_path / "out.csv", tmp_path / "unbroken.csv"
+    assert resume(tiny_folder, folder, output).returncode == 1  # where there is no file, it begins one
+    picture(seed=99).save(folder / "004.jpg")
+    picture(seed=98).save(folder / "010-new.png")
+    (folder / "020.jpg").unlink()
+    done = resume(tiny_folder, folder, output, "-v")
+    assert done.returncode == 1
+    assert b"3 pictures in" in done.stderr
+    assert b"1 failed; 21 stood already" in done.stderr
+    assert b"Left out 1 records" in done.stderr
+    levit("predict", "-m", tiny_folder, folder, "-o", unbroken, "-k", "3")
+    assert output.read_bytes() == unbroken.read_bytes()
+    assert b"017.jpg,error" in output.read_bytes()
+
+
+OTHERWISE: dict[str, tuple[list[str], bytes]] = {
+    "model": ([], b"model: sha256 was "),
+    "recipe": (["--recipe", "fb"], b"preprocessing: "),
+    "top-k": (["-k", "2"], b"top-k was 3 and is 2"),
+    "format": (["--format", "csv"], b"format was jsonl and is csv"),
+    "labels": (["--labels", "labels.txt"], b"labels was "),
+    "decode": (["--decode", "fast"], b"preprocessing: decode was exact and is fast"),
+    "engine": (["--engine", "torch", "--precision", "fp32"], b"engine was openvino and is torch"),
+}
+
+
+@pytest.mark.promise("another-run")
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_another_run_is_told_by_what_differs_and_the_file_stays(
+    tiny_folder: Path, other_model: Path, photos: Path, tmp_path: Path, what: str
+) -> None:
+    output = tmp_path / "out.jsonl"
+    levit("predict", "-m", tiny_folder, photos / "000.jpg", photos / "001.jpg", "-o", output, "-k", "3", "-b", "1")
+    before = output.read_bytes()
+    (tmp_path / "labels.txt").write_text("\n".join("abcdefg"))
+    options, words = OTHERWISE[what]
+    model = other_model if what == "model" else tiny_folder
+    options = [str(tmp_path / option) if option == "labels.txt" else option for option in options]
+    done = resume(model, photos, output, *options)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert b"was not touched" in done.stderr
+    assert output.read_bytes() == before
+    assert not done.stdout
+
+
+@pytest.mark.promise("another-run")
+@pytest.mark.parametrize(("what", "words"), [
+    ("model", b"now has another answer"),
+    ("recipe", b"now has another answer"),
+    ("top-k", b"top-k is 3 there and 2 now"),
+    ("format", b"it begins with"),
+    ("labels", b"not as this model and its labels would have it"),
+])  # fmt: skip
+def test_another_run_is_known_by_its_answers_where_a_copy_lost_its_note(
+    tiny_folder: Path, other_model: Path, photos: Path, whole: Whole, tmp_path: Path, what: str, words: bytes
+) -> None:
+    output = tmp_path / "copy.jsonl"
+    output.write_bytes(whole("jsonl")[:2000])
+    (tmp_path / "labels.txt").write_text("\n".join("abcdefg"))
+    options = [str(tmp_path / option) if option == "labels.txt" else option for option in OTHERWISE[what][0]]
+    done = resume(other_model if what == "model" else tiny_folder, photos, output, *options)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert output.read_bytes() == whole("jsonl")[:2000]
+
+
+@pytest.mark.promise("another-run")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"mine\n", b"record 1: it is no record in jsonl"),
+        (b"RECORDS\0\0\0\nRECORDS", b"it is no record in jsonl"),
+        (b'RECORDS{"path": "x", "status": "ok", "top": []}\n', b"top-k is 0"),
+    ],
+)
+def test_a_damaged_file_is_told_with_its_place_and_stays(
+    tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path, content: bytes, words: bytes
+) -> None:
+    output = tmp_path / "out.jsonl"
+    damaged = content.replace(b"RECORDS", b"".join(whole("jsonl").splitlines(keepends=True)[:3]))
+    output.write_bytes(damaged)
+    done = resume(tiny_folder, photos, output)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert output.read_bytes() == damaged
+
+
+def test_a_file_of_other_inputs_altogether_is_not_replaced(
+    tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    output.write_bytes(whole("jsonl"))
+    write_pictures(tmp_path / "others", 2)
+    done = resume(tiny_folder, tmp_path / "others", output)
+    assert done.returncode == 2, done.stderr
+    assert b"records of other inputs only" in done.stderr
+    assert output.read_bytes() == whole("jsonl")
+
+
+def test_a_file_without_note_whose_pictures_are_gone_cannot_be_checked(
+    tiny_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    write_pictures(folder, 2)
+    levit("predict", "-m", tiny_folder, folder, "-o", tmp_path / "out.jsonl", "-k", "3")
+    shutil.copyfile(tmp_path / "out.jsonl", tmp_path / "copy.jsonl")
+    for path in folder.iterdir():
+        path.unlink()
+    picture(seed=5).save(folder / "new.png")
+    done = resume(tiny_folder, [folder / "000.jpg", folder / "new.png"], tmp_path / "copy.jsonl")
+    assert done.returncode == 2, done.stderr
+    assert b"no picture in it is there any more" in done.stderr
+    assert resume(tiny_folder, [folder / "000.jpg", folder / "new.png"], tmp_path / "out.jsonl").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--resume"], b"there is no --output"),
+        (["--resume", "-o", "out.json"], b"json makes sense only as a whole"),
+        (["--resume", "-o", "out.csv", "--overwrite"], b"leave one of them out"),
+    ],
+)
+def test_what_cannot_be_resumed_is_a_usage_error(
+    tiny_folder: Path, tmp_path: Path, options: list[str], words: bytes
+) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    done = levit("predict", "-m", tiny_folder, path, *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert os.listdir(tmp_path) == [path.name]
+
+
+# Crashes and hangs
+
+
+@pytest.mark.promise("decoder-crash")
+def test_a_crash_leaves_a_valid_file_that_resume_brings_to_its_end(tiny_folder: Path, tmp_path: Path) -> None:
+    folder, output, isolated = tmp_path / "photos", tmp_path / "out.jsonl", tmp_path / "isolated.jsonl"
+    write_pictures(folder, 60)
+    ask_for("abort", folder / "055.jpg")
+    faults = faulty_decoders(tmp_path / "site")
+    command: tuple[str | Path, ...] = ("predict", "-m", tiny_folder, folder, "-k", "3", "-b", "1", "--workers", "1")
+    crashed = levit(*command, "-o", output, env=environment(**faults))
+    assert crashed.returncode == -signal.SIGABRT
+    before = output.read_bytes()
+    assert before.endswith(b"\n")
+    done = resume(tiny_folder, folder, output, **faults)
+    assert done.returncode == 1, done.stderr
+    assert output.read_bytes().startswith(before)
+    (error,) = [record["error"] for record in records(output.read_bytes()) if record["status"] == "error"]
+    assert error == {"kind": "decoder_crashed", "message": "the decoder was ended by SIGABRT"}
+    survived = levit(*command, "-o", isolated, "--isolate", env=environment(**faults))
+    assert survived.returncode == 1, survived.stderr
+    assert isolated.read_bytes() == output.read_bytes()
+
+
+@pytest.mark.promise("decoder-hang")
+@pytest.mark.parametrize("options", [[], ["--isolate"]])
+def test_decoders_that_never_end_cost_a_record_each(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
+    folder = tmp_path / "photos"
+    paths = write_pictures(folder, 20)
+    for number in (3, 9, 10):
+        ask_for("hang", paths[number])
+    faults = faulty_decoders(tmp_path / "site")
+    command = ["predict", "-m", str(tiny_folder), str(folder), "-f", "jsonl", "--timeout", "3", *options]
+    done = levit(*command, env=environment(**faults))
+    assert done.returncode == 1, done.stderr
+    found = records(done.stdout)
+    assert [record["path"] for record in found] == [*map(str, paths)]
+    errors = {record["path"]: record["error"] for record in found if record["status"] == "error"}
+    assert [*errors] == [str(paths[number]) for number in (3, 9, 10)]
+    assert {(error["kind"], error["message"]) for error in errors.values()} == {("timeout", "not decoded within 3 s")}
+
+
+def test_isolation_changes_no_byte(tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    levit("predict", "-m", tiny_folder, photos, "-o", output, "-k", "3", "--isolate")
+    assert output.read_bytes() == whole("jsonl")
+
+
+# Ends that are not the end
+
+
+@pytest.mark.promise("full-disk")
+def test_a_disk_that_fills_up_leaves_whole_records_and_the_rest_to_resume(
+    tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    limit = len(whole("jsonl")) // 2
+    command = [LEVIT, "predict", "-m", tiny_folder, photos, "-o", output, "-k", "3", "-b", "2"]
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, env=environment(), check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert str(output).encode() in done.stderr
+    assert b"File too large" in done.stderr
+    left = output.read_bytes()
+    assert left.endswith(b"\n")
+    assert whole("jsonl").startswith(left)
+    assert resume(tiny_folder, photos, output).returncode == 1
+    assert output.read_bytes() == whole("jsonl")
+
+
+@pytest.mark.promise("two-runs")
+@pytest.mark.parametrize("options", [[], ["--overwrite"], ["--resume"]])
+def test_a_second_run_onto_the_same_file_is_refused(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
+    first, second = write_pictures(tmp_path / "photos", 2)
+    output = tmp_path / "out.jsonl"
+    command = [LEVIT, "predict", "-m", str(tiny_folder), "-o", str(output), "-q", "--files-from", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment()) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"{first}\n".encode())
+        process.stdin.flush()
+        while not output.exists() or not output.stat().st_size:
+            time.sleep(0.01)
+        refused = levit("predict", "-m", tiny_folder, second, "-o", output, *options)
+        assert refused.returncode == 4, refused.stderr
+        assert b"another run is writing it" in refused.stderr
+        process.stdin.write(f"{second}\n".encode())
+        process.stdin.close()
+        assert process.wait(60) == 0
+    assert [record["path"] for record in records(output.read_bytes())] == [str(first), str(second)]
+
+
+@pytest.mark.promise("signals")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("options", [[], ["--isolate"]])
+def test_a_signal_keeps_what_is_done_says_how_to_go_on_and_leaves_no_process(
+    tiny_folder: Path, tmp_path: Path, sent: signal.Signals, code: int, options: list[str]
+) -> None:
+    first, second = write_pictures(tmp_path / "photos", 2)
+    ask_for("hang", tmp_path / "photos" / "hang.jpg")
+    output = tmp_path / "out.jsonl"
+    command = [LEVIT, "predict", "-m", str(tiny_folder), "-o", str(output), "--files-from", "-", *options]
+    env = environment(**faulty_decoders(tmp_path / "site"))
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(f"{first}\n".encode())
+        process.stdin.flush()
+        while not output.exists() or not output.read_bytes().endswith(b"\n"):
+            time.sleep(0.01)
+        process.stdin.write(f"{tmp_path}/photos/hang.jpg\n{second}\n".encode())
+        process.stdin.flush()
+        time.sleep(0.3)
+        os.killpg(process.pid, sent)  # as a terminal does
+        assert process.wait(20) == code
+        said = process.stderr.read()
+    assert b"--resume" in said
+    assert b"Traceback" not in said
+    assert [record["path"] for record in records(output.read_bytes())] == [str(first)]
+    deadline = time.monotonic() + 10
+    while is_any_left(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_any_left(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_document_is_whole_or_the_old_one(tiny_folder: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    (first,) = write_pictures(tmp_path / "photos", 1)
+    output = tmp_path / "out.json"
+    output.write_text("old")
+    options = ["-m", str(tiny_folder), "-o", str(output), "--overwrite"]
+    command = [LEVIT, "predict", *options, "--files-from", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"{first}\n".encode())
+        process.stdin.flush()
+        while not any(b'"status"' in path.read_bytes() for path in tmp_path.glob(".levit-*")):
+            time.sleep(0.01)
+        assert output.read_text() == "old"
+        process.send_signal(sent)
+        process.wait(20)
+    if sent == signal.SIGKILL:
+        assert output.read_text() == "old"
+        assert levit("predict", first, *options).returncode == 0
+    assert [record["path"] for record in json.loads(output.read_bytes())["results"]] == [str(first)]
+    assert sorted(os.listdir(tmp_path)) == ["out.json", "photos"]
+
+
+def test_a_refused_model_leaves_the_output_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path / "photos", 1)
+    (tmp_path / "old.csv").write_text("old")
+    for name in ("old.csv", "new.csv"):
+        done = levit("predict", "-m", "./nowhere.pth", path, "-o", tmp_path / name, "--overwrite")
+        assert done.returncode == 3
+    assert (tmp_path / "old.csv").read_text() == "old"
+    assert not (tmp_path / "new.csv").exists()

@@ -1,0 +1,160 @@
+"""What must hold, whichever call to the system fails: ``python -m tests.faults.scenarios NAME WORK MODEL STEP HOW``.
+
+WORK is an empty folder; of the calls, every STEPth fails, HOW is ``once`` or ``lasting``. Prints how many runs it took.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+from levit_cli.errors import ExitCode
+from tests.faults.driver import Driver, Outcome
+from tests.pictures import write_pictures
+
+HONEST = {code for code in ExitCode if code != ExitCode.BUG}
+Attempt = Callable[[int], Outcome]
+
+
+def outcomes(attempt: Attempt, step: int) -> Iterator[Outcome]:
+    """Runs in which one call after another fails, until there is none of that number."""
+    for number in count(1, step):
+        outcome = attempt(number)
+        where = f"call {number} of {len(outcome.calls)}, {outcome.calls[number - 1 : number]}: {outcome}"
+        assert outcome.code in HONEST, where
+        assert b"Traceback" not in outcome.stderr, where
+        if len(outcome.calls) < number:
+            return
+        try:
+            yield outcome
+        except AssertionError as error:
+            raise AssertionError(where) from error
+
+
+class Predicting:
+    """Pictures of which one is broken, their model, and the output, all in the folder where calls fail."""
+
+    def __init__(self, work: Path, model: Path, suffix: str) -> None:
+        self.folder = work / "folder"
+        self.photos = write_pictures(self.folder / "photos", 3)
+        shutil.copytree(model, self.folder / "model")
+        (work / "scratch").mkdir()
+        self.driver = Driver(self.folder, work / "scratch")
+        self.output = self.folder / f"out.{suffix}"
+        options = ("-b", "1", "--workers", "1", "-o", str(self.output))
+        self.command = ("predict", "-m", str(self.folder / "model"), str(self.folder / "photos"), *options)
+
+    def check(self, outcome: Outcome, whole: bytes, old: bytes = b"") -> None:
+        """That what stands is part of the whole, and that resuming gives the rest."""
+        left = self.output.read_bytes() if self.output.exists() else b""
+        if left != old:
+            self._check_records(left, whole, old, is_done=outcome.code in (ExitCode.OK, ExitCode.SOME_FAILED))
+        again = self.driver.run(*self.command, "--resume")
+        assert again.code == 0, again
+        assert self.output.read_bytes() == whole
+        assert {path.name for path in self.folder.iterdir()} == {"photos", "model", self.output.name}
+
+    def _check_records(self, left: bytes, whole: bytes, old: bytes, *, is_done: bool) -> None:
+        if self.output.suffix != ".jsonl":
+            return
+        expected = [json.loads(line) for line in whole.splitlines()]
+        found = [json.loads(line) for line in left[: left.rfind(b"\n") + 1].splitlines()]
+        if found and found[0]["path"] == str(self.folder / "photos"):  # which could not be listed
+            assert found[0]["status"] == "error"
+            assert all(record in [*expected, *map(json.loads, old.splitlines())] for record in found[1:])
+            return
+        assert [record["path"] for record in found] == [record["path"] for record in expected[: len(found)]]
+        for record, right in zip(found, expected, strict=False):
+            assert record == right or (record["status"] == "error" and "top" not in record)
+        assert len(found) == len(expected) or not is_done
+
+
+def predict(work: Path, model: Path, step: int, *, lasting: bool, suffix: str = "jsonl") -> int:
+    """A first run."""
+    case = Predicting(work, model, suffix)
+    case.driver.run(*case.command)
+    whole = case.output.read_bytes()
+
+    def attempt(number: int) -> Outcome:
+        case.output.unlink(missing_ok=True)
+        return case.driver.run(*case.command, fail=number, lasting=lasting)
+
+    runs = 0
+    for outcome in outcomes(attempt, step):
+        case.check(outcome, whole)
+        runs += 1
+    return runs
+
+
+def resume(work: Path, model: Path, step: int, *, lasting: bool, suffix: str = "jsonl") -> int:
+    """A run that tries a record in the middle again, and the missing last one."""
+    case = Predicting(work, model, suffix)
+    right = case.photos[1].read_bytes()
+    case.photos[1].write_bytes(b"")
+    case.photos[2].rename(work / "last")
+    case.driver.run(*case.command)
+    old = case.output.read_bytes()
+    case.photos[1].write_bytes(right)
+    (work / "last").rename(case.photos[2])
+    case.driver.run(*case.command, "--overwrite")
+    whole = case.output.read_bytes()
+
+    def attempt(number: int) -> Outcome:
+        case.output.unlink()
+        case.output.write_bytes(old)
+        return case.driver.run(*case.command, "--resume", fail=number, lasting=lasting)
+
+    runs = 0
+    for outcome in outcomes(attempt, step):
+        case.check(outcome, whole, old)
+        runs += 1
+    return runs
+
+
+def document(work: Path, model: Path, step: int, *, lasting: bool) -> int:
+    """``--overwrite`` of a json file: the old one or the new one."""
+    case = Predicting(work, model, "json")
+    case.driver.run(*case.command)
+    whole, runs = json.loads(case.output.read_bytes()), 0
+
+    def attempt(number: int) -> Outcome:
+        case.output.write_bytes(b"old")
+        return case.driver.run(*case.command, "--overwrite", fail=number, lasting=lasting)
+
+    for outcome in outcomes(attempt, step):
+        left = case.output.read_bytes()
+        found = [] if left == b"old" else json.loads(left)["results"]
+        unlisted = len(found) == 1 and found[0]["path"] == str(case.folder / "photos")
+        assert left == b"old" or unlisted or len(found) == len(whole["results"]), outcome
+        runs += 1
+    return runs
+
+
+def convert(work: Path, model: Path, step: int, *, lasting: bool) -> int:
+    """The source is untouched, the result the old one or the new one."""
+    folder = work / "folder"
+    shutil.copytree(model, folder / "source")
+    source = {path: path.read_bytes() for path in (folder / "source").iterdir()}
+    (work / "scratch").mkdir()
+    driver, result, runs = Driver(folder, work / "scratch"), folder / "result.safetensors", 0
+    command = ("convert-checkpoint", folder / "source", "-o", result, "--to", "timm", "--overwrite")
+    assert driver.run(*command).code == 0
+    new = result.read_bytes()
+
+    def attempt(number: int) -> Outcome:
+        result.write_bytes(b"old")
+        return driver.run(*command, fail=number, lasting=lasting)
+
+    for outcome in outcomes(attempt, step):
+        assert {path: path.read_bytes() for path in (folder / "source").iterdir()} == source, outcome
+        assert result.read_bytes() in (b"old", new), outcome
+        assert result.read_bytes() == new or outcome.code != 0, outcome
+        runs += 1
+    return runs
+
+
+if __name__ == "__main__":
+    name, work, model, step, how = sys.argv[1:]
+    print(globals()[name](Path(work), Path(model), int(step), lasting=how == "lasting"))

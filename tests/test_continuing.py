@@ -1,0 +1,236 @@
+"""A run that is killed anywhere and resumed leaves what an unbroken run would have left, byte for byte."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from levit_cli.choices import Format
+from levit_cli.continuing import SETTLE_EVERY_S, Continuation
+from levit_cli.errors import InputError, OutputError
+from levit_cli.inputs import Input
+from levit_cli.labels import Labels
+from levit_cli.output import OutputFile, Target
+from levit_cli.pipeline import DecodeAhead, predict
+from levit_cli.records import RESUMABLE, RecordFormat, record_format
+from levit_cli.standing import Plan, Standing
+from levit_cli.writers import make_writer
+
+LABELS = Labels(("zero", "one, or first", 'two\n"quoted"', "three"))
+NAMES = ["0", "1 comma,", '2 "quoted"', "3 new\nline", "4", "5 caf\udce9", "6"]
+
+
+class KilledError(BaseException):
+    """Nothing after this happens, as after SIGKILL."""
+
+
+def format_of(name: Format) -> RecordFormat:
+    format = record_format(name, LABELS, 2)
+    assert format is not None
+    return format
+
+
+def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.eye(4, dtype=np.float32)[pixels[:, 0, 0, 0] % 4] * 3
+
+
+def run(
+    path: Path, name: Format, paths: Iterable[str], bad: str = "", clock: Callable[[], float] = lambda: 0.0
+) -> None:
+    """What ``predict -o path --resume`` does, with a network of our own; paths that begin with one of ``bad`` fail."""
+
+    def prepare(item: Input) -> NDArray[np.uint8]:
+        if item.path[0] in bad:
+            raise InputError("truncated", f"cut\nshort, {item.path}")
+        return np.full((1, 1, 3), int(item.path[0]), np.uint8)
+
+    inputs: Iterable[Input] = map(Input, paths)
+    with OutputFile(path, may_exist=True) as output:
+        target: Target = output
+        with os.fdopen(os.dup(output.descriptor), "rb") as file:
+            file.seek(0)
+            standing = Standing(file, format_of(name))
+        if len(standing):
+            inputs = plan = Plan(standing, inputs)
+            target = Continuation(output, plan, clock=clock)
+        ahead = DecodeAhead(inputs, prepare, batch_size=2, workers=1)
+        writer = make_writer(name, target, LABELS, 2, {}, continues=len(standing) > 0)
+        try:
+            for prediction in predict(ahead, network, top_k=2):
+                writer.write(prediction)
+        except KilledError:
+            raise
+        except OutputError:
+            target.discard()
+            raise
+        except BaseException:
+            target.stop()
+            raise
+        target.finish()
+
+
+def unbroken(folder: Path, name: Format, paths: Iterable[str], bad: str = "") -> bytes:
+    path = folder / f"unbroken {'-'.join(paths)!r} {bad}"[:80]
+    run(path, name, paths, bad)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+CALLS = ("write", "ftruncate", "replace", "fsync", "unlink")
+
+
+@contextmanager
+def dies_at(number: int, folder: Path) -> Iterator[list[str]]:
+    """The system call of that number does not come back; of a write, half is done. Yields the calls that were made.
+
+    At the end, what was open in the folder is closed, and with it go the locks.
+    """
+    calls: list[str] = []
+    originals = {name: getattr(os, name) for name in CALLS}
+    for name, original in originals.items():
+        setattr(os, name, _dying(name, original, number, calls))
+    try:
+        yield calls
+    finally:
+        for name, original in originals.items():
+            setattr(os, name, original)
+        close_all_in(folder)
+
+
+def _dying(name: str, original: Callable[..., object], number: int, calls: list[str]) -> Callable[..., object]:
+    def call(*arguments: Any) -> object:
+        calls.append(name)
+        if len(calls) == number and name == "write":
+            original(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
+        if len(calls) >= number:
+            raise KilledError
+        return original(*arguments)
+
+    return call
+
+
+def close_all_in(folder: Path) -> None:
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(folder)):
+                os.close(int(descriptor))
+
+
+@pytest.mark.promise("killed")
+@pytest.mark.parametrize("name", RESUMABLE)
+def test_cut_at_any_byte_it_continues_to_the_same_file(tmp_path: Path, name: Format) -> None:
+    whole = unbroken(tmp_path, name, NAMES, bad="2")
+    path = tmp_path / "out"
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        run(path, name, NAMES, bad="2")
+        assert path.read_bytes() == whole, cut
+        assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.promise("killed")
+@pytest.mark.parametrize("name", RESUMABLE)
+@pytest.mark.parametrize(
+    ("old", "old_bad", "new"),
+    [
+        ([], "", NAMES),
+        (NAMES, "", NAMES),
+        (NAMES[:4], "", NAMES),
+        (NAMES, "03", NAMES),
+        (NAMES, "0123456", NAMES),
+        (NAMES[:5], "14", NAMES),
+        ([NAMES[0], *NAMES[2:4]], "2", NAMES),
+        (NAMES, "1", [NAMES[0], *NAMES[2:]]),
+        (NAMES[::-1], "36", NAMES),
+        ([*NAMES, *NAMES], "", NAMES),
+        (NAMES, "", [*NAMES, *NAMES]),
+    ],
+)
+def test_killed_at_any_system_call_it_continues_to_the_same_file(
+    tmp_path: Path, name: Format, old: list[str], old_bad: str, new: list[str]
+) -> None:
+    before = unbroken(tmp_path, name, old, old_bad) if old else b""
+    whole = unbroken(tmp_path, name, new)
+    path = tmp_path / "out"
+    for number in range(1, 1000):
+        path.write_bytes(before)
+        with dies_at(number, tmp_path) as calls, suppress(KilledError):
+            run(path, name, new)
+        left = path.read_bytes()
+        Standing(BytesIO(left), format_of(name))  # valid up to its last whole record
+        run(path, name, new)
+        assert path.read_bytes() == whole, (number, calls, left)
+        assert os.listdir(tmp_path) == ["out"]
+        if len(calls) < number:
+            return
+    raise AssertionError("it never came to its end")
+
+
+def test_what_failed_is_tried_again_and_may_fail_again(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    for bad in ("0246", "24", "4", "14", ""):
+        run(path, "jsonl", NAMES, bad)
+        assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES, bad.replace("1", ""))
+
+
+def test_where_the_rest_is_missing_nothing_is_written_twice(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, "csv", NAMES[:4])
+    identity = path.stat().st_ino
+    run(path, "csv", NAMES)
+    assert path.stat().st_ino == identity
+
+
+def test_a_file_written_anew_keeps_its_permissions_and_stays_behind_its_link(tmp_path: Path) -> None:
+    path, link = tmp_path / "out", tmp_path / "link"
+    run(path, "jsonl", NAMES, bad="3")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    run(link, "jsonl", NAMES)
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES)
+
+
+def test_it_settles_every_minute_and_when_the_run_ends_early(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, "jsonl", NAMES, bad="135")
+    failing = path.read_bytes()
+    times = iter(np.arange(0, 10_000, SETTLE_EVERY_S + 1).tolist())
+    with dies_at(10_000, tmp_path) as calls:
+        run(path, "jsonl", NAMES, clock=lambda: next(times))
+    assert calls.count("replace") == 4  # behind each of the three, and at the end
+    assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES)
+
+    def stopping() -> Iterator[str]:
+        yield from NAMES[:4]
+        raise KeyboardInterrupt
+
+    path.write_bytes(failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, "jsonl", stopping())
+    records = path.read_bytes().splitlines()
+    assert [b'"error"' in record for record in records] == [False] * 5 + [True, False]
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out"
+    run(path, "jsonl", NAMES, bad="3")
+    before = path.read_bytes()
+    written = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: written(descriptor, data) if len(data) < 200 else full())
+    with pytest.raises(OutputError, match="No space left"):
+        run(path, "jsonl", NAMES)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def full() -> int:
+    raise OSError(28, "No space left on device")
