@@ -1,5 +1,6 @@
 """Fixtures for all tests: no network, no cache of the user's, pictures and models made here."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from tests.random_weights import TINY, random_state
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "promise(*names): shows what docs/promises.md promises under these names")
+    if (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):  # as behind a shell, and inherited
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

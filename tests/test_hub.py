@@ -396,7 +396,7 @@ def test_a_local_path_never_touches_the_network(machine: Machine, fake: FakeHub,
 
 @pytest.mark.promise("hub-many-runs")
 def test_many_runs_at_once_on_a_cold_cache_all_succeed(machine: Machine, repository: Repository) -> None:
-    for run in [machine.start() for _ in range(4)]:
+    for run in [machine.start() for _ in range(20)]:
         run.finish().require()
 
 

@@ -82,7 +82,10 @@ def test_a_user_without_name_and_home_is_served(tiny_folder: Path, photos: Path,
         for parent in (folder, *folder.parents[:3]):
             parent.chmod(parent.stat().st_mode | 0o755)
     env = {name: value for name, value in environment(XDG_CACHE_HOME="").items() if name != "HOME"}
-    command = ["setpriv", "--reuid=54321", "--clear-groups", LEVIT, "predict", "-m", tiny_folder, "-f", "jsonl", "-q"]
+    nobody = ["setpriv", "--reuid=54321", "--clear-groups"]
+    if subprocess.run([*nobody, "test", "-r", LEVIT], check=False).returncode:
+        pytest.skip("this environment is in a folder that is closed to others")
+    command = [*nobody, LEVIT, "predict", "-m", tiny_folder, "-f", "jsonl", "-q"]
     one = sorted(photos.iterdir())[0]
     done = subprocess.run([*map(str, command), str(one)], capture_output=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
@@ -164,27 +167,17 @@ def test_on_one_core_it_uses_one_thread_and_answers_the_same(
 
 
 def test_a_picture_too_large_for_the_address_space_is_a_record(tiny_folder: Path, tmp_path: Path) -> None:
-    picture(8, 8).save(tmp_path / "small.png")
+    """It comes behind others, one at a time, so that the model has its memory by then."""
+    write_pictures(tmp_path, 8)
     picture(8, 8).resize((12_000, 12_000)).convert("1").save(tmp_path / "large.png")
-    command = [
-        LEVIT,
-        "predict",
-        "-m",
-        str(tiny_folder),
-        str(tmp_path),
-        "-f",
-        "jsonl",
-        "--threads",
-        "1",
-        "--workers",
-        "1",
-    ]
+    options = ["-f", "jsonl", "--threads", "1", "--workers", "1", "--batch-size", "1"]
+    command = [LEVIT, "predict", "-m", str(tiny_folder), str(tmp_path), *options]
     limit = 1 << 30
     done = subprocess.run(
         command, capture_output=True, env=environment(OPENBLAS_NUM_THREADS="1"), check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    large, small = (json.loads(line) for line in done.stdout.splitlines())
+    *small, large = (json.loads(line) for line in done.stdout.splitlines())
     assert large["error"]["kind"] == "too_large"
-    assert small["status"] == "ok"
+    assert [record["status"] for record in small] == ["ok"] * 8

@@ -8,6 +8,7 @@ import argparse
 import random
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from tests.cli.binary import LEVIT, environment, levit
@@ -18,11 +19,13 @@ PICTURES = 60
 FORMATS = ("jsonl", "csv", "tsv")
 
 
-def unbroken(command: list[str], folder: Path, suffix: str) -> bytes:
+def unbroken(command: list[str], folder: Path, suffix: str) -> tuple[bytes, float]:
+    """What is to come of it, and the seconds it takes."""
     output = folder / f"unbroken.{suffix}"
+    start = time.perf_counter()
     done = levit(*command, "-o", output, "--overwrite")
     assert done.returncode in (0, 1), done.stderr
-    return output.read_bytes()
+    return output.read_bytes(), time.perf_counter() - start
 
 
 def killed_within(command: list[str], seconds: float) -> bool:
@@ -41,7 +44,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=2.5, help="seconds until a kill, at most")
     options = parser.parse_args()
     dice = random.Random(options.seed)
     kills = rounds = 0
@@ -56,9 +58,11 @@ def main() -> None:
             command = ["predict", "-m", str(model), str(folder / "photos"), "-b", "2", "-q"]
             if rounds % 2:
                 half_done(command, photos, output, dice)
-            expected = unbroken(command, folder, suffix)
-            while killed_within([LEVIT, *command, "-o", str(output), "--resume"], dice.uniform(0, options.longest)):
+            expected, seconds = unbroken(command, folder, suffix)
+            resuming = [LEVIT, *command, "-o", str(output), "--resume"]
+            while kills < options.kills and killed_within(resuming, dice.uniform(0.3, 2.0) * seconds):
                 kills += 1
+            assert not killed_within(resuming, 600)
             assert output.read_bytes() == expected, f"round {rounds}: {output} is not what it should be"
             leftovers = {path.name for path in folder.iterdir()} - {"photos", "model", "bare.safetensors"}
             assert not [name for name in leftovers if name.startswith(".")], leftovers
