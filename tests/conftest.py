@@ -14,9 +14,7 @@ from tests.random_weights import TINY, random_state
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "promise(*names): shows what docs/promises.md promises under these names")
-    if (
-        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    ):  # as behind a shell, and inherited
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as behind a shell, and inherited
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -126,11 +126,12 @@ def close_all_in(folder: Path) -> None:
 @pytest.mark.promise("killed")
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_cut_at_any_byte_it_continues_to_the_same_file(tmp_path: Path, name: Format) -> None:
-    whole = unbroken(tmp_path, name, NAMES, bad="2")
+    names = ['2 "quoted"', "3 new\nline", "4, comma", "5 caf\udce9"]
+    whole = unbroken(tmp_path, name, names, bad="4")
     path = tmp_path / "out"
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        run(path, name, NAMES, bad="2")
+        run(path, name, names, bad="4")
         assert path.read_bytes() == whole, cut
         assert os.listdir(tmp_path) == ["out"]
 

@@ -51,7 +51,16 @@ class Continuation:
     @property
     def num_left_out(self) -> int:
         """Records whose inputs are not listed any more; known behind ``finish``."""
-        return self._num_open if self._plan.is_complete else 0
+        return self._num_open if self._leaves_out else 0
+
+    @property
+    def num_kept_apart(self) -> int:
+        """The same, where it cannot be known that these inputs are gone, and their records stand at the end."""
+        return 0 if self._leaves_out else self._num_open
+
+    @property
+    def _leaves_out(self) -> bool:
+        return self._plan.is_complete and self._plan.is_shared
 
     def write(self, data: bytes) -> None:
         with uninterrupted():
@@ -64,7 +73,7 @@ class Continuation:
         with uninterrupted():
             self._place(self._plan.due.popleft())
             if self._replacement:
-                self._settle(() if self._plan.is_complete else self._open_ranges())
+                self._settle(() if self._leaves_out else self._open_ranges())
 
     def stop(self) -> None:
         with uninterrupted():

@@ -134,7 +134,12 @@ class _Run:
         plan = Plan(standing, inputs)
         target = Continuation(output, plan, partial(self._attach_note, engine))
         self._write(self._ahead(plan), engine, target, continues=True)
-        return self._outcome(engine, f"; {plan.num_kept:,} stood already", target.num_left_out)
+        outcome = self._outcome(engine, f"; {plan.num_kept:,} stood already")
+        if target.num_left_out:
+            self.say(f"Left out {target.num_left_out:,} records of inputs that are not listed any more.")
+        if target.num_kept_apart:
+            self.say(f"Kept {target.num_kept_apart:,} records of inputs that were not listed, at the end.")
+        return outcome
 
     def _begin(self, ahead: DecodeAhead, output: Sink | OutputFile, engine: Engine) -> Outcome:
         if not isinstance(output, OutputFile):
@@ -221,11 +226,9 @@ class _Run:
     def _is_resumable(self) -> bool:
         return self.request.output is not None and self.format in RESUMABLE
 
-    def _outcome(self, engine: Engine, remark: str = "", num_left_out: int = 0) -> Outcome:
+    def _outcome(self, engine: Engine, remark: str = "") -> Outcome:
         if not self.request.quiet:
             self.say(closing_line(self.stats) + remark)
-        if num_left_out:
-            self.say(f"Left out {num_left_out:,} records of inputs that are not listed any more.")
         if self.request.stats:
             self.say(time_table(self.stats))
         engine.remember()

@@ -96,6 +96,7 @@ class Plan:
         due: one for each input that the iteration has given, and one more behind the last.
         num_kept: records so far.
         is_complete: False once a folder could not be listed, whose files may have records all the same.
+        is_shared: whether any input has had a record.
     """
 
     standing: Standing
@@ -103,6 +104,7 @@ class Plan:
     due: deque[Due] = field(default_factory=deque)
     num_kept: int = 0
     is_complete: bool = True
+    is_shared: bool = False
     _next: int = 0
     _index: "_Index | None" = None
 
@@ -111,6 +113,7 @@ class Plan:
         for item in self.inputs:
             self.is_complete &= item.error is None
             number = self._find(item.path)
+            self.is_shared |= number is not None
             if number is not None and self.standing.is_ok[number]:
                 _extend(kept, number)
                 self.num_kept += 1

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.binary import environment
 
 ROOT = Path(__file__).parent.parent.parent
-STEP = os.environ.get("LEVIT_FAULT_STEP", "13")
+STEP = os.environ.get("LEVIT_FAULT_STEP", "19")
 
 
 @pytest.mark.promise("killed", "old-or-new", "no-traceback", "full-disk", "converting")

@@ -1,0 +1,54 @@
+"""What it costs to decode in processes: a folder with and without ``--isolate``, in turns.
+
+python -m benchmarks.isolation FOLDER [--counts 60,600] [--rounds 4] [--model demo]
+
+CPU time of all processes together, which other work on the machine disturbs less than the wall clock.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from benchmarks.measuring import take_turns
+from levit_cli.inputs import walk
+
+HOWS = {"threads": (), "processes": ("--isolate",)}
+
+
+def cpu_s(command: list[str]) -> float:
+    """User and system seconds of a command and of what it started."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode in (0, 1)
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--counts", default="60,600")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--model", default="demo")
+    options = parser.parse_args()
+    paths = [item.path for item in walk(str(options.folder))]
+    levit = str(Path(sys.executable).with_name("levit"))
+    with TemporaryDirectory() as temporary:
+        for count in map(int, options.counts.split(",")):
+            listed = Path(temporary, "list")
+            listed.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in paths[:count]))
+            base = [levit, "predict", "-m", options.model, "--files-from", str(listed), "-0", "-f", "jsonl", "-q"]
+            rivals = {how: partial(cpu_s, [*base, *more]) for how, more in HOWS.items()}
+            for how, seconds in take_turns(rivals, options.rounds).items():
+                print(
+                    f"{count:6} pictures, {how:<9} {median(seconds):6.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})"
+                )
+
+
+if __name__ == "__main__":
+    main()
