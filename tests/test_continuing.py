@@ -41,16 +41,27 @@ def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def run(
-    path: Path, name: Format, paths: Iterable[str], bad: str = "", clock: Callable[[], float] = lambda: 0.0
+    path: Path,
+    name: Format,
+    paths: Iterable[str],
+    bad: str = "",
+    unlisted: str = "none",
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> None:
-    """What ``predict -o path --resume`` does, with a network of our own; paths that begin with one of ``bad`` fail."""
+    """What ``predict -o path --resume`` does, with a network of our own.
+
+    Args:
+        bad: inputs that begin with one of these fail.
+        unlisted: a folder that may not be read.
+    """
 
     def prepare(item: Input) -> NDArray[np.uint8]:
         if item.path[0] in bad:
             raise InputError("truncated", f"cut\nshort, {item.path}")
         return np.full((1, 1, 3), int(item.path[0]), np.uint8)
 
-    inputs: Iterable[Input] = map(Input, paths)
+    shut = InputError("permission", "the folder may not be read")
+    inputs: Iterable[Input] = (Input(path, shut if path == unlisted else None) for path in paths)
     with OutputFile(path, may_exist=True) as output:
         target: Target = output
         with os.fdopen(os.dup(output.descriptor), "rb") as file:
@@ -219,6 +230,26 @@ def test_it_settles_every_minute_and_when_the_run_ends_early(tmp_path: Path) -> 
         run(path, "jsonl", stopping())
     records = path.read_bytes().splitlines()
     assert [b'"error"' in record for record in records] == [False] * 5 + [True, False]
+
+
+def test_records_of_a_folder_that_cannot_be_listed_today_stay(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, "jsonl", NAMES)
+    lines = path.read_bytes().splitlines()
+    run(path, "jsonl", [NAMES[0], "shut"], unlisted="shut")
+    first, shut, *rest = path.read_bytes().splitlines()
+    assert [first, *rest] == lines
+    assert b"permission" in shut
+    run(path, "jsonl", NAMES)
+    assert path.read_bytes().splitlines() == lines
+
+
+def test_records_of_other_inputs_altogether_stay(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, "jsonl", NAMES[:3])
+    lines = path.read_bytes().splitlines()
+    run(path, "jsonl", NAMES[4:])
+    assert path.read_bytes().splitlines()[3:] == lines
 
 
 def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
