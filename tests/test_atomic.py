@@ -4,13 +4,14 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from levit_cli.atomic import replace_bytes, replace_text
 from levit_cli.errors import ExitCode, OutputError
+from tests.killed import KilledError, dies_at
 
 
 @contextmanager
@@ -80,6 +81,24 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -
         refusal(tmp_path / "b", bytes(1_000_000))
     assert (tmp_path / "a").read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+@pytest.mark.promise("old-or-new", "converting")
+@pytest.mark.parametrize("old", [b"old", None])
+def test_killed_at_any_moment_it_is_the_old_file_or_the_new_one(tmp_path: Path, old: bytes | None) -> None:
+    path = tmp_path / "a"
+    for number in range(1, 100):
+        path.unlink(missing_ok=True)
+        if old is not None:
+            path.write_bytes(old)
+        with dies_at(number, tmp_path) as calls, suppress(KilledError):
+            replace_bytes(path, b"new" * 1000)
+        left = path.read_bytes() if path.exists() else None
+        assert left in (old, b"new" * 1000)
+        if len(calls) < number:
+            assert left == b"new" * 1000
+            return
+    raise AssertionError("it never came to its end")
 
 
 def test_a_folder_in_its_place_stays(tmp_path: Path) -> None:

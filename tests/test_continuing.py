@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +20,10 @@ from levit_cli.pipeline import DecodeAhead, predict
 from levit_cli.records import RESUMABLE, RecordFormat, record_format
 from levit_cli.standing import Plan, Standing
 from levit_cli.writers import make_writer
+from tests.killed import KilledError, dies_at
 
 LABELS = Labels(("zero", "one, or first", 'two\n"quoted"', "three"))
 NAMES = ["0", "1 comma,", '2 "quoted"', "3 new\nline", "4", "5 caf\udce9", "6"]
-
-
-class KilledError(BaseException):
-    """Nothing after this happens, as after SIGKILL."""
 
 
 def format_of(name: Format) -> RecordFormat:
@@ -92,46 +88,6 @@ def unbroken(folder: Path, name: Format, paths: Iterable[str], bad: str = "") ->
     content = path.read_bytes()
     path.unlink()
     return content
-
-
-CALLS = ("write", "ftruncate", "replace", "fsync", "unlink")
-
-
-@contextmanager
-def dies_at(number: int, folder: Path) -> Iterator[list[str]]:
-    """The system call of that number does not come back; of a write, half is done. Yields the calls that were made.
-
-    At the end, what was open in the folder is closed, and with it go the locks.
-    """
-    calls: list[str] = []
-    originals = {name: getattr(os, name) for name in CALLS}
-    for name, original in originals.items():
-        setattr(os, name, _dying(name, original, number, calls))
-    try:
-        yield calls
-    finally:
-        for name, original in originals.items():
-            setattr(os, name, original)
-        close_all_in(folder)
-
-
-def _dying(name: str, original: Callable[..., object], number: int, calls: list[str]) -> Callable[..., object]:
-    def call(*arguments: Any) -> object:
-        calls.append(name)
-        if len(calls) == number and name == "write":
-            original(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
-        if len(calls) >= number:
-            raise KilledError
-        return original(*arguments)
-
-    return call
-
-
-def close_all_in(folder: Path) -> None:
-    for descriptor in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            if os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(folder)):
-                os.close(int(descriptor))
 
 
 @pytest.mark.promise("killed")

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, _imaging
 
@@ -560,6 +562,25 @@ def test_flipped_bits_give_a_picture_or_an_error_and_the_same_again(name: str, r
         first, second = outcome(damaged + data[start:]), outcome(damaged + data[start:])
         assert isinstance(first, tuple) == isinstance(second, tuple)
         assert first == second if isinstance(first, tuple) else np.array_equal(first, second)
+
+
+@pytest.mark.promise("damaged-picture")
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(sorted(FILES)),
+    st.lists(
+        st.tuples(st.floats(0, 1), st.sampled_from(["set", "cut", "double", "zero"]), st.integers(0, 255)), max_size=6
+    ),
+)
+def test_any_damage_gives_a_picture_or_an_error(name: str, damages: list[tuple[float, str, int]]) -> None:
+    data = FILES[name]
+    for where, how, value in damages:
+        place = int(where * max(len(data) - 1, 0))
+        piece = data[place : place + value]
+        middle = {"set": bytes([value]) + piece[1:], "cut": b"", "double": piece * 2, "zero": bytes(len(piece))}[how]
+        data = data[:place] + middle + data[place + value :]
+    found = outcome(data)
+    assert isinstance(found, tuple) or found.shape[2] == 3
 
 
 # --- too large -----------------------------------------------------------------------------------------------------

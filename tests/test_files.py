@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from levit_cli.checkpoints import files
@@ -182,6 +184,51 @@ def test_every_flipped_bit_of_a_header_is_refused_or_harmless(tmp_path: Path) ->
 def test_a_header_that_does_not_fit_its_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     assert reason in refusal(tmp_path / "a.safetensors")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-10, 1 << 70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+ENTRIES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F16", "BF16", "I64", "BOOL", "F8_E5M2", "X"]) | JSON,
+        "shape": st.lists(st.integers(-1, 1 << 40), max_size=3) | JSON,
+        "data_offsets": st.lists(st.integers(-1, 64), min_size=2, max_size=2) | JSON,
+    }
+)
+
+
+@pytest.mark.promise("damaged-weights")
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JSON | st.dictionaries(st.text(max_size=8), ENTRIES | JSON, max_size=3), st.binary(max_size=64))
+def test_any_header_is_refused_or_right(tmp_path: Path, header: Any, body: bytes) -> None:
+    raw = json.dumps(header).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + body)
+    try:
+        weights = read_weights(tmp_path / "a.safetensors")
+    except RefusedError:
+        return
+    assert sum(array.nbytes for array in weights.arrays.values()) <= 2 * len(body)  # bfloat16 is widened
+
+
+@pytest.mark.promise("damaged-weights", "malicious-pickle")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.booleans(), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8))
+def test_any_changed_bytes_of_a_pickle_are_refused_or_harmless(
+    tmp_path: Path, in_zip: bool, changes: list[tuple[float, int]]
+) -> None:
+    path = saved(tmp_path / "a.pth", {"a": torch.arange(9.0)}, _use_new_zipfile_serialization=in_zip)
+    content = bytearray(path.read_bytes())
+    for place, byte in changes:
+        content[int(place * (len(content) - 1))] = byte
+    path.write_bytes(content)
+    try:
+        weights = read_weights(path)
+    except RefusedError:
+        return
+    assert all(isinstance(array, np.ndarray) for array in weights.arrays.values())
 
 
 # --- what is no weight file

@@ -3,6 +3,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from levit_cli.inputs import expand, is_url, named, read_list, walk
 
@@ -136,6 +138,33 @@ def test_a_dash_in_a_list_is_a_file() -> None:
 )
 def test_lists_are_read_exactly(content: bytes, null: bool, expected: list[str]) -> None:
     assert list(read_list(io.BytesIO(content), null=null)) == expected
+
+
+PATHS = st.binary(min_size=1, max_size=30).filter(lambda raw: b"\0" not in raw)
+
+
+class InPieces(io.BytesIO):
+    """Comes in pieces of any size, as a pipe does."""
+
+    def __init__(self, content: bytes, sizes: list[int]) -> None:
+        super().__init__(content)
+        self._sizes = sizes
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        return self.read(self._sizes.pop() if self._sizes else -1)
+
+
+@pytest.mark.promise("lists")
+@given(st.lists(PATHS), st.booleans(), st.lists(st.integers(1, 9)))
+def test_any_paths_come_out_of_a_list_that_ends_them_in_nul(paths: list[bytes], ends: bool, sizes: list[int]) -> None:
+    content = b"\0".join(paths) + b"\0" * (ends and bool(paths))
+    assert list(read_list(InPieces(content, sizes), null=True)) == [os.fsdecode(path) for path in paths]
+
+
+@given(st.lists(PATHS.filter(lambda raw: b"\n" not in raw and not raw.endswith(b"\r"))), st.lists(st.integers(1, 9)))
+def test_any_lines_come_out_of_a_list(lines: list[bytes], sizes: list[int]) -> None:
+    content = b"\xef\xbb\xbf" + b"".join(line + (b"\r\n\r\n" if len(line) % 2 else b"\n") for line in lines)
+    assert list(read_list(InPieces(content, sizes), null=False)) == [os.fsdecode(line) for line in lines]
 
 
 @pytest.mark.promise("lists")
