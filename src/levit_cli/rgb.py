@@ -47,18 +47,20 @@ def to_rgb(image: Picture) -> Picture:
 
 
 def _scaled(image: Picture, factor: float, highest: float | None = None) -> Picture:
-    values = np.asarray(image)
-    if highest is not None and not (values.min() >= 0 and values.max() <= highest):  # NaN fails too
-        raise InputError(
-            "unsupported_mode",
-            f"gray values from {values.min():g} to {values.max():g} in mode {image.mode}: their range is not known, "
-            f"only 0 to {highest:g} is",
-        )
-    gray = np.empty(values.shape, np.uint8)
-    rows = max(BAND_PIXELS // values.shape[1], 1)
-    for start in range(0, len(values), rows):  # a large picture in floats would take four times its memory
-        gray[start : start + rows] = np.rint(values[start : start + rows].astype(np.float32) * np.float32(factor))
-    del values
+    """Gray of many levels in 256, in bands: as floats, or only as an array, a large picture would be too much."""
+    width, height = image.size
+    gray = np.empty((height, width), np.uint8)
+    rows = max(BAND_PIXELS // width, 1)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        values = np.asarray(image.crop((0, top, width, bottom)))
+        if highest is not None and not (values.min() >= 0 and values.max() <= highest):  # NaN fails too
+            raise InputError(
+                "unsupported_mode",
+                f"gray values from {values.min():g} to {values.max():g} in mode {image.mode}: "
+                f"their range is not known, only 0 to {highest:g} is",
+            )
+        gray[top:bottom] = np.rint(values.astype(np.float32) * np.float32(factor))
     return Image.fromarray(gray).convert("RGB")
 
 
