@@ -645,6 +645,15 @@ def test_a_declared_size_beyond_the_limits_is_refused_before_memory_is_taken(nam
     assert f"{MAX_SIDE:,}" in error.message
 
 
+@pytest.mark.promise("too-large")
+def test_a_tile_beyond_the_limits_is_refused_before_memory_is_taken() -> None:
+    tags = {256: 2, 257: 2, 258: 8, 259: 8, 262: 1, 277: 1, 322: 40_000, 323: 16_000, 324: 4, 325: 4}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    error = error_of(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4))
+    assert error.kind == "too_large"
+    assert "40000 x 16000" in error.message
+
+
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 1), (65_535, 1)])
 def test_an_extreme_shape_within_the_limits_decodes(size: tuple[int, int]) -> None:
     assert decode(encoded(Image.new("RGB", size, (9, 8, 7)), "PNG")).size == size

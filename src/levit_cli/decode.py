@@ -28,6 +28,7 @@ BULKY_BYTES = 8 << 20
 PNG_PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"eXIf", b"IEND")  # all that ``decode`` makes use of
 
 EXIF_ORIENTATION = 0x0112
+TILE_SIDES = (322, 323)
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,6 +102,7 @@ def _look_again(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) 
 def _decode(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Picture:
     image = Image.open(file, formats=ALLOWED_FORMATS)
     _check_size(*image.size)
+    _check_size(*_tile_size(image))
     if shrink_to:
         image.draft("RGB", shrink_to)
     image.load()
@@ -114,6 +116,14 @@ def _decode(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Picture:
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise InputError("too_large", f"{width} x {height} pixels; {LIMITS}")
+
+
+def _tile_size(image: Picture) -> tuple[int, int]:
+    """(width, height) of the tiles of a TIFF, each of which is decoded whole, however little of it is picture."""
+    tags = getattr(image, "tag_v2", {})
+    sides = [tags.get(tag) for tag in TILE_SIDES]
+    width, height = (side if isinstance(side, int) else 0 for side in sides)
+    return width, height
 
 
 def _upright(image: Picture) -> Picture:
