@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from levit_cli.checkpoints import load, save
 from levit_cli.checkpoints.saving import to_dialect
 from tests.fake_hub import FakeSite, running
 from tests.random_weights import TINY, random_state
+
+settings.register_profile("steady", deadline=None, derandomize=True)  # no failure that is the machine's, or of one run
+settings.load_profile("steady")
 
 
 def pytest_configure(config: pytest.Config) -> None:

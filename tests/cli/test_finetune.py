@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,9 @@ def test_a_run_that_was_ended_resumes_to_the_same_end(
     assert (out / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(pictures: Path, options: list[str], tmp_path: Path) -> None:
+@pytest.fixture
+def endless(pictures: Path, options: list[str], tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A run in its second epoch, with a process that reads pictures."""
     options = [*options, "--epochs", "10000", "--workers", "1"]
     running = subprocess.Popen(
         [LEVIT, "finetune", pictures, "-o", tmp_path / "run", *options],
@@ -105,12 +109,37 @@ def test_ctrl_c_saves_and_says_how_to_go_on(pictures: Path, options: list[str], 
     assert running.stderr is not None
     while "epoch 1/" not in running.stderr.readline():
         pass
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does, workers included
-    _, said = running.communicate(timeout=TIMEOUT_S)
-    assert running.returncode == 130
+    yield running
+    running.kill()
+    running.wait()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
+    sent: signal.Signals, code: int, endless: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
+    time.sleep(0.3)
+    os.killpg(endless.pid, sent)  # as a terminal or a service manager does
+    _, said = endless.communicate(timeout=TIMEOUT_S)
+    assert endless.returncode == code
     assert "--resume" in said
     assert "Traceback" not in said
     assert (tmp_path / "run" / "state.pt").exists()
+
+
+def test_a_reader_that_the_system_ends_is_no_bug_of_ours(endless: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    ended = False
+    while not ended:  # an epoch's reader may be gone before it is hit
+        children = Path(f"/proc/{endless.pid}/task/{endless.pid}/children").read_text().split()
+        with suppress(ProcessLookupError):
+            for child in children:
+                os.kill(int(child), signal.SIGKILL)
+                ended = True
+    _, said = endless.communicate(timeout=TIMEOUT_S)
+    assert endless.returncode == 1
+    assert "was ended by the system" in said
+    assert "--resume" in said
+    assert load(tmp_path / "run").labels.names == ("blue", "green", "red")
 
 
 def test_two_processes_do_what_one_does(finished: Path, pictures: Path, tmp_path: Path) -> None:
@@ -164,6 +193,13 @@ def test_bad_options(options: list[str], code: int, message: str, pictures: Path
     assert done.returncode == code, done.stderr.decode()
     assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr
+
+
+def test_without_a_compiler_there_is_no_compiled_run(pictures: Path, options: list[str], tmp_path: Path) -> None:
+    without = environment(CXX=str(tmp_path / "no-compiler"), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    done = levit("finetune", pictures, "-o", tmp_path / "run", *options, "--compile", env=without)
+    assert done.returncode == 3
+    assert b"leave --compile away" in done.stderr
 
 
 def test_no_folder_and_an_unwritable_one(pictures: Path, options: list[str], tmp_path: Path) -> None:

@@ -4,12 +4,20 @@ import json
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from tests.faults.injection import Injection
 
 LIMIT_S = 300
+PREDICTING = tuple(f"levit_cli.{name}" for name in ("checkpoints", "conversion", "engines.openvino", "predicting"))
+TRAINING = (
+    *PREDICTING,
+    "levit_cli.training.finetuning",
+    "levit_cli.evaluation.metrics",
+    "matplotlib.backends.backend_agg",
+)
 
 
 class Outcome(NamedTuple):
@@ -26,14 +34,12 @@ class Driver:
 
     Args:
         scratch: where what it says is kept.
+        modules: imported here, as each child would do it again.
     """
 
-    def __init__(self, folder: Path, scratch: Path) -> None:
-        import levit_cli.checkpoints
-        import levit_cli.conversion
-        import levit_cli.engines.openvino
-        import levit_cli.predicting  # noqa: F401 - each child would do it again
-
+    def __init__(self, folder: Path, scratch: Path, modules: tuple[str, ...] = PREDICTING) -> None:
+        for module in modules:
+            import_module(module)
         self._folder, self._scratch = folder, scratch
 
     def run(self, *arguments: str | Path, fail: int = 0, lasting: bool = False) -> Outcome:

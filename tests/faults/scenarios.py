@@ -11,8 +11,9 @@ from itertools import count
 from pathlib import Path
 
 from levit_cli.errors import ExitCode
-from tests.faults.driver import Driver, Outcome
+from tests.faults.driver import TRAINING, Driver, Outcome
 from tests.pictures import write_pictures
+from tests.training.sets import write_set
 
 HONEST = {code for code in ExitCode if code != ExitCode.BUG}
 Attempt = Callable[[int], Outcome]
@@ -153,6 +154,43 @@ def convert(work: Path, model: Path, step: int, *, lasting: bool) -> int:
         assert result.read_bytes() == new or outcome.code != 0, outcome
         runs += 1
     return runs
+
+
+def finetune(work: Path, model: Path, step: int, *, lasting: bool) -> int:
+    """The run folder of a training: resumed, or begun anew where it had not begun, it ends as an unbroken run."""
+    folder, runs = work / "folder", 0
+    folder.mkdir()
+    (work / "scratch").mkdir()
+    driver, run = Driver(folder, work / "scratch", TRAINING), folder / "run"
+    options = ("--image-size", "48", "--epochs", "2", "--warmup-epochs", "0", "--batch-size", "12", "--workers", "0")
+    fixed = ("--precision", "fp32", "--device", "cpu", "--threads", "1")
+    command = ("finetune", write_set(work / "set"), "-m", model, "-o", run, *options, *fixed)
+    done = driver.run(*command)
+    assert done.code == 0, done
+    whole = left_by(run)
+
+    def attempt(number: int) -> Outcome:
+        shutil.rmtree(run, ignore_errors=True)
+        return driver.run(*command, fail=number, lasting=lasting)
+
+    for outcome in outcomes(attempt, step):
+        assert left_by(run) == whole or outcome.code != 0, outcome
+        has_begun = (run / "config.toml").exists()
+        again = driver.run(*command, "--resume" if has_begun else "--overwrite")
+        assert again.code == 0, again
+        assert left_by(run) == whole, outcome
+        runs += 1
+    return runs
+
+
+def left_by(run: Path) -> tuple[list[dict[str, object]], bytes]:
+    """What training came to, but for the time it took: the metrics and the model."""
+    if not (run / "metrics.jsonl").exists():
+        return [], b""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    unlike = ("images_per_s", "epoch_s", "elapsed_s")
+    kept = [{name: value for name, value in row.items() if name not in unlike} for row in rows]
+    return kept, (run / "model.safetensors").read_bytes()
 
 
 if __name__ == "__main__":

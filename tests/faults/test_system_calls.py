@@ -18,7 +18,7 @@ STEP = os.environ.get("LEVIT_FAULT_STEP", "19")
 
 @pytest.mark.promise("killed", "old-or-new", "no-traceback", "full-disk", "converting")
 @pytest.mark.parametrize("how", ["once", "lasting"])
-@pytest.mark.parametrize("scenario", ["predict", "resume", "document", "convert"])
+@pytest.mark.parametrize("scenario", ["predict", "resume", "document", "convert", "finetune"])
 def test_any_call_to_the_system_may_fail(scenario: str, how: str, tiny_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.faults.scenarios", scenario, str(tmp_path), str(tiny_folder), STEP, how]
     done = subprocess.run(command, capture_output=True, env=environment(), cwd=ROOT, check=False)

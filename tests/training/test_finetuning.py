@@ -1,6 +1,7 @@
 """Whole runs on a small set, in this process: each way to train, going on after an interruption, and bad ends."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from levit_cli.checkpoints import load
+from levit_cli.config import LevitConfig
 from levit_cli.errors import ExitCode, RefusedError, StoppedError, UsageError
 from levit_cli.training.finetuning import Request, finetune
 from levit_cli.training.loop import normalised
@@ -113,6 +115,19 @@ def test_each_way_to_train_lowers_the_loss(given: dict[str, Any], first: Path, p
         changed = {name for name in before if not np.array_equal(before[name], after[name])}
         assert changed <= {f"{head}.linear.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
         assert changed
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="there is no C++ compiler")
+def test_a_compiled_run_is_the_same_but_for_rounding(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    shape = str(write_shape(tmp_path / "config.json", LevitConfig((16,), (8,), (1,), (1,))))
+    for name in ("eager", "compiled"):
+        run(pictures, tmp_path / name, from_scratch=shape, epochs=1, compile=name == "compiled")
+    (eager,), (compiled,) = rows(tmp_path / "eager"), rows(tmp_path / "compiled")
+    assert compiled["train_loss"] == pytest.approx(eager["train_loss"], rel=1e-3)
+    assert compiled["val_loss"] == pytest.approx(eager["val_loss"], rel=1e-3)
 
 
 def test_a_resized_model_says_so_once(first: Path, pictures: Path, tmp_path: Path) -> None:

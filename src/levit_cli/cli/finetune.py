@@ -140,6 +140,15 @@ def finetune(
     precision: Annotated[
         choices.Precision | None, setting(help="auto is bf16 where it is native.", panel=MACHINE, default="auto")
     ] = None,
+    compile: Annotated[  # noqa: A002
+        bool | None,
+        setting(
+            "--compile/--no-compile",
+            help="Compile each step first: minutes at the start, then faster.",
+            panel=MACHINE,
+            default="no-compile",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read pictures; 0 for none.", rich_help_panel=MACHINE)
     ] = 2,

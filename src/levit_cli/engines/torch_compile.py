@@ -1,4 +1,4 @@
-"""torch.compile, for the engine of that name: the module as kernels made for this machine and one batch size.
+"""torch.compile, for the engine of that name and for training: kernels made for this machine and one batch size.
 
 Making them takes tens of seconds for each network, and on a CPU a C++ compiler; torch keeps them in our cache folder.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from levit_cli.errors import RefusedError
 from levit_cli.graph_cache import cache_folder
@@ -27,9 +27,7 @@ def compiled(module: Callable[[Tensor], Tensor], pixels: Tensor) -> Callable[[Te
     Raises:
         RefusedError: it cannot be compiled here, most often because there is no compiler.
     """
-    _keep_kernels_in_our_cache()
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA on machines without
-    torch._dynamo.config.recompile_limit = NETWORKS_AT_ONCE
+    _prepare()
     function: Callable[[Tensor], Tensor] = torch.compile(
         module,
         fullgraph=True,
@@ -47,6 +45,29 @@ def compiled(module: Callable[[Tensor], Tensor], pixels: Tensor) -> Callable[[Te
             hint="it needs a C++ compiler; --engine openvino and --engine torch do not",
         ) from error
     return function
+
+
+def compiled_for_training(module: nn.Module, device: str) -> nn.Module:
+    """The module with its forward and backward compiled; they are when it is first called, for that batch size.
+
+    Raises:
+        RefusedError: there is no compiler.
+    """
+    _prepare()
+    try:
+        _find_compiler(device)
+    except Exception as error:
+        raise RefusedError(
+            "torch.compile does not work here", why=_reason(error), hint="it needs a C++ compiler; leave --compile away"
+        ) from error
+    function: nn.Module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
+    return function
+
+
+def _prepare() -> None:
+    _keep_kernels_in_our_cache()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA on machines without
+    torch._dynamo.config.recompile_limit = NETWORKS_AT_ONCE
 
 
 def _find_compiler(device: str) -> None:

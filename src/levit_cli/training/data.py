@@ -268,8 +268,9 @@ def validation_loader(
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C reaches every process of the group; only the one that saves shall act on it."""
+    """A terminal or a service manager signals every process; only the one that saves shall act on it."""
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
     torch.set_num_threads(1)

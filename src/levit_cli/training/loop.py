@@ -5,7 +5,8 @@ resumed is the run that was not.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from levit_cli.engines.torch_compile import compiled_for_training
 from levit_cli.errors import StoppedError
 from levit_cli.model import Levit
 from levit_cli.recipes import Recipe
@@ -82,8 +84,7 @@ class Run:
     def __post_init__(self) -> None:
         settings = self.settings
         self.network.to(self.processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.heads = Heads(self.network)
-        self.together = self.processes.together(self.heads)
+        self.together = self.processes.together(self._heads())
         self.optimizer = make_optimizer(self.network, settings.peak_rate(), settings.weight_decay)
         self.average = moving_average(self.network, settings.ema) if settings.ema else None
         self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=settings.precision == "fp16")
@@ -91,6 +92,13 @@ class Run:
         self.mix = mixing(settings, len(self.split.classes))
         self.pictures = TrainingPictures(self.split.train, settings, self.network.config.image_size)
         self.val_pictures = ValidationPictures(self.split.val, self.recipe)
+
+    def _heads(self) -> nn.Module:
+        heads = Heads(self.network)
+        if not self.settings.compile:
+            return heads
+        self.say("Compiling the network, which takes a minute or two")
+        return compiled_for_training(heads, self.processes.device.type)
 
     @property
     def validated(self) -> Levit:
@@ -133,11 +141,33 @@ def train(run: Run) -> None:
         StoppedError: the loss is no number any more.
         KeyboardInterrupt, Terminated: as asked for; the state is saved.
     """
-    with interruptible() as interruption:
+    with interruptible() as interruption, readers_watched(interruption):
         while run.position.epoch < run.settings.epochs:
             began = run.clock()
             train_epoch(run, interruption)
             finish_epoch(run, run.clock() - began)
+
+
+@contextmanager
+def readers_watched(interruption: Interruption) -> Iterator[None]:
+    """The end of a process that reads pictures, which torch tells by an exception amid any line, so that none is saved.
+
+    Raises:
+        StoppedError: the system ended it.
+        KeyboardInterrupt, Terminated: the signal that ended it came to this process too.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        if interruption.signum:
+            interruption.act()
+        raise StoppedError(
+            "A process that reads pictures was ended by the system",
+            why=str(error).strip(),
+            hint="--resume goes on from the last save; --workers 0 needs less memory",
+        ) from error
 
 
 def train_epoch(run: Run, interruption: Interruption) -> None:

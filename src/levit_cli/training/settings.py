@@ -78,6 +78,7 @@ class Settings:
     seed: int = 0
     device: Device = "auto"
     precision: Precision = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in RANGES:
