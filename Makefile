@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint types bench faults hostile kills clean
+.PHONY: demo test check lint types bench faults hostile kills fuzz clean
+FUZZ_SECONDS ?= 1800
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/runtime
@@ -25,7 +26,7 @@ types: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.cold_start
 
-# Slow ones, beside the suite: each call to the system fails in turn; 300 damaged pictures; 200 times kill -9.
+# Slow ones, beside the suite: each call to the system fails in turn; 300 damaged pictures; 200 times kill -9; fuzzing.
 faults: $(VENV)/dev
 	LEVIT_FAULT_STEP=1 $(BIN)/python -m pytest -q tests/faults
 
@@ -35,8 +36,13 @@ hostile: $(VENV)/dev
 kills: $(VENV)/dev
 	$(BIN)/python -m tests.hostile.kills
 
+fuzz: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz picture .fuzz/picture -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
+	$(BIN)/python -m tests.fuzz model .fuzz/model -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist .fuzz .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,41 @@
+"""Sound files to begin with, and where a model is spoilt."""
+
+from pathlib import Path
+
+import PIL.Image
+
+from levit_cli.checkpoints import load, save
+from levit_cli.checkpoints.files import write_safetensors
+from levit_cli.checkpoints.saving import to_dialect
+from tests.checkpoint_files import write_model
+from tests.fuzz.targets import SMALLEST, Model
+from tests.hostile.pictures import whole_pictures
+from tests.random_weights import random_state
+
+
+def picture_seeds() -> list[bytes]:
+    """A small picture in each format and mode."""
+    PIL.Image.init()
+    return list(whole_pictures().values())
+
+
+def spoilable_model(folder: Path) -> Model:
+    bare = folder / "bare.safetensors"
+    write_safetensors(bare, to_dialect(random_state(SMALLEST), SMALLEST, "timm"), "float16")
+    save(load(bare, recipe="hf"), folder / "sound", "hf", "float16")
+    (folder / "spoilt").mkdir()
+    return Model(folder / "sound", folder / "spoilt")
+
+
+def model_seeds(model: Model, folder: Path) -> list[bytes]:
+    """One for each way to spoil a model."""
+    weights = model.sound["model.safetensors"]
+    contents = [
+        weights,
+        weights[8 : 8 + int.from_bytes(weights[:8], "little")],
+        model.sound["config.json"],
+        model.sound["preprocessor_config.json"],
+        model.archive.entries[model.archive.pickle],
+        write_model(folder / "fb.pth", "fb", SMALLEST).read_bytes(),
+    ]
+    return [bytes([way]) + content for way, content in enumerate(contents)]

@@ -1,0 +1,144 @@
+"""What must hold for any bytes: in a picture's file, and in each file of a model."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from levit_cli.checkpoints import load
+from levit_cli.config import LevitConfig
+from levit_cli.errors import InputError, RefusedError
+from levit_cli.inputs import Input
+from levit_cli.reading import Reader
+from levit_cli.recipes import recipe_for
+from tests.checkpoint_files import arrays_of
+
+SMALLEST = LevitConfig((8, 8, 8), (8, 8, 8), (1, 1, 1), (1, 1, 1), num_classes=3, image_size=(32, 32))
+RECIPE = recipe_for("hf", (64, 64))
+READERS = (Reader(RECIPE), Reader(RECIPE, "fast"), Reader(recipe_for("fb", (64, 64))))
+FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "ctypes.dlopen")
+
+
+def picture(data: bytes) -> None:
+    """Bytes of the recipe's size, or an ``InputError``; the same a second time."""
+    for reader in READERS:
+        first, second = pixels_or_error(reader, data), pixels_or_error(reader, data)
+        assert first == second, f"{first!r:.200} and then {second!r:.200}"
+
+
+def pixels_or_error(reader: Reader, data: bytes) -> bytes | str:
+    try:
+        pixels = reader(Input("fuzzed.jpg", content=data))
+    except InputError as error:
+        return error.kind
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (*reader.recipe.crop_size, 3)
+    return pixels.tobytes()
+
+
+class Model:
+    """A model folder in which one file is what the bytes say; their first byte decides which, and how.
+
+    Args:
+        source: the sound model.
+        folder: where it is spoilt.
+    """
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.folder = folder
+        self.sound = {path.name: path.read_bytes() for path in source.iterdir()}
+        for name, content in self.sound.items():
+            (folder / name).write_bytes(content)
+        weights = self.sound["model.safetensors"]
+        self.tensors = weights[8 + int.from_bytes(weights[:8], "little") :]
+        self.archive = Archive(folder / "archive.pth")
+
+    def __call__(self, data: bytes) -> None:
+        """A LeViT with finite weights, or a ``RefusedError``."""
+        if not data:
+            return
+        self.ways[data[0] % len(self.ways)](self, data[1:])
+
+    def spoil(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        path.write_bytes(content)
+        try:
+            self.load(self.folder)
+        finally:
+            path.write_bytes(self.sound[name])
+
+    def load(self, source: Path) -> None:
+        try:
+            checkpoint = load(source)
+        except RefusedError:
+            return
+        assert checkpoint.config.num_classes == len(checkpoint.labels.names)
+        assert all(np.isfinite(array).all() for array in checkpoint.state.values())
+
+    def weights(self, data: bytes) -> None:
+        self.spoil("model.safetensors", data)
+
+    def header(self, data: bytes) -> None:
+        self.spoil("model.safetensors", len(data).to_bytes(8, "little") + data + self.tensors)
+
+    def config(self, data: bytes) -> None:
+        self.spoil("config.json", data)
+
+    def preprocessing(self, data: bytes) -> None:
+        self.spoil("preprocessor_config.json", data)
+
+    def pickled(self, data: bytes) -> None:
+        """A pickle in an archive like torch's, tensors and all."""
+        self.load(self.archive.with_pickle(data))
+
+    def bare(self, data: bytes) -> None:
+        """Any file of weights."""
+        path = self.folder / "bare.pth"
+        path.write_bytes(data)
+        self.load(path)
+
+    ways: tuple[Callable[["Model", bytes], None], ...] = (weights, header, config, preprocessing, pickled, bare)
+
+
+class Archive:
+    """A file that ``torch.save`` wrote, and the same with another pickle in it."""
+
+    def __init__(self, path: Path) -> None:
+        import zipfile
+
+        import torch
+
+        self.path = path
+        torch.save({name: torch.from_numpy(array) for name, array in arrays_of("fb", SMALLEST).items()}, path)
+        with zipfile.ZipFile(path) as archive:
+            self.entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+        self.pickle = next(name for name in self.entries if name.endswith("data.pkl"))
+
+    def with_pickle(self, data: bytes) -> Path:
+        import zipfile
+
+        with zipfile.ZipFile(self.path, "w", zipfile.ZIP_STORED) as archive:
+            for name, content in {**self.entries, self.pickle: data}.items():
+                archive.writestr(name, content)
+        return self.path
+
+
+def forbid_what_no_data_file_may_do() -> None:
+    """From here on, a process, a program, a connection or a library to load ends this process."""
+
+    def heed(event: str, arguments: tuple[Any, ...]) -> None:
+        if event.startswith(FORBIDDEN):
+            refuse(event, arguments)
+
+    sys.addaudithook(heed)
+
+
+def refuse(event: str, arguments: tuple[Any, ...]) -> NoReturn:
+    import os
+    import traceback
+
+    traceback.print_stack()
+    print(f"a data file made {event} {arguments!r:.300}", file=sys.stderr, flush=True)
+    os.abort()
