@@ -30,6 +30,7 @@ from levit_cli.training.settings import Settings
 
 Sample = tuple[Path, int]
 CROP_RATIO = (3 / 4, 4 / 3)  # sides of a training crop, as in Inception's and everyone's since
+READERS_NICENESS = 19
 LOOKED_AT_ONCE = 256  # pictures handed to the threads that look through them
 
 
@@ -254,7 +255,7 @@ def steps_of(count: int, settings: Settings) -> tuple[int, int]:
 
 
 def training_loader(data: TrainingPictures, batches: EpochBatches, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    return DataLoader(data, batch_sampler=batches, num_workers=workers, worker_init_fn=_ignore_interrupts)
+    return DataLoader(data, batch_sampler=batches, num_workers=workers, worker_init_fn=_be_reader)
 
 
 def validation_loader(
@@ -263,14 +264,22 @@ def validation_loader(
     """Every ``world``-th picture, so that all processes together see each once."""
     own = range(rank, len(data), world)
     return DataLoader(
-        data, sampler=list(own), batch_size=batch_size, num_workers=workers, worker_init_fn=_ignore_interrupts
+        data, sampler=list(own), batch_size=batch_size, num_workers=workers, worker_init_fn=_be_reader
     )
 
 
-def _ignore_interrupts(_: int) -> None:
-    """A terminal or a service manager signals every process; only the one that saves shall act on it."""
+def _be_reader(_: int) -> None:
+    """What a process that reads pictures does first.
+
+    A terminal or a service manager signals every process; only the one that saves shall act on it. And a reader takes
+    what the training leaves of the processor: the other way round the training's threads wait for the one whose core
+    it took (docs/log.md).
+    """
+    import os
     import signal
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(READERS_NICENESS)
     torch.set_num_threads(1)
