@@ -263,9 +263,7 @@ def validation_loader(
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Every ``world``-th picture, so that all processes together see each once."""
     own = range(rank, len(data), world)
-    return DataLoader(
-        data, sampler=list(own), batch_size=batch_size, num_workers=workers, worker_init_fn=_be_reader
-    )
+    return DataLoader(data, sampler=list(own), batch_size=batch_size, num_workers=workers, worker_init_fn=_be_reader)
 
 
 def _be_reader(_: int) -> None:
