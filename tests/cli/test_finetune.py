@@ -72,6 +72,7 @@ def test_eval_finds_what_the_training_found(finished: Path, pictures: Path) -> N
     assert (found["correct"] / found["total"], found["total"]) == (evaluation.top1, evaluation.images)
 
 
+@pytest.mark.promise("training-ended")
 @pytest.mark.parametrize(
     ("sent", "code", "seconds"),
     [(signal.SIGKILL, -9, 0.5), (signal.SIGKILL, -9, 2.0), (signal.SIGINT, 130, 1.0), (signal.SIGTERM, 143, 2.0)],
@@ -114,6 +115,7 @@ def endless(pictures: Path, options: list[str], tmp_path: Path) -> Iterator["sub
     running.wait()
 
 
+@pytest.mark.promise("training-ended")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     sent: signal.Signals, code: int, endless: "subprocess.Popen[str]", tmp_path: Path
@@ -127,6 +129,7 @@ def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     assert (tmp_path / "run" / "state.pt").exists()
 
 
+@pytest.mark.promise("training-ended")
 def test_a_reader_that_the_system_ends_is_no_bug_of_ours(endless: "subprocess.Popen[str]", tmp_path: Path) -> None:
     ended = False
     while not ended:  # an epoch's reader may be gone before it is hit
@@ -160,6 +163,7 @@ def test_two_processes_do_what_one_does(finished: Path, pictures: Path, tmp_path
         assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
 
 
+@pytest.mark.promise("training-disk")
 def test_a_full_disk_ends_the_run_and_leaves_what_was_written(
     pictures: Path, options: list[str], tmp_path: Path
 ) -> None:

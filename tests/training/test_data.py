@@ -43,6 +43,7 @@ def test_a_share_too_small_still_keeps_one_of_each(tmp_path: Path) -> None:
     assert len(split.val) == 3
 
 
+@pytest.mark.promise("training-classes")
 def test_one_class_is_no_data_set(tmp_path: Path) -> None:
     root = write_set(tmp_path, 2, 1) / "train"
     (tmp_path / "one").mkdir()
@@ -51,6 +52,7 @@ def test_one_class_is_no_data_set(tmp_path: Path) -> None:
         find_pictures(tmp_path / "one", 0.5, 0)
 
 
+@pytest.mark.promise("training-classes")
 def test_val_classes_that_train_lacks_are_refused(tmp_path: Path) -> None:
     root = write_set(tmp_path, 2, 2)
     (root / "val" / "red").rename(root / "val" / "pink")
@@ -58,6 +60,7 @@ def test_val_classes_that_train_lacks_are_refused(tmp_path: Path) -> None:
         find_pictures(root, 0.5, 0)
 
 
+@pytest.mark.promise("training-pictures")
 def test_bad_pictures_are_listed_and_left_out(tmp_path: Path) -> None:
     root = write_set(tmp_path, 4, 2)
     bad = root / "train" / "red" / "000.png"
@@ -69,6 +72,7 @@ def test_bad_pictures_are_listed_and_left_out(tmp_path: Path) -> None:
     assert len(split.train) == 11
 
 
+@pytest.mark.promise("training-pictures")
 def test_too_many_bad_pictures_are_refused(tmp_path: Path) -> None:
     root = write_set(tmp_path, 4, 2)
     (root / "train" / "red" / "000.png").write_bytes(b"")
@@ -76,6 +80,7 @@ def test_too_many_bad_pictures_are_refused(tmp_path: Path) -> None:
         look_through(find_pictures(root, 0.1, 0), max_bad=0.01)
 
 
+@pytest.mark.promise("training-classes")
 def test_a_class_without_a_readable_picture_is_refused(tmp_path: Path) -> None:
     root = write_set(tmp_path, 2, 2)
     for path in (root / "train" / "red").iterdir():
@@ -136,6 +141,7 @@ def test_validation_sees_what_predict_sees_each_picture_once(tmp_path: Path) -> 
     assert len(COLOURS) == 3
 
 
+@pytest.mark.promise("training-pictures")
 def test_a_picture_that_vanishes_is_not_replaced(tmp_path: Path) -> None:
     split = find_pictures(write_set(tmp_path, 4, 2), 0.1, 0)
     pictures = TrainingPictures(split.train, Settings(), (32, 32))

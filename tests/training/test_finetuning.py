@@ -145,6 +145,7 @@ def test_the_same_seed_is_the_same_run_and_config_toml_repeats_it(
     assert rows(tmp_path / "other")[0] != rows(first)[0]
 
 
+@pytest.mark.promise("training-ended")
 @pytest.mark.parametrize("after", [1, 4], ids=["in the first epoch", "in the second"])
 def test_an_interrupted_run_goes_on_to_the_same_end(
     after: int, first: Path, pictures: Path, shape: Path, tmp_path: Path, monkeypatch: Any
@@ -183,6 +184,7 @@ def test_a_finished_run_resumes_to_nothing(first: Path, pictures: Path) -> None:
     assert rows(first) == before
 
 
+@pytest.mark.promise("training-diverges")
 def test_a_nan_loss_stops_and_keeps_the_best(first: Path, pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from levit_cli.training import loop
 
@@ -200,6 +202,7 @@ def test_a_nan_loss_stops_and_keeps_the_best(first: Path, pictures: Path, tmp_pa
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["position"]["epoch"] == 1
 
 
+@pytest.mark.promise("training-pictures")
 def test_bad_pictures_are_named_and_remembered(pictures: Path, shape: Path, tmp_path: Path) -> None:
     data = write_set(tmp_path / "data", 6, 2)
     bad = data / "train" / "red" / "000.png"

@@ -48,6 +48,7 @@ def test_another_size_is_resized(tiny_folder: Path, tmp_path: Path) -> None:
     assert teach(tmp_path / "teacher")(torch.randn(2, 3, 48, 48)).shape == (2, 7)
 
 
+@pytest.mark.promise("training-classes")
 def test_other_classes_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     renamed(tiny_folder, tmp_path / "teacher", CLASSES)
     with pytest.raises(RefusedError, match=r"other classes .* 7 against 7 .* c6, d6"):
