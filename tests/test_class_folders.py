@@ -32,6 +32,19 @@ def test_hidden_entries_are_neither_classes_nor_pictures(tmp_path: Path) -> None
     assert class_folders(tmp_path).samples == ((tmp_path / "a" / "1.png", 0),)
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "1.png", tmp_path / "b" / "2.png", tmp_path / "elsewhere" / "3.png")
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).rename(root / name)
+    (root / "a" / "more").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "up").symlink_to(root)
+    (root / "b" / "self").symlink_to(root / "b")
+    found = [(str(path.relative_to(root)), index) for path, index in class_folders(root).samples]
+    assert found == [("a/1.png", 0), ("a/more/3.png", 0), ("b/2.png", 1)]
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [((), "No class folders"), (("1.png",), "No class folders"), (("a/1.png", "b/notes.txt"), "No pictures in .*b")],

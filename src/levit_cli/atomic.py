@@ -16,11 +16,19 @@ NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getatt
 def replace_bytes(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path`` in one step, or leave what stands there.
 
+    A symbolic link stays, and what it leads to is replaced. A device or a pipe, which nothing can take the place of, is
+    written to.
+
     Raises:
         OutputError: disk full, read-only, folder missing.
     """
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file() and not place.is_dir():
+        with writing(path), place.open("wb") as device:
+            device.write(content)
+        return
     with writing(path):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".levit-", suffix=".part")
+        descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=".levit-", suffix=".part")
     try:
         with writing(path):
             with open(descriptor, "wb") as file:
@@ -28,11 +36,11 @@ def replace_bytes(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(descriptor)
             os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
+            os.replace(temporary, place)
     finally:
         with suppress(OSError):  # it is not there any more, or the disk has worse troubles
             os.unlink(temporary)
-    _sync_folder(path.parent)
+    _sync_folder(place.parent)
 
 
 def replace_text(path: Path, content: str) -> None:

@@ -40,7 +40,8 @@ class ClassFolders:
 
 
 def class_folders(root: Path) -> ClassFolders:
-    """List the pictures below ``root/CLASS/``, at any depth; symbolic links are followed, as torchvision does.
+    """List the pictures below ``root/CLASS/``, at any depth; symbolic links are followed, as torchvision does,
+    but for those that lead back up.
 
     Raises:
         UsageError: no folder, or one that may not be read, or without class folders, or a class without pictures.
@@ -80,9 +81,15 @@ def _first(root: Path, names: tuple[str, ...]) -> Path | None:
 def _pictures(folder: Path) -> list[Path]:
     found: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_up(parent, name))
         found += (Path(parent, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
     return sorted(found)
+
+
+def _leads_up(parent: str, name: str) -> bool:
+    """Whether this is a link to a folder on the way to it, below which everything would be found again and again."""
+    path = Path(parent, name)
+    return path.is_symlink() and os.path.realpath(path) in map(os.path.realpath, path.parents)
 
 
 def _refuse(error: OSError) -> None:
