@@ -26,8 +26,11 @@ except ImportError:  # a system without: nothing is locked there
 IN_USE = "another run is writing it"
 
 
-def require_free(output: Path | None, inputs: list[str], *, overwrite: bool, resume: bool = False) -> None:
+def require_free(output: Path | None, inputs: list[str], *, overwrite: bool, resume: bool | None = False) -> None:
     """Find out before any work that the output must not be written.
+
+    Args:
+        resume: None for a command that cannot.
 
     Raises:
         UsageError: it exists and was not given up, or it is one of the inputs.
@@ -41,7 +44,7 @@ def require_free(output: Path | None, inputs: list[str], *, overwrite: bool, res
     if any(same_file(str(output), path) for path in inputs):
         raise UsageError(f"The output {output} is also an input", why="it was not touched")
     if not (overwrite or resume) and output.is_file():
-        raise _exists(output)
+        raise _exists(output, can_resume=resume is not None)
 
 
 def _require_folder(output: Path) -> None:
@@ -247,10 +250,11 @@ def _open_alone(path: Path, *, may_exist: bool) -> int:
         os.close(descriptor)
 
 
-def _exists(path: Path) -> LevitError:
+def _exists(path: Path, *, can_resume: bool = True) -> LevitError:
     if _is_in_use(path):
         return OutputError(f"Cannot write {path}", why=IN_USE)
-    return UsageError(f"{path} exists", why="it was not touched", hint="--resume continues it, --overwrite replaces it")
+    hint = f"{'--resume continues it, ' if can_resume else ''}--overwrite replaces it"
+    return UsageError(f"{path} exists", why="it was not touched", hint=hint)
 
 
 def _lock(descriptor: int) -> None:

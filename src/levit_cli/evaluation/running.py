@@ -123,7 +123,7 @@ def _require_outputs(wish: Wish, folders: ClassFolders) -> None:
             raise UsageError(f"{file} is a folder", hint="name a file")
         if file.is_file() and not wish.run.overwrite:
             raise UsageError(f"{file} exists", why="it was not touched", hint="--overwrite replaces it")
-        require_free(file, pictures, overwrite=wish.run.overwrite)
+        require_free(file, pictures, overwrite=wish.run.overwrite, resume=None)
         if file.is_file() and not os.access(file.resolve().parent, os.W_OK):
             raise OutputError(f"Cannot write {file}", why="its folder may not be written to")
     if output and report and (output.resolve() == report.resolve() or same_file(str(output), str(report))):
