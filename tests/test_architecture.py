@@ -68,7 +68,7 @@ OPTIONAL_HOMES = {
     "typer": {"cli"},
     "torchmetrics": {"evaluation.metrics"},
     "PIL": {
-        *("decode", "rgb", "signatures", "preprocess", "reading", "engines.torch_resize", "training.data"),
+        *("decode", "rgb", "signatures", "preprocess", "reading", "engines.torch_resize", "training.split"),
         "speed.folder",
     },
 }

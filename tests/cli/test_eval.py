@@ -170,7 +170,11 @@ def test_a_part_of_the_labels_is_enough_and_said(data: Path, model: Path, capsys
         (["zoo", "-m", "demo"], 3, "2 folders have no label in the model: aardvark, okapi"),
         (["good", "-m", "demo", "--calibrate"], 2, "demo could keep a temperature"),
         (["good", "-m", "bare.safetensors", "--calibrate"], 2, "levit convert-checkpoint bare.safetensors"),
-        (["good", "-m", "demo", "--report", "taken.html"], 2, "taken.html exists · it was not touched · --overwrite replaces it"),
+        (
+            ["good", "-m", "demo", "--report", "taken.html"],
+            2,
+            "taken.html exists · it was not touched · --over",
+        ),
         (["good", "-m", "demo", "--report", "no/such/r.html"], 4, "Cannot write no/such/r.html"),
         (["good", "-m", "demo", "-o", "x.json", "--report", "x.json"], 2, "the same file"),
         (["good", "-m", "demo", "-o", "x.html"], 2, "--report makes the page"),

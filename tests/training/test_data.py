@@ -14,12 +14,11 @@ from levit_cli.training.data import (
     LostPictureError,
     TrainingPictures,
     ValidationPictures,
-    find_pictures,
-    look_through,
     training_loader,
     validation_loader,
 )
 from levit_cli.training.settings import Settings
+from levit_cli.training.split import find_pictures, look_through
 from tests.training.sets import COLOURS, write_set
 
 

@@ -14,7 +14,7 @@ from levit_cli.checkpoints import load
 from levit_cli.config import LevitConfig
 from levit_cli.errors import ExitCode, RefusedError, StoppedError, UsageError
 from levit_cli.training.finetuning import Request, finetune
-from levit_cli.training.loop import normalised
+from levit_cli.training.step import normalised
 from tests.training.sets import write_set, write_shape
 
 TIMES = {"images_per_s", "epoch_s", "elapsed_s"}
@@ -151,18 +151,16 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     after: int, first: Path, pictures: Path, shape: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """The note that a signal would leave is left by hand: what this process has loaded may mind real ones."""
-    from levit_cli.training import loop
+    from levit_cli.training import loop, step
 
     original, steps = loop.train_epoch, []
 
     def noted(run: Any, interruption: Any) -> None:
-        step = loop.train_step
-
         def step_then_note(*arguments: Any) -> Any:
             steps.append(1)
             if len(steps) == after:
                 interruption.signum = signal.SIGINT
-            return step(*arguments)
+            return step.train_step(*arguments)
 
         with monkeypatch.context() as patched:
             patched.setattr(loop, "train_step", step_then_note)

@@ -20,11 +20,12 @@ from levit_cli.labels import from_names
 from levit_cli.model import Levit
 from levit_cli.recipes import Recipe, recipe_for
 from levit_cli.training.card import run_card
-from levit_cli.training.data import Split, find_pictures, look_through, without
-from levit_cli.training.loop import Run, train
+from levit_cli.training.loop import train
 from levit_cli.training.processes import Processes, joined
+from levit_cli.training.run import Run
 from levit_cli.training.run_folder import Metrics, RunFolder
 from levit_cli.training.settings import Settings, settle
+from levit_cli.training.split import Split, find_pictures, look_through, without
 from levit_cli.training.student import adapted, freeze_backbone, fresh
 from levit_cli.training.teachers import Teacher, make_teacher
 
