@@ -200,6 +200,14 @@ def test_records_of_a_folder_that_cannot_be_listed_today_stay(tmp_path: Path) ->
     assert path.read_bytes().splitlines() == lines
 
 
+@pytest.mark.promise("killed")
+def test_where_only_a_folder_failed_that_can_be_listed_now_nothing_is_left_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, "jsonl", ["shut"], unlisted="shut")
+    run(path, "jsonl", NAMES)
+    assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES)
+
+
 def test_records_of_other_inputs_altogether_stay(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, "jsonl", NAMES[:3])

@@ -96,7 +96,7 @@ class Plan:
         due: one for each input that the iteration has given, and one more behind the last.
         num_kept: records so far.
         is_complete: False once a folder could not be listed, whose files may have records all the same.
-        is_shared: whether any input has had a record.
+        is_shared: whether any input has had a record; or there is none that holds an answer, and nothing to lose.
     """
 
     standing: Standing
@@ -107,6 +107,9 @@ class Plan:
     is_shared: bool = False
     _next: int = 0
     _index: "_Index | None" = None
+
+    def __post_init__(self) -> None:
+        self.is_shared = not any(self.standing.is_ok)
 
     def __iter__(self) -> Iterator[Input]:
         kept: list[Range] = []

@@ -6,7 +6,7 @@ WORK is an empty folder; of the calls, every STEPth fails, HOW is ``once`` or ``
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -19,19 +19,20 @@ HONEST = {code for code in ExitCode if code != ExitCode.BUG}
 Attempt = Callable[[int], Outcome]
 
 
-def outcomes(attempt: Attempt, step: int) -> Iterator[Outcome]:
-    """Runs in which one call after another fails, until there is none of that number."""
+def tried(attempt: Attempt, step: int, check: Callable[[Outcome], None]) -> int:
+    """How many runs it took in which one call after another failed, until there was none of that number."""
     for number in count(1, step):
         outcome = attempt(number)
         where = f"call {number} of {len(outcome.calls)}, {outcome.calls[number - 1 : number]}: {outcome}"
         assert outcome.code in HONEST, where
         assert b"Traceback" not in outcome.stderr, where
         if len(outcome.calls) < number:
-            return
+            return number // step
         try:
-            yield outcome
+            check(outcome)
         except AssertionError as error:
             raise AssertionError(where) from error
+    raise AssertionError("there is always another number")
 
 
 class Predicting:
@@ -82,11 +83,7 @@ def predict(work: Path, model: Path, step: int, *, lasting: bool, suffix: str = 
         case.output.unlink(missing_ok=True)
         return case.driver.run(*case.command, fail=number, lasting=lasting)
 
-    runs = 0
-    for outcome in outcomes(attempt, step):
-        case.check(outcome, whole)
-        runs += 1
-    return runs
+    return tried(attempt, step, lambda outcome: case.check(outcome, whole))
 
 
 def resume(work: Path, model: Path, step: int, *, lasting: bool, suffix: str = "jsonl") -> int:
@@ -107,30 +104,26 @@ def resume(work: Path, model: Path, step: int, *, lasting: bool, suffix: str = "
         case.output.write_bytes(old)
         return case.driver.run(*case.command, "--resume", fail=number, lasting=lasting)
 
-    runs = 0
-    for outcome in outcomes(attempt, step):
-        case.check(outcome, whole, old)
-        runs += 1
-    return runs
+    return tried(attempt, step, lambda outcome: case.check(outcome, whole, old))
 
 
 def document(work: Path, model: Path, step: int, *, lasting: bool) -> int:
     """``--overwrite`` of a json file: the old one or the new one."""
     case = Predicting(work, model, "json")
     case.driver.run(*case.command)
-    whole, runs = json.loads(case.output.read_bytes()), 0
+    whole = json.loads(case.output.read_bytes())
 
     def attempt(number: int) -> Outcome:
         case.output.write_bytes(b"old")
         return case.driver.run(*case.command, "--overwrite", fail=number, lasting=lasting)
 
-    for outcome in outcomes(attempt, step):
+    def check(_: Outcome) -> None:
         left = case.output.read_bytes()
         found = [] if left == b"old" else json.loads(left)["results"]
         unlisted = len(found) == 1 and found[0]["path"] == str(case.folder / "photos")
-        assert left == b"old" or unlisted or len(found) == len(whole["results"]), outcome
-        runs += 1
-    return runs
+        assert left == b"old" or unlisted or len(found) == len(whole["results"])
+
+    return tried(attempt, step, check)
 
 
 def convert(work: Path, model: Path, step: int, *, lasting: bool) -> int:
@@ -139,7 +132,7 @@ def convert(work: Path, model: Path, step: int, *, lasting: bool) -> int:
     shutil.copytree(model, folder / "source")
     source = {path: path.read_bytes() for path in (folder / "source").iterdir()}
     (work / "scratch").mkdir()
-    driver, result, runs = Driver(folder, work / "scratch"), folder / "result.safetensors", 0
+    driver, result = Driver(folder, work / "scratch"), folder / "result.safetensors"
     command = ("convert-checkpoint", folder / "source", "-o", result, "--to", "timm", "--overwrite")
     assert driver.run(*command).code == 0
     new = result.read_bytes()
@@ -148,17 +141,17 @@ def convert(work: Path, model: Path, step: int, *, lasting: bool) -> int:
         result.write_bytes(b"old")
         return driver.run(*command, fail=number, lasting=lasting)
 
-    for outcome in outcomes(attempt, step):
-        assert {path: path.read_bytes() for path in (folder / "source").iterdir()} == source, outcome
-        assert result.read_bytes() in (b"old", new), outcome
-        assert result.read_bytes() == new or outcome.code != 0, outcome
-        runs += 1
-    return runs
+    def check(outcome: Outcome) -> None:
+        assert {path: path.read_bytes() for path in (folder / "source").iterdir()} == source
+        assert result.read_bytes() in (b"old", new)
+        assert result.read_bytes() == new or outcome.code != 0
+
+    return tried(attempt, step, check)
 
 
 def finetune(work: Path, model: Path, step: int, *, lasting: bool) -> int:
     """The run folder of a training: resumed, or begun anew where it had not begun, it ends as an unbroken run."""
-    folder, runs = work / "folder", 0
+    folder = work / "folder"
     folder.mkdir()
     (work / "scratch").mkdir()
     driver, run = Driver(folder, work / "scratch", TRAINING), folder / "run"
@@ -173,14 +166,14 @@ def finetune(work: Path, model: Path, step: int, *, lasting: bool) -> int:
         shutil.rmtree(run, ignore_errors=True)
         return driver.run(*command, fail=number, lasting=lasting)
 
-    for outcome in outcomes(attempt, step):
-        assert left_by(run) == whole or outcome.code != 0, outcome
+    def check(outcome: Outcome) -> None:
+        assert left_by(run) == whole or outcome.code != 0
         has_begun = (run / "config.toml").exists()
         again = driver.run(*command, "--resume" if has_begun else "--overwrite")
         assert again.code == 0, again
-        assert left_by(run) == whole, outcome
-        runs += 1
-    return runs
+        assert left_by(run) == whole
+
+    return tried(attempt, step, check)
 
 
 def left_by(run: Path) -> tuple[list[dict[str, object]], bytes]:
