@@ -221,6 +221,14 @@ def test_what_a_folder_holds_is_not_overwritten(first: Path, pictures: Path, sha
     assert (first / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "bad_pictures.tsv", "state.pt", "config.toml"])
+def test_a_damaged_file_of_a_run_is_named(name: str, first: Path, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(first, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(b"\xffno[]")
+    with pytest.raises(RefusedError, match=name):
+        run(pictures, tmp_path / "run", resume=True)
+
+
 def test_no_run_to_resume(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No run to resume"):
         run(pictures, tmp_path / "none", resume=True)

@@ -7,7 +7,8 @@ at every moment.
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,15 +105,15 @@ class RunFolder:
         return state
 
     def read_metrics(self, before_epoch: int) -> list[Metrics]:
-        """The lines of the epochs before this one; those behind it were written by what a kill undid."""
-        if not self.metrics_file.is_file():
-            return []
-        rows: list[Metrics] = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            if row["epoch"] <= before_epoch:
-                rows.append(row)
-        return rows
+        """The lines of the epochs before this one; those behind it were written by what a kill undid.
+
+        Raises:
+            RefusedError: the file is damaged.
+        """
+        with reading(self.metrics_file):
+            text = self.metrics_file.read_text(encoding="utf-8") if self.metrics_file.is_file() else ""
+            rows: list[Metrics] = [json.loads(line) for line in text.splitlines()]
+            return [row for row in rows if row["epoch"] <= before_epoch]
 
     def write_metrics(self, rows: list[Metrics]) -> None:
         replace_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
@@ -123,8 +124,23 @@ class RunFolder:
         replace_text(self.bad_file, "".join(lines))
 
     def read_bad(self) -> tuple[tuple[Path, str], ...] | None:
-        """What an earlier look at the pictures found; None if there was none."""
+        """What an earlier look at the pictures found; None if there was none.
+
+        Raises:
+            RefusedError: the file is damaged.
+        """
         if not self.bad_file.is_file():
             return None
-        rows = (line.split("\t", 1) for line in self.bad_file.read_text(encoding="utf-8").splitlines())
-        return tuple((Path(json.loads(path)), problem) for path, problem in rows)
+        with reading(self.bad_file):
+            rows = (line.split("\t", 1) for line in self.bad_file.read_text(encoding="utf-8").splitlines())
+            return tuple((Path(json.loads(path)), problem) for path, problem in rows)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file of the run becomes an error that names it."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise RefusedError(f"Cannot read {path}", why=why, hint="--overwrite begins the run anew") from error
