@@ -527,6 +527,14 @@ def test_a_jpeg_whose_tail_is_zeros_is_truncated(name: str) -> None:
     assert error_of(data[:length] + bytes(10 * len(data))).kind == "truncated"
 
 
+@pytest.mark.promise("truncated")
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_cut_in_a_segment_amid_a_scan_is_truncated(name: str) -> None:
+    """Found by the fuzzer: what is filled in to see whether it shows is swallowed by such a segment."""
+    data = JPEGS[name]
+    assert error_of(data[: len(data) * 3 // 4] + b"\xff\xe6\x47\x63\xb3").kind == "truncated"
+
+
 @pytest.mark.promise("only-the-end-missing")
 @pytest.mark.parametrize("name", JPEGS)
 @pytest.mark.parametrize("lacking", [1, 2])

@@ -73,12 +73,17 @@ def with_ends(data: bytes) -> list[bytes]:
 
 
 def _scans_are_complete(data: bytes) -> bool:
-    """Whether the scans together code every coefficient of every component down to its last bit."""
+    """Whether the scans together code every coefficient of every component down to its last bit.
+
+    And whether the last is what the data ends in: a segment behind it would swallow what is filled in.
+    """
     missing = {(0, 0)}
+    marker = 0
     for segment in segments(data):
+        marker = segment.marker
         content = segment.content
         if segment.marker in FRAMES:  # ..., count, (component, sampling, table) each
             missing = {(content[6 + 3 * i], k) for i in range(content[5]) for k in range(64)}
         elif segment.marker == SCAN and not content[-1] & 15:  # count, (component, tables) each, first, last, bits
             missing -= {(content[1 + 2 * i], k) for i in range(content[0]) for k in range(content[-3], content[-2] + 1)}
-    return not missing
+    return marker == SCAN and not missing
