@@ -10,11 +10,12 @@ from math import sqrt
 from pathlib import Path
 
 from levit_cli.checkpoints import load
-from levit_cli.checkpoints.metadata import CONFIG, OURS, Evaluation
+from levit_cli.checkpoints.metadata import CONFIG
+from levit_cli.checkpoints.metadata_parts import OURS, Evaluation
 from levit_cli.engines import EngineSpec, make_engine, usable_threads
 from levit_cli.inputs import walk
 from levit_cli.pipeline import DecodeAhead, predict
-from levit_cli.reading import Reader
+from levit_cli.preparing.reading import Reader
 
 
 def measure(folder: Path, model: str, precision: str) -> tuple[int, int]:

@@ -26,7 +26,7 @@ def our_engine(variant: str, threads: int, batch: int, precision: str) -> Work:
 
     from levit_cli.engines import EngineSpec
     from levit_cli.engines.openvino import OpenVinoEngine
-    from levit_cli.recipes import recipe_for
+    from levit_cli.pictures.recipes import recipe_for
 
     config, state = random_network(variant)
     spec = EngineSpec("cpu", "openvino", precision, threads, batch_size=batch)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def bound_s(model: str, paths: list[str], decoding: Decoding, precision: Precisi
 
     from levit_cli.checkpoints import load
     from levit_cli.engines import EngineSpec, make_engine
-    from levit_cli.reading import Reader
+    from levit_cli.preparing.reading import Reader
 
     checkpoint = load(model)
     engine = make_engine(checkpoint, EngineSpec("cpu", "openvino", precision, threads=1, batch_size=16))

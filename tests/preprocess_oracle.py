@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.recipes import Recipe
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]  # width, height, as Pillow has it

@@ -15,7 +15,7 @@ FLOORS = {
         "errors",
         "choices",
         "config",
-        "recipes",
+        "pictures.recipes",
         "labels",
         "atomic",
         "graph_cache",
@@ -27,18 +27,12 @@ FLOORS = {
         "attention_bias",
         "paper",
     },
-    1: {"model", "fused", "decode", "rgb", "jpeg", "signatures", "preprocess", "checkpoints.names"},
+    1: {"model", "fused", "pictures", "checkpoints.names"},
     2: {"checkpoints", "engines", "baselines"},
     3: {
-        "reading",
-        "decode_ahead",
-        "isolation",
         "preparing",
         "pipeline",
         "records",
-        "standing",
-        "run_note",
-        "continuing",
         "resuming",
         "predicting",
         "output",
@@ -68,8 +62,7 @@ OPTIONAL_HOMES = {
     "typer": {"cli"},
     "torchmetrics": {"evaluation.metrics"},
     "PIL": {
-        *("decode", "rgb", "signatures", "preprocess", "reading", "engines.torch_resize", "training.split"),
-        "speed.folder",
+        *("pictures", "preparing.reading", "engines.torch_resize", "training.split", "speed.folder"),
     },
 }
 

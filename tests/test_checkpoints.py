@@ -18,7 +18,7 @@ from levit_cli.choices import DIALECTS, Dialect, RecipeName
 from levit_cli.config import VARIANTS
 from levit_cli.errors import RefusedError
 from levit_cli.labels import Labels, imagenet1k, numbered
-from levit_cli.recipes import Recipe, recipe_for
+from levit_cli.pictures.recipes import Recipe, recipe_for
 from tests.checkpoint_files import arrays_of, write_arrays, write_model
 from tests.random_weights import TINY, random_state
 

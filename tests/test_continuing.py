@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from levit_cli.choices import Format
-from levit_cli.continuing import SETTLE_EVERY_S, Continuation
 from levit_cli.errors import InputError, OutputError
 from levit_cli.inputs import Input
 from levit_cli.labels import Labels
 from levit_cli.output import OutputFile, Target
 from levit_cli.pipeline import DecodeAhead, predict
 from levit_cli.records import RESUMABLE, RecordFormat, record_format
-from levit_cli.standing import Plan, Standing
+from levit_cli.resuming.continuing import SETTLE_EVERY_S, Continuation
+from levit_cli.resuming.standing import Plan, Standing
 from levit_cli.writers import make_writer
 from tests.killed import KilledError, dies_at
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, _imaging
 
-from levit_cli.decode import MAX_PIXELS, MAX_SIDE, decode
 from levit_cli.errors import InputError
-from levit_cli.rgb import to_rgb
+from levit_cli.pictures.decode import MAX_PIXELS, MAX_SIDE, decode
+from levit_cli.pictures.rgb import to_rgb
 from tests.pictures import picture
 
 OLD_PILLOW = int(PIL.__version__.partition(".")[0]) < 13
@@ -416,7 +416,7 @@ def test_what_is_no_picture_of_ours_is_refused_by_what_it_is(name: str) -> None:
 SPAWNLESS = """
 import sys
 from pathlib import Path
-from levit_cli.decode import decode
+from levit_cli.pictures.decode import decode
 from levit_cli.errors import InputError
 
 def refuse(event, arguments):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from levit_cli.decode_ahead import DecodeAhead
 from levit_cli.errors import InputError
 from levit_cli.inputs import Input
 from levit_cli.pipeline import predict
+from levit_cli.preparing.decode_ahead import DecodeAhead
 
 LIMIT_S = 0.3
 

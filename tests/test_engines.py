@@ -10,10 +10,10 @@ import torch
 from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.choices import BASELINES, EngineName, Precision
 from levit_cli.config import VARIANTS, LevitConfig
-from levit_cli.decode import decode
 from levit_cli.engines import EngineSpec, make_engine, spec, usable_threads
 from levit_cli.errors import RefusedError, UsageError
-from levit_cli.preprocess import preprocess
+from levit_cli.pictures.decode import decode
+from levit_cli.pictures.preprocess import preprocess
 from levit_cli.speed.nets import RandomWeights
 from tests.cli.binary import environment, levit
 from tests.pictures import write_pictures

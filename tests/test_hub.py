@@ -23,7 +23,7 @@ from levit_cli.checkpoints.files import write_pickle, write_safetensors
 from levit_cli.checkpoints.saving import to_dialect
 from levit_cli.errors import ExitCode
 from levit_cli.labels import Labels
-from levit_cli.recipes import recipe_for
+from levit_cli.pictures.recipes import recipe_for
 from tests.fake_hub import FakeHub, Fault, Repository, flip, git_hash, running, wait_until
 from tests.random_weights import TINY, random_state
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from levit_cli.errors import InputError, RefusedError
 from levit_cli.inputs import Input
-from levit_cli.isolation import IsolatedReader
-from levit_cli.reading import Reader
-from levit_cli.recipes import recipe_for
+from levit_cli.pictures.recipes import recipe_for
+from levit_cli.preparing.isolation import IsolatedReader
+from levit_cli.preparing.reading import Reader
 from tests.faulty_decoders import ask_for, faulty_decoders
 from tests.pictures import picture, write_pictures
 
@@ -125,9 +125,9 @@ def test_closing_ends_every_worker_even_one_that_hangs(faulty: IsolatedReader, t
 ORPHAN = """
 import sys, threading, time
 from levit_cli.inputs import Input
-from levit_cli.isolation import IsolatedReader
-from levit_cli.reading import Reader
-from levit_cli.recipes import recipe_for
+from levit_cli.preparing.isolation import IsolatedReader
+from levit_cli.preparing.reading import Reader
+from levit_cli.pictures.recipes import recipe_for
 reader = IsolatedReader(Reader(recipe_for("hf", (32, 48))), limit_s=float(sys.argv[2]))
 threading.Thread(target=reader, args=(Input(sys.argv[1]),), daemon=True).start()
 while not reader._all:

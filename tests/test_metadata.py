@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from levit_cli.checkpoints.metadata import Evaluation, Metadata, read_metadata, store_temperature, write_metadata
+from levit_cli.checkpoints.metadata import read_metadata, store_temperature, write_metadata
+from levit_cli.checkpoints.metadata_parts import Evaluation, Metadata
 from levit_cli.choices import Dialect, RecipeName
 from levit_cli.config import VARIANTS, LevitConfig
 from levit_cli.errors import ExitCode, RefusedError
 from levit_cli.labels import Labels, imagenet1k, numbered
-from levit_cli.recipes import IMAGENET_MEAN, IMAGENET_STD, Recipe, recipe_for
+from levit_cli.pictures.recipes import IMAGENET_MEAN, IMAGENET_STD, Recipe, recipe_for
 from tests.random_weights import TINY
 
 FOLDER_DIALECTS: tuple[Dialect, ...] = ("hf", "timm")

@@ -95,7 +95,7 @@ def test_drop_path_drops_whole_samples_in_training_and_keeps_the_mean() -> None:
 def test_the_folded_module_compiles_to_an_exported_program() -> None:
     from levit_cli.engines.torch import FoldedLevit
     from levit_cli.fused import fold
-    from levit_cli.recipes import recipe_for
+    from levit_cli.pictures.recipes import recipe_for
 
     module = FoldedLevit(fold(random_state(TINY), TINY), TINY, recipe_for("fb", TINY.image_size)).eval()
     pixels = torch.randint(0, 256, (2, *TINY.image_size, 3), dtype=torch.uint8)

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, _imaging
 
 from levit_cli.choices import RecipeName
-from levit_cli.preprocess import preprocess
-from levit_cli.recipes import Filter, Recipe, Size, recipe_for
+from levit_cli.pictures.preprocess import preprocess
+from levit_cli.pictures.recipes import Filter, Recipe, Size, recipe_for
 from tests.preprocess_oracle import EVERY_REMAINDER, SHAPES, differences, noise_and_edges, resize_then_crop
 from tests.shared_data import shared_photos
 

@@ -7,8 +7,8 @@ import pytest
 
 from levit_cli.errors import InputError
 from levit_cli.inputs import Input
-from levit_cli.reading import Reader, open_regular
-from levit_cli.recipes import recipe_for
+from levit_cli.pictures.recipes import recipe_for
+from levit_cli.preparing.reading import Reader, open_regular
 from tests.pictures import picture
 
 RECIPE = recipe_for("fb", (32, 48))

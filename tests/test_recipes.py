@@ -7,7 +7,7 @@ import pytest
 
 from levit_cli.choices import RecipeName
 from levit_cli.errors import RefusedError
-from levit_cli.recipes import IMAGENET_MEAN, IMAGENET_STD, Rounding, Size, recipe_for
+from levit_cli.pictures.recipes import IMAGENET_MEAN, IMAGENET_STD, Rounding, Size, recipe_for
 
 NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
 

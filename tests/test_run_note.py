@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from levit_cli.labels import Labels
-from levit_cli.run_note import attach, differences, note_of, read_note
+from levit_cli.resuming.run_note import attach, differences, note_of, read_note
 
 LABELS = Labels(("cat", "dog"))
 META = {

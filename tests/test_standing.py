@@ -11,7 +11,7 @@ from levit_cli.inputs import Input
 from levit_cli.labels import Labels
 from levit_cli.pipeline import Prediction, Ranked
 from levit_cli.records import RecordFormat, record_format
-from levit_cli.standing import DamagedError, Due, Plan, Standing, has_any
+from levit_cli.resuming.standing import DamagedError, Due, Plan, Standing, has_any
 
 LABELS = Labels(("cat", "dog"))
 

@@ -2,7 +2,7 @@ import pytest
 
 from levit_cli.engines.torch_resize import preprocess_tensor
 from levit_cli.errors import InputError
-from levit_cli.recipes import recipe_for
+from levit_cli.pictures.recipes import recipe_for
 from tests.pictures import picture
 
 

@@ -19,7 +19,7 @@ from torchvision.ops.misc import SqueezeExcitation
 
 from levit_cli.choices import Baseline
 from levit_cli.config import Grid
-from levit_cli.recipes import IMAGENET_MEAN, IMAGENET_STD
+from levit_cli.pictures.recipes import IMAGENET_MEAN, IMAGENET_STD
 
 CALIBRATION_SHAPE = (2, 3, 160, 160)
 PICTURE_MEAN, PICTURE_STD = 0.45, 0.225  # ImageNet's, about, over all colours

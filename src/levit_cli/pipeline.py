@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.decode_ahead import DecodeAhead, End, Pixels, Prepared, Task
 from levit_cli.errors import InputError
+from levit_cli.preparing.decode_ahead import DecodeAhead, End, Pixels, Prepared, Task
 
 __all__ = ["DecodeAhead", "Network", "Prediction", "Ranked", "Stats", "predict", "probabilities"]
 

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import Format
 from levit_cli.classifying import Request, Say, closing_line, describe_run, engine_for, load_model, sized, time_table
-from levit_cli.decode_ahead import DecodeAhead
 from levit_cli.engines import Engine
 from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UsageError
 from levit_cli.inputs import STDIN, SUFFIXES, Input, listed
 from levit_cli.output import Document, OutputFile, Sink, Target, is_terminal, open_output, require_free
 from levit_cli.pipeline import Prediction, Stats, predict
-from levit_cli.preparing import Preparation
+from levit_cli.preparing.decode_ahead import DecodeAhead
+from levit_cli.preparing.preparation import Preparation
+from levit_cli.preparing.reading import Reader
 from levit_cli.progress import progress
-from levit_cli.reading import Reader
 from levit_cli.records import RESUMABLE, record_format
 from levit_cli.writers import Writer, format_for, make_writer
 
 if TYPE_CHECKING:
-    from levit_cli.run_note import Note
+    from levit_cli.resuming.run_note import Note
 
 
 class Outcome(NamedTuple):
@@ -118,9 +118,9 @@ class _Run:
     def resume(self, inputs: Iterable[Input], output: OutputFile) -> Outcome:
         """Write what is missing in an output, and again what failed there."""
         # most runs need none of these
-        from levit_cli.continuing import Continuation
-        from levit_cli.resuming import require_shared, standing_in
-        from levit_cli.standing import Plan
+        from levit_cli.resuming.continuing import Continuation
+        from levit_cli.resuming.earlier import require_shared, standing_in
+        from levit_cli.resuming.standing import Plan
 
         engine = engine_for(self.request, self.checkpoint, self.say)
         records = record_format(self.format, self.checkpoint.labels, self.request.top_k)
@@ -169,13 +169,13 @@ class _Run:
         return self._answers(self._ahead(inputs), engine, Stats())
 
     def _note(self, engine: Engine) -> "Note":
-        from levit_cli.run_note import note_of
+        from levit_cli.resuming.run_note import note_of
 
         meta = describe_run(self.checkpoint, engine.spec, self.request, with_hash=True)
         return note_of(meta, self.checkpoint.labels, self.format)
 
     def _attach_note(self, engine: Engine, descriptor: int, end: int | None = None) -> None:
-        from levit_cli.run_note import attach
+        from levit_cli.resuming.run_note import attach
 
         with suppress(RefusedError):  # weights that cannot be read any more are no reason to stop
             attach(descriptor, self._note(engine), end)

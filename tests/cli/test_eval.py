@@ -19,7 +19,7 @@ from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import ExitCode, OutputError
 from levit_cli.evaluation.running import Wish, run
 from levit_cli.inputs import Input
-from levit_cli.reading import Reader
+from levit_cli.preparing.reading import Reader
 from tests.cli.binary import LEVIT, environment, levit, unprivileged
 from tests.pictures import picture, write_pictures
 

@@ -11,10 +11,12 @@ from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.class_folders import class_folders
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import InputError, RefusedError
-from levit_cli.evaluation.measuring import Confusion, Mistake, Proportion, evaluate, summarise
+from levit_cli.evaluation.figures import Confusion, Mistake, Proportion
+from levit_cli.evaluation.measuring import evaluate
+from levit_cli.evaluation.summarising import summarise
 from levit_cli.inputs import Input
 from levit_cli.labels import Labels, numbered
-from levit_cli.reading import Reader
+from levit_cli.preparing.reading import Reader
 from tests.evaluation.cases import by_chance, evaluation, logits_of
 from tests.pictures import picture, write_pictures
 

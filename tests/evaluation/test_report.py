@@ -14,8 +14,9 @@ import pytest
 
 from levit_cli.errors import InputError
 from levit_cli.evaluation.as_json import document
-from levit_cli.evaluation.measuring import Evaluated, summarise
+from levit_cli.evaluation.measuring import Evaluated
 from levit_cli.evaluation.report import as_html
+from levit_cli.evaluation.summarising import summarise
 from levit_cli.evaluation.table import as_table
 from levit_cli.labels import Labels
 from levit_cli.records import as_json

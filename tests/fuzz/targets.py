@@ -11,8 +11,8 @@ from levit_cli.checkpoints import load
 from levit_cli.config import LevitConfig
 from levit_cli.errors import InputError, RefusedError
 from levit_cli.inputs import Input
-from levit_cli.reading import Reader
-from levit_cli.recipes import recipe_for
+from levit_cli.pictures.recipes import recipe_for
+from levit_cli.preparing.reading import Reader
 from tests.checkpoint_files import arrays_of
 
 SMALLEST = LevitConfig((8, 8, 8), (8, 8, 8), (1, 1, 1), (1, 1, 1), num_classes=3, image_size=(32, 32))

@@ -21,8 +21,8 @@ from PIL import Image
 from levit_cli.checkpoints import load, save
 from levit_cli.checkpoints.files import write_safetensors
 from levit_cli.checkpoints.saving import to_dialect
-from levit_cli.decode import ALLOWED_FORMATS
-from levit_cli.jpeg import SCAN, segments
+from levit_cli.pictures.decode import ALLOWED_FORMATS
+from levit_cli.pictures.jpeg import SCAN, segments
 from tests.cli.binary import LEVIT, environment
 from tests.pictures import picture
 from tests.random_weights import TINY, random_state

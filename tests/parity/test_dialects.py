@@ -21,7 +21,7 @@ from levit_cli.choices import Dialect, RecipeName
 from levit_cli.config import SHRINK_STRIDE, VARIANTS, Grid, LevitConfig
 from levit_cli.errors import RefusedError
 from levit_cli.labels import Labels, from_names, imagenet1k
-from levit_cli.recipes import Recipe, recipe_for
+from levit_cli.pictures.recipes import Recipe, recipe_for
 from tests.checkpoint_files import write_model
 from tests.parity.test_networks import (
     TORCH_TOLERANCE,

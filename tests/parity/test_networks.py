@@ -14,7 +14,7 @@ from levit_cli.engines import EngineSpec
 from levit_cli.engines.openvino import OpenVinoEngine
 from levit_cli.engines.torch import TorchEngine
 from levit_cli.model import Levit
-from levit_cli.recipes import recipe_for
+from levit_cli.pictures.recipes import recipe_for
 from tests.random_weights import random_pixels, random_state
 
 timm = pytest.importorskip("timm")

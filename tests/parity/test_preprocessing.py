@@ -10,8 +10,8 @@ from levit_cli.checkpoints import load
 from levit_cli.choices import RecipeName
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.engines.torch_resize import preprocess_tensor
-from levit_cli.preprocess import preprocess
-from levit_cli.recipes import Recipe, recipe_for
+from levit_cli.pictures.preprocess import preprocess
+from levit_cli.pictures.recipes import Recipe, recipe_for
 from tests.preprocess_oracle import EVERY_REMAINDER, SHAPES, Pixels, differences, noise_and_edges, resize_then_crop
 from tests.shared_data import shared_photos
 

@@ -7,8 +7,8 @@ import torch
 
 from levit_cli.errors import RefusedError, UsageError
 from levit_cli.inputs import Input
-from levit_cli.reading import Reader
-from levit_cli.recipes import recipe_for
+from levit_cli.pictures.recipes import recipe_for
+from levit_cli.preparing.reading import Reader
 from levit_cli.training.data import (
     EpochBatches,
     LostPictureError,

@@ -262,7 +262,7 @@ def test_frozen_parts_learn_the_same_in_any_number_of_parts(first: Path, picture
 
 
 def test_pictures_are_normalised_by_the_recipe() -> None:
-    from levit_cli.recipes import recipe_for
+    from levit_cli.pictures.recipes import recipe_for
 
     pixels = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     expected = torch.tensor([(1 - m) / s for m, s in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)])

@@ -12,7 +12,7 @@ from levit_cli.checkpoints import Checkpoint, load, save
 from levit_cli.engines.network_file import NetworkFile
 from levit_cli.errors import RefusedError
 from levit_cli.labels import Labels
-from levit_cli.recipes import recipe_for
+from levit_cli.pictures.recipes import recipe_for
 from levit_cli.training.step import normalised
 from levit_cli.training.teachers import Teacher, make_teacher
 from tests.random_weights import random_pixels

@@ -12,14 +12,15 @@ from levit_cli import labels as label_sets
 from levit_cli.checkpoints.checkpoint import Checkpoint
 from levit_cli.checkpoints.files import WEIGHT_SUFFIXES, Weights, read_weights, unwrap, weight_files
 from levit_cli.checkpoints.identify import Translation, translate
-from levit_cli.checkpoints.metadata import Evaluation, Metadata, read_metadata
+from levit_cli.checkpoints.metadata import read_metadata
+from levit_cli.checkpoints.metadata_parts import Evaluation, Metadata
 from levit_cli.checkpoints.saving import save
 from levit_cli.choices import RecipeName
 from levit_cli.config import VARIANTS, LevitConfig
 from levit_cli.errors import RefusedError
 from levit_cli.inputs import is_url
 from levit_cli.labels import Labels
-from levit_cli.recipes import Recipe, recipe_for
+from levit_cli.pictures.recipes import Recipe, recipe_for
 
 __all__ = ["DEMO", "Checkpoint", "Evaluation", "load", "own_folder", "save"]
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from levit_cli.checkpoints.files import sha256_of
 from levit_cli.checkpoints.identify import Translation
-from levit_cli.checkpoints.metadata import Evaluation
+from levit_cli.checkpoints.metadata_parts import Evaluation
 from levit_cli.choices import Dialect, Dtype
 from levit_cli.config import LevitConfig, variant_name
 from levit_cli.errors import RefusedError
 from levit_cli.labels import Labels
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.recipes import Recipe
 
 
 @dataclass(frozen=True)

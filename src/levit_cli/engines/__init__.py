@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from levit_cli.config import LevitConfig
 from levit_cli.engines.spec import Cache, EngineSpec, usable_threads
 from levit_cli.errors import RefusedError, UsageError
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.recipes import Recipe
 
 if TYPE_CHECKING:
     from levit_cli.engines.torch import BytesNetwork

@@ -27,7 +27,7 @@ from levit_cli.choices import Precision
 from levit_cli.config import Grid, LevitConfig
 from levit_cli.engines.batch import filled_up
 from levit_cli.engines.spec import Cache, EngineSpec, require_precision
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.recipes import Recipe
 
 Node = Any  # openvino's opset functions are untyped
 

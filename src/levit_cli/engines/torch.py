@@ -16,7 +16,7 @@ from levit_cli.config import Grid, LevitConfig
 from levit_cli.engines.batch import filled_up
 from levit_cli.engines.spec import EngineSpec, require_precision
 from levit_cli.errors import RefusedError
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.recipes import Recipe
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GPU_STREAMS, GPU_BATCH = 2, 64

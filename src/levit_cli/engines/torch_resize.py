@@ -11,7 +11,7 @@ from PIL.Image import Image as Picture
 from torch.nn import functional as F
 
 from levit_cli.errors import InputError
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.recipes import Recipe
 
 MAX_RESIZED_PIXELS = 64 << 20  # this way resizes the whole picture; a 1 x 60000 one would become 4 gigapixels
 

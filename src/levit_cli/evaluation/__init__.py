@@ -3,6 +3,8 @@
 ``evaluate`` and ``summarise`` are the way in for a library.
 """
 
-from levit_cli.evaluation.measuring import Evaluated, Summary, evaluate, summarise
+from levit_cli.evaluation.figures import Summary
+from levit_cli.evaluation.measuring import Evaluated, evaluate
+from levit_cli.evaluation.summarising import summarise
 
 __all__ = ["Evaluated", "Summary", "evaluate", "summarise"]

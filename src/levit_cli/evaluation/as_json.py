@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from levit_cli.evaluation.measuring import Calibration, ClassScore, Evaluated, Mistake, Proportion, Summary
+from levit_cli.evaluation.figures import Calibration, ClassScore, Mistake, Proportion, Summary
+from levit_cli.evaluation.measuring import Evaluated
 from levit_cli.labels import Labels
 from levit_cli.records import json_record, path_fields
 

@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from levit_cli.evaluation.measuring import BINS, Bin, Calibration
+from levit_cli.evaluation.figures import BINS, Bin, Calibration
 
 CELL_INCHES = 0.44
 NUMBERS_UP_TO = 30  # classes; in more cells numbers could not be read

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.decode import decode
 from levit_cli.drawing import prepare_matplotlib
 from levit_cli.errors import InputError
-from levit_cli.evaluation.measuring import BINS, ClassScore, Evaluated, Mistake, Proportion, Summary
+from levit_cli.evaluation.figures import BINS, ClassScore, Mistake, Proportion, Summary
+from levit_cli.evaluation.measuring import Evaluated
 from levit_cli.evaluation.words import (
     below,
     count,
@@ -32,7 +32,8 @@ from levit_cli.evaluation.words import (
     temperature_advice,
     worst_first,
 )
-from levit_cli.reading import open_regular
+from levit_cli.pictures.decode import decode
+from levit_cli.preparing.reading import open_regular
 from levit_cli.table import printable
 
 MATRIX_CLASSES = 30  # in one picture; of more those that are confused most

@@ -13,8 +13,10 @@ from levit_cli.class_folders import LAYOUT, VAL_NAMES, ClassFolders, class_folde
 from levit_cli.classifying import Request, Say, closing_line, describe_run, load_model
 from levit_cli.errors import ExitCode, OutputError, UsageError
 from levit_cli.evaluation.as_json import document
-from levit_cli.evaluation.measuring import Evaluated, Summary, evaluate, summarise
+from levit_cli.evaluation.figures import Summary
+from levit_cli.evaluation.measuring import Evaluated, evaluate
 from levit_cli.evaluation.report import as_html
+from levit_cli.evaluation.summarising import summarise
 from levit_cli.evaluation.table import as_table
 from levit_cli.evaluation.words import percent
 from levit_cli.inputs import same_file

@@ -11,7 +11,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from levit_cli.evaluation.measuring import Evaluated, Summary
+from levit_cli.evaluation.figures import Summary
+from levit_cli.evaluation.measuring import Evaluated
 from levit_cli.evaluation.words import (
     below,
     extent,

@@ -5,7 +5,8 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from levit_cli.evaluation.measuring import Calibration, ClassScore, Confusion, Evaluated, Proportion, Summary
+from levit_cli.evaluation.figures import Calibration, ClassScore, Confusion, Proportion, Summary
+from levit_cli.evaluation.measuring import Evaluated
 from levit_cli.labels import Labels
 from levit_cli.table import printable
 

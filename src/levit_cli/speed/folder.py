@@ -19,14 +19,14 @@ from PIL.Image import Image as Picture
 
 from levit_cli.benchmark import Protocol, Step, Timing, take_turns
 from levit_cli.checkpoints import Checkpoint
-from levit_cli.decode import decode
 from levit_cli.engines import EngineSpec, make_engine, usable_threads
 from levit_cli.errors import InputError, UsageError
 from levit_cli.inputs import SUFFIXES, Input, walk
 from levit_cli.output import Sink
+from levit_cli.pictures.decode import decode
+from levit_cli.pictures.recipes import Recipe
 from levit_cli.pipeline import DecodeAhead, Stats, predict
-from levit_cli.reading import Reader, open_regular
-from levit_cli.recipes import Recipe
+from levit_cli.preparing.reading import Reader, open_regular
 from levit_cli.speed.nets import Net, RandomWeights
 from levit_cli.speed.report import printable_name, rounded
 from levit_cli.writers import make_writer

@@ -15,7 +15,7 @@ from levit_cli.config import VARIANTS, LevitConfig, variant_name
 from levit_cli.errors import RefusedError, UsageError
 from levit_cli.labels import Labels, imagenet1k
 from levit_cli.paper import CLAIMS, PUBLISHED
-from levit_cli.recipes import Recipe, recipe_for
+from levit_cli.pictures.recipes import Recipe, recipe_for
 
 Load = Callable[[str], Checkpoint]
 WEIGHT_SCALE = 0.7  # of a matrix's deviation: activations then keep their size from block to block

@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as transforms
 
 from levit_cli.errors import InputError, StoppedError
 from levit_cli.inputs import Input
-from levit_cli.reading import Reader
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.recipes import Recipe
+from levit_cli.preparing.reading import Reader
 from levit_cli.training.settings import Settings
 from levit_cli.training.split import Sample, picture_of
 

@@ -18,7 +18,7 @@ from levit_cli.errors import ExitCode, RefusedError, UsageError
 from levit_cli.evaluation import evaluate
 from levit_cli.labels import from_names
 from levit_cli.model import Levit
-from levit_cli.recipes import Recipe, recipe_for
+from levit_cli.pictures.recipes import Recipe, recipe_for
 from levit_cli.training.card import run_card
 from levit_cli.training.loop import train
 from levit_cli.training.processes import Processes, joined

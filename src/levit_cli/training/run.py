@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from levit_cli.engines.torch_compile import compiled_for_training
 from levit_cli.model import Levit
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.recipes import Recipe
 from levit_cli.training.data import TrainingPictures, ValidationPictures, steps_of
 from levit_cli.training.optimising import make_optimizer, moving_average
 from levit_cli.training.processes import Processes

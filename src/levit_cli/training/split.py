@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL.Image import Image as Picture
 
 from levit_cli.class_folders import ClassFolders, class_folders, split_folders
-from levit_cli.decode import decode
 from levit_cli.engines.spec import usable_threads
 from levit_cli.errors import InputError, RefusedError, UsageError
-from levit_cli.reading import open_regular
+from levit_cli.pictures.decode import decode
+from levit_cli.preparing.reading import open_regular
 
 Sample = tuple[Path, int]
 LOOKED_AT_ONCE = 256  # pictures handed to the threads that look through them

@@ -7,7 +7,7 @@ resumed is the run that was not.
 import torch
 from torch import Tensor, nn
 
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.recipes import Recipe
 from levit_cli.training.losses import total_loss
 from levit_cli.training.optimising import clip_adaptively, rate_at
 from levit_cli.training.run import Run

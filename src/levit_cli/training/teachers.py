@@ -19,7 +19,7 @@ from levit_cli.engines.network_file import NETWORK_SUFFIXES, NetworkFile
 from levit_cli.engines.spec import usable_threads
 from levit_cli.errors import RefusedError, UnreachableError
 from levit_cli.model import Levit
-from levit_cli.recipes import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from levit_cli.pictures.recipes import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
 Network = Callable[[Tensor], Tensor]
 Say = Callable[[str], None]

@@ -14,10 +14,10 @@ from typing import BinaryIO
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.Image import Image as Picture
 
-from levit_cli import jpeg
 from levit_cli.errors import InputError
-from levit_cli.rgb import to_rgb
-from levit_cli.signatures import JPEG, PNG, broken, read_whole, unidentified
+from levit_cli.pictures import jpeg
+from levit_cli.pictures.rgb import to_rgb
+from levit_cli.pictures.signatures import JPEG, PNG, broken, read_whole, unidentified
 
 ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 178_000_000

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Image as Picture
 
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.recipes import Recipe
 
 WIDEST_FILTER = 3.0  # source pixels to each side that Pillow's widest filter (Lanczos) reads, at a scale of one
 ORDERS_PASSES = int(PIL.__version__.partition(".")[0]) >= 13  # Pillows before it, as on Python 3.10, go across first

@@ -2,7 +2,7 @@
 
 The note is an extended attribute of the output file: no reader of jsonl or csv stumbles over it, it moves and is
 replaced together with the file, and no second file can get lost. Copying may drop it and some file systems keep none;
-that is noticed, and then the answers themselves are compared (``resuming``). The note holds a hash of the file's
+that is noticed, and then the answers themselves are compared (``earlier``). The note holds a hash of the file's
 beginning: one that is left from earlier contents does not count.
 """
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL.Image import Image as Picture
 
 from levit_cli.choices import Decoding
-from levit_cli.decode import decode
 from levit_cli.errors import InputError
 from levit_cli.inputs import Input, is_url
-from levit_cli.preprocess import preprocess
-from levit_cli.recipes import Recipe
+from levit_cli.pictures.decode import decode
+from levit_cli.pictures.preprocess import preprocess
+from levit_cli.pictures.recipes import Recipe
 
 MAX_DOWNLOAD_BYTES = 100 << 20
 MAX_STDIN_BYTES = 1 << 30

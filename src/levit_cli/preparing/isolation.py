@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from levit_cli.atomic import write_all
 from levit_cli.errors import InputError, InputErrorKind, RefusedError
 from levit_cli.inputs import Input
-from levit_cli.reading import Reader
-from levit_cli.recipes import Size
+from levit_cli.pictures.recipes import Size
+from levit_cli.preparing.reading import Reader
 
 # The search path of this process; Python's own would begin with the working folder, where there may be anything.
-COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from levit_cli.isolation import serve; serve()"
+COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from levit_cli.preparing.isolation import serve; serve()"
 HEAD = struct.Struct("<cQ")  # what comes, and how many bytes of it
 READY, PIXELS, ERROR, BUG = b"R", b"P", b"E", b"B"
 START_LIMIT_S = 120.0

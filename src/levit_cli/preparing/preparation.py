@@ -8,12 +8,12 @@ ended it may be the very next picture.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from levit_cli.decode_ahead import DecodeAhead
 from levit_cli.inputs import Input
-from levit_cli.reading import Reader
+from levit_cli.preparing.decode_ahead import DecodeAhead
+from levit_cli.preparing.reading import Reader
 
 if TYPE_CHECKING:
-    from levit_cli.isolation import IsolatedReader
+    from levit_cli.preparing.isolation import IsolatedReader
 
 
 class Preparation:
@@ -49,7 +49,7 @@ class Preparation:
 
     def _in_processes(self) -> "IsolatedReader":
         if self._isolated is None:
-            from levit_cli.isolation import IsolatedReader  # and what it takes to start processes
+            from levit_cli.preparing.isolation import IsolatedReader  # and what it takes to start processes
 
             self._isolated = IsolatedReader(self._reader, self._limit_s)
         return self._isolated

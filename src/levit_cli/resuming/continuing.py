@@ -14,7 +14,7 @@ from levit_cli.atomic import Replacement, writing
 from levit_cli.errors import OutputError
 from levit_cli.interrupts import uninterrupted
 from levit_cli.output import OutputFile
-from levit_cli.standing import Due, Plan, Range
+from levit_cli.resuming.standing import Due, Plan, Range
 
 SETTLE_EVERY_S = 60.0
 COPIED_BYTES = 1 << 20
@@ -41,9 +41,7 @@ class Continuation:
         self._source = output.descriptor  # of the old records; it stays open when another file takes their place
         self._is_open = bytearray(b"\1") * len(plan.standing)  # the records that are neither kept nor replaced yet
         self._num_open = len(plan.standing)
-        self._merged = self._standing.places[
-            0
-        ]  # bytes at the beginning of the output that are as they will be: the header
+        self._merged = self._standing.places[0]  # bytes of the output that are as they will be: at first the header
         self._is_untouched = True
         self._replacement: Replacement | None = None
         self._settled_at = clock()

@@ -1,4 +1,4 @@
-"""``--resume``: what stands in an output file, once it is known that this run would have written it too."""
+"""What stands in an output file, once it is known that this run would have written it too."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,8 +11,8 @@ from levit_cli.inputs import Input
 from levit_cli.output import OutputFile
 from levit_cli.pipeline import Prediction
 from levit_cli.records import RecordFormat
-from levit_cli.run_note import Note, differences, read_note
-from levit_cli.standing import DamagedError, Standing, has_any
+from levit_cli.resuming.run_note import Note, differences, read_note
+from levit_cli.resuming.standing import DamagedError, Standing, has_any
 
 WITNESSES = 16  # pictures that are classified again where a file has no note
 UNTOUCHED = "it was not touched; --overwrite begins it anew, another name keeps it"

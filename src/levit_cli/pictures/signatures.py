@@ -4,8 +4,8 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
-from levit_cli import jpeg
 from levit_cli.errors import InputError, InputErrorKind
+from levit_cli.pictures import jpeg
 
 SHORTEST_TEXT = 12  # bytes; what is shorter may be the beginning of a picture
 MAX_READ_BYTES = 1 << 29  # of a picture that is broken, to see how

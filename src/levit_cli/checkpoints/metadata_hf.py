@@ -1,0 +1,122 @@
+"""Hugging Face's ``config.json`` and ``preprocessor_config.json``, read and written."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from levit_cli import labels as label_sets
+from levit_cli.checkpoints.metadata_parts import (
+    NAME_ONE,
+    OURS,
+    Metadata,
+    evaluation_in,
+    pair_of,
+    published_or_same,
+    recipe_in,
+    require_temperature,
+    square_or_pair,
+    triple_of,
+)
+from levit_cli.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, LevitConfig
+from levit_cli.errors import RefusedError
+from levit_cli.labels import Labels
+from levit_cli.pictures.recipes import IMAGENET_MEAN, IMAGENET_STD, Filter, Recipe
+
+FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+MARGIN = 256 / 224  # by which their image processor multiplies its size
+
+
+def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metadata:
+    """What the two files say; an empty one says nothing."""
+    model_type = config.get("model_type", "levit")
+    if model_type != "levit":
+        raise RefusedError(f"it is of another architecture, {model_type}")
+    ours = config.get(OURS, {})
+    id2label = config.get("id2label", {})
+    named = any(name != f"LABEL_{index}" for index, name in id2label.items())  # those are what nobody named
+    return Metadata(
+        image_size=pair_of(config["image_size"]) if "image_size" in config else None,
+        labels=label_sets.from_id2label(id2label) if named else None,
+        recipe=_recipe_from_hf(preprocessor) if preprocessor else None,
+        drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
+        evaluation=evaluation_in(ours),
+        temperature=require_temperature(float(ours.get("temperature", 1.0))),
+    )
+
+
+def _recipe_from_hf(preprocessor: Mapping[str, Any]) -> Recipe:
+    if OURS in preprocessor:
+        recipe = recipe_in(preprocessor[OURS]["recipe"])
+        if hf_preprocessor(recipe).items() <= preprocessor.items():  # else somebody has edited the rest since
+            return recipe
+    for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+        if not preprocessor.get(step, True):
+            raise RefusedError(f"preprocessor_config.json has {step} switched off", hint=NAME_ONE)
+    if round(255 * preprocessor.get("rescale_factor", 1 / 255), 3) != 1:
+        raise RefusedError("preprocessor_config.json scales by another factor than 1/255", hint=NAME_ONE)
+    size = preprocessor.get("size", 224)
+    if isinstance(size, Mapping) and "shortest_edge" not in size:
+        raise RefusedError("preprocessor_config.json stretches pictures", hint=NAME_ONE)
+    # Before there was a crop_size, the size was both; since then, what is not given is 224.
+    edge, implied_crop = (size["shortest_edge"], 224) if isinstance(size, Mapping) else (size, size)
+    edge = int(MARGIN * edge)
+    crop_size = pair_of(preprocessor.get("crop_size", implied_crop))
+    recipe = Recipe(
+        "custom",
+        resize_to=(edge, edge),
+        crop_size=crop_size,
+        crop_rounding="floor",
+        filter=FILTERS[preprocessor.get("resample", 3)],
+        mean=triple_of(preprocessor.get("image_mean", IMAGENET_MEAN)),
+        std=triple_of(preprocessor.get("image_std", IMAGENET_STD)),
+    )
+    return published_or_same(recipe, "hf")
+
+
+def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
+    """``config.json`` as transformers writes it, without our section."""
+    stages = config.num_stages
+    return {
+        "architectures": [f"LevitForImageClassification{'WithTeacher' if config.distilled else ''}"],
+        "model_type": "levit",
+        "image_size": square_or_pair(config.image_size),
+        "num_channels": 3,
+        "kernel_size": 3,
+        "stride": 2,
+        "padding": 1,
+        "patch_size": PATCH_SIZE,
+        "hidden_sizes": list(config.hidden_sizes),
+        "num_attention_heads": list(config.num_heads),
+        "depths": list(config.depths),
+        "key_dim": list(config.key_dims),
+        "drop_path_rate": 0,  # transformers takes an integer only; the rate itself is in our section
+        "mlp_ratio": [MLP_RATIO] * stages,
+        "attention_ratio": [VALUE_RATIO] * stages,
+        "initializer_range": 0.02,
+        "id2label": {str(index): name for index, name in enumerate(labels.names)},
+        "label2id": {name: index for index, name in enumerate(labels.names)},
+    }
+
+
+def hf_preprocessor(recipe: Recipe) -> dict[str, Any]:
+    """What ``LevitImageProcessor`` needs to come nearest to a recipe."""
+    height, width = recipe.crop_size
+    return {
+        "do_resize": True,
+        "size": {"shortest_edge": _hf_shortest_edge(min(recipe.resize_to))},
+        "resample": {name: number for number, name in FILTERS.items()}[recipe.filter],
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(recipe.mean),
+        "image_std": list(recipe.std),
+    }
+
+
+def _hf_shortest_edge(edge: int) -> int:
+    """The size from which transformers' processor arrives at ``edge``, or one pixel past it where it cannot."""
+    size = int(edge / MARGIN)
+    while int(MARGIN * size) < edge:
+        size += 1
+    return size

@@ -1,0 +1,121 @@
+"""timm's ``config.json``, read and written."""
+
+import re
+from collections.abc import Mapping
+from math import floor
+from typing import Any
+
+from levit_cli import labels as label_sets
+from levit_cli.checkpoints.metadata_parts import (
+    NAME_ONE,
+    OURS,
+    Metadata,
+    evaluation_in,
+    pair_of,
+    published_or_same,
+    recipe_in,
+    require_temperature,
+    square_or_pair,
+    triple_of,
+)
+from levit_cli.config import LevitConfig, variant_name
+from levit_cli.errors import RefusedError
+from levit_cli.labels import Labels
+from levit_cli.pictures.recipes import IMAGENET_MEAN, IMAGENET_STD, Recipe
+
+CROP_PCT = 0.9  # timm's for LeViT
+LEVITS = re.compile(r"levit(_conv)?_(128s|128|192|256|384)")
+
+
+def from_timm(config: Mapping[str, Any], with_recipe: bool) -> Metadata:
+    """What the file says, ``pretrained_cfg`` before what stands around it."""
+    _require_timm_levit(config)
+    trained = {**config, **config.get("pretrained_cfg", {})}
+    names = trained.get("label_names")
+    ours = config.get(OURS, {})
+    return Metadata(
+        image_size=pair_of(trained["input_size"][1:]) if "input_size" in trained else None,
+        labels=label_sets.from_list(names) if names else None,
+        recipe=_recipe_from_timm(trained) if with_recipe and "input_size" in trained else None,
+        drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
+        evaluation=evaluation_in(ours),
+        temperature=require_temperature(float(ours.get("temperature", 1.0))),
+    )
+
+
+def _require_timm_levit(config: Mapping[str, Any]) -> None:
+    """timm has LeViTs with another stem, and with SiLU, of which the weights do not tell."""
+    architecture, options = str(config["architecture"]), config.get("model_args", {})
+    activations = {options.get("act_layer"), options.get("attn_act_layer")}
+    if not LEVITS.fullmatch(architecture) or not activations <= {None, "hard_swish"}:
+        raise RefusedError(f"it is of another architecture, timm's {architecture}", why=f"its options are {options}")
+
+
+def _recipe_from_timm(trained: Mapping[str, Any]) -> Recipe:
+    if OURS in trained and "recipe" in trained[OURS]:
+        recipe = recipe_in(trained[OURS]["recipe"])
+        if _timm_preprocessing(recipe).items() <= trained.items():  # else somebody has edited the rest since
+            return recipe
+    if trained.get("crop_mode", "center") != "center":
+        raise RefusedError(f"timm's crop mode {trained['crop_mode']} is not known", hint=NAME_ONE)
+    height, width = pair_of(trained["input_size"][1:])
+    kept = float(trained.get("crop_pct", CROP_PCT))
+    recipe = Recipe(
+        "custom",
+        resize_to=(floor(height / kept), floor(width / kept)),
+        crop_size=(height, width),
+        crop_rounding="half_even",
+        filter=trained.get("interpolation", "bicubic"),
+        mean=triple_of(trained.get("mean", IMAGENET_MEAN)),
+        std=triple_of(trained.get("std", IMAGENET_STD)),
+    )
+    return published_or_same(recipe, "timm")
+
+
+def timm_config(config: LevitConfig, labels: Labels, recipe: Recipe) -> dict[str, Any]:
+    """``config.json`` as timm writes it, without our section."""
+    return {
+        "architecture": _timm_architecture(config),
+        "num_classes": config.num_classes,
+        "num_features": config.hidden_sizes[-1],
+        "global_pool": "avg",
+        "model_args": {
+            "img_size": square_or_pair(config.image_size),
+            "embed_dim": list(config.hidden_sizes),
+            "key_dim": config.key_dims[0],
+            "num_heads": list(config.num_heads),
+            "depth": list(config.depths),
+            "drop_path_rate": config.drop_path_rate,
+        },
+        "pretrained_cfg": {
+            **_timm_preprocessing(recipe),
+            "fixed_input_size": True,
+            "num_classes": config.num_classes,
+            "pool_size": list(config.grids[-1]),
+            "first_conv": "stem.conv1.linear",
+            "classifier": ["head.linear", "head_dist.linear"] if config.distilled else "head.linear",
+            "label_names": list(labels.names),
+        },
+    }
+
+
+def _timm_preprocessing(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "input_size": [3, *recipe.crop_size],
+        "interpolation": recipe.filter,
+        "crop_pct": _crop_pct(recipe),
+        "crop_mode": "center",
+        "mean": list(recipe.mean),
+        "std": list(recipe.std),
+    }
+
+
+def _crop_pct(recipe: Recipe) -> float:
+    """The share of the resized edge that the crop keeps, such that timm's floor(side / share) gives the edge."""
+    side, edge = recipe.crop_size[0], recipe.resize_to[0]
+    return CROP_PCT if floor(side / CROP_PCT) == edge else side / (edge + 0.5) if side != edge else 1.0
+
+
+def _timm_architecture(config: LevitConfig) -> str:
+    name = variant_name(config) or "levit-256"  # timm builds any LeViT from one of its names and the model_args
+    return name.replace("levit-", "levit_").lower()
