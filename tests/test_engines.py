@@ -14,6 +14,7 @@ from levit_cli.engines import EngineSpec, make_engine, spec, usable_threads
 from levit_cli.errors import RefusedError, UsageError
 from levit_cli.pictures.decode import decode
 from levit_cli.pictures.preprocess import preprocess
+from levit_cli.pictures.recipes import recipe_for
 from levit_cli.speed.nets import RandomWeights
 from tests.cli.binary import environment, levit
 from tests.pictures import write_pictures
@@ -144,7 +145,7 @@ def test_a_trained_checkpoint_gives_the_logits_of_its_makers_code(engine: Engine
 
 def test_the_pixels_of_a_trained_checkpoint_are_those_of_its_makers_transform() -> None:
     given = np.load(shared("cifar10-levit128S-96px-logits.npz", "checkpoints"))
-    recipe = load("demo").recipe
+    recipe = replace(recipe_for("hf", (96, 96)), name="custom", resize_to=(96, 96))
     mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
     expected = np.rint((given["pixel_values"] * std + mean) * 255).transpose(0, 2, 3, 1)
     with tarfile.open(shared("cifar10-val.tar")) as tar:

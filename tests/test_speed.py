@@ -46,7 +46,7 @@ def test_a_variant_has_random_weights_and_any_other_model_is_loaded(tmp_path: Pa
     first, second, demo = levits(("LEVIT-128s", "levit-128S", "levit-256", "demo"), load)
     assert (first.name, second.name) == ("levit-128S", "levit-256")
     assert isinstance(first.made_of, RandomWeights)
-    assert demo.published is None  # 96 pixels and ten classes: not what the paper measured
+    assert demo.published is None  # small pictures and ten classes: not what the paper measured
     assert baselines(None, [demo]) == []
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -43,6 +44,7 @@ def finished(pictures: Path, options: list[str], tmp_path_factory: pytest.TempPa
     done = finetune(pictures, out, *options)
     assert done.returncode == 0, done.stderr.decode()
     assert b"epoch 3/3: loss" in done.stderr
+    assert re.search(rb"Training on cpu in (bf16|fp32), \d+ threads", done.stderr)
     return out
 
 

