@@ -154,10 +154,10 @@ def test_the_prefixes_of_wrappers_are_taken_off_and_it_is_said(tmp_path: Path, d
 def test_the_demo_is_in_the_package() -> None:
     checkpoint = load("demo", offline=True)
     assert checkpoint.labels.names[:2] == ("airplane", "automobile")
-    assert checkpoint.recipe.resize_to == checkpoint.config.image_size  # the whole picture
+    assert checkpoint.temperature != 1  # calibrated
     assert checkpoint.config.num_stages == 3  # else transformers could not build it
     assert checkpoint.evaluation is not None
-    assert checkpoint.evaluation.top1 > 0.8
+    assert checkpoint.evaluation.top1 >= 0.88
 
 
 def test_a_folder_named_demo_without_weights_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
