@@ -55,7 +55,7 @@ TORCH_ALLOWED = {
     "engines.openvino_converter",
 }
 OPTIONAL_HOMES = {
-    "openvino": {"engines.openvino", "engines.openvino_converter", "engines.network_file"},
+    "openvino": {"engines.openvino", "engines.openvino_converter"},
     "huggingface_hub": {"checkpoints.hub"},
     "safetensors": {"checkpoints.files"},
     "rich": {"table", "evaluation.table", "progress", "training.display", "speed.table", "speed.progress"},

@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import levit_cli.engines.openvino  # noqa: F401  # isort: skip  # first: it keeps the telemetry out
-import openvino as ov  # isort: skip
-
+from levit_cli.engines.openvino import shared_core
 from levit_cli.errors import RefusedError
 
 NETWORK_SUFFIXES = (".onnx", ".xml")
@@ -23,7 +21,7 @@ class NetworkFile:
     def __init__(self, path: Path, threads: int) -> None:
         if not path.is_file():
             raise RefusedError(f"No network {path}", why="there is no such file")
-        core = ov.Core()
+        core = shared_core()
         try:
             graph = core.read_model(path)
             ((_, channels, height, width), (_, classes)) = (

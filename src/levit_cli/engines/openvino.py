@@ -1,8 +1,10 @@
 """The engine for CPUs: the inference form as an OpenVINO graph, built from opset calls. Needs no torch."""
 
+import functools
 import sys
 from collections.abc import Mapping
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,18 @@ from levit_cli.engines.spec import Cache, EngineSpec, require_precision
 from levit_cli.pictures.recipes import Recipe
 
 Node = Any  # openvino's opset functions are untyped
+_only_core = functools.cache(ov.Core)
+_core_lock = Lock()
+
+
+def shared_core() -> ov.Core:
+    """OpenVINO's core, one for the whole process, that never ends.
+
+    Its plugin for the CPU gives the thread that loads it a signal stack, and unmaps that where the last of a core is
+    let go. Of two cores, or from another thread, it leaves the stack set, and the next signal ends the process.
+    """
+    with _core_lock:
+        return _only_core()
 
 
 class OpenVinoOps:
@@ -125,7 +139,7 @@ class OpenVinoEngine:
         cache: Cache | None = None,
         weights_id: str = "",
     ) -> None:
-        core = ov.Core()
+        core = shared_core()
         self.spec = with_precision(core, spec)
         self._cache = cache
         self._key = _cache_key(core, recipe, self.spec, weights_id)

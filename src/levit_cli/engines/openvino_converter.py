@@ -6,7 +6,7 @@ taken the package's place.
 
 import torch
 
-from levit_cli.engines.openvino import Requests, properties, with_precision
+from levit_cli.engines.openvino import Requests, properties, shared_core, with_precision
 from levit_cli.engines.spec import EngineSpec
 from levit_cli.engines.torch import BytesNetwork
 from levit_cli.engines.tracing import trace
@@ -18,7 +18,7 @@ class ConvertedEngine(Requests):
     """A torch network from bytes to logits, as an OpenVINO graph with the settings of ``OpenVinoEngine``."""
 
     def __init__(self, network: BytesNetwork, spec: EngineSpec) -> None:
-        core = ov.Core()
+        core = shared_core()
         self.spec = with_precision(core, spec)
         graph = convert(network)
         graph.reshape([self.spec.batch_size or -1, *network.image_size, 3])
