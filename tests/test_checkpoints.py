@@ -154,6 +154,7 @@ def test_the_prefixes_of_wrappers_are_taken_off_and_it_is_said(tmp_path: Path, d
 def test_the_demo_is_in_the_package() -> None:
     checkpoint = load("demo", offline=True)
     assert checkpoint.labels.names[:2] == ("airplane", "automobile")
+    assert checkpoint.recipe.resize_to == (120, 120)  # around 112: training crops show things larger
     assert checkpoint.temperature != 1  # calibrated
     assert checkpoint.config.num_stages == 3  # else transformers could not build it
     assert checkpoint.evaluation is not None
