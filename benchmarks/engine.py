@@ -26,7 +26,7 @@ def our_engine(variant: str, threads: int, batch: int, precision: str) -> Work:
 
     from levit_cli.engines import EngineSpec
     from levit_cli.engines.openvino import OpenVinoEngine
-    from levit_cli.pictures.recipes import recipe_for
+    from levit_cli.images.transforms import recipe_for
 
     config, state = random_network(variant)
     spec = EngineSpec("cpu", "openvino", precision, threads, batch_size=batch)  # type: ignore[arg-type]
@@ -39,8 +39,8 @@ def random_network(variant: str) -> tuple[Any, dict[str, Any]]:
     import numpy as np
 
     from benchmarks.models import random_array
-    from levit_cli.checkpoints.names import tensors
-    from levit_cli.config import VARIANTS
+    from levit_cli.model.config import VARIANTS
+    from levit_cli.model.tensors import tensors
 
     rng = np.random.default_rng(0)
     return VARIANTS[variant], {tensor.names.ours: random_array(tensor, rng) for tensor in tensors(VARIANTS[variant])}

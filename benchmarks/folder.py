@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.measuring import machine, random_model, ratios, run_process, versions
 from levit_cli.choices import Decoding, Precision
+from levit_cli.data.inputs import Input, walk
 from levit_cli.engines.spec import usable_threads
-from levit_cli.inputs import Input, walk
 
 BOUND_PHOTOS = 128
 CLOSING_LINE = re.compile(r"pictures in ([\d.]+) s")
@@ -40,7 +40,7 @@ def bound_s(model: str, paths: list[str], decoding: Decoding, precision: Precisi
 
     from levit_cli.checkpoints import load
     from levit_cli.engines import EngineSpec, make_engine
-    from levit_cli.preparing.reading import Reader
+    from levit_cli.predict.reader import Reader
 
     checkpoint = load(model)
     engine = make_engine(checkpoint, EngineSpec("cpu", "openvino", precision, threads=1, batch_size=16))

@@ -15,7 +15,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from benchmarks.measuring import take_turns
-from levit_cli.inputs import walk
+from levit_cli.data.inputs import walk
 
 HOWS = {"threads": (), "processes": ("--isolate",)}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.measuring import machine, random_model, run_process, versions
-from levit_cli.inputs import walk
+from levit_cli.data.inputs import walk
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.files import write_safetensors
-from levit_cli.checkpoints.names import Tensor, tensors
-from levit_cli.config import VARIANTS
+from levit_cli.checkpoints.weights import write_safetensors
+from levit_cli.model.config import VARIANTS
+from levit_cli.model.tensors import Tensor, tensors
 
 
 def random_array(tensor: Tensor, rng: np.random.Generator) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:

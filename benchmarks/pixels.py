@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from levit_cli.choices import RecipeName
-from levit_cli.inputs import walk
-from levit_cli.pictures.decode import decode
-from levit_cli.pictures.preprocess import preprocess
-from levit_cli.pictures.recipes import Recipe, recipe_for
+from levit_cli.data.inputs import walk
+from levit_cli.images.decode import decode
+from levit_cli.images.preprocess import preprocess
+from levit_cli.images.transforms import Recipe, recipe_for
 
 
 def reference(image: Image.Image, recipe: Recipe) -> NDArray[np.uint8]:

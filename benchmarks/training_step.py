@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.measuring import take_turns
-from levit_cli.config import VARIANTS, LevitConfig
 from levit_cli.engines.torch_compile import compiled_for_training
-from levit_cli.training.optimising import make_optimizer
-from levit_cli.training.student import Heads, fresh
+from levit_cli.finetune.optim import make_optimizer
+from levit_cli.finetune.student import Heads, fresh
+from levit_cli.model.config import VARIANTS, LevitConfig
 
 
 def stepper(config: LevitConfig, batch: Tensor, *, is_compiled: bool) -> Callable[[], None]:

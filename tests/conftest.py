@@ -8,16 +8,16 @@ import pytest
 from hypothesis import settings
 
 from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.saving import to_dialect
-from tests.fake_hub import FakeSite, running
-from tests.random_weights import TINY, random_state
+from levit_cli.checkpoints.save import to_dialect
+from tests.support.fake_hub import FakeSite, running
+from tests.support.random_weights import TINY, random_state
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # no failure that is the machine's, or of one run
 settings.load_profile("steady")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "promise(*names): shows what docs/promises.md promises under these names")
+    config.addinivalue_line("markers", "promise(*names): shows what docs/guarantees.md promises under these names")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as behind a shell, and inherited
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -33,7 +33,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder with a TINY model of random weights, seven classes, 64 x 64 pixels."""
-    from levit_cli.checkpoints.files import write_safetensors
+    from levit_cli.checkpoints.weights import write_safetensors
 
     folder = tmp_path_factory.mktemp("tiny")
     bare = folder / "bare.safetensors"

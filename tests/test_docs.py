@@ -7,13 +7,13 @@ from typing import get_args
 import pytest
 
 from levit_cli.choices import RecipeName
-from levit_cli.config import VARIANTS
 from levit_cli.errors import ExitCode, InputErrorKind
-from tests.cli.binary import levit
+from levit_cli.model.config import VARIANTS
+from tests.support.binary import levit
 
 ROOT = Path(__file__).parent.parent
 OWN_OPTIONS = ("log.md", "performance.md")  # they name those of the benchmarks, too
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def text(name: str) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from levit_cli.paper import PUBLISHED
-from tests.cli.binary import LEVIT, environment, levit, unprivileged
+from levit_cli.bench.paper import PUBLISHED
 from tests.cli.test_startup import HEAVY, NETWORK, modules_after
-from tests.pictures import write_pictures
-from tests.random_weights import TINY
+from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.random_weights import TINY
+from tests.support.sample_images import write_pictures
 
 SHORT = ("--duration", "0.01", "--warmup", "0")
 ROW: dict[str, Any] = {

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.binary import levit
+from tests.support.binary import levit
 
 
 @pytest.mark.parametrize(

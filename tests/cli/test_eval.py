@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from levit_cli.checkpoints import load, save
-from levit_cli.class_folders import class_folders
-from levit_cli.classifying import Request
+from levit_cli.data.image_folder import class_folders
+from levit_cli.data.inputs import Input
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import ExitCode, OutputError
-from levit_cli.evaluation.running import Wish, run
-from levit_cli.inputs import Input
-from levit_cli.preparing.reading import Reader
-from tests.cli.binary import LEVIT, environment, levit, unprivileged
-from tests.pictures import picture, write_pictures
+from levit_cli.eval.run import Wish, run
+from levit_cli.predict.reader import Reader
+from levit_cli.predict.request import Request
+from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.sample_images import picture, write_pictures
 
 FP32 = EngineSpec(precision="fp32")
 IN_FP32 = ("--precision", "fp32")

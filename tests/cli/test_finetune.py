@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from levit_cli.checkpoints import load
-from tests.cli.binary import LEVIT, TIMEOUT_S, environment, levit
-from tests.training.sets import write_set, write_shape
+from tests.finetune.sets import write_set, write_shape
+from tests.support.binary import LEVIT, TIMEOUT_S, environment, levit
 
 TIMES = {"images_per_s", "epoch_s", "elapsed_s"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

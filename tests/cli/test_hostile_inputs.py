@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.files import write_safetensors
-from levit_cli.checkpoints.saving import to_dialect
-from levit_cli.inputs import named, read_list, walk
-from tests.cli.binary import LEVIT, environment, levit, unprivileged
-from tests.pictures import picture, write_pictures
-from tests.random_weights import TINY, random_state
+from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.weights import write_safetensors
+from levit_cli.data.inputs import named, read_list, walk
+from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.random_weights import TINY, random_state
+from tests.support.sample_images import picture, write_pictures
 
 NAMES = [
     b"new\nline.png",

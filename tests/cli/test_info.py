@@ -2,9 +2,9 @@ import json
 import re
 from pathlib import Path
 
-from levit_cli.checkpoints.names import count_parameters
-from tests.cli.binary import levit
-from tests.random_weights import TINY
+from levit_cli.model.tensors import count_parameters
+from tests.support.binary import levit
+from tests.support.random_weights import TINY
 
 
 def test_info_tells_shape_counts_labels_preprocessing_and_hash(tiny_folder: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.binary import LEVIT, environment, levit, unprivileged
-from tests.pictures import picture, write_pictures
+from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.sample_images import picture, write_pictures
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.cli.binary import LEVIT, environment, levit, unprivileged
-from tests.fake_hub import FakeSite
-from tests.pictures import picture, write_pictures
+from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.fake_hub import FakeSite
+from tests.support.sample_images import picture, write_pictures
 
 
 def records(output: bytes) -> list[dict[str, Any]]:

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.files import write_safetensors
-from levit_cli.checkpoints.saving import to_dialect
-from tests.cli.binary import LEVIT, environment, levit
-from tests.faulty_decoders import ask_for, faulty_decoders
-from tests.pictures import picture, write_pictures
-from tests.random_weights import TINY, random_state
+from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.weights import write_safetensors
+from tests.support.binary import LEVIT, environment, levit
+from tests.support.faulty_decoders import ask_for, faulty_decoders
+from tests.support.random_weights import TINY, random_state
+from tests.support.sample_images import picture, write_pictures
 
 PICTURES = 24
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.binary import environment, levit
-from tests.pictures import write_pictures
+from tests.support.binary import environment, levit
+from tests.support.sample_images import write_pictures
 
 HEAVY = ("torch", "torchvision", "transformers", "huggingface_hub", "httpx")
 NETWORK = ("openvino", "numpy", "PIL", "safetensors")

@@ -11,11 +11,11 @@ from typing import NamedTuple, NoReturn
 from tests.faults.injection import Injection
 
 LIMIT_S = 300
-PREDICTING = tuple(f"levit_cli.{name}" for name in ("checkpoints", "conversion", "engines.openvino", "predicting"))
+PREDICTING = tuple(f"levit_cli.{name}" for name in ("checkpoints", "convert.run", "engines.openvino", "predict.run"))
 TRAINING = (
     *PREDICTING,
-    "levit_cli.training.finetuning",
-    "levit_cli.evaluation.metrics",
+    "levit_cli.finetune.run",
+    "levit_cli.eval.metrics",
     "matplotlib.backends.backend_agg",
 )
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from levit_cli.errors import ExitCode
 from tests.faults.driver import TRAINING, Driver, Outcome
-from tests.pictures import write_pictures
-from tests.training.sets import write_set
+from tests.finetune.sets import write_set
+from tests.support.sample_images import write_pictures
 
 HONEST = {code for code in ExitCode if code != ExitCode.BUG}
 Attempt = Callable[[int], Outcome]

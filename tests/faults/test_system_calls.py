@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.binary import environment
+from tests.support.binary import environment
 
 ROOT = Path(__file__).parent.parent.parent
 STEP = os.environ.get("LEVIT_FAULT_STEP", "19")

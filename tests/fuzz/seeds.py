@@ -5,12 +5,12 @@ from pathlib import Path
 import PIL.Image
 
 from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.files import write_safetensors
-from levit_cli.checkpoints.saving import to_dialect
-from tests.checkpoint_files import write_model
+from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.weights import write_safetensors
 from tests.fuzz.targets import SMALLEST, Model
-from tests.hostile.pictures import whole_pictures
-from tests.random_weights import random_state
+from tests.hostile.images import whole_pictures
+from tests.support.checkpoint_files import write_model
+from tests.support.random_weights import random_state
 
 
 def picture_seeds() -> list[bytes]:

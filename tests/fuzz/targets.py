@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from levit_cli.checkpoints import load
-from levit_cli.config import LevitConfig
+from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError, RefusedError
-from levit_cli.inputs import Input
-from levit_cli.pictures.recipes import recipe_for
-from levit_cli.preparing.reading import Reader
-from tests.checkpoint_files import arrays_of
+from levit_cli.images.transforms import recipe_for
+from levit_cli.model.config import LevitConfig
+from levit_cli.predict.reader import Reader
+from tests.support.checkpoint_files import arrays_of
 
 SMALLEST = LevitConfig((8, 8, 8), (8, 8, 8), (1, 1, 1), (1, 1, 1), num_classes=3, image_size=(32, 32))
 RECIPE = recipe_for("hf", (64, 64))

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fuzz.seeds import model_seeds, picture_seeds, spoilable_model
 from tests.fuzz.targets import Model, picture
-from tests.hostile.pictures import damaged
+from tests.hostile.images import damaged
 
 FINDS = sorted((Path(__file__).parent / "finds").glob("*"))
 

@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.cli.binary import LEVIT, environment, levit
-from tests.hostile.pictures import random_model
-from tests.pictures import write_pictures
+from tests.hostile.images import random_model
+from tests.support.binary import LEVIT, environment, levit
+from tests.support.sample_images import write_pictures
 
 PICTURES = 60
 FORMATS = ("jsonl", "csv", "tsv")

@@ -8,14 +8,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints.saving import to_dialect
-from levit_cli.config import VARIANTS, LevitConfig
+from levit_cli.checkpoints.save import to_dialect
 from levit_cli.engines import EngineSpec
 from levit_cli.engines.openvino import OpenVinoEngine
 from levit_cli.engines.torch import TorchEngine
-from levit_cli.model import Levit
-from levit_cli.pictures.recipes import recipe_for
-from tests.random_weights import random_pixels, random_state
+from levit_cli.images.transforms import recipe_for
+from levit_cli.model.config import VARIANTS, LevitConfig
+from levit_cli.model.levit import Levit
+from tests.support.random_weights import random_pixels, random_state
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")

@@ -9,11 +9,18 @@ from PIL import Image
 from levit_cli.checkpoints import load
 from levit_cli.choices import RecipeName
 from levit_cli.engines import EngineSpec, make_engine
-from levit_cli.engines.torch_resize import preprocess_tensor
-from levit_cli.pictures.preprocess import preprocess
-from levit_cli.pictures.recipes import Recipe, recipe_for
-from tests.preprocess_oracle import EVERY_REMAINDER, SHAPES, Pixels, differences, noise_and_edges, resize_then_crop
-from tests.shared_data import shared_photos
+from levit_cli.images.preprocess import preprocess
+from levit_cli.images.resize_torch import preprocess_tensor
+from levit_cli.images.transforms import Recipe, recipe_for
+from tests.support.preprocess_oracle import (
+    EVERY_REMAINDER,
+    SHAPES,
+    Pixels,
+    differences,
+    noise_and_edges,
+    resize_then_crop,
+)
+from tests.support.shared_data import shared_photos
 
 timm_data = pytest.importorskip("timm.data")
 transformers = pytest.importorskip("transformers")

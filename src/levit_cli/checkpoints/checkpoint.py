@@ -8,14 +8,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints.files import sha256_of
-from levit_cli.checkpoints.identify import Translation
+from levit_cli.checkpoints.detect import Translation
 from levit_cli.checkpoints.metadata_parts import Evaluation
+from levit_cli.checkpoints.weights import sha256_of
 from levit_cli.choices import Dialect, Dtype
-from levit_cli.config import LevitConfig, variant_name
+from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.labels import Labels
-from levit_cli.pictures.recipes import Recipe
+from levit_cli.images.transforms import Recipe
+from levit_cli.model.config import LevitConfig, variant_name
 
 
 @dataclass(frozen=True)

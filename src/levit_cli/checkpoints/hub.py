@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from levit_cli.atomic import replace_text
-from levit_cli.checkpoints.files import WEIGHT_FILES, sha256_of, shards
 from levit_cli.checkpoints.metadata import CONFIG, PREPROCESSOR
+from levit_cli.checkpoints.weights import WEIGHT_FILES, sha256_of, shards
 from levit_cli.errors import LevitError, OutputError, RefusedError, UnreachableError, UsageError
+from levit_cli.system.atomic import replace_text
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError

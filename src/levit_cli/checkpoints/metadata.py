@@ -9,15 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from levit_cli.atomic import replace_text
 from levit_cli.checkpoints.metadata_hf import from_hf, hf_config, hf_preprocessor
 from levit_cli.checkpoints.metadata_parts import OURS, Evaluation, Metadata, require_temperature
 from levit_cli.checkpoints.metadata_timm import from_timm, timm_config
 from levit_cli.choices import Dialect
-from levit_cli.config import LevitConfig
+from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.labels import Labels
-from levit_cli.pictures.recipes import Recipe
+from levit_cli.images.transforms import Recipe
+from levit_cli.model.config import LevitConfig
+from levit_cli.system.atomic import replace_text
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 HF_PROCESSOR = "LevitImageProcessor"

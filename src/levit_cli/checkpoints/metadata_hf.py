@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from levit_cli import labels as label_sets
 from levit_cli.checkpoints.metadata_parts import (
     NAME_ONE,
     OURS,
@@ -16,10 +15,11 @@ from levit_cli.checkpoints.metadata_parts import (
     square_or_pair,
     triple_of,
 )
-from levit_cli.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, LevitConfig
+from levit_cli.data import labels as label_sets
+from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.labels import Labels
-from levit_cli.pictures.recipes import IMAGENET_MEAN, IMAGENET_STD, Filter, Recipe
+from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Filter, Recipe
+from levit_cli.model.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, LevitConfig
 
 FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 MARGIN = 256 / 224  # by which their image processor multiplies its size

@@ -6,10 +6,10 @@ from math import isfinite
 from typing import Any
 
 from levit_cli.choices import RecipeName
-from levit_cli.config import Grid
+from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.labels import Labels
-from levit_cli.pictures.recipes import Recipe, recipe_for
+from levit_cli.images.transforms import Recipe, recipe_for
+from levit_cli.model.config import Grid
 
 OURS = "levit_cli"
 NAME_ONE = "name a recipe with --recipe"

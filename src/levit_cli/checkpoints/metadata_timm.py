@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from math import floor
 from typing import Any
 
-from levit_cli import labels as label_sets
 from levit_cli.checkpoints.metadata_parts import (
     NAME_ONE,
     OURS,
@@ -18,10 +17,11 @@ from levit_cli.checkpoints.metadata_parts import (
     square_or_pair,
     triple_of,
 )
-from levit_cli.config import LevitConfig, variant_name
+from levit_cli.data import labels as label_sets
+from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.labels import Labels
-from levit_cli.pictures.recipes import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from levit_cli.model.config import LevitConfig, variant_name
 
 CROP_PCT = 0.9  # timm's for LeViT
 LEVITS = re.compile(r"levit(_conv)?_(128s|128|192|256|384)")

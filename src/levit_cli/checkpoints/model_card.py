@@ -2,8 +2,8 @@
 
 from levit_cli import __version__
 from levit_cli.checkpoints.checkpoint import Checkpoint
-from levit_cli.checkpoints.names import count_parameters
 from levit_cli.choices import Dialect
+from levit_cli.model.tensors import count_parameters
 
 LIBRARIES = {"hf": "transformers", "timm": "timm", "fb": "levit"}
 

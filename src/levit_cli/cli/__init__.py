@@ -7,7 +7,7 @@ import typer
 from levit_cli import __version__
 from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
-from levit_cli.cli.door import leave, say
+from levit_cli.cli.errors import leave, say
 from levit_cli.cli.eval import evaluate
 from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info

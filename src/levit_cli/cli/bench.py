@@ -7,7 +7,7 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.door import Result, door, say
+from levit_cli.cli.errors import Result, door, say
 
 NETS, HOW, RESULT = "Nets", "How it is measured", "What becomes of it"
 
@@ -124,9 +124,9 @@ def bench(
 
     levit bench -f json > before.json; levit bench --compare before.json
     """
+    from levit_cli.bench.request import Request
+    from levit_cli.bench.run import bench as measure
     from levit_cli.engines import EngineSpec
-    from levit_cli.speed.bench import bench as measure
-    from levit_cli.speed.request import Request
 
     request = Request(
         models=tuple(models or ()),

@@ -7,7 +7,7 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.door import door, say
+from levit_cli.cli.errors import door, say
 from levit_cli.errors import ExitCode
 
 
@@ -44,8 +44,8 @@ def convert_checkpoint(
     levit convert-checkpoint levit-256/ -o LeViT-256.pth --to fb
     """
     from levit_cli.checkpoints import load
-    from levit_cli.conversion import convert, with_shortest_edge
-    from levit_cli.output import Sink
+    from levit_cli.convert.run import convert, with_shortest_edge
+    from levit_cli.system.output import Sink
 
     del debug  # the door looks at it
     checkpoint = load(

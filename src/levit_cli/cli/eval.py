@@ -7,7 +7,7 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.door import Result, door, say
+from levit_cli.cli.errors import Result, door, say
 
 
 @door
@@ -66,9 +66,9 @@ def evaluate(
 
     levit eval photos/ -m demo --format json | jq .top1.value
     """
-    from levit_cli.classifying import Request
     from levit_cli.engines import EngineSpec
-    from levit_cli.evaluation.running import Wish, run
+    from levit_cli.eval.run import Wish, run
+    from levit_cli.predict.request import Request
 
     asked = Request(
         inputs=(str(folder),),

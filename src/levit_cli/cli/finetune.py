@@ -7,7 +7,7 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.door import Result, door, say
+from levit_cli.cli.errors import Result, door, say
 
 RUN, PICTURES, LEARNING, TEACHER, MACHINE = "The run", "Pictures", "Learning", "Teacher", "Machine"
 
@@ -170,7 +170,7 @@ def finetune(
     torchrun --nproc-per-node 2 -m levit_cli finetune flowers/ -o runs/flowers
     """
     given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
-    from levit_cli.training import start
+    from levit_cli.finetune import start
 
     del debug  # the door looks at it
     return start(

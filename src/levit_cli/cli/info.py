@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from levit_cli.cli import options
-from levit_cli.cli.door import door, say
+from levit_cli.cli.errors import door, say
 from levit_cli.errors import ExitCode
 
 
@@ -26,8 +26,8 @@ def info(
     levit info facebook/levit-128S --format json
     """
     from levit_cli.checkpoints import load
-    from levit_cli.description import as_json, as_text, describe
-    from levit_cli.output import Sink
+    from levit_cli.info.describe import as_json, as_text, describe
+    from levit_cli.system.output import Sink
 
     del debug  # the door looks at it
     checkpoint = load(

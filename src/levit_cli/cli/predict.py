@@ -7,7 +7,7 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.door import Result, door, say
+from levit_cli.cli.errors import Result, door, say
 
 
 @door
@@ -73,10 +73,10 @@ def predict(
 
     curl -s URL | levit predict -
     """
-    from levit_cli.classifying import Request
     from levit_cli.engines import EngineSpec
-    from levit_cli.output import mute_libraries
-    from levit_cli.predicting import classify
+    from levit_cli.predict.request import Request
+    from levit_cli.predict.run import classify
+    from levit_cli.system.output import mute_libraries
 
     request = Request(
         inputs=tuple(inputs or ()),

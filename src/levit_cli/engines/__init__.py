@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.config import LevitConfig
 from levit_cli.engines.spec import Cache, EngineSpec, usable_threads
 from levit_cli.errors import RefusedError, UsageError
-from levit_cli.pictures.recipes import Recipe
+from levit_cli.images.transforms import Recipe
+from levit_cli.model.config import LevitConfig
 
 if TYPE_CHECKING:
     from levit_cli.engines.torch import BytesNetwork

@@ -24,12 +24,13 @@ finally:
     if _imported_before is not None:
         sys.modules[_CONVERTER] = _imported_before
 
-from levit_cli import __version__, fused
+from levit_cli import __version__
 from levit_cli.choices import Precision
-from levit_cli.config import Grid, LevitConfig
 from levit_cli.engines.batch import filled_up
 from levit_cli.engines.spec import Cache, EngineSpec, require_precision
-from levit_cli.pictures.recipes import Recipe
+from levit_cli.images.transforms import Recipe
+from levit_cli.model import folded as fused
+from levit_cli.model.config import Grid, LevitConfig
 
 Node = Any  # openvino's opset functions are untyped
 _only_core = functools.cache(ov.Core)

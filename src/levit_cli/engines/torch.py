@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from levit_cli import fused
 from levit_cli.choices import Precision
-from levit_cli.config import Grid, LevitConfig
 from levit_cli.engines.batch import filled_up
 from levit_cli.engines.spec import EngineSpec, require_precision
 from levit_cli.errors import RefusedError
-from levit_cli.pictures.recipes import Recipe
+from levit_cli.images.transforms import Recipe
+from levit_cli.model import folded as fused
+from levit_cli.model.config import Grid, LevitConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GPU_STREAMS, GPU_BATCH = 2, 64

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from levit_cli.errors import RefusedError
-from levit_cli.graph_cache import cache_folder
+from levit_cli.system.cache import cache_folder
 
 NETWORKS_AT_ONCE = 64  # torch counts the networks that share a forward as variants of one, and stops compiling at eight
 SOME_BATCH = 2  # a batch of one would be compiled for one only

@@ -1,0 +1,122 @@
+"""Writing a checkpoint in any dialect: a folder with its configuration, or one weight file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from levit_cli.checkpoints.checkpoint import Checkpoint
+from levit_cli.checkpoints.metadata import write_metadata
+from levit_cli.checkpoints.model_card import model_card
+from levit_cli.checkpoints.weights import (
+    PICKLE_SUFFIXES,
+    WEIGHT_FILES,
+    WEIGHT_SUFFIXES,
+    cast,
+    write_pickle,
+    write_safetensors,
+)
+from levit_cli.choices import Dialect, Dtype
+from levit_cli.errors import OutputError, RefusedError, UsageError
+from levit_cli.model import tensors as names
+from levit_cli.model.attention_bias import bias_index
+from levit_cli.model.config import SHRINK_STRIDE, LevitConfig
+from levit_cli.system.atomic import replace_text
+
+Array = NDArray[Any]
+
+
+def save(
+    checkpoint: Checkpoint, path: Path, dialect: Dialect, dtype: Dtype | None = None, *, card: str | None = None
+) -> list[Path]:
+    """Write ``checkpoint`` in a dialect.
+
+    Args:
+        path: a name ending in .safetensors, .pth, .pt or .bin makes one file, else a folder.
+        dtype: None keeps the type of the source.
+        card: the folder's README.md; None for one that tells of the conversion.
+
+    Returns:
+        The files written. Each is the old one or the new one at every moment.
+
+    Raises:
+        UsageError: the dialect has no such layout.
+        RefusedError: a weight does not survive ``dtype``.
+        OutputError: the disk does not take it.
+    """
+    dtype = dtype or checkpoint.dtype
+    _require_representable(checkpoint.state, dtype)
+    arrays = to_dialect(checkpoint.state, checkpoint.config, dialect)
+    if path.suffix in WEIGHT_SUFFIXES:
+        _write_weights(path, arrays, dtype)
+        return [path]
+    if dialect == "fb":
+        raise UsageError(f"Meta's dialect is one file, and {path} names a folder", hint="end the name in .pth")
+    card = model_card(checkpoint, dialect, dtype) if card is None else card  # hashes the source, perhaps this folder
+    return _write_folder(checkpoint, path, arrays, dialect, dtype, card)
+
+
+def to_dialect(state: Mapping[str, Array], config: LevitConfig, dialect: Dialect) -> dict[str, Array]:
+    """Arrays under a dialect's names, in the order of the network; Meta's index tensors are computed anew."""
+    arrays: dict[str, Array] = {}
+    for tensor in names.tensors(config):
+        arrays[tensor.names.of(dialect)] = state[tensor.names.ours]
+        if tensor.kind == "attention_bias" and dialect == "fb":
+            place = tensor.names.fb.rpartition(".")[0]
+            arrays[f"{place}.{names.BIAS_INDEX}"] = _index_of(config, tensor.names.ours)
+    return arrays
+
+
+def _index_of(config: LevitConfig, name: str) -> Array:
+    stage = int(name.split(".")[1])
+    if ".shrink." in name:
+        return bias_index(config.grids[stage - 1], SHRINK_STRIDE)
+    return bias_index(config.grids[stage])
+
+
+def _require_representable(state: Mapping[str, Array], dtype: Dtype) -> None:
+    """Sixteen bits overflow, and round small variances to a zero that no batch norm can be divided by."""
+    if dtype == "float32":
+        return
+    for name, array in cast(state, dtype).items():
+        values = np.asarray(array.float() if dtype == "bfloat16" else array)
+        if not np.isfinite(values).all() or (name.endswith("running_var") and not np.all(values > 0)):
+            raise RefusedError(
+                f"{name} does not survive {dtype}",
+                why="its values are too large or too small",
+                hint=f"use {'bfloat16' if dtype == 'float16' else 'float32'}",
+            )
+
+
+def _write_weights(path: Path, arrays: Mapping[str, Array], dtype: Dtype) -> None:
+    write = write_pickle if path.suffix in PICKLE_SUFFIXES else write_safetensors
+    write(path, arrays, dtype)
+
+
+def _write_folder(
+    checkpoint: Checkpoint, folder: Path, arrays: Mapping[str, Array], dialect: Dialect, dtype: Dtype, card: str
+) -> list[Path]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot make the folder {folder}", why=error.strerror or str(error)) from error
+    texts = {
+        name: json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        for name, content in write_metadata(
+            dialect,
+            checkpoint.config,
+            checkpoint.labels,
+            checkpoint.recipe,
+            checkpoint.evaluation,
+            checkpoint.temperature,
+        ).items()
+    }
+    texts["README.md"] = card
+    weights = folder / WEIGHT_FILES[0]
+    _write_weights(weights, arrays, dtype)
+    for name, text in texts.items():
+        replace_text(folder / name, text)
+    return [weights, *(folder / name for name in texts)]

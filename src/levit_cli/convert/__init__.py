@@ -1,0 +1,1 @@
+"""``levit convert-checkpoint``."""

@@ -1,0 +1,1 @@
+"""What to classify or train on: inputs, class folders, labels."""

@@ -1,0 +1,105 @@
+"""An evaluation as one JSON document. Its keys are stable; a figure that does not exist is null, never NaN."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from levit_cli.data.labels import Labels
+from levit_cli.eval.evaluate import Evaluated
+from levit_cli.eval.results import Calibration, ClassScore, Mistake, Proportion, Summary
+from levit_cli.predict.records import json_record, path_fields
+
+SCHEMA_VERSION = 1
+DIGITS = 6
+
+
+def document(evaluated: Evaluated, summary: Summary, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The document, ready for JSON.
+
+    Args:
+        meta: what the answers depend on, as in ``predict --format json``.
+    """
+    labels = evaluated.labels
+    in_play = summary.classes_in_play
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "meta": dict(meta),
+        "data": {
+            **path_fields(str(evaluated.folders.root)),
+            "classes": len(evaluated.folders.classes),
+            "pictures": len(evaluated.folders.samples),
+            "readable": len(evaluated.paths),
+            "failed": len(evaluated.failures),
+        },
+        "top1": _proportion(summary.top1),
+        "top5": _proportion(summary.top5) if summary.top5 else None,
+        "balanced_accuracy": _rounded(summary.balanced_accuracy),
+        "macro_f1": _rounded(summary.macro_f1),
+        "calibration": _calibration(summary.calibration),
+        "calibration_fitted": _calibration(summary.fitted),
+        "classes": [_score(score, labels) for score in summary.scores],
+        "confusion": {
+            "classes": [_class(index, labels) for index in in_play],
+            "matrix": summary.confusion[in_play][:, in_play].tolist(),
+        },
+        "mistakes": [_mistake(mistake, labels) for mistake in summary.mistakes],
+        "failures": [json_record(failure, labels) for failure in evaluated.failures],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else round(value, DIGITS)
+
+
+def _proportion(proportion: Proportion) -> dict[str, Any]:
+    low, high = proportion.interval
+    return {
+        "value": _rounded(proportion.value),
+        "low": _rounded(low),
+        "high": _rounded(high),
+        "correct": proportion.correct,
+        "total": proportion.total,
+    }
+
+
+def _calibration(calibration: Calibration | None) -> dict[str, Any] | None:
+    if calibration is None:
+        return None
+    return {
+        "temperature": _rounded(calibration.temperature),
+        "error": _rounded(calibration.error),
+        "confidence": _rounded(calibration.confidence),
+        "log_loss": _rounded(calibration.log_loss),
+        "bins": [
+            {name: _rounded(value) if isinstance(value, float) else value for name, value in asdict(slot).items()}
+            for slot in calibration.bins
+        ],
+    }
+
+
+def _class(index: int, labels: Labels) -> dict[str, Any]:
+    return {"index": index, **({"wnid": labels.wnids[index]} if labels.wnids else {}), "label": labels.names[index]}
+
+
+def _score(score: ClassScore, labels: Labels) -> dict[str, Any]:
+    folder = path_fields(score.folder)
+    return {
+        **_class(score.index, labels),
+        **{name.replace("path", "folder"): value for name, value in folder.items()},
+        "pictures": score.pictures,
+        "predicted": score.predicted,
+        "correct": score.correct,
+        "precision": _rounded(score.precision),
+        "recall": _rounded(score.recall),
+        "f1": _rounded(score.f1),
+    }
+
+
+def _mistake(mistake: Mistake, labels: Labels) -> dict[str, Any]:
+    return {
+        **path_fields(mistake.path),
+        "true": _class(mistake.true, labels),
+        "predicted": _class(mistake.predicted, labels),
+        "prob": _rounded(mistake.prob),
+    }

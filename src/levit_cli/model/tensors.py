@@ -1,0 +1,186 @@
+"""Every tensor of a LeViT: its shape, its kind, and its name in our form and in the three published dialects.
+
+Strings and integers only. ``tensors(config)`` is the one list that loading, saving, counting and the training form are
+held against. The dialects differ in more than words: Meta (``fb``) numbers blocks in one flat list, timm keeps the
+shrink block at the head of the stage that it leads into, Hugging Face (``hf``) at the tail of the stage that it leaves.
+So modules are mapped by their place, not by position in the file.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Literal, NamedTuple
+
+from levit_cli.choices import Dialect
+from levit_cli.model.config import MLP_RATIO, SHRINK_VALUE_RATIO, VALUE_RATIO, LevitConfig
+
+Kind = Literal["matrix", "vector", "attention_bias", "statistic", "counter"]
+Shape = tuple[int, ...]
+
+BIAS_INDEX = "attention_bias_idxs"  # beside each attention bias in Meta's files; we recompute it and never read it
+
+
+class Names(NamedTuple):
+    """One place in the network, in our words and in the dialects'."""
+
+    ours: str
+    fb: str
+    timm: str
+    hf: str
+
+    def __truediv__(self, child: "Names | str") -> "Names":
+        parts = child if isinstance(child, Names) else (child,) * len(self)
+        return Names(*(f"{parent}.{part}" for parent, part in zip(self, parts, strict=True)))
+
+    def of(self, dialect: Dialect) -> str:
+        return str(getattr(self, dialect))
+
+
+class Tensor(NamedTuple):
+    names: Names
+    shape: Shape
+    kind: Kind
+
+
+CONVOLUTION = Names("conv", "c", "linear", "convolution")
+LINEAR = Names("linear", "c", "linear", "linear")
+HEAD_LINEAR = Names("linear", "l", "linear", "linear")
+NORM = Names("norm", "bn", "bn", "batch_norm")
+QKV = Names("qkv", "qkv", "qkv", "queries_keys_values")
+KV = Names("kv", "kv", "kv", "keys_values")
+Q = Names("q", "q.1", "q.ln", "queries")
+PROJ = Names("proj", "proj.1", "proj.ln", "projection")
+UP = Names("up", "0", "ln1", "linear_up")
+DOWN = Names("down", "2", "ln2", "linear_down")
+BIASES = Names("biases", "attention_biases", "attention_biases", "attention_biases")
+HEADS = {
+    "head": Names("head", "head", "head", "classifier"),
+    "head_dist": Names("head_dist", "head_dist", "head_dist", "classifier_distill"),
+}
+
+
+def stem_names(index: int) -> Names:
+    return Names(
+        f"stem.{index}",
+        f"patch_embed.{2 * index}",
+        f"stem.conv{index + 1}",
+        f"levit.patch_embeddings.embedding_layer_{index + 1}",
+    )
+
+
+def block_names(depths: Sequence[int], stage: int, block: int) -> tuple[Names, Names]:
+    """Where the attention and the MLP of a block stand. Only the depths of earlier stages are looked at."""
+    flat = _flat_index(depths, stage) + (2 if stage else 0) + 2 * block
+    attention = Names(
+        f"stages.{stage}.blocks.{block}.attention",
+        f"blocks.{flat}.m",
+        f"stages.{stage}.blocks.{block}.attn",
+        f"levit.encoder.stages.{stage}.layers.{2 * block}.module",
+    )
+    mlp = Names(
+        f"stages.{stage}.blocks.{block}.mlp",
+        f"blocks.{flat + 1}.m",
+        f"stages.{stage}.blocks.{block}.mlp",
+        f"levit.encoder.stages.{stage}.layers.{2 * block + 1}.module",
+    )
+    return attention, mlp
+
+
+def shrink_names(depths: Sequence[int], stage: int) -> tuple[Names, Names]:
+    """Where the attention and the MLP of the shrink block into ``stage`` stand, given the depths before it."""
+    flat, layer = _flat_index(depths, stage), 2 * depths[stage - 1]
+    attention = Names(
+        f"stages.{stage}.shrink.attention",
+        f"blocks.{flat}",
+        f"stages.{stage}.downsample.attn_downsample",
+        f"levit.encoder.stages.{stage - 1}.layers.{layer}",
+    )
+    mlp = Names(
+        f"stages.{stage}.shrink.mlp",
+        f"blocks.{flat + 1}.m",
+        f"stages.{stage}.downsample.mlp",
+        f"levit.encoder.stages.{stage - 1}.layers.{layer + 1}.module",
+    )
+    return attention, mlp
+
+
+def _flat_index(depths: Sequence[int], stage: int) -> int:
+    """Number in Meta's list of the first module of a stage, its shrink block included."""
+    return sum(2 * depth for depth in depths[:stage]) + 2 * max(stage - 1, 0)
+
+
+def tensors(config: LevitConfig) -> Iterator[Tensor]:
+    """All tensors of the training form, in the order of the network."""
+    channels = 3
+    for index, width in enumerate(config.stem_widths):
+        yield Tensor(stem_names(index) / CONVOLUTION / "weight", (width, channels, 3, 3), "matrix")
+        yield from _norm(stem_names(index), width)
+        channels = width
+    for stage in range(config.num_stages):
+        if stage:
+            yield from _shrink(config, stage)
+        for block in range(config.depths[stage]):
+            yield from _block(config, stage, block)
+    for head in config.head_names:
+        yield from _head(HEADS[head], config.hidden_sizes[-1], config.num_classes)
+
+
+def _block(config: LevitConfig, stage: int, block: int) -> Iterator[Tensor]:
+    width, heads, key_dim = config.hidden_sizes[stage], config.num_heads[stage], config.key_dims[stage]
+    values = heads * VALUE_RATIO * key_dim
+    attention, mlp = block_names(config.depths, stage, block)
+    yield Tensor(attention / BIASES, (heads, prod(config.grids[stage])), "attention_bias")
+    yield from _linear_norm(attention / QKV, width, 2 * heads * key_dim + values)
+    yield from _linear_norm(attention / PROJ, values, width)
+    yield from _mlp(mlp, width)
+
+
+def _shrink(config: LevitConfig, stage: int) -> Iterator[Tensor]:
+    in_width, width = config.hidden_sizes[stage - 1], config.hidden_sizes[stage]
+    heads, key_dim = config.shrink_heads(stage), config.shrink_key_dim
+    values = heads * SHRINK_VALUE_RATIO * key_dim
+    attention, mlp = shrink_names(config.depths, stage)
+    yield Tensor(attention / BIASES, (heads, prod(config.grids[stage - 1])), "attention_bias")
+    yield from _linear_norm(attention / KV, in_width, heads * key_dim + values)
+    yield from _linear_norm(attention / Q, in_width, heads * key_dim)
+    yield from _linear_norm(attention / PROJ, values, width)
+    yield from _mlp(mlp, width)
+
+
+def _mlp(place: Names, width: int) -> Iterator[Tensor]:
+    yield from _linear_norm(place / UP, width, MLP_RATIO * width)
+    yield from _linear_norm(place / DOWN, MLP_RATIO * width, width)
+
+
+def _head(place: Names, width: int, num_classes: int) -> Iterator[Tensor]:
+    yield from _norm(place, width)
+    yield Tensor(place / HEAD_LINEAR / "weight", (num_classes, width), "matrix")
+    yield Tensor(place / HEAD_LINEAR / "bias", (num_classes,), "vector")
+
+
+def _linear_norm(place: Names, in_width: int, out_width: int) -> Iterator[Tensor]:
+    yield Tensor(place / LINEAR / "weight", (out_width, in_width), "matrix")
+    yield from _norm(place, out_width)
+
+
+def _norm(place: Names, width: int) -> Iterator[Tensor]:
+    for leaf in ("weight", "bias"):
+        yield Tensor(place / NORM / leaf, (width,), "vector")
+    for leaf in ("running_mean", "running_var"):
+        yield Tensor(place / NORM / leaf, (width,), "statistic")
+    yield Tensor(place / NORM / "num_batches_tracked", (), "counter")
+
+
+def count_parameters(config: LevitConfig) -> int:
+    """Trainable numbers of the training form, statistics of the batch norms left out."""
+    return sum(prod(tensor.shape) for tensor in tensors(config) if tensor.kind not in ("statistic", "counter"))
+
+
+def count_folded_parameters(config: LevitConfig) -> int:
+    """Numbers left when each batch norm is folded into its neighbour, the heads still apart.
+
+    A batch norm behind a layer becomes that layer's bias; one before a head vanishes into it.
+    """
+    width = config.hidden_sizes[-1]
+    norms = sum(prod(tensor.shape) for tensor in tensors(config) if tensor.names.ours.endswith("norm.weight"))
+    heads = len(config.head_names) * width
+    return count_parameters(config) - 2 * norms + (norms - heads)

@@ -1,0 +1,112 @@
+"""Getting one input's bytes and turning them into the pixels of a recipe: the work of a decode thread."""
+
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image as Picture
+
+from levit_cli.choices import Decoding
+from levit_cli.data.inputs import Input, is_url
+from levit_cli.errors import InputError
+from levit_cli.images.decode import decode
+from levit_cli.images.preprocess import preprocess
+from levit_cli.images.transforms import Recipe
+
+MAX_DOWNLOAD_BYTES = 100 << 20
+MAX_STDIN_BYTES = 1 << 30
+DOWNLOAD_TIMEOUT_S = 60.0
+
+
+class Reader:
+    """Callable from ``Input`` to (height, width, 3) bytes; what ``pipeline.predict`` wants as ``prepare``."""
+
+    def __init__(self, recipe: Recipe, decoding: Decoding = "exact", *, offline: bool = False) -> None:
+        self.recipe = recipe
+        # the decoder may scale down to the size that the recipe resizes to, and no further
+        self._shrink_to = (recipe.resize_to[1], recipe.resize_to[0]) if decoding == "fast" else None
+        self._offline = offline
+        self._preprocess = _preprocessor(recipe)
+
+    def fetch(self, item: Input) -> Input:
+        """The input together with its content, where that is in no file but on standard input or at an address."""
+        if item.content is not None:
+            return item
+        if item.is_stdin:
+            return replace(item, content=_read_stdin())
+        return replace(item, content=self._download(item.path)) if is_url(item.path) else item
+
+    def __call__(self, item: Input) -> NDArray[np.uint8]:
+        try:
+            return self._preprocess(self._picture(self.fetch(item)), self.recipe)
+        except MemoryError:
+            raise InputError("too_large", "not enough memory to decode it") from None
+        except OSError as error:  # decoders' own are input errors by now
+            raise InputError("corrupt", f"the file cannot be read: {error.strerror or type(error).__name__}") from error
+
+    def _picture(self, item: Input) -> Picture:
+        if item.content is not None:
+            return decode(item.content, self._shrink_to)
+        with open_regular(item.path) as file:
+            return decode(file, self._shrink_to)
+
+    def _download(self, url: str) -> bytes:
+        if self._offline:
+            raise InputError("download", "not fetched: offline")
+        from levit_cli.system import http as web  # its libraries cost 40 ms, which a local file need not wait for
+
+        try:
+            return web.fetch(url, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=DOWNLOAD_TIMEOUT_S)
+        except web.FetchError as error:
+            raise InputError("download", str(error)) from error
+
+
+def _preprocessor(recipe: Recipe) -> Callable[[Picture, Recipe], NDArray[np.uint8]]:
+    if recipe.resizer == "pillow":
+        return preprocess
+    from levit_cli.images.resize_torch import preprocess_tensor  # the only one that needs torch
+
+    return preprocess_tensor
+
+
+def open_regular(path: str) -> BinaryIO:
+    """Open a regular file for reading, without waiting on what only looks like one.
+
+    Raises:
+        InputError: ``not_found``, ``permission`` or ``not_regular``.
+    """
+    try:
+        # a FIFO that nobody writes to would block an ordinary open forever
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError("not_found", "no such file") from None
+    except PermissionError:
+        raise InputError("permission", "the file may not be read") from None
+    except (OSError, ValueError) as error:  # a socket gives ENXIO; a NUL in the name ValueError
+        why = getattr(error, "strerror", None) or str(error)  # which would name the path
+        raise InputError("not_regular" if _is_special(path) else "not_found", why) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError("not_regular", "not a regular file but a folder, pipe, socket or device")
+    return open(descriptor, "rb")
+
+
+def _is_special(path: str) -> bool:
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise InputError("empty_file", "standard input is closed")
+    data = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+    if len(data) > MAX_STDIN_BYTES:
+        raise InputError("too_large", f"more than {MAX_STDIN_BYTES:,} bytes on standard input")
+    return data

@@ -1,0 +1,70 @@
+"""The table for people: a block for each picture, as it comes."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from levit_cli.data.labels import Labels
+from levit_cli.predict.pipeline import Prediction
+from levit_cli.system.output import Target, is_terminal
+from levit_cli.system.text import printable
+
+BAR_CELLS = 20
+
+
+class Table:
+    """Writes Rich tables. Nothing from outside is read as markup, and control characters are shown, not sent."""
+
+    def __init__(self, sink: Target, labels: Labels, meta: Mapping[str, Any], *, color: bool) -> None:
+        self._sink, self._labels, self._meta = sink, labels, meta
+        self._text = io.StringIO()
+        self._console = Console(
+            file=self._text, force_terminal=is_terminal(), no_color=not color or None,
+            highlight=False, emoji=False, markup=False,
+        )  # fmt: skip
+
+    def write(self, prediction: Prediction) -> None:
+        self._print(Text(printable(prediction.path), style="bold"))
+        if prediction.error is not None:
+            self._print(Text(f"  {prediction.error.kind}: {printable(prediction.error.message)}", "red"))
+        else:
+            self._print(self._ranking(prediction))
+
+    def finish(self) -> None:
+        self._print(Text(caption(self._meta), style="dim"))
+
+    def _print(self, renderable: RenderableType) -> None:
+        self._console.print(renderable)
+        self._sink.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
+        self._text.seek(0)
+        self._text.truncate()
+
+    def _ranking(self, prediction: Prediction) -> RichTable:
+        table = RichTable(box=None, show_header=False, padding=(0, 1))
+        table.add_column(justify="right", style="dim")
+        table.add_column(overflow="fold")
+        table.add_column(justify="right")
+        table.add_column(style="cyan", no_wrap=True, overflow="crop")
+        for rank, (index, prob) in enumerate(prediction.top, start=1):
+            label = Text(printable(self._labels.names[index]))
+            table.add_row(str(rank), label, f"{100 * prob:.1f} %", "━" * round(BAR_CELLS * prob))
+        return table
+
+
+def caption(meta: Mapping[str, Any]) -> str:
+    """Which model answered, and how good it was measured to be."""
+    model = meta["model"]
+    height, width = meta["preprocessing"]["crop_size"]
+    text = (
+        f"model {printable(model['name'])}: {model['architecture']}, {model['classes']} classes, {height} x {width} px"
+    )
+    if evaluation := model.get("evaluation"):
+        text += (
+            f"; right on {100 * evaluation['top1']:.1f} % of {evaluation['images']:,} pictures "
+            f"({printable(evaluation['dataset'])})"
+        )
+    return text

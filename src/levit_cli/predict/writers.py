@@ -1,0 +1,100 @@
+"""Predictions as text: jsonl, json, csv, tsv for machines, a table for people.
+
+A writer takes predictions one by one and writes each at once. Machine formats are plain text in UTF-8 and never pass
+through Rich; a file's name goes in as it is, whatever it holds, and comes out the same when parsed.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+from levit_cli.choices import Format
+from levit_cli.data.labels import Labels
+from levit_cli.errors import UsageError
+from levit_cli.predict.pipeline import Prediction
+from levit_cli.predict.records import RecordFormat, as_json, json_record, path_fields, record_format
+from levit_cli.system.output import Target
+
+__all__ = ["Writer", "format_for", "make_writer", "path_fields", "record"]
+
+SCHEMA_VERSION = 1
+
+record = json_record
+
+
+class Writer(Protocol):
+    """Writes to a target that somebody else opened and closes."""
+
+    def write(self, prediction: Prediction) -> None: ...
+    def finish(self) -> None:
+        """Whatever belongs behind the last record."""
+
+
+def make_writer(
+    format: Format,
+    target: Target,
+    labels: Labels,
+    top_k: int,
+    meta: Mapping[str, Any],
+    *,
+    color: bool = True,
+    continues: bool = False,
+) -> Writer:
+    """The writer of a format.
+
+    Args:
+        meta: what ``json`` says of the run; the other machine formats have no place for it.
+        continues: records stand there already, and what comes before them.
+    """
+    if format == "json":
+        return Json(target, labels, meta)
+    records = record_format(format, labels, top_k)
+    if records is not None:
+        return Records(target, records, continues=continues)
+    from levit_cli.predict.table import Table  # only this one needs Rich
+
+    return Table(target, labels, meta, color=color)
+
+
+def format_for(format: Format | None, output: Path | None, *, is_terminal: bool) -> Format:
+    """``--format`` wins, then the suffix of ``-o``, then a table for a terminal and tsv for anything else."""
+    if format is not None:
+        return format
+    if output is None:
+        return "table" if is_terminal else "tsv"
+    for known in get_args(Format):
+        if output.suffix.lower() == f".{known}":
+            return known  # type: ignore[no-any-return]
+    raise UsageError(f"{output.name} does not say which format it is to have", hint="add --format, or end it in .jsonl")
+
+
+class Records:
+    """One record after another, each written at once."""
+
+    def __init__(self, target: Target, format: RecordFormat, *, continues: bool) -> None:
+        self._target, self._format = target, format
+        if format.header and not continues:
+            target.write(format.header)
+
+    def write(self, prediction: Prediction) -> None:
+        self._target.write(self._format.encode(prediction))
+
+    def finish(self) -> None:
+        pass
+
+
+class Json:
+    """One document: schema version, meta, results. It is whole once ``finish`` was called."""
+
+    def __init__(self, target: Target, labels: Labels, meta: Mapping[str, Any]) -> None:
+        self._target, self._labels = target, labels
+        self._before = b"\n"
+        head = as_json({"schema_version": SCHEMA_VERSION, "meta": dict(meta)})
+        self._target.write(head[:-1] + b', "results": [')
+
+    def write(self, prediction: Prediction) -> None:
+        self._target.write(self._before + as_json(json_record(prediction, self._labels)))
+        self._before = b",\n"
+
+    def finish(self) -> None:
+        self._target.write(b"\n]}\n")

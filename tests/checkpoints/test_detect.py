@@ -1,0 +1,308 @@
+"""What a file's keys and shapes say, and every way in which they may not add up."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from levit_cli.checkpoints.detect import Translation, translate
+from levit_cli.choices import DIALECTS, Dialect
+from levit_cli.errors import ExitCode, RefusedError
+from levit_cli.model.config import VARIANTS, LevitConfig
+from levit_cli.model.tensors import BIAS_INDEX, tensors
+from tests.support.checkpoint_files import arrays_of
+from tests.support.random_weights import TINY, random_state
+
+PATH = Path("some/model.pth")
+THREE_DEEP = LevitConfig((16, 24), (8, 8), (2, 3), (3, 3), num_classes=7, image_size=(64, 64))  # two outvote one
+Arrays = dict[str, NDArray[Any]]
+
+
+def hollow(dialect: Dialect, config: LevitConfig) -> Arrays:
+    """Arrays of the right shapes that take no memory."""
+    return {tensor.names.of(dialect): ones(tensor.shape, tensor.kind == "counter") for tensor in tensors(config)}
+
+
+def ones(shape: tuple[int, ...], counter: bool = False) -> NDArray[Any]:
+    return np.broadcast_to(np.array(1, np.int64 if counter else np.float32), shape)
+
+
+def refusal(arrays: Arrays, **options: Any) -> str:
+    with pytest.raises(RefusedError) as caught:
+        translate(arrays, PATH, **options)
+    assert caught.value.exit_code == ExitCode.REFUSED
+    assert str(PATH) in str(caught.value)
+    return str(caught.value)
+
+
+def weights_of(dialect: Dialect, config: LevitConfig) -> list[str]:
+    return [tensor.names.of(dialect) for tensor in tensors(config) if tensor.kind != "counter"]
+
+
+# --- the weights are asked, not the file's name
+
+
+@pytest.mark.parametrize("distilled", [True, False], ids=["two heads", "one head"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_five_variants_are_known_by_their_shapes(variant: str, dialect: Dialect, distilled: bool) -> None:
+    config = replace(VARIANTS[variant], distilled=distilled, drop_path_rate=0.0)
+    translation = translate(hollow(dialect, config), PATH)
+    assert (translation.config, translation.dialect) == (config, dialect)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        replace(TINY, num_classes=1, image_size=(16, 16)),
+        replace(TINY, key_dims=(8, 4, 16), num_heads=(1, 7, 3)),
+        LevitConfig((16,), (4,), (2,), (1,), image_size=(48, 48)),
+        LevitConfig((16, 16), (16, 8), (2, 2), (12, 1), image_size=(80, 80)),
+        LevitConfig((16, 24, 32, 40, 48), (4, 4, 4, 4, 4), (2, 3, 4, 5, 6), (1, 2, 1, 2, 1), image_size=(240, 240)),
+    ],
+    ids=str,
+)
+def test_any_other_shape_is_known_as_well(config: LevitConfig, dialect: Dialect) -> None:
+    assert translate(hollow(dialect, config), PATH).config == config
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_array_arrives_under_our_name(dialect: Dialect) -> None:
+    state, arrays = random_state(TINY), arrays_of(dialect)
+    translation = translate(dict(sorted(arrays.items())), PATH)  # in whatever order
+    assert list(translation.state) == list(state)
+    for name, array in state.items():
+        np.testing.assert_array_equal(translation.state[name], array, strict=True)
+    assert translation.mapped == len(state)
+    assert translation.derived == ()
+
+
+def test_a_rectangle_is_read_with_its_size_alone() -> None:
+    config = replace(TINY, image_size=(48, 80))
+    arrays = hollow("timm", config)
+    assert translate(arrays, PATH, image_size=(48, 80)).config == config
+    assert translate(arrays, PATH, image_size=(80, 48)).config.image_size == (80, 48)
+    message = refusal(arrays)
+    assert "not square (15 tokens)" in message
+    assert "only its config.json can tell" in message
+
+
+@pytest.mark.parametrize("options", [{"image_size": (64, 100)}, {"image_size": (0, 0)}, {"drop_path_rate": 2.0}])
+def test_a_configuration_that_no_levit_has_is_refused(options: dict[str, Any]) -> None:
+    assert "No LeViT has this shape" in refusal(hollow("fb", TINY), **options)
+
+
+def test_a_size_that_the_bias_tables_contradict_is_refused() -> None:
+    message = refusal(hollow("hf", TINY), image_size=(224, 224))
+    assert (
+        "6 mis-shaped: levit.encoder.stages.0.layers.0.module.attention_biases (expected (2, 196), found (2, 16))"
+        in message
+    )
+
+
+def test_a_drop_path_rate_is_passed_on() -> None:
+    assert translate(hollow("hf", TINY), PATH, drop_path_rate=0.1).config == replace(TINY, drop_path_rate=0.1)
+
+
+# --- layouts of the same thing
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_matrices_of_one_by_one_convolutions_are_flattened(dialect: Dialect) -> None:
+    arrays = arrays_of(dialect)
+    as_convolutions = {
+        name: array.reshape(*array.shape, 1, 1) if array.ndim == 2 and "attention_bias" not in name else array
+        for name, array in arrays.items()
+    }
+    assert_same(translate(as_convolutions, PATH), translate(arrays, PATH))
+
+
+def assert_same(one: Translation, other: Translation) -> None:
+    assert one.config == other.config
+    for name, array in other.state.items():
+        np.testing.assert_array_equal(one.state[name], array, strict=True)
+
+
+@pytest.mark.promise("index-tensors")
+@pytest.mark.parametrize(
+    "index",
+    [
+        np.array([[-1, 10**9]]),
+        np.full((16, 16), 10**12),
+        np.full((16, 16), np.nan, np.float32),
+        np.zeros((0,), np.int64),
+        np.array(True),
+    ],
+)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_index_tensors_are_dropped_whatever_they_hold(dialect: Dialect, index: NDArray[Any]) -> None:
+    arrays = {name: array for name, array in arrays_of(dialect).items() if not name.endswith(BIAS_INDEX)}
+    hostile = {
+        name.replace("attention_biases", BIAS_INDEX): index for name in arrays if name.endswith("attention_biases")
+    }
+    translation = translate(arrays | hostile, PATH)
+    assert_same(translation, translate(arrays, PATH))
+    assert translation.dropped == tuple(hostile)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_counters_may_be_missing(dialect: Dialect) -> None:
+    arrays = {name: array for name, array in arrays_of(dialect).items() if not name.endswith("num_batches_tracked")}
+    translation = translate(arrays, PATH)
+    counters = [tensor.names.ours for tensor in tensors(TINY) if tensor.kind == "counter"]
+    assert list(translation.derived) == counters
+    assert all(translation.state[name] == 0 and translation.state[name].dtype == np.int64 for name in counters)
+
+
+@pytest.mark.parametrize("counter", [np.array(41.5, np.float32), np.array(41, np.int32), np.array(41, np.uint8)])
+def test_a_counter_may_be_of_any_number_type(counter: NDArray[Any]) -> None:
+    state = translate(arrays_of("timm") | {"stem.conv1.bn.num_batches_tracked": counter}, PATH).state
+    np.testing.assert_array_equal(state["stem.0.norm.num_batches_tracked"], np.array(41), strict=True)
+
+
+@pytest.mark.parametrize("stored", [np.float16, np.float64, np.dtype(">f4")])
+def test_every_real_type_becomes_float32(stored: Any) -> None:
+    arrays = {name: array.astype(stored) for name, array in arrays_of("timm").items() if array.dtype.kind == "f"}
+    state = translate(arrays, PATH).state
+    expected = arrays["stem.conv1.linear.weight"].astype(np.float32)
+    np.testing.assert_array_equal(state["stem.0.conv.weight"], expected, strict=True)
+
+
+# --- keys that do not add up
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_any_one_missing_tensor_is_named(dialect: Dialect) -> None:
+    arrays = hollow(dialect, THREE_DEEP)
+    for name in weights_of(dialect, THREE_DEEP):
+        rest = {other: array for other, array in arrays.items() if other != name}
+        assert refusal(rest).endswith(f"1 missing: {name}")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_any_one_mis_shaped_tensor_is_named_with_both_shapes(dialect: Dialect) -> None:
+    arrays = hollow(dialect, THREE_DEEP)
+    for name in arrays:
+        shape = arrays[name].shape
+        wrong = (*(length + 1 for length in shape), *((2,) if not shape else ()))
+        message = refusal(arrays | {name: ones(wrong)})
+        assert message.endswith(f"1 mis-shaped: {name} (expected {shape}, found {wrong})")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_any_one_missing_tensor_is_named_where_no_other_tells_the_shape(dialect: Dialect) -> None:
+    arrays = hollow(dialect, replace(TINY, depths=(1, 1, 1), distilled=False))
+    for name in weights_of(dialect, replace(TINY, depths=(1, 1, 1), distilled=False)):
+        assert name in refusal({other: array for other, array in arrays.items() if other != name})
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_an_unexpected_key_is_named(dialect: Dialect) -> None:
+    assert refusal(hollow(dialect, TINY) | {"ema.decay": ones(())}).endswith("1 unexpected: ema.decay")
+
+
+@pytest.mark.promise("other-network")
+def test_all_that_is_wrong_comes_in_one_message_with_counts_and_the_first_five() -> None:
+    arrays = hollow("timm", THREE_DEEP)
+    missing = [name for name in arrays if ".bn.weight" in name][10:17]
+    misshaped = [name for name in arrays if ".bn.bias" in name][20:28]
+    unexpected = {f"extra.{number}": ones((1,)) for number in range(6)}
+    kept = {name: array for name, array in arrays.items() if name not in missing}
+    message = refusal(kept | {name: ones((1,)) for name in misshaped} | unexpected)
+    assert (
+        f"7 missing: {', '.join(missing[:5])} …; 6 unexpected: extra.0, extra.1, extra.2, extra.3, extra.4 …; "
+        in message
+    )
+    assert f"8 mis-shaped: {misshaped[0]} (expected" in message
+    assert message.endswith(" …")
+    assert missing[5] not in message
+    assert misshaped[5] not in message
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_file_cut_off_after_any_key_is_refused(dialect: Dialect) -> None:
+    arrays = hollow(dialect, TINY)
+    for count in range(0, len(arrays) - 1, 7):
+        refusal(dict(list(arrays.items())[:count]))
+
+
+def test_a_half_of_each_of_two_dialects_is_refused() -> None:
+    fb, timm = hollow("fb", TINY), hollow("timm", TINY)
+    message = refusal(dict(list(fb.items())[:60] + list(timm.items())[60:]))
+    assert "unexpected" in message or "missing" in message
+
+
+@pytest.mark.promise("other-network")
+@pytest.mark.parametrize(
+    ("keys", "likeness"),
+    [
+        (["conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "fc.weight"], "a ResNet"),
+        (["resnet.encoder.stages.0.layers.0.layer.0.convolution.weight"], "a ResNet"),
+        (["cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"], "ViT or DeiT"),
+        (["vit.embeddings.cls_token", "vit.embeddings.patch_embeddings.projection.weight"], "ViT or DeiT"),
+        (["conv_stem.weight", "bn1.weight"], "an EfficientNet or MobileNet"),
+        (["model.embed_tokens.weight"], "a language model"),
+        ([tensor.names.ours for tensor in tensors(TINY)], "our own training form"),
+        (["weight", "bias"], "nothing known"),
+    ],
+)  # fmt: skip
+def test_another_architecture_is_refused_with_what_it_looks_like(keys: list[str], likeness: str) -> None:
+    message = refusal({key: ones((3, 3)) for key in keys})
+    assert "is no LeViT checkpoint: it looks like" in message
+    assert likeness in message
+    assert f"none of its {len(keys)} keys" in message
+    assert f"it begins {', '.join(keys[:5])}" in message
+
+
+def test_nothing_at_all_is_refused() -> None:
+    assert "none of its 0 keys" in refusal({})
+
+
+# --- values that no training leaves behind
+
+
+@pytest.mark.promise("impossible-weights")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_none_is_found_in_any_tensor(value: float) -> None:
+    arrays = arrays_of("fb")
+    for tensor in tensors(TINY):
+        if tensor.kind != "counter":
+            spoilt = arrays[tensor.names.fb].copy()
+            spoilt.flat[-1] = value
+            assert f"holds NaN or infinity · in {tensor.names.ours}" in refusal(arrays | {tensor.names.fb: spoilt})
+
+
+@pytest.mark.promise("impossible-weights")
+@pytest.mark.parametrize("value", [0.0, -0.0, -1e-9, -3.0])
+def test_a_variance_must_be_positive(value: float) -> None:
+    variance = np.ones(24, np.float32)
+    variance[7] = value
+    arrays = arrays_of("timm") | {"stages.1.blocks.1.attn.proj.ln.bn.running_var": variance}
+    assert "variance is not positive · in stages.1.blocks.1.attention.proj.norm.running_var" in refusal(arrays)
+
+
+@pytest.mark.promise("impossible-weights")
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint8, np.bool_, np.complex64])
+def test_weights_must_be_real_numbers(kind: Any) -> None:
+    arrays = arrays_of("hf")
+    name = "classifier.linear.weight"
+    message = refusal(arrays | {name: np.ones(arrays[name].shape, kind)})
+    assert f"no real numbers · head.linear.weight is {np.dtype(kind)}" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("patch_embed.0.bn.weight", 1e300, "NaN or infinity · in stem.0.norm.weight"),
+        ("patch_embed.0.bn.running_var", 1e-300, "not positive · in stem.0.norm.running_var"),
+        ("patch_embed.0.bn.num_batches_tracked", np.nan, "NaN or infinity · in stem.0.norm.num_batches_tracked"),
+    ],
+)
+def test_a_double_that_float32_cannot_hold_is_refused(name: str, value: float, reason: str) -> None:
+    arrays = arrays_of("fb")
+    assert reason in refusal(arrays | {name: np.full(arrays[name].shape, value, np.float64)})

@@ -1,0 +1,742 @@
+"""Weights from the hub, by its real client, which reads its environment at import: each time in a new process."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from levit_cli.checkpoints import hub, load, save
+from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.weights import write_pickle, write_safetensors
+from levit_cli.data.labels import Labels
+from levit_cli.errors import ExitCode
+from levit_cli.images.transforms import recipe_for
+from tests.support.fake_hub import FakeHub, Fault, Repository, flip, git_hash, running, wait_until
+from tests.support.random_weights import TINY, random_state
+
+LABELS = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
+RECIPE = replace(recipe_for("hf", TINY.image_size), name="custom", mean=(0.1, 0.2, 0.3))
+REPO = "somebody/levit-tiny"
+LONG_S = 12  # for a process that gives up at once, on a slow machine; the client's own patience would be 23 s and more
+TOKEN = "hf_thisMustNeverBeSeen"
+COLD = [
+    "GET listing",
+    *("HEAD config.json", "HEAD config.json", "GET config.json"),
+    *("HEAD preprocessor_config.json", "HEAD preprocessor_config.json", "GET preprocessor_config.json"),
+    *("HEAD model.safetensors", "HEAD model.safetensors", "GET model.safetensors"),
+]
+Files = dict[str, bytes]
+Env = Mapping[str, str]
+NO_ENV: Env = {}
+
+LOAD = """
+import hashlib, json, sys
+from dataclasses import asdict
+from levit_cli import checkpoints
+from levit_cli.errors import LevitError
+{first}
+warnings = []
+try:
+    loaded = checkpoints.load(**json.loads(sys.argv[1]), warn=warnings.append)
+except LevitError as error:
+    told = {{"exit_code": error.exit_code, "message": str(error)}}
+else:
+    weights = hashlib.sha256(b"".join(loaded.state[name].tobytes() for name in sorted(loaded.state))).hexdigest()
+    told = {{"labels": loaded.labels.names, "recipe": asdict(loaded.recipe), "weights": weights,
+             "files": [str(path) for path in loaded.files]}}
+print(json.dumps({{**told, "warnings": warnings, "client": "huggingface_hub" in sys.modules}}))
+"""
+# No process of root's is refused anything, unless it gives its capabilities away; others have none.
+LIKE_ANYONE = "import ctypes; ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a process told of its attempt to load a model."""
+
+    exit_code: int = ExitCode.OK
+    message: str = ""
+    labels: list[str] = field(default_factory=list)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
+    files: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    client: bool = False
+    stderr: str = ""
+    seconds: float = 0.0
+
+    def require(self, seed: int = 0) -> None:
+        """That the model is there, and is the one that the hub has."""
+        assert (self.exit_code, self.message) == (ExitCode.OK, "")
+        assert (tuple(self.labels), self.weights) == (LABELS, weights_of(seed))
+        assert self.recipe == json.loads(json.dumps(asdict(RECIPE)))
+
+
+class Machine:
+    """Somewhere levit runs, with a cache of its own."""
+
+    def __init__(self, folder: Path, endpoint: str) -> None:
+        self.cache = folder / "cache"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.upper().startswith(("HF_", "HTTP"))},
+            "HOME": str(folder),
+            "HF_HOME": str(folder / "hf_home"),
+            "HF_HUB_CACHE": str(self.cache),
+            "HF_ENDPOINT": endpoint,
+            "NO_PROXY": "127.0.0.1",
+            "NO_COLOR": "1",
+        }
+
+    def start(self, source: str = REPO, *, first: str = "", offline: bool = False, env: Env = NO_ENV) -> "Run":
+        command = [sys.executable, "-W", "error", "-c", LOAD.format(first=first)]
+        arguments = json.dumps({"source": source, "offline": offline})
+        pipe = subprocess.PIPE
+        environment = {**self.environment, **env}
+        return Run(subprocess.Popen([*command, arguments], stdout=pipe, stderr=pipe, env=environment, text=True))
+
+    def load(self, source: str = REPO, *, first: str = "", offline: bool = False, env: Env = NO_ENV) -> Outcome:
+        outcome = self.start(source, first=first, offline=offline, env=env).finish()
+        assert outcome.stderr == ""  # no progress bar, no warning, no words of the client's own
+        return outcome
+
+    @property
+    def repository(self) -> Path:
+        return self.cache / f"models--{REPO.replace('/', '--')}"
+
+    def blob(self, name: str) -> Path:
+        return next(self.repository.glob(f"snapshots/*/{name}")).resolve()
+
+    def hold(self) -> dict[str, bytes]:
+        """What the cache holds of the repository, but for its locks and notes."""
+        return {path.name: path.read_bytes() for path in self.repository.glob("blobs/*")}
+
+
+class Run:
+    """A process on its way."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self._begun = time.monotonic()
+
+    def finish(self) -> Outcome:
+        stdout, stderr = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, stderr
+        return Outcome(**json.loads(stdout), stderr=stderr, seconds=time.monotonic() - self._begun)
+
+
+def weights_of(seed: int) -> str:
+    state = random_state(TINY, seed)
+    return hashlib.sha256(b"".join(state[name].tobytes() for name in sorted(state))).hexdigest()
+
+
+def written(folder: Path, seed: int) -> Files:
+    """A repository as ``levit convert-checkpoint`` makes it."""
+    weights = folder / "random.safetensors"
+    write_safetensors(weights, to_dialect(random_state(TINY, seed), TINY, "hf"), "float32")
+    save(replace(load(weights), labels=Labels(LABELS), recipe=RECIPE), folder / "repository", "hf")
+    return contents(folder / "repository")
+
+
+def contents(folder: Path) -> Files:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return written(tmp_path_factory.mktemp("whole"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def newer(whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The same with other weights."""
+    weights = written(tmp_path_factory.mktemp("newer"), seed=1)["model.safetensors"]
+    return {**whole, "model.safetensors": weights}
+
+
+@pytest.fixture(scope="module")
+def pickled(whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    path = tmp_path_factory.mktemp("pickled") / "pytorch_model.bin"
+    write_pickle(path, to_dialect(random_state(TINY), TINY, "hf"), "float32")
+    return {name: content for name, content in whole.items() if name.endswith(".json")} | {path.name: path.read_bytes()}
+
+
+@pytest.fixture(scope="module")
+def sharded(whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("sharded")
+    arrays = to_dialect(random_state(TINY), TINY, "hf")
+    places = {name: f"model-0000{1 + place % 2}-of-00002.safetensors" for place, name in enumerate(arrays)}
+    for shard in set(places.values()):
+        part = {name: np.asarray(arrays[name]) for name in arrays if places[name] == shard}
+        write_safetensors(folder / shard, part, "float32")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return {name: content for name, content in whole.items() if name.endswith(".json")} | contents(folder)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeHub]:
+    with running(FakeHub()) as fake:
+        yield fake
+
+
+@pytest.fixture
+def fake(server: FakeHub) -> Iterator[FakeHub]:
+    yield server
+    server.reset()
+
+
+@pytest.fixture
+def repository(fake: FakeHub, whole: Files) -> Repository:
+    return fake.add(REPO, whole)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, fake: FakeHub) -> Machine:
+    return Machine(tmp_path, fake.url)
+
+
+@pytest.fixture(scope="module")
+def fetched(server: FakeHub, whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache into which the repository has been fetched."""
+    server.add(REPO, whole)
+    machine = Machine(tmp_path_factory.mktemp("fetched"), server.url)
+    machine.load().require()
+    server.reset()
+    return machine.cache
+
+
+@pytest.fixture
+def warm(fetched: Path, machine: Machine, repository: Repository) -> Machine:
+    shutil.copytree(fetched, machine.cache, symlinks=True)
+    return machine
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An address at which nobody listens."""
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{unheard.getsockname()[1]}"
+
+
+def require_unreachable(outcome: Outcome, *words: str) -> None:
+    assert outcome.exit_code == ExitCode.UNREACHABLE
+    for word in (*words, "--model demo", "--model PATH"):
+        assert word in outcome.message
+    assert TOKEN not in outcome.message + outcome.stderr + "".join(outcome.warnings)
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["levit-128S", "levit-128", "levit-192", "levit-256", "levit-384"])
+def test_a_variant_means_its_published_weights_in_whatever_case(name: str) -> None:
+    for spelling in (name, name.lower(), name.upper()):
+        assert hub.parse(spelling) == hub.HubId(f"facebook/{name}")
+
+
+@pytest.mark.parametrize(
+    ("source", "repo", "revision"),
+    [
+        ("owner/name", "owner/name", "main"),
+        ("timm/levit_256.fb_dist_in1k", "timm/levit_256.fb_dist_in1k", "main"),
+        ("owner/name@v1.0", "owner/name", "v1.0"),
+        ("owner/name@refs/pr/1", "owner/name", "refs/pr/1"),
+    ],
+)
+def test_a_hub_id_is_an_owner_a_name_and_perhaps_a_revision(source: str, repo: str, revision: str) -> None:
+    assert hub.parse(source) == hub.HubId(repo, revision)
+    assert str(hub.parse(source)) == source
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "levit-512",
+        "",
+        "a/b/c",
+        "../b",
+        "a/..",
+        "./b",
+        "-a/b",
+        "a/b@",
+        "a/b@../../c",
+        "a/b@c/..",
+        "a/b@/c",
+        "a b/c",
+        "a/b\n",
+    ],
+)
+def test_what_could_be_no_hub_id_is_none(source: str) -> None:
+    assert hub.parse(source) is None
+
+
+def test_an_id_that_the_hub_does_not_allow_is_refused_unasked(machine: Machine, fake: FakeHub) -> None:
+    outcome = machine.load("owner/two--dashes")
+    assert outcome.exit_code == ExitCode.REFUSED
+    assert "owner/two--dashes is no hub id" in outcome.message
+    assert fake.asked() == []
+
+
+# The cache, cold and warm
+
+
+def test_a_cold_cache_fetches_what_makes_the_model_and_nothing_else(
+    machine: Machine, fake: FakeHub, repository: Repository
+) -> None:
+    outcome = machine.load()
+    outcome.require()
+    assert outcome.warnings == []
+    assert sorted(fake.asked()) == sorted(COLD)  # no telemetry, no README.md
+
+
+def test_a_warm_cache_costs_one_request(warm: Machine, fake: FakeHub) -> None:
+    outcome = warm.load()
+    outcome.require()
+    assert outcome.warnings == []
+    assert fake.asked() == ["GET listing"]
+
+
+@pytest.mark.parametrize(("offline", "variable"), [(True, "0"), (False, "1")], ids=["--offline", "HF_HUB_OFFLINE"])
+def test_a_warm_cache_serves_offline_without_a_request(
+    warm: Machine, fake: FakeHub, offline: bool, variable: str
+) -> None:
+    outcome = warm.load(offline=offline, env={"HF_HUB_OFFLINE": variable})
+    outcome.require()
+    assert outcome.warnings == []
+    assert fake.asked() == []
+
+
+@pytest.mark.promise("hub-down")
+@pytest.mark.parametrize(("offline", "variable"), [(True, "0"), (False, "1")], ids=["--offline", "HF_HUB_OFFLINE"])
+def test_a_cold_cache_offline_is_unreachable_and_names_two_ways_out(
+    machine: Machine, fake: FakeHub, repository: Repository, offline: bool, variable: str
+) -> None:
+    require_unreachable(
+        machine.load(offline=offline, env={"HF_HUB_OFFLINE": variable}), f"{REPO} is not in the cache", "offline"
+    )
+    assert fake.asked() == []
+
+
+def test_a_newer_commit_is_fetched_and_remembered(warm: Machine, repository: Repository, newer: Files) -> None:
+    repository.commit(newer)
+    warm.load().require(seed=1)
+    warm.load(offline=True).require(seed=1)
+
+
+def test_a_repository_without_safetensors_gives_its_pickle(machine: Machine, fake: FakeHub, pickled: Files) -> None:
+    fake.add(REPO, pickled)
+    outcome = machine.load()
+    outcome.require()
+    assert [Path(file).name for file in outcome.files] == ["pytorch_model.bin"]
+
+
+def test_shards_are_fetched_by_their_index_and_serve_offline(machine: Machine, fake: FakeHub, sharded: Files) -> None:
+    fake.add(REPO, sharded)
+    for offline in (False, True):
+        outcome = machine.load(offline=offline)
+        outcome.require()
+        assert [Path(file).name[:11] for file in outcome.files] == ["model-00001", "model-00002"]
+
+
+def test_a_shard_that_the_repository_lacks_is_named(machine: Machine, fake: FakeHub, sharded: Files) -> None:
+    lacking = "model-00002-of-00002.safetensors"
+    fake.add(REPO, {name: content for name, content in sharded.items() if name != lacking})
+    outcome = machine.load()
+    assert outcome.exit_code == ExitCode.REFUSED
+    assert f"{REPO} lacks {lacking}" in outcome.message
+
+
+def test_a_repository_without_weights_is_refused(machine: Machine, fake: FakeHub, whole: Files) -> None:
+    fake.add(REPO, {"config.json": whole["config.json"], "tf_model.h5": b"of another kind"})
+    outcome = machine.load()
+    assert outcome.exit_code == ExitCode.REFUSED
+    assert "holds no weights" in outcome.message
+
+
+def test_a_branch_is_fetched_and_serves_offline_under_its_name_alone(
+    machine: Machine, repository: Repository, newer: Files
+) -> None:
+    repository.commit(newer, "refs/pr/1")
+    machine.load(f"{REPO}@refs/pr/1").require(seed=1)
+    machine.load(f"{REPO}@refs/pr/1", offline=True).require(seed=1)
+    require_unreachable(machine.load(offline=True))
+
+
+def test_a_commit_is_fetched_and_serves_offline(machine: Machine, repository: Repository, newer: Files) -> None:
+    commit = repository.branches["main"]
+    repository.commit(newer)
+    machine.load(f"{REPO}@{commit}").require()
+    machine.load(f"{REPO}@{commit}", offline=True).require()
+
+
+def test_a_local_path_never_touches_the_network(machine: Machine, fake: FakeHub, whole: Files, tmp_path: Path) -> None:
+    folder = tmp_path / REPO
+    folder.mkdir(parents=True)
+    for name, content in whole.items():
+        (folder / name).write_bytes(content)
+    for source in (str(folder), REPO):
+        outcome = machine.load(source, first=f"import os; os.chdir({str(tmp_path)!r})")
+        outcome.require()
+        assert not outcome.client
+    assert fake.asked() == []
+
+
+@pytest.mark.promise("hub-many-runs")
+def test_many_runs_at_once_on_a_cold_cache_all_succeed(machine: Machine, repository: Repository) -> None:
+    for run in [machine.start() for _ in range(20)]:
+        run.finish().require()
+
+
+def test_a_system_without_symbolic_links_is_served_too(machine: Machine, fake: FakeHub, repository: Repository) -> None:
+    no_links = {"HF_HUB_DISABLE_SYMLINKS": "1"}
+    machine.load(env=no_links).require()
+    config = next(machine.repository.glob("snapshots/*/config.json"))
+    assert not config.is_symlink()
+    fake.asked()
+    machine.load(env=no_links).require()
+    assert fake.asked() == ["GET listing"]
+    machine.load(offline=True, env=no_links).require()
+    config.write_bytes(flip(config.read_bytes()))
+    outcome = machine.load(env=no_links)
+    outcome.require()
+    assert outcome.warnings == [f"config.json of {REPO} is damaged; fetching it again"]
+
+
+# A hub that does not answer
+
+
+@pytest.mark.promise("hub-down")
+@pytest.mark.parametrize("answer", [(503, ""), (429, "")])
+def test_a_hub_in_trouble_is_replaced_by_the_cached_copy_with_one_warning(
+    warm: Machine, repository: Repository, answer: tuple[int, str]
+) -> None:
+    repository.answer = answer
+    outcome = warm.load()
+    outcome.require()
+    (warning,) = outcome.warnings
+    assert REPO in warning
+    assert f"using the cached copy of {REPO}, commit {repository.branches['main'][:8]}" in warning
+
+
+@pytest.mark.promise("hub-down")
+def test_a_hub_that_is_down_is_replaced_by_the_cached_copy_with_one_warning(warm: Machine, nowhere: str) -> None:
+    outcome = warm.load(env={"HF_ENDPOINT": nowhere})
+    outcome.require()
+    (warning,) = outcome.warnings
+    assert f"The hub at {nowhere} does not answer" in warning
+    assert "refused" in warning
+
+
+def test_a_hub_that_is_down_before_anything_is_cached_is_unreachable_at_once(machine: Machine, nowhere: str) -> None:
+    outcome = machine.load(env={"HF_ENDPOINT": nowhere})
+    require_unreachable(outcome, f"The hub at {nowhere} does not answer", "refused")
+    assert outcome.seconds < LONG_S
+
+
+@pytest.mark.promise("hub-down")
+@pytest.mark.parametrize("endpoint", ["http://somebody.invalid", "no address"])
+def test_an_endpoint_that_leads_nowhere_is_unreachable(machine: Machine, endpoint: str) -> None:
+    require_unreachable(machine.load(env={"HF_ENDPOINT": endpoint}), f"The hub at {endpoint} does not answer")
+
+
+@pytest.mark.parametrize("variable", ["HF_ENDPOINT", "HF_HUB_ETAG_TIMEOUT"])
+def test_a_setting_that_the_client_cannot_read_is_a_usage_error(machine: Machine, variable: str) -> None:
+    outcome = machine.load(env={variable: "http://[::1"})
+    assert outcome.exit_code == ExitCode.USAGE
+    assert "HF_" in outcome.message
+
+
+def test_what_answers_in_place_of_the_hub_is_no_hub(machine: Machine, fake: FakeHub) -> None:
+    fake.add(REPO, {}).answer = (200, "")  # as a portal of a hotel does
+    require_unreachable(machine.load(), "does not answer")
+
+
+@pytest.mark.promise("hub-slow")
+def test_a_hub_that_falls_silent_is_given_up_within_seconds(
+    machine: Machine, fake: FakeHub, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "answer", lambda exchange, path: exchange.stall())
+    outcome = machine.load()
+    require_unreachable(outcome, "does not answer", "Timeout")
+    assert outcome.seconds < 2 * hub.ANSWER_TIMEOUT_S
+
+
+# A hub that refuses
+
+REFUSALS = [
+    ((401, "RepoNotFound"), "it is private or does not exist, or HF_TOKEN is missing or not valid"),
+    ((401, "GatedRepo"), "access to it must be granted first"),
+    ((403, "GatedRepo"), "access to it must be granted first"),
+    ((403, ""), "the account of HF_TOKEN may not read it"),
+    ((404, "RepoNotFound"), "there is no such repository"),
+    ((429, ""), "too many requests"),
+    ((503, ""), "the hub answered with status 503"),
+]
+
+
+@pytest.mark.promise("hub-refuses")
+@pytest.mark.parametrize(("answer", "why"), REFUSALS)
+def test_a_refusal_is_unreachable_with_its_own_reason_and_without_the_token(
+    machine: Machine, repository: Repository, answer: tuple[int, str], why: str
+) -> None:
+    repository.answer = answer
+    require_unreachable(machine.load(env={"HF_TOKEN": TOKEN}), f"The hub does not give {REPO}", why)
+
+
+def test_a_repository_that_is_not_there_is_unreachable(machine: Machine, fake: FakeHub) -> None:
+    require_unreachable(machine.load("nobody/nothing"), "The hub does not give nobody/nothing", "no such repository")
+
+
+def test_a_revision_that_is_not_there_is_unreachable_and_is_the_reason(
+    machine: Machine, repository: Repository
+) -> None:
+    require_unreachable(machine.load(f"{REPO}@v9"), f"The hub does not give {REPO}@v9", "it has no such revision")
+
+
+@pytest.mark.parametrize(("answer", "why"), REFUSALS[2:4] + REFUSALS[5:])
+def test_files_that_are_refused_though_listed_are_unreachable_at_once(
+    machine: Machine, repository: Repository, answer: tuple[int, str], why: str
+) -> None:
+    repository.file_answer = answer
+    outcome = machine.load(env={"HF_TOKEN": TOKEN})
+    require_unreachable(outcome, f"The hub does not give {REPO}", why)
+    assert outcome.seconds < LONG_S
+
+
+@pytest.mark.promise("hub-refuses")
+def test_the_token_goes_to_the_hub_and_not_to_where_the_hub_sends_us(
+    machine: Machine, fake: FakeHub, repository: Repository
+) -> None:
+    machine.load(env={"HF_TOKEN": TOKEN}).require()
+    assert {request.headers.get("authorization") for request in fake.requests} == {f"Bearer {TOKEN}"}
+    assert fake.storage.requests
+    assert not any(TOKEN in str(request.headers) for request in fake.storage.requests)
+
+
+def test_a_token_that_no_request_can_carry_is_not_printed(machine: Machine, repository: Repository) -> None:
+    outcome = machine.load(env={"HF_TOKEN": f"{TOKEN}\vand more"})
+    require_unreachable(outcome, "does not answer", "Illegal header value")
+
+
+def test_the_password_in_an_endpoint_is_not_printed(machine: Machine, nowhere: str) -> None:
+    outcome = machine.load(env={"HF_ENDPOINT": nowhere.replace("//", f"//me:{TOKEN}@")})
+    require_unreachable(outcome, "does not answer")
+
+
+# Bytes that are not the hub's
+
+
+@pytest.mark.promise("hub-flipped-byte")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_bit_flipped_on_the_way_is_refused_and_not_kept(machine: Machine, repository: Repository, name: str) -> None:
+    repository.faults = {name: "flip"}
+    outcome = machine.load()
+    assert outcome.exit_code == ExitCode.REFUSED
+    assert f"{name} of {REPO} is damaged" in outcome.message
+    assert flip(repository.commits[repository.branches["main"]][name]) not in machine.hold().values()
+    repository.faults.clear()
+    machine.load().require()
+
+
+def test_a_bit_flipped_on_the_way_once_costs_a_warning(machine: Machine, repository: Repository) -> None:
+    repository.faults = {"model.safetensors": "flip once"}
+    outcome = machine.load()
+    outcome.require()
+    assert outcome.warnings == [f"model.safetensors of {REPO} is damaged; fetching it again"]
+
+
+@pytest.mark.promise("hub-flipped-byte")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_bit_flipped_in_the_cache_is_found_and_offline_refused(warm: Machine, fake: FakeHub, name: str) -> None:
+    blob = warm.blob(name)
+    blob.write_bytes(flip(blob.read_bytes()))
+    outcome = warm.load(offline=True)
+    assert outcome.exit_code == ExitCode.REFUSED
+    assert f"{name} of {REPO} is damaged" in outcome.message
+    outcome = warm.load()
+    outcome.require()
+    assert outcome.warnings == [f"{name} of {REPO} is damaged; fetching it again"]
+    assert fake.asked().count(f"GET {name}") == 1
+    warm.load(offline=True).require()
+
+
+@pytest.mark.promise("hub-flipped-byte")
+def test_a_pin_counts_more_than_what_the_hub_says(machine: Machine, repository: Repository, newer: Files) -> None:
+    pin = f"from levit_cli.checkpoints import hub; hub.PINNED_SHA256[{REPO!r}, 'model.safetensors'] = '0' * 64"
+    outcome = machine.load(first=pin)
+    assert outcome.exit_code == ExitCode.REFUSED
+    assert f"model.safetensors of {REPO} is damaged" in outcome.message
+    machine.load().require()
+    assert machine.load(first=pin, offline=True).exit_code == ExitCode.REFUSED
+    repository.commit(newer, "mine")
+    machine.load(f"{REPO}@mine", first=pin).require(seed=1)  # the pin is of what the name alone means
+
+
+def test_every_pin_is_a_sha256_of_a_published_repository() -> None:
+    for (repo, _), sha256 in hub.PINNED_SHA256.items():
+        assert repo in hub.PUBLISHED.values()
+        assert re.fullmatch("[0-9a-f]{64}", sha256)
+
+
+def test_a_blob_in_the_store_that_the_client_shares_between_repositories_is_known_by_its_own_name(
+    warm: Machine, fake: FakeHub
+) -> None:
+    blob = warm.blob("model.safetensors")
+    shared = warm.cache / "blobs" / "ab" / ("ab" * 32)  # named by another hash, Xet's
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(os.path.relpath(shared, blob.parent))
+    warm.load(offline=True).require()
+    shared.write_bytes(flip(shared.read_bytes()))
+    assert warm.load(offline=True).exit_code == ExitCode.REFUSED
+    warm.load().require()
+    assert not shared.exists()
+
+
+# Interruptions
+
+
+@pytest.mark.promise("hub-slow")
+def test_bodies_that_are_cut_or_stall_end_in_bounded_time_and_leave_nothing(
+    machine: Machine, repository: Repository, fake: FakeHub, whole: Files
+) -> None:
+    faults: dict[str, Fault] = {"cut": "cut", "stall": "stall"}
+    runs = {}
+    for name, fault in faults.items():
+        fake.add(f"somebody/{name}", whole).faults = {"model.safetensors": fault}
+        runs[name] = machine.start(f"somebody/{name}", env={"HF_HUB_DOWNLOAD_TIMEOUT": "1"})
+    for name, run in runs.items():
+        outcome = run.finish()
+        require_unreachable(outcome, f"Fetching model.safetensors of somebody/{name} failed")
+        held = [path.read_bytes() for path in machine.cache.glob(f"models--somebody--{name}/blobs/*")]
+        assert sorted(held) == sorted([whole["config.json"], whole["preprocessor_config.json"]])
+        fake.repositories[f"somebody/{name}"].faults.clear()
+        machine.load(f"somebody/{name}").require()
+
+
+@pytest.mark.promise("hub-slow")
+def test_an_interrupted_fetch_ends_at_once_and_leaves_no_part_of_a_file(
+    machine: Machine, repository: Repository, fake: FakeHub, whole: Files
+) -> None:
+    repository.faults = {"model.safetensors": "stall"}
+    run = machine.start()
+    wait_until(fake.storage.stalling)
+    run.process.send_signal(signal.SIGINT)
+    _, stderr = run.process.communicate(timeout=LONG_S)
+    assert "KeyboardInterrupt" in stderr
+    assert set(machine.hold()) == {git_hash(whole[name]) for name in ("config.json", "preprocessor_config.json")}
+    require_unreachable(machine.load(offline=True))
+    repository.faults.clear()
+    machine.load().require()
+
+
+def test_what_is_killed_on_its_way_is_not_taken_for_whole(
+    machine: Machine, repository: Repository, fake: FakeHub
+) -> None:
+    commit = repository.branches["main"]
+    repository.faults = {"preprocessor_config.json": "stall"}  # without which the weights would have another recipe
+    run = machine.start()
+    wait_until(fake.stalling)
+    run.process.kill()
+    run.process.communicate()
+    for source in (REPO, f"{REPO}@{commit}"):
+        require_unreachable(machine.load(source, offline=True))
+    repository.faults.clear()
+    machine.load().require()
+
+
+def test_a_newer_commit_that_does_not_come_leaves_the_older_in_use(
+    warm: Machine, repository: Repository, newer: Files
+) -> None:
+    older = repository.branches["main"]
+    repository.commit(newer)
+    repository.file_answer = (503, "")
+    outcome = warm.load()
+    outcome.require()
+    (warning,) = outcome.warnings
+    assert "the hub answered with status 503" in warning
+    assert f"commit {older[:8]}" in warning
+    warm.load(offline=True).require()
+
+
+# A cache that cannot be written
+
+
+@pytest.mark.promise("hub-cache-unwritable")
+def test_a_cache_that_cannot_be_made_is_named(machine: Machine, repository: Repository) -> None:
+    machine.cache.write_text("a file where the folder should be")
+    outcome = machine.start().finish()
+    assert outcome.exit_code == ExitCode.OUTPUT
+    assert str(machine.cache) in outcome.message
+
+
+@pytest.mark.promise("hub-cache-unwritable")
+def test_a_disk_that_is_full_is_no_place_for_a_part_of_a_file(machine: Machine, repository: Repository) -> None:
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    outcome = machine.load(first=full)
+    assert outcome.exit_code == ExitCode.OUTPUT
+    assert str(machine.cache) in outcome.message
+    assert "too large" in outcome.message
+    assert not [content for content in machine.hold().values() if len(content) >= 20_000]
+    machine.load().require()
+
+
+@pytest.fixture
+def read_only(warm: Machine) -> Iterator[Machine]:
+    folders = [path for path in (warm.cache, *warm.cache.rglob("*")) if path.is_dir()]
+    for folder in folders:
+        folder.chmod(0o555)
+    yield warm
+    for folder in folders:
+        folder.chmod(0o755)
+
+
+@pytest.mark.promise("hub-cache-unwritable")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or sys.platform != "linux", reason="capabilities are Linux's")
+def test_a_read_only_cache_serves_what_it_holds(
+    read_only: Machine, repository: Repository, fake: FakeHub, newer: Files
+) -> None:
+    outcome = read_only.load(first=LIKE_ANYONE)
+    outcome.require()
+    assert outcome.warnings == []
+    repository.commit(newer)
+    outcome = read_only.load(first=LIKE_ANYONE)
+    outcome.require()
+    (warning,) = outcome.warnings
+    assert f"Cannot write the hub's cache {read_only.cache}" in warning
+    fake.add("somebody/else", newer)
+    outcome = read_only.load("somebody/else", first=LIKE_ANYONE)
+    assert outcome.exit_code == ExitCode.OUTPUT
+    assert str(read_only.cache) in outcome.message
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or sys.platform != "linux", reason="capabilities are Linux's")
+def test_a_damaged_file_in_a_read_only_cache_is_refused(read_only: Machine, repository: Repository) -> None:
+    blob = read_only.blob("model.safetensors")
+    blob.write_bytes(flip(blob.read_bytes()))
+    outcome = read_only.load(first=LIKE_ANYONE)
+    assert outcome.exit_code == ExitCode.REFUSED
+    assert f"model.safetensors of {REPO} is damaged" in outcome.message
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"../../.."])
+def test_a_note_in_the_cache_that_makes_no_sense_is_passed_over(
+    warm: Machine, repository: Repository, content: bytes
+) -> None:
+    (warm.repository / "refs" / "main").write_bytes(content)
+    require_unreachable(warm.load(offline=True))
+    warm.load().require()
+    warm.load(offline=True).require()

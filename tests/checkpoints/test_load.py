@@ -1,0 +1,392 @@
+"""The one front door: whatever holds a LeViT is loaded, and whatever does not is refused with a reason."""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from levit_cli.checkpoints import load, own_folder, save
+from levit_cli.checkpoints.load import DEMO_FOLDER
+from levit_cli.checkpoints.weights import sha256_of
+from levit_cli.choices import DIALECTS, Dialect, RecipeName
+from levit_cli.data.labels import Labels, imagenet1k, numbered
+from levit_cli.errors import RefusedError
+from levit_cli.images.transforms import Recipe, recipe_for
+from levit_cli.model.config import VARIANTS
+from tests.support.checkpoint_files import arrays_of, write_arrays, write_model
+from tests.support.random_weights import TINY, random_state
+
+Arrays = dict[str, NDArray[Any]]
+ANIMALS = Labels(("cat", "dog", "bird", "fish", "frog", "newt", "vole"))
+
+
+def refusal(source: Path | str, **options: Any) -> RefusedError:
+    with pytest.raises(RefusedError) as caught:
+        load(source, **options)
+    assert int(caught.value.exit_code) == 3
+    return caught.value
+
+
+def tensors_of(arrays: Arrays, prefix: str = "") -> dict[str, torch.Tensor]:
+    return {prefix + name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def assert_random_model(state: Any, seed: int = 0) -> None:
+    for name, array in random_state(TINY, seed).items():
+        np.testing.assert_array_equal(state[name], array, strict=True)
+
+
+def shard(folder: Path, arrays: Arrays, count: int, pickled: bool = False) -> Path:
+    """A folder with the arrays dealt out to ``count`` files and the index that says which is where."""
+    stem, suffix = ("pytorch_model", ".bin") if pickled else ("model", ".safetensors")
+    names = [f"{stem}-{number:05}-of-{count:05}{suffix}" for number in range(1, count + 1)]
+    weight_map = {name: names[index % count] for index, name in enumerate(arrays)}
+    for file in names:
+        write_arrays(folder / file, {name: arrays[name] for name in arrays if weight_map[name] == file})
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (folder / f"{stem}{suffix}.index.json").write_text(json.dumps(index))
+    return folder
+
+
+# --- what is loaded
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_bare_file_of_any_dialect_is_loaded(tmp_path: Path, dialect: Dialect, suffix: str) -> None:
+    path = write_model(tmp_path / f"weights{suffix}", dialect)
+    checkpoint = load(path)
+    assert_random_model(checkpoint.state)
+    assert (checkpoint.config, checkpoint.dialect, checkpoint.dtype) == (TINY, dialect, "float32")
+    assert (checkpoint.origin, checkpoint.files, checkpoint.sha256) == (str(path), (path,), sha256_of(path))
+    assert checkpoint.recipe == recipe_for(dialect, (64, 64))
+    assert checkpoint.labels == numbered(7)
+    assert checkpoint.notes == ()
+    assert checkpoint.architecture == "LeViT of its own widths"
+
+
+def test_a_published_variant_has_its_name_and_the_labels_of_imagenet(tmp_path: Path) -> None:
+    checkpoint = load(write_model(tmp_path / "a.safetensors", "timm", VARIANTS["levit-128S"]))
+    assert checkpoint.architecture == "levit-128S"
+    assert checkpoint.labels is imagenet1k()
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_folder_of_any_dialect_is_loaded(tmp_path: Path, dialect: Dialect, weights: str) -> None:
+    path = write_model(tmp_path / "folder" / weights, dialect)
+    for source in (tmp_path / "folder", path, str(tmp_path / "folder") + "/"):
+        assert_random_model(load(source).state)
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickles"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_shards_are_put_together(tmp_path: Path, count: int, pickled: bool) -> None:
+    folder = shard(tmp_path / "model", arrays_of("hf"), count, pickled)
+    (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(ANIMALS.names))}))
+    checkpoint = load(folder)
+    assert_random_model(checkpoint.state)
+    assert len(checkpoint.files) == count
+    assert checkpoint.sha256 == sha256_of(*sorted(checkpoint.files))
+    assert checkpoint.labels == ANIMALS
+    assert load(next(folder.glob("*.index.json"))).labels == ANIMALS
+
+
+TRAINING_EXTRAS = {
+    "optimizer": {"state": {0: {"exp_avg": torch.ones(2), "step": 3}}, "param_groups": [{"betas": (0.9, 0.999)}]},
+    "lr_scheduler": {"t_initial": 1000, "base_values": [5e-4]},
+    "epoch": 299,
+    "scaler": {"scale": 65536.0, "growth_factor": 2.0, "_growth_tracker": 7},
+    "args": argparse.Namespace(model="LeViT_128S", lr=5e-4, output_dir="", resume=None, mixup_minmax=[0.1, 1.0]),
+}  # fmt: skip
+
+
+@pytest.mark.promise("training-checkpoint")
+@pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
+def test_metas_training_checkpoint_is_read_and_its_moving_average_on_request(tmp_path: Path, in_zip: bool) -> None:
+    average = {name: torch.from_numpy(array) for name, array in random_arrays("fb", seed=5).items()}
+    content = {"model": tensors_of(arrays_of("fb")), "model_ema": average, **TRAINING_EXTRAS}
+    torch.save(content, tmp_path / "checkpoint.pth", _use_new_zipfile_serialization=in_zip)
+    trained, averaged = load(tmp_path / "checkpoint.pth"), load(tmp_path / "checkpoint.pth", ema=True)
+    assert_random_model(trained.state)
+    assert_random_model(averaged.state, seed=5)
+    assert trained.notes == ("took 'model', passed over model_ema, optimizer, lr_scheduler, epoch, scaler, args",)
+    assert averaged.notes[0].startswith("took 'model_ema', passed over model, ")
+    assert len(trained.translation.dropped) == sum(TINY.depths) + 2  # Meta's index tensors
+
+
+def random_arrays(dialect: Dialect, seed: int) -> Arrays:
+    from levit_cli.checkpoints.save import to_dialect
+
+    return to_dialect(random_state(TINY, seed), TINY, dialect)
+
+
+def test_timms_training_checkpoint_is_read(tmp_path: Path) -> None:
+    content = {
+        "epoch": 3,
+        "arch": "levit_128s",
+        "state_dict": tensors_of(arrays_of("timm")),
+        "args": argparse.Namespace(),
+    }
+    content["state_dict_ema"] = tensors_of(random_arrays("timm", seed=5))
+    torch.save(content, tmp_path / "last.pth.tar")
+    assert_random_model(load(tmp_path / "last.pth.tar").state)
+    assert_random_model(load(tmp_path / "last.pth.tar", ema=True).state, seed=5)
+
+
+@pytest.mark.promise("wrapped-names")
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_prefixes_of_wrappers_are_taken_off_and_it_is_said(tmp_path: Path, dialect: Dialect, prefix: str) -> None:
+    torch.save({"model": tensors_of(arrays_of(dialect), prefix)}, tmp_path / "a.pth")
+    checkpoint = load(tmp_path / "a.pth")
+    assert_random_model(checkpoint.state)
+    assert all("took the prefix" in note for note in checkpoint.notes)
+    assert len(checkpoint.notes) == prefix.count(".")
+
+
+def test_the_demo_is_in_the_package() -> None:
+    checkpoint = load("demo", offline=True)
+    assert checkpoint.labels.names[:2] == ("airplane", "automobile")
+    assert checkpoint.recipe.resize_to == (120, 120)  # around 112: training crops show things larger
+    assert checkpoint.temperature != 1  # calibrated
+    assert checkpoint.config.num_stages == 3  # else transformers could not build it
+    assert checkpoint.evaluation is not None
+    assert checkpoint.evaluation.top1 >= 0.88
+
+
+def test_a_folder_named_demo_without_weights_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert load("demo").labels.names[:2] == ("airplane", "automobile")
+    write_model(tmp_path / "demo" / "model.safetensors", "hf")
+    assert load("demo").config == TINY
+
+
+def test_only_a_local_folder_is_the_users_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "run" / "model.safetensors", "hf")
+    for source in ("run", "./run/", str(tmp_path / "run")):
+        assert own_folder(source) == Path(source)
+    for source in ("demo", "run/model.safetensors", "levit-256", "facebook/levit-256", "https://x.org/run", "nowhere"):
+        assert own_folder(source) is None
+    assert own_folder(str(DEMO_FOLDER)) is None
+    write_model(tmp_path / "demo" / "model.safetensors", "hf")
+    assert own_folder("demo") == Path("demo")
+
+
+def test_the_home_folder_may_be_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_model(tmp_path / "a.pth", "fb")
+    assert load("~/a.pth").config == TINY
+
+
+# --- labels
+
+
+def with_config(folder: Path, **config: Any) -> Path:
+    write_model(folder / "model.safetensors", "hf")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("animals.txt", "\n".join(ANIMALS.names)), ("animals.json", json.dumps(dict(enumerate(ANIMALS.names))))],
+)
+def test_labels_of_the_users_come_first(tmp_path: Path, name: str, content: str) -> None:
+    folder = with_config(tmp_path / "model", id2label={str(index): "theirs" for index in range(7)})
+    (tmp_path / name).write_text(content)
+    assert load(folder).labels == Labels(("theirs",) * 7)
+    assert load(folder, labels=tmp_path / name).labels == ANIMALS
+
+
+@pytest.mark.promise("labels-and-heads")
+def test_labels_of_another_length_are_refused_with_both_numbers(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "a.pth", "fb")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    assert (
+        refusal(path, labels=tmp_path / "names.txt").what == f"{tmp_path}/names.txt has 2 labels, the model 7 classes"
+    )
+    folder = with_config(tmp_path / "model", id2label={"0": "cat", "1": "dog", "2": "bird"})
+    error = refusal(folder)
+    assert error.what == f"The configuration of {folder} has 3 labels, the model 7 classes"
+    assert "--labels" in error.hint
+    (tmp_path / "names.txt").write_text("\n".join(ANIMALS.names))
+    assert load(folder, labels=tmp_path / "names.txt").labels == ANIMALS  # the hint helps
+
+
+def test_names_that_nobody_gave_are_numbers(tmp_path: Path) -> None:
+    folder = with_config(tmp_path, id2label={str(index): f"LABEL_{index}" for index in range(7)})
+    assert load(folder).labels == numbered(7)
+
+
+# --- preprocessing
+
+
+def with_preprocessor(folder: Path, **preprocessor: Any) -> Path:
+    write_model(folder / "pytorch_model.bin", "hf")
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return folder
+
+
+def test_a_published_size_is_the_final_one(tmp_path: Path) -> None:
+    checkpoint = load(with_preprocessor(tmp_path, feature_extractor_type="LevitFeatureExtractor", size=64))
+    assert checkpoint.recipe == recipe_for("hf", (64, 64))
+    assert checkpoint.recipe.resize_to == (73, 73)
+
+
+@pytest.mark.parametrize("name", ["fb", "hf", "timm", "hf-tensor"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_named_recipe_comes_before_the_dialects(tmp_path: Path, dialect: Dialect, name: RecipeName) -> None:
+    assert load(write_model(tmp_path / "a.pth", dialect), recipe=name).recipe == recipe_for(name, (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("preprocessor", "reason"),
+    [
+        ({"size": 224}, r"pictures of \(64, 64\) pixels, its preprocessing makes \(224, 224\)"),
+        ({"do_resize": False}, "do_resize switched off"),
+        ({"size": {"height": 64, "width": 64}}, "stretches pictures"),
+    ],
+)
+def test_naming_a_recipe_helps_where_the_hint_says_so(
+    tmp_path: Path, preprocessor: dict[str, Any], reason: str
+) -> None:
+    folder = with_preprocessor(tmp_path, **preprocessor)
+    with pytest.raises(RefusedError, match=reason) as caught:
+        load(folder)
+    assert caught.value.hint == "name a recipe with --recipe"
+    assert load(folder, recipe="fb").recipe == recipe_for("fb", (64, 64))
+
+
+def test_files_beside_a_bare_file_of_another_name_are_not_its(tmp_path: Path) -> None:
+    folder = with_config(tmp_path, id2label=dict(enumerate(ANIMALS.names)), model_type="levit")
+    write_model(folder / "other.safetensors", "timm")
+    assert load(folder / "model.safetensors").labels == ANIMALS
+    assert load(folder / "other.safetensors").labels == numbered(7)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "missing",
+        "missing.pth",
+        "missing/folder/model.safetensors",
+        "levit-512",
+        "two words",
+        "",
+        "x" * 5000,
+        "~nobody-of-this-name/model",
+        "nul\0byte",
+    ],
+)
+def test_a_source_that_is_nothing_is_refused(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = refusal(source)
+    assert source[:50] in error.what
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert "holds no weights" in refusal(tmp_path).what
+
+
+Damage = Callable[[Arrays], Arrays]
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "missing": (lambda arrays: dict(list(arrays.items())[1:]), "1 missing: "),
+    "unexpected": (lambda arrays: {**arrays, "more": np.ones(3, np.float32)}, "1 unexpected: more"),
+    "mis-shaped": (lambda arrays: first_changed(arrays, lambda array: array[:, :2]), "1 mis-shaped: "),
+    "NaN": (lambda arrays: first_changed(arrays, lambda array: array * np.float32("nan")), "in stem.0.conv.weight"),
+    "integers": (lambda arrays: first_changed(arrays, lambda array: array.astype(int)), "stem.0.conv.weight is int"),
+    "of another network": (lambda _: {"layer1.0.conv1.weight": np.ones((3, 3), np.float32)}, "it looks like a ResNet"),
+}  # fmt: skip
+
+
+def first_changed(arrays: Arrays, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Arrays:
+    name = next(iter(arrays))
+    return {**arrays, name: change(arrays[name])}
+
+
+@pytest.mark.parametrize("place", ["a.safetensors", "a.pth", "folder/model.safetensors", "folder/pytorch_model.bin"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_model_is_refused_with_what_and_where(
+    tmp_path: Path, damage: str, dialect: Dialect, place: str
+) -> None:
+    change, reason = DAMAGES[damage]
+    path = write_arrays(tmp_path / place, change(arrays_of(dialect)))
+    source = path.parent if place.startswith("folder") else path
+    error = refusal(source)
+    assert reason in str(error)
+    assert str(source) in str(error)
+
+
+def test_a_picture_that_is_not_square_needs_its_configuration(tmp_path: Path) -> None:
+    config = replace(TINY, image_size=(32, 96))
+    error = refusal(write_model(tmp_path / "wide.safetensors", "hf", config))
+    assert "(12 tokens)" in error.what
+    assert "config.json" in error.hint
+    path = write_model(tmp_path / "model" / "model.safetensors", "hf", config)
+    (path.parent / "config.json").write_text('{"image_size": [32, 96]}')
+    assert load(path.parent).config == load(path).config == config
+
+
+@pytest.mark.promise("labels-and-heads")
+def test_heads_of_different_class_counts_are_refused_with_both_numbers(tmp_path: Path) -> None:
+    ten = arrays_of("fb", replace(TINY, num_classes=10))
+    arrays = arrays_of("fb") | {name: array for name, array in ten.items() if name.startswith("head_dist.")}
+    message = str(refusal(write_arrays(tmp_path / "a.pth", arrays)))
+    assert "2 mis-shaped: head_dist.l.weight (expected (7, 32), found (10, 32)), head_dist.l.bias" in message
+
+
+@pytest.mark.promise("labels-and-heads")
+def test_one_head_is_enough(tmp_path: Path) -> None:
+    arrays = {name: array for name, array in arrays_of("timm").items() if not name.startswith("head_dist.")}
+    checkpoint = load(write_arrays(tmp_path / "a.safetensors", arrays))
+    assert checkpoint.config == replace(TINY, distilled=False)
+
+
+def test_half_a_second_head_is_refused(tmp_path: Path) -> None:
+    arrays = {name: array for name, array in arrays_of("timm").items() if not name.startswith("head_dist.bn")}
+    assert "4 missing: head_dist.bn.weight" in str(refusal(write_arrays(tmp_path / "a.safetensors", arrays)))
+
+
+def test_a_shard_that_is_missing_incomplete_or_told_twice_is_refused(tmp_path: Path) -> None:
+    folder = shard(tmp_path / "model", arrays_of("hf"), 3)
+    second = folder / "model-00002-of-00003.safetensors"
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-1])
+    assert "the file has" in str(refusal(folder))
+    second.unlink()
+    assert "No such file" in str(refusal(folder))
+    second.write_bytes((folder / "model-00001-of-00003.safetensors").read_bytes())
+    assert "tensors twice" in str(refusal(folder))
+
+
+def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for path in (write_model(tmp_path / "a.pth", "fb"), write_model(tmp_path / "a.safetensors", "fb")):
+        assert "has no EMA weights" in refusal(path, ema=True).what
+
+
+# --- what was loaded may be saved and loaded again
+
+
+def test_a_recipe_of_its_own_travels_with_a_folder(tmp_path: Path) -> None:
+    recipe = Recipe("custom", (64, 64), (64, 64), "half_even")
+    checkpoint = replace(load(write_model(tmp_path / "a.pth", "fb")), recipe=recipe, labels=ANIMALS)
+    for dialect in ("hf", "timm"):
+        save(checkpoint, tmp_path / dialect, dialect)
+        loaded = load(tmp_path / dialect)
+        assert (loaded.recipe, loaded.labels) == (recipe, ANIMALS)
+        assert load(tmp_path / dialect, recipe="timm").recipe == recipe_for("timm", (64, 64))

@@ -1,0 +1,368 @@
+"""What stands beside the weights is understood in both libraries' words and in our own, or refused."""
+
+import json
+from dataclasses import replace
+from math import floor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from levit_cli.checkpoints.metadata import read_metadata, store_temperature, write_metadata
+from levit_cli.checkpoints.metadata_parts import Evaluation, Metadata
+from levit_cli.choices import Dialect, RecipeName
+from levit_cli.data.labels import Labels, imagenet1k, numbered
+from levit_cli.errors import ExitCode, RefusedError
+from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Recipe, recipe_for
+from levit_cli.model.config import VARIANTS, LevitConfig
+from tests.support.random_weights import TINY
+
+FOLDER_DIALECTS: tuple[Dialect, ...] = ("hf", "timm")
+RECIPES: tuple[RecipeName, ...] = ("fb", "hf", "timm", "hf-tensor")
+# As the hub has it beside facebook/levit-128S.
+PUBLISHED_PREPROCESSOR = {
+    "do_center_crop": True,
+    "do_normalize": True,
+    "do_resize": True,
+    "feature_extractor_type": "LevitFeatureExtractor",
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "resample": 3,
+    "size": 224,
+}
+# As transformers 5 writes it.
+NEW_PREPROCESSOR = PUBLISHED_PREPROCESSOR | {
+    "image_processor_type": "LevitImageProcessor",
+    "size": {"shortest_edge": 224},
+    "crop_size": {"height": 224, "width": 224},
+    "do_rescale": True,
+    "rescale_factor": 0.00392156862745098,
+    "data_format": "channels_first",
+}
+# As the hub has it beside timm/levit_128s.fb_dist_in1k.
+TIMM_CONFIG: dict[str, Any] = {
+    "architecture": "levit_128s",
+    "num_classes": 1000,
+    "num_features": 384,
+    "global_pool": "avg",
+    "pretrained_cfg": {
+        "tag": "fb_dist_in1k",
+        "custom_load": False,
+        "input_size": [3, 224, 224],
+        "fixed_input_size": True,
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "num_classes": 1000,
+        "pool_size": [4, 4],
+        "first_conv": "stem.conv1.linear",
+        "classifier": ["head.linear", "head_dist.linear"],
+    },
+}
+
+
+def folder_with(folder: Path, **files: Any) -> Path:
+    for name, content in files.items():
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (folder / f"{name}.json").write_bytes(raw)
+    return folder
+
+
+def timm_with(**changes: Any) -> dict[str, Any]:
+    return {**TIMM_CONFIG, "pretrained_cfg": {**TIMM_CONFIG["pretrained_cfg"], **changes}}
+
+
+# --- what others wrote
+
+
+def test_a_folder_may_hold_nothing_but_weights(tmp_path: Path) -> None:
+    assert read_metadata(tmp_path) == Metadata()
+
+
+@pytest.mark.parametrize(
+    ("preprocessor", "recipe"),
+    [
+        (PUBLISHED_PREPROCESSOR, recipe_for("hf", (224, 224))),
+        (NEW_PREPROCESSOR, recipe_for("hf", (224, 224))),
+        ({"size": 96}, recipe_for("hf", (96, 96))),
+        ({"size": 384}, recipe_for("hf", (384, 384))),
+        ({"size": {"shortest_edge": 224}}, recipe_for("hf", (224, 224))),
+        ({"size": {"shortest_edge": 256}}, Recipe("custom", (292, 292), (224, 224), "floor")),
+        ({"size": {"shortest_edge": 210}, "crop_size": 224}, Recipe("custom", (240, 240), (224, 224), "floor")),
+        ({"size": 224, "crop_size": {"height": 192, "width": 160}}, Recipe("custom", (256, 256), (192, 160), "floor")),
+        ({"size": 224, "resample": 2}, Recipe("custom", (256, 256), (224, 224), "floor", "bilinear")),
+        (
+            {"size": 224, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]},
+            Recipe("custom", (256, 256), (224, 224), "floor", mean=(0.5,) * 3, std=(0.5,) * 3),
+        ),
+        ({"do_resize": True}, recipe_for("hf", (224, 224))),
+    ],
+)
+def test_a_preprocessor_of_transformers_is_read(tmp_path: Path, preprocessor: dict[str, Any], recipe: Recipe) -> None:
+    assert read_metadata(folder_with(tmp_path, preprocessor_config=preprocessor)).recipe == recipe
+
+
+def test_the_published_recipe_is_known_by_name(tmp_path: Path) -> None:
+    recipe = read_metadata(folder_with(tmp_path, preprocessor_config=PUBLISHED_PREPROCESSOR)).recipe
+    assert recipe is not None
+    assert (recipe.name, recipe.resize_to, recipe.crop_size) == ("hf", (256, 256), (224, 224))  # 224 is the final size
+
+
+@pytest.mark.parametrize(
+    ("changes", "recipe"),
+    [
+        ({}, recipe_for("timm", (224, 224))),
+        ({"input_size": [3, 96, 96]}, recipe_for("timm", (96, 96))),
+        ({"crop_pct": 0.875}, Recipe("custom", (256, 256), (224, 224), "half_even")),
+        ({"crop_pct": 1.0}, Recipe("custom", (224, 224), (224, 224), "half_even")),
+        ({"interpolation": "bilinear"}, Recipe("custom", (248, 248), (224, 224), "half_even", "bilinear")),
+        ({"input_size": [3, 128, 256]}, recipe_for("timm", (128, 256))),
+    ],
+)
+@pytest.mark.parametrize("flat", [True, False], ids=["flat", "pretrained_cfg"])
+def test_a_config_of_timm_is_read(tmp_path: Path, changes: dict[str, Any], recipe: Recipe, flat: bool) -> None:
+    config = timm_with(**changes)
+    if flat:  # as timm wrote it before 2023
+        config |= config.pop("pretrained_cfg")
+    metadata = read_metadata(folder_with(tmp_path, config=config))
+    assert (metadata.recipe, metadata.image_size, metadata.labels) == (recipe, recipe.crop_size, None)
+
+
+def test_labels_of_timm_are_read(tmp_path: Path) -> None:
+    assert read_metadata(folder_with(tmp_path, config=timm_with(label_names=["cat", "dog"]))).labels == Labels(
+        ("cat", "dog")
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "levit", "image_size": 224}, Metadata(image_size=(224, 224))),
+        ({"image_size": [96, 160]}, Metadata(image_size=(96, 160))),
+        ({"drop_path_rate": 0.1}, Metadata(drop_path_rate=0.1)),
+        ({"id2label": {"1": "dog", "0": "cat"}}, Metadata(labels=Labels(("cat", "dog")))),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, Metadata()),
+        ({"id2label": {"0": "cat", "1": "LABEL_1"}}, Metadata(labels=Labels(("cat", "LABEL_1")))),
+        ({"architectures": ["LevitForImageClassification"], "torch_dtype": "float32"}, Metadata()),
+    ],
+)
+def test_a_config_of_transformers_is_read(tmp_path: Path, config: dict[str, Any], expected: Metadata) -> None:
+    assert read_metadata(folder_with(tmp_path, config=config)) == expected
+
+
+def test_labels_with_synonyms_get_their_wordnet_ids(tmp_path: Path) -> None:
+    id2label = {str(index): f"{name}, {name} cat" for index, name in enumerate(imagenet1k().names)}
+    assert read_metadata(folder_with(tmp_path, config={"id2label": id2label})).labels is imagenet1k()
+
+
+# --- what makes no sense
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"config": b""}, "Cannot read"),
+        ({"config": b"\xff"}, "Cannot read"),
+        ({"config": b"[" * 200_000}, "Cannot read"),
+        ({"config": []}, "not a JSON object"),
+        ({"preprocessor_config": b"{"}, "Cannot read"),
+        ({"config": {"model_type": "vit"}}, "another architecture, vit"),
+        ({"config": {"image_size": "large"}}, "Cannot make sense"),
+        ({"config": {"image_size": []}}, "Cannot make sense"),
+        ({"config": b'{"image_size": Infinity}'}, "Cannot make sense"),
+        ({"config": {"id2label": ["cat"]}}, "Cannot make sense"),
+        ({"config": {"id2label": {"cat": 0}}}, "not keyed by class index"),
+        ({"config": {"id2label": {"1": "dog"}}}, "without a gap"),
+        ({"config": {"levit_cli": {"evaluation": {"top1": 1}}}}, "Cannot make sense"),
+        ({"config": {"levit_cli": "ours"}}, "Cannot make sense"),
+        ({"config": {"levit_cli": {"temperature": 0}}}, "its temperature is 0"),
+        ({"config": {"levit_cli": {"temperature": -1.5}}}, "its temperature is -1.5"),
+        ({"config": b'{"levit_cli": {"temperature": NaN}}'}, "its temperature is nan"),
+        ({"config": b'{"levit_cli": {"temperature": Infinity}}'}, "its temperature is inf"),
+        ({"config": {"levit_cli": {"temperature": "warm"}}}, "Cannot make sense"),
+        ({"config": TIMM_CONFIG | {"levit_cli": {"temperature": 0}}}, "its temperature is 0"),
+        ({"preprocessor_config": {"do_resize": False}}, "do_resize switched off"),
+        ({"preprocessor_config": {"do_center_crop": False}}, "do_center_crop switched off"),
+        ({"preprocessor_config": {"do_rescale": False}}, "do_rescale switched off"),
+        ({"preprocessor_config": {"do_normalize": False}}, "do_normalize switched off"),
+        ({"preprocessor_config": {"rescale_factor": 1 / 127.5}}, "another factor"),
+        ({"preprocessor_config": {"size": {"height": 224, "width": 224}}}, "stretches pictures"),
+        ({"preprocessor_config": {"size": {"shortest_edge": 100}}}, "margin would be invented"),
+        ({"preprocessor_config": {"resample": 9}}, "Cannot make sense"),
+        ({"preprocessor_config": {"image_std": [0, 0, 0]}}, "the deviation"),
+        ({"preprocessor_config": {"image_mean": [0.5, 0.5]}}, "Cannot make sense"),
+        ({"preprocessor_config": b'{"image_mean": [NaN, 0, 0]}'}, "the mean"),
+        ({"preprocessor_config": {"levit_cli": {}}}, "Cannot make sense"),
+        ({"config": {"architecture": "resnet50"}}, "another architecture, timm's resnet50"),
+        ({"config": {"architecture": "levit_512d"}}, "another architecture, timm's levit_512d"),
+        ({"config": {"architecture": "levit_384_s8"}}, "another architecture, timm's levit_384_s8"),
+        ({"config": TIMM_CONFIG | {"model_args": {"act_layer": "silu"}}}, "timm's levit_128s"),
+        ({"config": TIMM_CONFIG | {"model_args": 3}}, "Cannot make sense"),
+        ({"config": timm_with(crop_mode="border")}, "crop mode border"),
+        ({"config": timm_with(crop_mode="squash")}, "crop mode squash"),
+        ({"config": timm_with(crop_pct=0)}, "Cannot make sense"),
+        ({"config": timm_with(crop_pct=1.1)}, "margin would be invented"),
+        ({"config": timm_with(interpolation="random")}, "'random'"),
+        ({"config": timm_with(input_size=[])}, "Cannot make sense"),
+        ({"config": timm_with(label_names=7)}, "a list of names"),
+        ({"config": timm_with(label_names=["cat", ["dog"]])}, "a list of names"),
+        ({"config": {"levit_cli": {"evaluation": {"dataset": "a", "images": "many", "top1": 1}}}}, "Cannot make sense"),
+        ({"config": {"architecture": "levit_128s", "pretrained_cfg": 3}}, "Cannot make sense"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_with_its_place(tmp_path: Path, files: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RefusedError, match=reason) as caught:
+        read_metadata(folder_with(tmp_path, **files))
+    assert caught.value.exit_code == ExitCode.REFUSED
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"preprocessor_config": b"{"},
+        {"preprocessor_config": {"do_resize": False}},
+        {"config": timm_with(crop_mode="border")},
+        {"config": timm_with(interpolation="random")},
+    ],
+)
+def test_a_recipe_that_nobody_asks_for_need_not_make_sense(tmp_path: Path, files: dict[str, Any]) -> None:
+    assert read_metadata(folder_with(tmp_path, **files), with_recipe=False).recipe is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"filter": "sinc"},
+        {"crop_rounding": "up"},
+        {"resizer": "magick"},
+        {"mean": (float("nan"), 0.5, 0.5)},
+        {"std": (0.2, 0.0, 0.2)},
+        {"std": (0.2, -0.1, 0.2)},
+        {"std": (0.2, float("inf"), 0.2)},
+        {"crop_size": (224, 257)},
+    ],
+)
+def test_a_recipe_that_nobody_can_follow_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(RefusedError):
+        replace(recipe_for("fb", (224, 224)), **changes)
+
+
+# --- what we write
+
+
+def written(
+    folder: Path,
+    dialect: Dialect,
+    recipe: Recipe,
+    config: LevitConfig = TINY,
+    labels: Labels | None = None,
+    evaluation: Evaluation | None = None,
+    temperature: float = 1.0,
+) -> Path:
+    labels = labels or numbered(config.num_classes)
+    contents = write_metadata(dialect, config, labels, recipe, evaluation, temperature)
+    return folder_with(folder, **{name.removesuffix(".json"): content for name, content in contents.items()})
+
+
+@pytest.mark.parametrize("dialect", FOLDER_DIALECTS)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *(recipe_for(name, size) for name in RECIPES for size in ((224, 224), (64, 64), (96, 160))),
+        Recipe("custom", (96, 96), (96, 96), "half_even"),
+        Recipe("custom", (97, 300), (64, 96), "floor", "lanczos", (0.1, 0.2, 0.3), (0.9, 0.8, 0.7)),
+    ],
+    ids=str,
+)
+def test_what_we_write_is_read_again_to_the_letter(tmp_path: Path, dialect: Dialect, recipe: Recipe) -> None:
+    config = replace(TINY, image_size=recipe.crop_size, drop_path_rate=0.1)
+    labels, evaluation = Labels(tuple("abcdefg")), Evaluation("the test set", 5000, 0.815)
+    assert read_metadata(written(tmp_path, dialect, recipe, config, labels, evaluation)) == Metadata(
+        config.image_size, labels, recipe, 0.1, evaluation
+    )
+
+
+@pytest.mark.parametrize("dialect", FOLDER_DIALECTS)
+def test_a_temperature_is_kept_and_stored_beside_everything_else(tmp_path: Path, dialect: Dialect) -> None:
+    recipe, evaluation = recipe_for("fb", (64, 64)), Evaluation("the test set", 5000, 0.815)
+    assert (
+        read_metadata(written(tmp_path, dialect, recipe, evaluation=evaluation, temperature=1.25)).temperature == 1.25
+    )
+    assert read_metadata(written(tmp_path, dialect, recipe, evaluation=evaluation)).temperature == 1
+    before = json.loads((tmp_path / "config.json").read_text())
+    assert "temperature" not in before["levit_cli"]
+    assert store_temperature(tmp_path, 0.8) == tmp_path / "config.json"
+    after = json.loads((tmp_path / "config.json").read_text())
+    assert after["levit_cli"].pop("temperature") == 0.8
+    assert after == before
+    assert read_metadata(tmp_path) == replace(
+        read_metadata(written(tmp_path, dialect, recipe, evaluation=evaluation)), temperature=0.8
+    )
+
+
+def test_a_temperature_can_be_stored_where_there_is_no_config_yet(tmp_path: Path) -> None:
+    store_temperature(tmp_path, 2.0)
+    assert read_metadata(tmp_path) == Metadata(temperature=2.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_no_other_temperature_is_stored(tmp_path: Path, value: float) -> None:
+    with pytest.raises(RefusedError, match="no logits can be divided"):
+        store_temperature(tmp_path, value)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dialect", FOLDER_DIALECTS)
+def test_the_labels_of_imagenet_stay_its_own(tmp_path: Path, dialect: Dialect) -> None:
+    config, recipe = VARIANTS["levit-384"], recipe_for("fb", (224, 224))
+    metadata = read_metadata(written(tmp_path, dialect, recipe, config, imagenet1k()))
+    assert metadata.labels is imagenet1k()
+    assert metadata.drop_path_rate == config.drop_path_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("dialect", "file", "edit", "recipe"),
+    [
+        ("hf", "preprocessor_config", {"size": {"shortest_edge": 84}}, Recipe("custom", (96, 96), (64, 64), "floor")),
+        ("hf", "preprocessor_config", {"resample": 2}, Recipe("custom", (73, 73), (64, 64), "floor", "bilinear")),
+        ("timm", "config", {"crop_pct": 1.0}, Recipe("custom", (64, 64), (64, 64), "half_even")),
+    ],
+)
+def test_our_section_gives_way_where_somebody_edited_the_rest(
+    tmp_path: Path, dialect: Dialect, file: str, edit: dict[str, Any], recipe: Recipe
+) -> None:
+    written(tmp_path, dialect, recipe_for("fb", (64, 64)))
+    content = json.loads((tmp_path / f"{file}.json").read_text())
+    (content["pretrained_cfg"] if dialect == "timm" else content).update(edit)
+    assert read_metadata(folder_with(tmp_path, **{file: content})).recipe == recipe
+
+
+def test_every_edge_that_transformers_can_arrive_at_is_expressed(tmp_path: Path) -> None:
+    reachable = {int((256 / 224) * size) for size in range(1, 1000)}  # the rule of its LevitImageProcessor
+    for edge in range(64, 1000):
+        recipe = Recipe("custom", (edge, edge), (64, 64), "floor")
+        content = write_metadata("hf", TINY, numbered(7), recipe, None)["preprocessor_config.json"]
+        arrived = int((256 / 224) * content["size"]["shortest_edge"])
+        assert arrived == (edge if edge in reachable else edge + 1)
+
+
+def test_every_edge_is_expressed_for_timm() -> None:
+    for side in range(16, 400, 16):
+        for edge in range(side, 2 * side, 7):
+            recipe = Recipe("custom", (edge, edge), (side, side), "half_even")
+            content = write_metadata("timm", TINY, numbered(7), recipe, None)["config.json"]["pretrained_cfg"]
+            assert floor(side / content["crop_pct"]) == edge
+
+
+def test_the_published_recipe_is_written_in_timms_own_number() -> None:
+    content = write_metadata("timm", TINY, numbered(7), recipe_for("timm", (224, 224)), None)
+    assert content["config.json"]["pretrained_cfg"]["crop_pct"] == 0.9
+
+
+def test_the_published_preprocessor_is_written_in_transformers_own_numbers() -> None:
+    content = write_metadata("hf", TINY, numbered(7), recipe_for("hf", (224, 224)), None)["preprocessor_config.json"]
+    assert (content["size"], content["crop_size"]) == ({"shortest_edge": 224}, {"height": 224, "width": 224})
+    assert (content["image_mean"], content["image_std"]) == (list(IMAGENET_MEAN), list(IMAGENET_STD))

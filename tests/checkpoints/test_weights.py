@@ -1,0 +1,456 @@
+"""Weight files are read whole or refused with a reason: what a file is, its content says."""
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from levit_cli.checkpoints import weights as files
+from levit_cli.checkpoints.weights import (
+    Weights,
+    read_weights,
+    sha256_of,
+    shards,
+    unwrap,
+    weight_files,
+    write_pickle,
+    write_safetensors,
+)
+from levit_cli.choices import Dtype
+from levit_cli.errors import ExitCode, RefusedError
+
+ARRAYS: dict[str, NDArray[Any]] = {
+    "matrix": np.arange(12, dtype=np.float32).reshape(3, 4) / 8,
+    "counter": np.array(7, np.int64),
+}
+Edit = Callable[[dict[str, Any]], Any]
+
+
+def refusal(path: Path, **options: Any) -> str:
+    """The message with which a file is refused; it names the file."""
+    with pytest.raises(RefusedError) as caught:
+        read_weights(path, **options)
+    assert caught.value.exit_code == ExitCode.REFUSED
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def saved(path: Path, content: Any, **options: Any) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+# --- reading what was written
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("write", [write_safetensors, write_pickle])
+def test_what_is_written_is_read_again(tmp_path: Path, write: Callable[..., None], dtype: Dtype) -> None:
+    write(tmp_path / "weights", ARRAYS, dtype)
+    weights = read_weights(tmp_path / "weights")
+    assert weights.dtype == dtype
+    assert {name: array.tolist() for name, array in weights.arrays.items()} == {
+        name: array.tolist() for name, array in ARRAYS.items()
+    }
+
+
+def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
+    write_pickle(tmp_path / "pickle.safetensors", ARRAYS, "float32")
+    write_safetensors(tmp_path / "safe.pth", ARRAYS, "float32")
+    for name in ("pickle.safetensors", "safe.pth"):
+        np.testing.assert_array_equal(read_weights(tmp_path / name).arrays["matrix"], ARRAYS["matrix"])
+
+
+@pytest.mark.parametrize(
+    ("content", "arrays"),
+    [
+        ({"a": torch.ones(2)}, {"a": [1, 1]}),
+        ({"model": {"a": torch.ones(2)}}, {"a": [1, 1]}),
+        ({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, {"a": [1, 1]}),
+        ({"a": torch.nn.Parameter(torch.ones(2))}, {"a": [1, 1]}),
+        ({"a": torch.arange(6.0).reshape(2, 3).T}, {"a": [[0, 3], [1, 4], [2, 5]]}),
+        ({"a": torch.ones(2, dtype=torch.bfloat16)}, {"a": [1, 1]}),
+        (torch.nn.Linear(1, 1, bias=False).state_dict() | {"weight": torch.ones(1, 1)}, {"weight": [[1]]}),
+    ],
+)
+@pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
+def test_a_state_dict_is_read(tmp_path: Path, content: Any, arrays: dict[str, Any], in_zip: bool) -> None:
+    path = saved(tmp_path / "a.pth", content, _use_new_zipfile_serialization=in_zip)
+    assert {name: array.tolist() for name, array in read_weights(path).arrays.items()} == arrays
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype"),
+    [
+        ([torch.float16, torch.int64], "float16"),
+        ([torch.bfloat16], "bfloat16"),
+        ([torch.float32], "float32"),
+        ([torch.float64], "float32"),
+        ([torch.float16, torch.float32], "float32"),
+        ([torch.float16, torch.bfloat16], "float32"),
+    ],
+)
+def test_one_type_is_remembered_and_a_mixture_is_float32(
+    tmp_path: Path, stored: list[torch.dtype], dtype: Dtype
+) -> None:
+    path = saved(tmp_path / "a.pth", {str(kind): torch.ones(2, dtype=kind) for kind in stored})
+    assert read_weights(path).dtype == dtype
+
+
+# --- safetensors
+
+
+def with_header(change: Edit, body: bytes | None = None) -> bytes:
+    """A safetensors file whose header went through ``change``, which returns JSON or bytes."""
+    from safetensors.numpy import save
+
+    whole = save(ARRAYS)
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = change(json.loads(whole[8:end]))
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + (whole[end:] if body is None else body)
+
+
+WHOLE = with_header(lambda header: header)
+
+
+def twice(header: dict[str, Any]) -> bytes:
+    return json.dumps(header).encode()[:-1] + b', "matrix": ' + json.dumps(header["matrix"]).encode() + b"}"
+
+
+def put(name: str, **changes: Any) -> Edit:
+    return lambda header: {**header, name: {**header[name], **changes}}
+
+
+@pytest.mark.promise("damaged-weights")
+@pytest.mark.parametrize("length", [9, 40, len(WHOLE) - 49, len(WHOLE) - 1])
+def test_a_truncated_file_is_refused_with_both_sizes(tmp_path: Path, length: int) -> None:
+    (tmp_path / "a.safetensors").write_bytes(WHOLE[:length])
+    assert f"the file has {length:,}" in refusal(tmp_path / "a.safetensors")
+
+
+def test_bytes_behind_the_end_are_refused_with_both_sizes(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(WHOLE + bytes(5))
+    message = refusal(tmp_path / "a.safetensors")
+    assert f"its header says {len(WHOLE):,} bytes, the file has {len(WHOLE) + 5:,}" in message
+
+
+@pytest.mark.promise("damaged-weights")
+def test_every_flipped_bit_of_a_header_is_refused_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    expected = {name: (array.dtype, array.shape, array.tolist()) for name, array in ARRAYS.items()}
+    for bit in range(8 * (len(WHOLE) - 56)):
+        flipped = bytearray(WHOLE)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            arrays = read_weights(path).arrays
+        except RefusedError:
+            continue
+        found = {name: (array.dtype, array.shape, array.tolist()) for name, array in arrays.items()}
+        assert len(found) == len(expected)  # another name or another type of the same size: for the strict fit to find
+
+
+@pytest.mark.promise("damaged-weights")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ((1 << 63).to_bytes(8, "little") + WHOLE[8:], "header says that it ends at byte 9,223,372,036,854,775,816"),
+        ((200_000_000).to_bytes(8, "little") + WHOLE[8:], "header says that it ends at byte 200,000,008"),
+        (with_header(lambda header: b"{" + b"[" * 100_000), "header makes no sense"),
+        (with_header(lambda header: b'{"a": "\xff"}'), "header makes no sense"),
+        (with_header(lambda header: {"a": 3}, b""), "header makes no sense"),
+        (with_header(lambda header: {"a": {"dtype": "F32", "shape": [1]}}, b""), "header makes no sense"),
+        (with_header(twice), "names matrix twice"),
+        (with_header(put("matrix", data_offsets=[4, 56])), "invalid"),
+        (with_header(put("matrix", data_offsets=[0, 56])), "invalid"),
+        (with_header(put("matrix", shape=[3, 5])), "invalid"),
+        (with_header(put("matrix", shape=[1 << 40, 1 << 40])), "overflow"),
+        (with_header(put("matrix", shape=[-3, -4])), "invalid"),
+        (with_header(put("matrix", dtype="F8_E4M3", shape=[48])), "matrix is of type F8_E4M3"),
+        (with_header(put("matrix", dtype="Q4", shape=[96])), "unknown variant"),
+    ],
+)  # fmt: skip
+def test_a_header_that_does_not_fit_its_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    assert reason in refusal(tmp_path / "a.safetensors")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-10, 1 << 70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+ENTRIES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F16", "BF16", "I64", "BOOL", "F8_E5M2", "X"]) | JSON,
+        "shape": st.lists(st.integers(-1, 1 << 40), max_size=3) | JSON,
+        "data_offsets": st.lists(st.integers(-1, 64), min_size=2, max_size=2) | JSON,
+    }
+)
+
+
+@pytest.mark.promise("damaged-weights")
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JSON | st.dictionaries(st.text(max_size=8), ENTRIES | JSON, max_size=3), st.binary(max_size=64))
+def test_any_header_is_refused_or_right(tmp_path: Path, header: Any, body: bytes) -> None:
+    raw = json.dumps(header).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + body)
+    try:
+        weights = read_weights(tmp_path / "a.safetensors")
+    except RefusedError:
+        return
+    assert sum(array.nbytes for array in weights.arrays.values()) <= 2 * len(body)  # bfloat16 is widened
+
+
+@pytest.mark.promise("damaged-weights", "malicious-pickle")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.booleans(), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8))
+def test_any_changed_bytes_of_a_pickle_are_refused_or_harmless(
+    tmp_path: Path, in_zip: bool, changes: list[tuple[float, int]]
+) -> None:
+    path = saved(tmp_path / "a.pth", {"a": torch.arange(9.0)}, _use_new_zipfile_serialization=in_zip)
+    content = bytearray(path.read_bytes())
+    for place, byte in changes:
+        content[int(place * (len(content) - 1))] = byte
+    path.write_bytes(content)
+    try:
+        weights = read_weights(path)
+    except RefusedError:
+        return
+    assert all(isinstance(array, np.ndarray) for array in weights.arrays.values())
+
+
+# --- what is no weight file
+
+
+def tar_of_old() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name))
+    return stream.getvalue()
+
+
+def zip_of(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:96703c44\nsize 32152063\n"
+
+
+@pytest.mark.promise("not-weights", "foreign-archive")
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "bin"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "an empty file"),
+        (b"{}", "nothing known"),
+        (LFS_POINTER, "a Git LFS pointer"),
+        (b"\n <!DOCTYPE html>\n<html><body>404</body></html>", "an HTML page"),
+        (b"<HTML><head>", "an HTML page"),
+        (tar_of_old(), "a tar archive of a torch before 0.4"),
+        (b"class Weights:\n    pass\n", "nothing known"),
+        (bytes(1000), "nothing known"),
+        (b"\xff" * 1000, "nothing known"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "nothing known"),
+    ],
+)  # fmt: skip
+def test_what_is_no_weight_file_is_refused_with_what_it_looks_like(
+    tmp_path: Path, content: bytes, reason: str, suffix: str
+) -> None:
+    path = tmp_path / f"model.{suffix}"
+    path.write_bytes(content)
+    assert f"it looks like {reason}" in refusal(path)
+
+
+@pytest.mark.promise("foreign-archive")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"PK\3\4", "damaged or not a checkpoint"),
+        (zip_of({"hello.txt": b"hello"}), "damaged or not a checkpoint"),
+        (zip_of({"a/data.pkl": b"", "a/version": b"3\n"}), "damaged or not a checkpoint"),
+        (zip_of({"a/data.pkl": b"\x80\x02K\x07.", "a/version": b"3\n"}), "is not a state dict"),
+        (zip_of({"a/data.pkl": b"\x80\x02N.", "a/constants.pkl": b"", "a/version": b"3\n"}), "a TorchScript archive"),
+        (zip_of({"a/data.pkl": bytes(50_000_000)}, zipfile.ZIP_DEFLATED), "bytes unpack to 50,000,000"),
+    ],
+)  # fmt: skip
+def test_an_archive_without_weights_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    assert reason in refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.promise("foreign-archive")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning:torch")
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_real_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "a.pt")
+    assert "it is a TorchScript archive" in refusal(tmp_path / "a.pt")
+
+
+@pytest.mark.promise("damaged-weights")
+@pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
+def test_a_pickle_truncated_anywhere_is_refused(tmp_path: Path, in_zip: bool) -> None:
+    path = saved(tmp_path / "a.pth", {"a": torch.arange(100.0)}, _use_new_zipfile_serialization=in_zip)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:length])
+        refusal(path)
+
+
+@pytest.mark.promise("damaged-weights")
+def test_a_flipped_bit_in_the_weights_of_a_zip_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", {"a": torch.arange(100.0)})
+    flipped = bytearray(path.read_bytes())
+    flipped[flipped.index(torch.arange(100.0).numpy().tobytes()) + 42] ^= 4
+    path.write_bytes(flipped)
+    assert "data/0 in it does not have its checksum" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([torch.ones(1)], "it holds a list"),
+        (torch.ones(1), "it holds a Tensor"),
+        ({"a": torch.ones(1), "b": "text"}, "1 entries are no named tensors"),
+        ({"a": {"b": torch.ones(1)}}, "1 entries are no named tensors"),
+        ({1: torch.ones(1)}, "1 entries are no named tensors"),
+        ({"model": {2: torch.ones(1)}}, "1 entries are no named tensors"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "no plain array as a"),
+        ({"a": torch.ones(2, device="meta")}, "no plain array as a"),
+        ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "no plain array as a"),
+        ({"a": torch.ones(2, dtype=torch.complex64).conj()}, "no plain array as a"),
+        ({"a": torch.ones(1).expand(1_000_000, 1_000_000)}, "its tensors claim 4,000,000,000,000 bytes"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_pickle_of_something_else_is_refused(tmp_path: Path, content: Any, reason: str) -> None:
+    assert reason in refusal(saved(tmp_path / "a.pth", content))
+
+
+def test_an_unreadable_path_is_refused(tmp_path: Path) -> None:
+    assert "No such file" in refusal(tmp_path / "missing.pth")
+    assert "directory" in refusal(tmp_path)
+
+
+@pytest.mark.promise("old-torch")
+def test_a_torch_of_unsound_weights_only_reads_safetensors_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "OLDEST_SOUND_TORCH", (99, 0))
+    write_pickle(tmp_path / "a.pth", ARRAYS, "float32")
+    assert "upgrade to torch >= 2.10" in refusal(tmp_path / "a.pth")
+    write_safetensors(tmp_path / "a.safetensors", ARRAYS, "float32")
+    assert read_weights(tmp_path / "a.safetensors").arrays.keys() == ARRAYS.keys()
+
+
+# --- the moving average
+
+
+def test_the_moving_average_is_taken_on_request(tmp_path: Path) -> None:
+    content = {"model": {"a": torch.zeros(1)}, "model_ema": {"a": torch.ones(1)}, "epoch": 7}
+    path = saved(tmp_path / "a.pth", content)
+    weights, average = read_weights(path), read_weights(path, ema=True)
+    assert (weights.arrays["a"].item(), average.arrays["a"].item()) == (0, 1)
+    assert weights.notes == ("took 'model', passed over model_ema, epoch",)
+    assert average.notes == ("took 'model_ema', passed over model, epoch",)
+
+
+def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "it holds model, epoch" in refusal(saved(tmp_path / "a.pth", {"model": {}, "epoch": 7}), ema=True)
+    write_safetensors(tmp_path / "a.safetensors", ARRAYS, "float32")
+    assert "one set of weights" in refusal(tmp_path / "a.safetensors", ema=True)
+
+
+# --- wrappers
+
+
+@pytest.mark.promise("wrapped-names")
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
+def test_the_prefixes_of_wrappers_come_off_and_it_is_said(prefix: str) -> None:
+    weights = unwrap(Weights({f"{prefix}{name}": array for name, array in ARRAYS.items()}, notes=("before",)))
+    assert weights.arrays.keys() == ARRAYS.keys()
+    assert weights.notes[0] == "before"
+    assert len(weights.notes) == 1 + prefix.count(".")
+
+
+def test_a_prefix_of_some_names_stays() -> None:
+    arrays = {"module.a": ARRAYS["matrix"], "b": ARRAYS["matrix"]}
+    assert unwrap(Weights(arrays)).arrays.keys() == arrays.keys()
+
+
+# --- folders and shards
+
+
+@pytest.mark.parametrize(
+    ("present", "taken"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], "model.safetensors"),
+        (["pytorch_model.bin", "other.safetensors"], "pytorch_model.bin"),
+    ],
+)
+def test_safetensors_come_before_pickles(tmp_path: Path, present: list[str], taken: str) -> None:
+    for name in present:
+        (tmp_path / name).touch()
+    assert weight_files(tmp_path) == (tmp_path / taken,)
+
+
+def test_a_folder_without_weights_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=r"looked for model\.safetensors, .*pytorch_model\.bin"):
+        weight_files(tmp_path)
+
+
+def index_of(folder: Path, content: Any) -> Path:
+    path = folder / "model.safetensors.index.json"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+def test_shards_are_each_read_once(tmp_path: Path) -> None:
+    index = index_of(tmp_path, {"weight_map": {"a": "two", "b": "one", "c": "two"}})
+    assert weight_files(index) == weight_files(tmp_path) == (tmp_path / "one", tmp_path / "two")
+    assert shards(tmp_path / "model.safetensors") == []
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "", ".", "x\0y", "a/../../b"])
+def test_a_shard_outside_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RefusedError, match="names a file outside its folder") as caught:
+        weight_files(index_of(tmp_path, {"weight_map": {"a": "one", "b": name}}))
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"[" * 200_000, b"[]", {}, {"weight_map": 3}, {"weight_map": {}}]
+)
+def test_an_index_that_makes_no_sense_is_refused(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(RefusedError, match=r"shard index .*model\.safetensors\.index\.json"):
+        weight_files(index_of(tmp_path, content))
+
+
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
+    (file,) = weight_files(index_of(tmp_path, {"weight_map": {"a": "one"}}))
+    assert "No such file" in refusal(file)
+
+
+def test_the_hash_of_several_files_is_that_of_their_bytes_in_order(tmp_path: Path) -> None:
+    for name, content in (("a", b"one"), ("b", b"two"), ("ab", b"onetwo")):
+        (tmp_path / name).write_bytes(content)
+    assert sha256_of(tmp_path / "a", tmp_path / "b") == sha256_of(tmp_path / "ab")
+    assert sha256_of(tmp_path / "a") == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"

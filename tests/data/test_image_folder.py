@@ -1,0 +1,78 @@
+"""Class folders are found as torchvision finds them."""
+
+from pathlib import Path
+
+import pytest
+
+from levit_cli.data.image_folder import class_folders, split_folders
+from levit_cli.errors import UsageError
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_samples_and_numbers_are_torchvisions(tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    names = ("b/2.png", "b/10.jpg", "a b/x.JPEG", "a b/deep/er/y.webp", "Z/1.tiff", "b/notes.txt")
+    touch(*(tmp_path / name for name in names))
+    ours, theirs = class_folders(tmp_path), ImageFolder(str(tmp_path))
+    assert list(ours.classes) == theirs.classes == ["Z", "a b", "b"]
+    assert sorted((str(path), index) for path, index in ours.samples) == sorted(theirs.samples)
+    assert ours.counts == (1, 2, 2)
+
+
+def test_hidden_entries_are_neither_classes_nor_pictures(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "a" / "1.png", tmp_path / ".git" / "1.png", tmp_path / "a" / ".x" / "2.png", tmp_path / "a/._1.png"
+    )
+    assert class_folders(tmp_path).samples == ((tmp_path / "a" / "1.png", 0),)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "1.png", tmp_path / "b" / "2.png", tmp_path / "elsewhere" / "3.png")
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).rename(root / name)
+    (root / "a" / "more").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "up").symlink_to(root)
+    (root / "b" / "self").symlink_to(root / "b")
+    found = [(str(path.relative_to(root)), index) for path, index in class_folders(root).samples]
+    assert found == [("a/1.png", 0), ("a/more/3.png", 0), ("b/2.png", 1)]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [((), "No class folders"), (("1.png",), "No class folders"), (("a/1.png", "b/notes.txt"), "No pictures in .*b")],
+)
+def test_what_is_no_data_set_is_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    touch(*(tmp_path / name for name in names))
+    with pytest.raises(UsageError, match=message):
+        class_folders(tmp_path)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No folder"):
+        class_folders(tmp_path / "none")
+
+
+def test_train_and_val_inside_are_found(tmp_path: Path) -> None:
+    touch(tmp_path / "train/a/1.png", tmp_path / "test/a/1.png")
+    assert split_folders(tmp_path) == (tmp_path / "train", tmp_path / "test")
+    touch(tmp_path / "val/a/1.png")
+    assert split_folders(tmp_path) == (tmp_path / "train", tmp_path / "val")
+
+
+def test_a_folder_of_classes_is_whole(tmp_path: Path) -> None:
+    touch(tmp_path / "a/1.png")
+    assert split_folders(tmp_path) == (tmp_path, None)
+
+
+def test_one_of_the_two_alone_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "train/a/1.png")
+    with pytest.raises(UsageError, match="val/ or test/"):
+        split_folders(tmp_path)

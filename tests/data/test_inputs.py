@@ -1,0 +1,183 @@
+import io
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from levit_cli.data.inputs import expand, is_url, named, read_list, walk
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def below(root: Path, folder: str = "") -> list[str]:
+    return [os.path.relpath(item.path, root) for item in walk(str(root / folder))]
+
+
+def test_a_folder_is_walked_depth_first_in_the_order_of_names(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a/z.png", "a/b/c.JPEG", "c.tiff", "a.webp", "B.gif")
+    assert below(tmp_path) == ["B.gif", "a/b/c.JPEG", "a/z.png", "a.webp", "b.jpg", "c.tiff"]
+
+
+@pytest.mark.promise("links")
+def test_hidden_entries_other_files_and_links_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, ".hidden.jpg", ".git/x.jpg", "notes.txt", "kept.bmp", "noext")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "kept.bmp")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nothing")
+    assert below(tmp_path) == ["kept.bmp"]
+
+
+@pytest.mark.promise("folder-named-like-a-picture")
+def test_a_folder_named_like_a_picture_is_walked(tmp_path: Path) -> None:
+    touch(tmp_path, "x.jpg/inner.png")
+    assert below(tmp_path) == ["x.jpg/inner.png"]
+
+
+@pytest.mark.promise("many-files")
+def test_three_hundred_levels_are_walked(tmp_path: Path) -> None:
+    deep = "/".join("d" for _ in range(300))
+    touch(tmp_path, f"{deep}/x.jpg")
+    assert below(tmp_path) == [f"{deep}/x.jpg"]
+
+
+@pytest.mark.promise("missing-or-forbidden")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir(mode=0)
+    (item,) = walk(str(tmp_path))
+    assert item.path == str(tmp_path / "shut")
+    assert item.error is not None
+    assert item.error.kind == "permission"
+
+
+def test_a_folder_that_vanished_is_an_input_with_an_error(tmp_path: Path) -> None:
+    (item,) = walk(str(tmp_path / "gone"))
+    assert item.error is not None
+    assert item.error.kind == "not_found"
+
+
+@pytest.mark.promise("many-files")
+def test_the_stream_starts_without_walking_everything(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    stream = walk(str(tmp_path))
+    assert next(stream).path.endswith("a/1.jpg")
+    (tmp_path / "b" / "2.jpg").unlink()
+    assert list(stream) == []
+
+
+def test_named_files_are_tried_whatever_they_are_called(tmp_path: Path) -> None:
+    touch(tmp_path, "photo")
+    paths = [str(tmp_path / "photo"), str(tmp_path / "missing.jpg")]
+    assert [item.path for item in expand(paths)] == paths
+
+
+def test_a_glob_that_the_shell_left_alone_is_resolved_in_order(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a.jpg", "c.png", "sub/d.jpg")
+    assert [item.path for item in expand([f"{tmp_path}/*.jpg"])] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
+    assert [item.path for item in expand([f"{tmp_path}/**/*.jpg"])][-1] == f"{tmp_path}/sub/d.jpg"
+
+
+@pytest.mark.promise("links")
+def test_a_glob_of_all_levels_follows_no_link_and_names_each_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "b.jpg", "sub/a.jpg", "sub/deep/c.jpg", ".hidden/d.jpg", "sub/[odd]/e.jpg")
+    for name in ("one", "two", "sub/three"):  # with which Python's own would count 2 ** 40 ways
+        (tmp_path / name).symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    every = ["b.jpg", "sub/[odd]/e.jpg", "sub/a.jpg", "sub/deep/c.jpg"]
+    assert [item.path for item in expand(["**/*.jpg"])] == every
+    assert [item.path for item in expand(["**/**/*.jpg"])] == every
+    assert [item.path for item in expand(["s*/**/*.jpg"])] == every[1:]
+    assert [item.path for item in expand([f"{tmp_path}/**/c.jpg"])] == [f"{tmp_path}/sub/deep/c.jpg"]
+    assert [item.path for item in expand(["sub/**"])] == ["sub/[odd]/e.jpg", "sub/a.jpg", "sub/deep/c.jpg"]
+    assert sorted(item.path for item in expand(["**"])) == [f"./{path}" for path in every]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
+    touch(tmp_path, "a[1].jpg", "a1.jpg")
+    assert [item.path for item in expand([f"{tmp_path}/a[1].jpg"])] == [f"{tmp_path}/a[1].jpg"]
+
+
+def test_a_glob_without_a_match_is_an_input_that_will_not_be_found(tmp_path: Path) -> None:
+    assert [item.path for item in expand([f"{tmp_path}/*.jpg"])] == [f"{tmp_path}/*.jpg"]
+
+
+def test_addresses_and_standard_input_pass_through() -> None:
+    assert [item.path for item in expand(["https://example.org/*.jpg", "-"])] == ["https://example.org/*.jpg", "-"]
+    assert next(iter(expand(["-"]))).is_stdin
+
+
+def test_a_dash_in_a_list_is_a_file() -> None:
+    (item,) = named(["-"])
+    assert not item.is_stdin
+
+
+@pytest.mark.promise("lists")
+@pytest.mark.parametrize(
+    ("content", "null", "expected"),
+    [
+        (b"a\nb\n", False, ["a", "b"]),
+        (b"a\r\nb\r\n", False, ["a", "b"]),
+        (b"\xef\xbb\xbfa\n\n\nb", False, ["a", "b"]),
+        (b"a\n b \n", False, ["a", " b "]),
+        (b"a\nb\0c\0", True, ["a\nb", "c"]),
+        (b"\xef\xbb\xbfa\r\0", True, ["\ufeffa\r"]),
+        (b"caf\xe9\n", False, [os.fsdecode(b"caf\xe9")]),
+        (b"", False, []),
+        (b"\n\n", False, []),
+        (b"\0\0", True, []),
+    ],
+)
+def test_lists_are_read_exactly(content: bytes, null: bool, expected: list[str]) -> None:
+    assert list(read_list(io.BytesIO(content), null=null)) == expected
+
+
+PATHS = st.binary(min_size=1, max_size=30).filter(lambda raw: b"\0" not in raw)
+
+
+class InPieces(io.BytesIO):
+    """Comes in pieces of any size, as a pipe does."""
+
+    def __init__(self, content: bytes, sizes: list[int]) -> None:
+        super().__init__(content)
+        self._sizes = sizes
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        return self.read(self._sizes.pop() if self._sizes else -1)
+
+
+@pytest.mark.promise("lists")
+@given(st.lists(PATHS), st.booleans(), st.lists(st.integers(1, 9)))
+def test_any_paths_come_out_of_a_list_that_ends_them_in_nul(paths: list[bytes], ends: bool, sizes: list[int]) -> None:
+    content = b"\0".join(paths) + b"\0" * (ends and bool(paths))
+    assert list(read_list(InPieces(content, sizes), null=True)) == [os.fsdecode(path) for path in paths]
+
+
+@given(st.lists(PATHS.filter(lambda raw: b"\n" not in raw and not raw.endswith(b"\r"))), st.lists(st.integers(1, 9)))
+def test_any_lines_come_out_of_a_list(lines: list[bytes], sizes: list[int]) -> None:
+    content = b"\xef\xbb\xbf" + b"".join(line + (b"\r\n\r\n" if len(line) % 2 else b"\n") for line in lines)
+    assert list(read_list(InPieces(content, sizes), null=False)) == [os.fsdecode(line) for line in lines]
+
+
+@pytest.mark.promise("lists")
+def test_a_list_is_streamed_and_survives_any_cut_between_reads() -> None:
+    class OneByteAtATime(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            return self.read(1)
+
+    assert list(read_list(OneByteAtATime(b"\xef\xbb\xbfab\r\ncd\n"), null=False)) == ["ab", "cd"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("http://a", True), ("HTTPS://a", True), ("file:///a", False), ("a.jpg", False)]
+)
+def test_what_looks_like_an_address(text: str, expected: bool) -> None:
+    assert is_url(text) is expected

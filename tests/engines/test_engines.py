@@ -1,0 +1,166 @@
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from levit_cli.bench.models import RandomWeights
+from levit_cli.checkpoints import Checkpoint, load
+from levit_cli.choices import BASELINES, EngineName, Precision
+from levit_cli.engines import EngineSpec, make_engine, spec, usable_threads
+from levit_cli.errors import RefusedError, UsageError
+from levit_cli.images.decode import decode
+from levit_cli.images.preprocess import preprocess
+from levit_cli.images.transforms import recipe_for
+from levit_cli.model.config import VARIANTS, LevitConfig
+from tests.support.binary import environment, levit
+from tests.support.random_weights import random_pixels
+from tests.support.sample_images import write_pictures
+from tests.support.shared_data import shared, shared_photos
+
+FP32 = EngineSpec(device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Checkpoint:
+    return load("demo")
+
+
+@pytest.mark.promise("any-batch")
+def test_the_answer_is_the_same_in_any_batch(demo: Checkpoint) -> None:
+    pixels = random_pixels(demo.config, 33)
+    engine = make_engine(demo, FP32)
+    together = engine(pixels)
+    for size in (1, 7, 32):
+        apart = np.concatenate([engine(pixels[start : start + size]) for start in range(0, 33, size)])
+        np.testing.assert_allclose(apart, together, rtol=0, atol=1e-5)
+
+
+def test_an_engine_keeps_no_hold_on_the_answers_it_gave(demo: Checkpoint) -> None:
+    engine = make_engine(demo, FP32)
+    first = engine(random_pixels(demo.config, 1, seed=1))
+    kept = first.copy()
+    engine(random_pixels(demo.config, 1, seed=2))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_what_was_chosen_is_told(demo: Checkpoint) -> None:
+    chosen = make_engine(demo, EngineSpec()).spec
+    assert chosen.engine == "openvino"
+    assert chosen.device == "cpu"
+    assert chosen.precision in ("fp32", "bf16")
+    assert chosen.threads == usable_threads()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_torch_and_openvino_agree(demo: Checkpoint, precision: Precision) -> None:
+    asked = replace(FP32, precision=precision)
+    try:
+        ours = make_engine(demo, replace(asked, engine="openvino"))
+    except RefusedError:
+        pytest.skip("this CPU has no bf16 instructions")
+    theirs = make_engine(demo, replace(asked, engine="torch"))
+    pixels = random_pixels(demo.config, 4)
+    tolerance = 1e-4 if precision == "fp32" else 0.1
+    np.testing.assert_allclose(ours(pixels), theirs(pixels), rtol=0, atol=tolerance)
+
+
+SMALL = RandomWeights(LevitConfig((16, 24), (8, 8), (2, 3), (1, 1), num_classes=7, image_size=(32, 32)))
+
+
+def test_the_compiled_engine_agrees_with_torch_in_batches_up_to_its_own() -> None:
+    asked = EngineSpec("cpu", "compile", "fp32", batch_size=3)
+    compiled = make_engine(SMALL, asked)
+    assert (compiled.spec.engine, compiled.spec.precision, compiled.spec.batch_size) == ("compile", "fp32", 3)
+    pixels = random_pixels(SMALL.config, 3)
+    expected = make_engine(SMALL, replace(asked, engine="torch"))(pixels)
+    for size in (3, 1):
+        np.testing.assert_allclose(compiled(pixels[:size]), expected[:size], rtol=0, atol=1e-4)
+    assert torch._dynamo.config.recompile_limit >= len(VARIANTS) + len(BASELINES)  # torch would stop at eight nets
+    with ThreadPoolExecutor(1) as pool:  # as the pipeline calls it
+        np.testing.assert_allclose(pool.submit(compiled, pixels).result(), expected, rtol=0, atol=1e-4)
+
+
+def test_without_a_compiler_the_compiled_engine_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    (picture,) = write_pictures(tmp_path, 1)
+    without = environment(CXX=str(tmp_path / "no-compiler"), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    done = levit("predict", picture, "-m", tiny_folder, "--engine", "compile", env=without)
+    assert done.returncode == 3, done.stderr
+    assert b"torch.compile does not work here" in done.stderr
+    assert b"--engine openvino" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("engine", ["torch", "compile"])
+def test_a_gpu_agrees_with_the_cpu_from_several_threads(engine: EngineName) -> None:
+    on_gpu = make_engine(SMALL, EngineSpec("cuda", engine, "fp32", batch_size=4))
+    pixels = random_pixels(SMALL.config, 4)
+    expected = make_engine(SMALL, EngineSpec("cpu", "torch", "fp32"))(pixels)
+    with ThreadPoolExecutor(on_gpu.spec.streams) as pool:
+        for size, logits in zip((4, 1, 4, 2), pool.map(lambda n: on_gpu(pixels[:n]), (4, 1, 4, 2)), strict=True):
+            np.testing.assert_allclose(logits, expected[:size], rtol=0, atol=1e-2)
+
+
+@pytest.mark.promise("no-device")
+def test_a_device_or_a_precision_that_is_not_there_is_refused(demo: Checkpoint) -> None:
+    with pytest.raises(RefusedError, match="fp16"):
+        make_engine(demo, replace(FP32, precision="fp16"))
+    with pytest.raises(UsageError, match="not on cuda"):
+        make_engine(demo, EngineSpec(device="cuda", engine="openvino"))
+
+
+@pytest.mark.promise("no-device")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("engine", ["auto", "torch", "compile"])
+def test_a_gpu_that_is_not_there_is_refused(demo: Checkpoint, engine: EngineName) -> None:
+    with pytest.raises(RefusedError, match="There is no cuda device here"):
+        make_engine(demo, EngineSpec(device="cuda", engine=engine))
+
+
+@pytest.mark.promise("quota-and-affinity")
+@pytest.mark.parametrize(
+    ("affinity", "quota", "asked", "expected"), [(8, 0, 0, 8), (8, 2, 0, 2), (2, 4, 0, 2), (8, 4, 1, 1), (4, 0, 9, 4)]
+)
+def test_threads_are_the_least_of_affinity_quota_and_wish(
+    monkeypatch: pytest.MonkeyPatch, affinity: int, quota: int, asked: int, expected: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(affinity)), raising=False)
+    monkeypatch.setattr(spec, "_quota", lambda: quota)
+    assert usable_threads(asked) == expected
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_a_trained_checkpoint_gives_the_logits_of_its_makers_code(engine: EngineName) -> None:
+    given = np.load(shared("cifar10-levit128S-96px-logits.npz", "checkpoints"))
+    checkpoint = load(shared("cifar10-levit128S-96px-fb.pth", "checkpoints"))
+    mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (checkpoint.recipe.mean, checkpoint.recipe.std))
+    pixels = np.rint((given["pixel_values"] * std + mean) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    logits = make_engine(checkpoint, replace(FP32, engine=engine))(np.ascontiguousarray(pixels))
+    assert np.abs(logits - given["logits"]).max() <= 1e-5 * np.abs(given["logits"]).max()
+
+
+def test_the_pixels_of_a_trained_checkpoint_are_those_of_its_makers_transform() -> None:
+    given = np.load(shared("cifar10-levit128S-96px-logits.npz", "checkpoints"))
+    recipe = replace(recipe_for("hf", (96, 96)), name="custom", resize_to=(96, 96))
+    mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+    expected = np.rint((given["pixel_values"] * std + mean) * 255).transpose(0, 2, 3, 1)
+    with tarfile.open(shared("cifar10-val.tar")) as tar:
+        files = [tar.extractfile(str(name)) for name in given["files"]]
+        found = np.stack([preprocess(decode(file.read()), recipe) for file in files if file])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_bf16_gives_the_same_top_1_on_real_photos(demo: Checkpoint) -> None:
+    pixels = np.stack([preprocess(photo, demo.recipe) for photo in shared_photos("clothing.tar", 500)])
+    answers = []
+    for precision in ("fp32", "bf16"):
+        try:
+            engine = make_engine(demo, replace(FP32, precision=precision))
+        except RefusedError:
+            pytest.skip("this CPU has no bf16 instructions")
+        answers.append(np.concatenate([engine(part) for part in np.array_split(pixels, 20)]).argmax(axis=1))
+    assert (answers[0] == answers[1]).mean() >= 0.99

@@ -1,0 +1,92 @@
+"""Evaluations without a model: logits by hand, or by chance, beside true classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from levit_cli.data.image_folder import ClassFolders
+from levit_cli.data.labels import Labels
+from levit_cli.engines import EngineSpec
+from levit_cli.errors import InputError
+from levit_cli.eval.evaluate import TOP_K, Evaluated
+from levit_cli.predict.pipeline import Prediction, Stats, probabilities
+
+META = {
+    "version": "0.1.0",
+    "model": {"name": "tiny", "architecture": "levit-tiny", "classes": 7, "temperature": 1.0, "sha256": "ab" * 32},
+    "preprocessing": {"name": "fb", "filter": "bicubic", "crop_size": (64, 64), "decode": "exact"},
+    "engine": "openvino",
+    "device": "cpu",
+    "precision": "fp32",
+    "threads": 2,
+    "top_k": 5,
+}
+
+
+class NoEngine:
+    """Stands where the engine was; nobody asks it anything."""
+
+    spec = EngineSpec("cpu", "openvino", "fp32", 1)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise AssertionError("the pictures are classified already")
+
+    def remember(self) -> None: ...
+
+
+def evaluation(
+    logits: NDArray[np.float32],
+    targets: Sequence[int],
+    *,
+    labels: Labels | None = None,
+    folders: Sequence[int] | None = None,
+    paths: Sequence[Path] | None = None,
+    root: Path = Path("data"),
+    failures: Sequence[tuple[Path, InputError]] = (),
+    temperature: float = 1.0,
+) -> Evaluated:
+    """What ``evaluate`` gives for these answers.
+
+    Args:
+        folders: the classes that have one; by default all.
+        paths: of the pictures; by default data/CLASS/0.jpg and so on.
+    """
+    labels = labels or Labels(tuple("abcdefghijklmnopqrstuvwxyz"[: logits.shape[1]]))
+    classes = tuple(range(len(labels))) if folders is None else tuple(folders)
+    names = [labels.names[index] for index in targets]
+    paths = paths if paths is not None else [root / name / f"{number}.jpg" for number, name in enumerate(names)]
+    number_of = {index: number for number, index in enumerate(classes)}
+    samples = [(path, number_of[index]) for path, index in zip(paths, targets, strict=True)]
+    samples += [(path, 0) for path, _ in failures]
+    ranked = np.argsort(-logits, axis=1, kind="stable")
+    return Evaluated(
+        folders=ClassFolders(root, tuple(labels.names[index] for index in classes), tuple(samples)),
+        labels=labels,
+        class_of_folder=classes,
+        paths=tuple(map(str, paths)),
+        targets=np.array(targets, np.int64),
+        ranked=ranked[:, : min(TOP_K, len(labels))],
+        confidences=probabilities(logits, temperature).max(axis=1) if len(logits) else np.zeros(0),
+        logits=logits,
+        failures=tuple(Prediction(str(path), error=error) for path, error in failures),
+        temperature=temperature,
+        engine=NoEngine(),
+        stats=Stats(),
+    )
+
+
+def logits_of(*probabilities_of: Sequence[float]) -> NDArray[np.float32]:
+    """Logits whose softmax these are."""
+    logits: NDArray[np.float32] = np.log(np.array(probabilities_of)).astype(np.float32)
+    return logits
+
+
+def by_chance(num_pictures: int, num_classes: int, seed: int = 0) -> tuple[NDArray[np.float32], list[int]]:
+    """Logits that are right more often than not, and the true classes."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, num_classes, num_pictures)
+    logits = rng.normal(0, 1, (num_pictures, num_classes))
+    logits[np.arange(num_pictures), targets] += 2
+    return logits.astype(np.float32), [int(target) for target in targets]

@@ -1,0 +1,237 @@
+"""A data set is classified as ``predict`` does it, and the figures are those that one computes by hand."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from levit_cli.checkpoints import Checkpoint, load
+from levit_cli.data.image_folder import class_folders
+from levit_cli.data.inputs import Input
+from levit_cli.data.labels import Labels, numbered
+from levit_cli.engines import EngineSpec, make_engine
+from levit_cli.errors import InputError, RefusedError
+from levit_cli.eval.evaluate import evaluate
+from levit_cli.eval.results import Confusion, Mistake, Proportion
+from levit_cli.eval.summarize import summarise
+from levit_cli.predict.reader import Reader
+from tests.eval.cases import by_chance, evaluation, logits_of
+from tests.support.sample_images import picture, write_pictures
+
+SPEC = EngineSpec(precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder: Path) -> Checkpoint:
+    return load(tiny_folder)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three of the seven classes, nine pictures; every class folder named in another way."""
+    for name in ("Class_1", "class 5", "CLASS 3"):
+        write_pictures(tmp_path / "data" / name, 3, "png")
+    return tmp_path / "data"
+
+
+# --- the pictures
+
+
+def test_every_picture_has_its_own_logits_and_true_class(tiny: Checkpoint, data: Path) -> None:
+    for number, path in enumerate(sorted(data.rglob("*.png"))):
+        picture(seed=100 + number).save(path)
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+
+    evaluated = evaluate(tiny, class_folders(data), SPEC, batch_size=4, advance=advance)
+    paths = [
+        str(data / name / f"{number:03d}.png") for name in ("CLASS 3", "Class_1", "class 5") for number in range(3)
+    ]
+    assert list(evaluated.paths) == paths
+    assert evaluated.targets.tolist() == [3, 3, 3, 1, 1, 1, 5, 5, 5]
+    assert done == evaluated.stats.pictures == 9
+    reader, engine = Reader(tiny.recipe), make_engine(tiny, SPEC)
+    expected = np.stack([engine(reader(Input(path))[None])[0] for path in paths])
+    assert evaluated.logits == pytest.approx(expected, abs=1e-4)
+    assert evaluated.ranked.tolist() == np.argsort(-evaluated.logits, axis=1)[:, :5].tolist()
+    assert len({tuple(row) for row in evaluated.logits.tolist()}) == 9
+
+
+def break_one_in_three(data: Path) -> dict[str, str]:
+    """Spoil a picture of each class; the kinds by path."""
+    empty, text, torn = (data / name / "001.png" for name in ("CLASS 3", "Class_1", "class 5"))
+    torn.write_bytes(torn.read_bytes()[:100])
+    empty.write_bytes(b"")
+    text.write_bytes(b"hello")
+    return {str(empty): "empty_file", str(text): "not_an_image", str(torn): "truncated"}
+
+
+def test_what_cannot_be_read_is_kept_beside_and_has_no_part_in_the_figures(tiny: Checkpoint, data: Path) -> None:
+    expected = break_one_in_three(data)
+    evaluated = evaluate(tiny, class_folders(data), SPEC, batch_size=2)
+    assert {failure.path: failure.error and failure.error.kind for failure in evaluated.failures} == expected
+    assert evaluated.targets.tolist() == [3, 3, 1, 1, 5, 5]
+    assert set(evaluated.paths).isdisjoint(expected)
+    assert summarise(evaluated).top1.total == 6
+
+
+def test_where_nothing_can_be_read_there_are_no_figures_and_no_crash(tiny: Checkpoint, data: Path) -> None:
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"")
+    summary = summarise(evaluate(tiny, class_folders(data), SPEC))
+    assert summary.top1 == summary.top5 == Proportion(0, 0)
+    assert math.isnan(summary.top1.value)
+    assert summary.calibration is summary.fitted is None
+    assert [score.recall for score in summary.scores] == [None] * 3
+
+
+def test_the_models_temperature_changes_confidence_and_not_the_logits(tiny: Checkpoint, data: Path) -> None:
+    plain, tempered = (
+        evaluate(replace(tiny, temperature=temperature), class_folders(data), SPEC) for temperature in (1.0, 2.0)
+    )
+    assert tempered.logits == pytest.approx(plain.logits, abs=1e-4)
+    assert (tempered.confidences < plain.confidences).all()
+    assert (plain.temperature, tempered.temperature) == (1.0, 2.0)
+
+
+def test_folders_that_the_model_does_not_know_are_refused(tiny: Checkpoint, data: Path) -> None:
+    (data / "class 5").rename(data / "zebra")
+    with pytest.raises(RefusedError, match=r"zebra.* 7 classes"):
+        evaluate(tiny, class_folders(data), SPEC)
+
+
+# --- the figures
+
+
+HAND = logits_of(
+    [0.70, 0.10, 0.05, 0.05, 0.05, 0.05],  # is 0
+    [0.20, 0.60, 0.05, 0.05, 0.05, 0.05],  # is 0, taken for 1
+    [0.03, 0.90, 0.03, 0.02, 0.01, 0.01],  # is 1
+    [0.20, 0.50, 0.10, 0.10, 0.06, 0.04],  # is 1
+    [0.90, 0.02, 0.01, 0.02, 0.02, 0.03],  # is 2, taken for 0, and 2 comes last
+    [0.10, 0.10, 0.20, 0.50, 0.05, 0.05],  # is 2, taken for 3, which has no folder
+)
+TRUE = (0, 0, 1, 1, 2, 2)
+
+
+def test_the_figures_of_an_example_by_hand() -> None:
+    summary = summarise(evaluation(HAND, TRUE, folders=(0, 1, 2)))
+    assert summary.top1 == Proportion(3, 6)
+    assert summary.top5 == Proportion(5, 6)
+    assert [(score.folder, score.pictures, score.predicted, score.correct) for score in summary.scores] == [
+        ("a", 2, 2, 1),
+        ("b", 2, 3, 2),
+        ("c", 2, 0, 0),
+    ]
+    assert [score.recall for score in summary.scores] == [0.5, 1, 0]
+    assert [score.precision for score in summary.scores] == [0.5, pytest.approx(2 / 3), None]
+    assert [score.f1 for score in summary.scores] == [0.5, pytest.approx(4 / 5), 0]
+    assert summary.balanced_accuracy == pytest.approx(0.5)
+    assert summary.macro_f1 == pytest.approx(1.3 / 3)
+    assert summary.confusion[:4, :4].tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]]
+    assert summary.confusions == [Confusion(0, 1, 1), Confusion(2, 0, 1), Confusion(2, 3, 1)]
+    assert summary.classes_in_play == [0, 1, 2, 3]
+    assert [(m.path, m.true, m.predicted, round(m.prob, 4)) for m in summary.mistakes] == [
+        ("data/c/4.jpg", 2, 0, 0.9),
+        ("data/a/1.jpg", 0, 1, 0.6),
+        ("data/c/5.jpg", 2, 3, 0.5),
+    ]
+
+
+def test_the_calibration_of_the_example_by_hand() -> None:
+    calibration = summarise(evaluation(HAND, TRUE)).calibration
+    assert calibration is not None
+    assert calibration.temperature == 1
+    assert calibration.confidence == pytest.approx((0.7 + 0.6 + 0.9 + 0.5 + 0.9 + 0.5) / 6)
+    assert calibration.log_loss == pytest.approx(-sum(map(math.log, (0.7, 0.2, 0.9, 0.5, 0.01, 0.2))) / 6)
+    # the pairs of .9 and of .5 are each right once; .6 is wrong; .7 is right
+    assert calibration.error == pytest.approx((2 * 0.4 + 2 * 0.0 + 0.6 + 0.3) / 6)
+    assert [(slot.pictures, round(slot.confidence, 4), slot.accuracy) for slot in calibration.bins] == [
+        (2, 0.5, 0.5),
+        (1, 0.6, 0.0),
+        (1, 0.7, 1.0),
+        (2, 0.9, 0.5),
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_error_is_that_of_the_bins_that_are_drawn(temperature: float) -> None:
+    logits, targets = by_chance(400, 8)
+    logits[0] *= 1000  # as sure as can be: exactly 1
+    summary = summarise(evaluation(logits, targets, temperature=temperature))
+    for calibration in (summary.calibration, summary.fitted):
+        assert calibration is not None
+        gaps = [slot.pictures * abs(slot.confidence - slot.accuracy) for slot in calibration.bins]
+        assert calibration.error == pytest.approx(sum(gaps) / 400)
+        assert all(slot.low <= slot.confidence < slot.high for slot in calibration.bins)
+        assert sum(slot.pictures for slot in calibration.bins) == 400
+
+
+def test_the_fitted_temperature_is_of_the_logits_and_does_not_depend_on_the_models() -> None:
+    logits, targets = by_chance(300, 6)
+    first, second = (summarise(evaluation(logits, targets, temperature=value)) for value in (1.0, 4.0))
+    assert first.fitted is not None
+    assert first.fitted == second.fitted
+    assert first.calibration is not None
+    assert second.calibration is not None
+    assert first.fitted.log_loss < first.calibration.log_loss < second.calibration.log_loss
+    again = summarise(evaluation(logits, targets, temperature=first.fitted.temperature))
+    assert again.calibration is not None
+    assert again.calibration.error == pytest.approx(first.fitted.error)
+
+
+def test_top_5_says_nothing_of_a_model_of_five_classes() -> None:
+    assert summarise(evaluation(*by_chance(20, 5))).top5 is None
+    assert summarise(evaluation(*by_chance(20, 6))).top5 is not None
+
+
+def test_the_surest_mistakes_come_first_and_are_not_too_many() -> None:
+    logits, targets = by_chance(300, 4)
+    mistakes = summarise(evaluation(logits, targets)).mistakes
+    assert len(mistakes) == 24
+    assert [mistake.prob for mistake in mistakes] == sorted((mistake.prob for mistake in mistakes), reverse=True)
+    assert all(mistake.true != mistake.predicted for mistake in mistakes)
+    alike = summarise(evaluation(logits_of([0.9, 0.1], [0.9, 0.1]), (1, 1))).mistakes
+    assert [mistake.path for mistake in alike] == ["data/b/0.jpg", "data/b/1.jpg"]
+    assert replace(alike[0], prob=round(alike[0].prob, 5)) == Mistake("data/b/0.jpg", 1, 0, 0.9)
+
+
+@pytest.mark.parametrize(("correct", "total"), [(8, 10), (0, 10), (10, 10), (50, 100), (4041, 5000), (1, 1)])
+def test_the_interval_is_wilsons(correct: int, total: int) -> None:
+    """At its ends the share is just as far from the true value as chance takes it in 95 of 100 samples."""
+    for end in (low_high := Proportion(correct, total).interval):
+        assert (correct / total - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / total, abs=1e-8)
+    assert 0 <= low_high[0] <= correct / total + 1e-12
+    assert correct / total - 1e-12 <= low_high[1] <= 1
+    assert low_high[0] < low_high[1]
+
+
+def test_an_interval_by_hand() -> None:
+    # (0.8 + 3.8415 / 20 +- 1.96 * sqrt(0.16 / 10 + 3.8415 / 400)) / (1 + 3.8415 / 10)
+    assert Proportion(8, 10).interval == pytest.approx((0.49016, 0.94332), abs=1e-5)
+    assert Proportion(0, 0).interval == (0, 1)
+
+
+def test_a_gate_of_nine_tenths_is_met_by_nine_of_ten() -> None:
+    assert Proportion(9, 10).value >= 0.9
+    assert Proportion(899, 1000).value < 0.9
+
+
+def test_a_model_of_one_class_has_nothing_to_be_measured(tiny: Checkpoint, data: Path) -> None:
+    with pytest.raises(RefusedError, match="one class only"):
+        evaluate(replace(tiny, labels=numbered(1)), class_folders(data), SPEC)
+
+
+def test_errors_of_many_classes_are_quick_to_sum_up() -> None:
+    labels = Labels(tuple(f"n{index}" for index in range(1000)))
+    logits, targets = by_chance(50, 1000)
+    failures = [(Path("data/n0/x.jpg"), InputError("truncated", "torn"))]
+    summary = summarise(evaluation(logits, targets, labels=labels, failures=failures))
+    assert summary.confusion.shape == (1000, 1000)
+    assert len(summary.scores) == 1000
+    assert sum(confusion.pictures for confusion in summary.confusions) == 50 - summary.top1.correct

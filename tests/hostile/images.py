@@ -1,0 +1,155 @@
+"""Pictures that nobody should have made, classified three times: ``python -m tests.hostile.images``.
+
+Every format that Pillow writes in every mode that it takes, with bits flipped, pieces cut out, doubled or set to zero,
+besides some that were made to take time or memory. Each must have its record, in order, the same each time (on
+threads, with other batches, in processes), within its time and in bounded memory.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from levit_cli.checkpoints import load, save
+from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.weights import write_safetensors
+from levit_cli.images.decode import ALLOWED_FORMATS
+from levit_cli.images.jpeg import SCAN, segments
+from tests.support.binary import LEVIT, environment
+from tests.support.random_weights import TINY, random_state
+from tests.support.sample_images import picture
+
+LIMIT_S = 20.0
+MAX_MEMORY = 2 << 30
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
+VARIANTS: dict[str, list[dict[str, object]]] = {
+    "JPEG": [{}, {"progressive": True}, {"restart_marker_blocks": 2}],
+    "TIFF": [{}, {"compression": "tiff_lzw"}, {"compression": "jpeg"}, {"compression": "tiff_adobe_deflate"}],
+    "PNG": [{}, {"compress_level": 0}],
+    "WEBP": [{}, {"lossless": True}],
+}
+
+
+def whole_pictures() -> dict[str, bytes]:
+    """Small pictures by what they are, in all formats and modes."""
+    Image.init()
+    found = {}
+    for format in sorted(Image.SAVE):
+        for mode in MODES:
+            for number, options in enumerate(VARIANTS.get(format, [{}])):
+                file = BytesIO()
+                try:
+                    in_mode(mode).save(file, format, **options)
+                except Exception:  # a format does not take every mode
+                    continue
+                found[f"{format} {mode} {number}".replace(";", "")] = file.getvalue()
+    return found
+
+
+def in_mode(mode: str) -> Image.Image:
+    image = picture(60, 44, seed=3)
+    if mode in ("I", "I;16", "F"):
+        values = np.asarray(image.convert("L")).astype(np.float32)
+        scale, kind = {"I": (200, np.int32), "F": (1 / 255, np.float32), "I;16": (257, np.uint16)}[mode]
+        return Image.fromarray((values * scale).astype(kind))
+    return image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
+
+
+def damaged(content: bytes, dice: np.random.Generator) -> bytes:
+    """The content after one of several misfortunes."""
+    data = bytearray(content)
+    place, other = sorted(dice.integers(0, len(data), 2).tolist())
+    how = dice.integers(0, 6)
+    if how == 0:
+        return bytes(data[:other])
+    if how == 1:
+        return bytes(data[:place] + data[other:])
+    if how == 2:
+        return bytes(data[:other] + data[place:])
+    if how == 3:
+        return bytes(data[:place] + bytes(other - place) + data[other:])
+    reach = len(data) if how == 4 else min(len(data), 100)
+    for bit in dice.integers(0, 8 * reach, dice.integers(1, 30)).tolist():
+        data[bit // 8] ^= 1 << bit % 8
+    return bytes(data)
+
+
+def scan_bomb() -> bytes:
+    """A progressive JPEG of a megabyte that takes minutes: one scan over many pixels, again and again."""
+    file = BytesIO()
+    Image.new("L", (16_000, 11_000), 100).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = [segment for segment in segments(content) if segment.marker == SCAN][-1]
+    return content[:-2] + content[last.start : -2] * 4000 + content[-2:]
+
+
+def write_hostile(folder: Path, count: int, seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    whole = whole_pictures()
+    decoded = sorted(name for name in whole if name.startswith(ALLOWED_FORMATS))
+    for number in range(count):
+        names = sorted(whole) if number % 5 == 0 else decoded  # those that we take more often than the rest
+        name = names[int(dice.integers(0, len(names)))]
+        (folder / f"{number:04d} {name}.jpg").write_bytes(damaged(whole[name], dice))
+    (folder / "0001 scan bomb.jpg").write_bytes(scan_bomb())
+    for size in ((1, 60_000), (60_000, 1), (13_000, 13_000), (40_000, 4_000)):
+        Image.new("1", size).save(folder / f"{count:04d} {size[0]} x {size[1]}.png")
+
+
+def classified(model: Path, folder: Path, *options: str) -> tuple[bytes, float, int]:
+    """The records, the seconds it took, and the most memory in bytes that one process took."""
+    limit = ("--timeout", str(LIMIT_S), "-f", "jsonl", "-k", "2", "-q")
+    with tempfile.TemporaryFile() as stdout:
+        start = time.perf_counter()
+        command = [LEVIT, "predict", "-m", str(model), str(folder), *limit, *options]
+        process = subprocess.Popen(command, stdout=stdout, env=environment())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode in (0, 1), f"exit code {process.returncode} of {' '.join(command)}"
+        stdout.seek(0)
+        return stdout.read(), time.perf_counter() - start, usage.ru_maxrss * 1024
+
+
+def random_model(folder: Path) -> Path:
+    bare = folder / "bare.safetensors"
+    write_safetensors(bare, to_dialect(random_state(TINY), TINY, "timm"), "float32")
+    save(load(bare, recipe="hf"), folder / "model", "hf")
+    return folder / "model"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "pictures")
+        folder.mkdir()
+        write_hostile(folder, options.count, options.seed)
+        model = random_model(Path(temporary))
+        paths = sorted(map(str, folder.iterdir()), key=os.fsencode)
+        first: bytes | None = None
+        for how in ([], ["-b", "3"], ["--isolate"]):
+            records, seconds, peak = classified(model, folder, *how)
+            found = [json.loads(line) for line in records.splitlines()]
+            kinds = Counter(record.get("error", {}).get("kind", "ok") for record in found)
+            print(f"{' '.join(how) or 'threads':<10} {seconds:6.1f} s  {peak >> 20:5,} MB  {dict(kinds.most_common())}")
+            assert [record["path"] for record in found] == paths
+            assert kinds["timeout"] == 1, "only the scan bomb takes its time"
+            assert kinds["decoder_crashed"] == 0
+            assert peak < MAX_MEMORY
+            assert first in (None, records), "another answer than before"
+            first = records
+    print(f"{len(paths)} pictures, the same records each time")
+
+
+if __name__ == "__main__":
+    main()

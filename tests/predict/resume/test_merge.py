@@ -1,0 +1,232 @@
+"""A run that is killed anywhere and resumed leaves what an unbroken run would have left, byte for byte."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from levit_cli.choices import Format
+from levit_cli.data.inputs import Input
+from levit_cli.data.labels import Labels
+from levit_cli.errors import InputError, OutputError
+from levit_cli.predict.pipeline import DecodeAhead, predict
+from levit_cli.predict.records import RESUMABLE, RecordFormat, record_format
+from levit_cli.predict.resume.merge import SETTLE_EVERY_S, Continuation
+from levit_cli.predict.resume.plan import Plan, Standing
+from levit_cli.predict.writers import make_writer
+from levit_cli.system.output import OutputFile, Target
+from tests.support.killed import KilledError, dies_at
+
+LABELS = Labels(("zero", "one, or first", 'two\n"quoted"', "three"))
+NAMES = ["0", "1 comma,", '2 "quoted"', "3 new\nline", "4", "5 caf\udce9", "6"]
+
+
+def format_of(name: Format) -> RecordFormat:
+    format = record_format(name, LABELS, 2)
+    assert format is not None
+    return format
+
+
+def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.eye(4, dtype=np.float32)[pixels[:, 0, 0, 0] % 4] * 3
+
+
+def run(
+    path: Path,
+    name: Format,
+    paths: Iterable[str],
+    bad: str = "",
+    unlisted: str = "none",
+    clock: Callable[[], float] = lambda: 0.0,
+) -> None:
+    """What ``predict -o path --resume`` does, with a network of our own.
+
+    Args:
+        bad: inputs that begin with one of these fail.
+        unlisted: a folder that may not be read.
+    """
+
+    def prepare(item: Input) -> NDArray[np.uint8]:
+        if item.path[0] in bad:
+            raise InputError("truncated", f"cut\nshort, {item.path}")
+        return np.full((1, 1, 3), int(item.path[0]), np.uint8)
+
+    shut = InputError("permission", "the folder may not be read")
+    inputs: Iterable[Input] = (Input(path, shut if path == unlisted else None) for path in paths)
+    with OutputFile(path, may_exist=True) as output:
+        target: Target = output
+        with os.fdopen(os.dup(output.descriptor), "rb") as file:
+            file.seek(0)
+            standing = Standing(file, format_of(name))
+        if len(standing):
+            inputs = plan = Plan(standing, inputs)
+            target = Continuation(output, plan, clock=clock)
+        ahead = DecodeAhead(inputs, prepare, batch_size=2, workers=1)
+        writer = make_writer(name, target, LABELS, 2, {}, continues=len(standing) > 0)
+        try:
+            for prediction in predict(ahead, network, top_k=2):
+                writer.write(prediction)
+        except KilledError:
+            raise
+        except OutputError:
+            target.discard()
+            raise
+        except BaseException:
+            target.stop()
+            raise
+        target.finish()
+
+
+def unbroken(folder: Path, name: Format, paths: Iterable[str], bad: str = "") -> bytes:
+    path = folder / f"unbroken {'-'.join(paths)!r} {bad}"[:80]
+    run(path, name, paths, bad)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+@pytest.mark.promise("killed")
+@pytest.mark.parametrize("name", RESUMABLE)
+def test_cut_at_any_byte_it_continues_to_the_same_file(tmp_path: Path, name: Format) -> None:
+    names = ['2 "quoted"', "3 new\nline", "4, comma", "5 caf\udce9"]
+    whole = unbroken(tmp_path, name, names, bad="4")
+    path = tmp_path / "out"
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        run(path, name, names, bad="4")
+        assert path.read_bytes() == whole, cut
+        assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.promise("killed")
+@pytest.mark.parametrize("name", RESUMABLE)
+@pytest.mark.parametrize(
+    ("old", "old_bad", "new"),
+    [
+        ([], "", NAMES),
+        (NAMES, "", NAMES),
+        (NAMES[:4], "", NAMES),
+        (NAMES, "03", NAMES),
+        (NAMES, "0123456", NAMES),
+        (NAMES[:5], "14", NAMES),
+        ([NAMES[0], *NAMES[2:4]], "2", NAMES),
+        (NAMES, "1", [NAMES[0], *NAMES[2:]]),
+        (NAMES[::-1], "36", NAMES),
+        ([*NAMES, *NAMES], "", NAMES),
+        (NAMES, "", [*NAMES, *NAMES]),
+    ],
+)
+def test_killed_at_any_system_call_it_continues_to_the_same_file(
+    tmp_path: Path, name: Format, old: list[str], old_bad: str, new: list[str]
+) -> None:
+    before = unbroken(tmp_path, name, old, old_bad) if old else b""
+    whole = unbroken(tmp_path, name, new)
+    path = tmp_path / "out"
+    for number in range(1, 1000):
+        path.write_bytes(before)
+        with dies_at(number, tmp_path) as calls, suppress(KilledError):
+            run(path, name, new)
+        left = path.read_bytes()
+        Standing(BytesIO(left), format_of(name))  # valid up to its last whole record
+        run(path, name, new)
+        assert path.read_bytes() == whole, (number, calls, left)
+        assert os.listdir(tmp_path) == ["out"]
+        if len(calls) < number:
+            return
+    raise AssertionError("it never came to its end")
+
+
+def test_what_failed_is_tried_again_and_may_fail_again(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    for bad in ("0246", "24", "4", "14", ""):
+        run(path, "jsonl", NAMES, bad)
+        assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES, bad.replace("1", ""))
+
+
+def test_where_the_rest_is_missing_nothing_is_written_twice(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, "csv", NAMES[:4])
+    identity = path.stat().st_ino
+    run(path, "csv", NAMES)
+    assert path.stat().st_ino == identity
+
+
+def test_a_file_written_anew_keeps_its_permissions_and_stays_behind_its_link(tmp_path: Path) -> None:
+    path, link = tmp_path / "out", tmp_path / "link"
+    run(path, "jsonl", NAMES, bad="3")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    run(link, "jsonl", NAMES)
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES)
+
+
+def test_it_settles_every_minute_and_when_the_run_ends_early(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, "jsonl", NAMES, bad="135")
+    failing = path.read_bytes()
+    times = iter(np.arange(0, 10_000, SETTLE_EVERY_S + 1).tolist())
+    with dies_at(10_000, tmp_path) as calls:
+        run(path, "jsonl", NAMES, clock=lambda: next(times))
+    assert calls.count("replace") == 4  # behind each of the three, and at the end
+    assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES)
+
+    def stopping() -> Iterator[str]:
+        yield from NAMES[:4]
+        raise KeyboardInterrupt
+
+    path.write_bytes(failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, "jsonl", stopping())
+    records = path.read_bytes().splitlines()
+    assert [b'"error"' in record for record in records] == [False] * 5 + [True, False]
+
+
+def test_records_of_a_folder_that_cannot_be_listed_today_stay(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, "jsonl", NAMES)
+    lines = path.read_bytes().splitlines()
+    run(path, "jsonl", [NAMES[0], "shut"], unlisted="shut")
+    first, shut, *rest = path.read_bytes().splitlines()
+    assert [first, *rest] == lines
+    assert b"permission" in shut
+    run(path, "jsonl", NAMES)
+    assert path.read_bytes().splitlines() == lines
+
+
+@pytest.mark.promise("killed")
+def test_where_only_a_folder_failed_that_can_be_listed_now_nothing_is_left_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, "jsonl", ["shut"], unlisted="shut")
+    run(path, "jsonl", NAMES)
+    assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES)
+
+
+def test_records_of_other_inputs_altogether_stay(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    run(path, "jsonl", NAMES[:3])
+    lines = path.read_bytes().splitlines()
+    run(path, "jsonl", NAMES[4:])
+    assert path.read_bytes().splitlines()[3:] == lines
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out"
+    run(path, "jsonl", NAMES, bad="3")
+    before = path.read_bytes()
+    written = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: written(descriptor, data) if len(data) < 200 else full())
+    with pytest.raises(OutputError, match="No space left"):
+        run(path, "jsonl", NAMES)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def full() -> int:
+    raise OSError(28, "No space left on device")

@@ -1,0 +1,184 @@
+"""Pictures decoded in another process are the same, and what kills that process costs one picture."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from levit_cli.data.inputs import Input
+from levit_cli.errors import InputError, RefusedError
+from levit_cli.images.transforms import recipe_for
+from levit_cli.predict.isolation import IsolatedReader
+from levit_cli.predict.reader import Reader
+from tests.support.faulty_decoders import ask_for, faulty_decoders
+from tests.support.sample_images import picture, write_pictures
+
+RECIPE = recipe_for("hf", (32, 48))
+READER = Reader(RECIPE)
+
+
+@pytest.fixture
+def isolated() -> Iterator[IsolatedReader]:
+    reader = IsolatedReader(READER, limit_s=60)
+    yield reader
+    reader.close()
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IsolatedReader]:
+    """With decoders that crash and hang on request, and a limit of a second."""
+    for name, value in faulty_decoders(tmp_path / "site").items():
+        monkeypatch.setenv(name, value)
+    reader = IsolatedReader(READER, limit_s=1)
+    yield reader
+    reader.close()
+
+
+def outcome(reader: Callable[[Input], NDArray[np.uint8]], item: Input) -> object:
+    try:
+        return reader(item).tolist()
+    except InputError as error:
+        return error.kind, error.message
+
+
+def kind_of(reader: IsolatedReader, path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        reader(Input(str(path)))
+    return f"{caught.value.kind}: {caught.value.message}"
+
+
+def test_pixels_and_errors_are_those_of_a_reader(isolated: IsolatedReader, tmp_path: Path) -> None:
+    paths = write_pictures(tmp_path, 3)
+    (tmp_path / "caf\udce9.png").write_bytes(b"")
+    paths[1].write_bytes(paths[1].read_bytes()[:900])
+    items = [Input(str(path)) for path in (*paths, tmp_path / "caf\udce9.png", tmp_path / "gone", tmp_path)]
+    items.append(Input("-", content=paths[0].read_bytes()))
+    for item in items:
+        assert outcome(isolated, item) == outcome(READER, item)
+
+
+def test_a_crash_and_a_hang_cost_one_picture_each(faulty: IsolatedReader, tmp_path: Path) -> None:
+    (whole,) = write_pictures(tmp_path, 1)
+    ask_for("abort", tmp_path / "abort.jpg")
+    ask_for("hang", tmp_path / "hang.jpg")
+    expected = READER(Input(str(whole)))
+    for fault, error in (
+        ("abort", "decoder_crashed: the decoder was ended by SIGABRT"),
+        ("hang", "timeout: not decoded within 1 s"),
+    ):
+        assert kind_of(faulty, tmp_path / f"{fault}.jpg") == error
+        assert np.array_equal(faulty(Input(str(whole))), expected)
+
+
+def test_a_worker_that_the_system_ended_meanwhile_is_replaced(isolated: IsolatedReader, tmp_path: Path) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    expected = isolated(Input(str(path)))
+    (worker,) = children()
+    os.kill(worker, signal.SIGKILL)
+    while is_running(worker):
+        time.sleep(0.01)
+    assert np.array_equal(isolated(Input(str(path))), expected)
+
+
+def test_threads_have_workers_of_their_own(isolated: IsolatedReader, tmp_path: Path) -> None:
+    paths = write_pictures(tmp_path, 8)
+    found: dict[Path, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = {}
+
+    def read(own: list[Path]) -> None:
+        found.update({path: isolated(Input(str(path))) for path in own})
+
+    threads = [threading.Thread(target=read, args=(paths[start::2],)) for start in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(found[path], READER(Input(str(path)))) for path in paths)
+
+
+def test_closing_ends_every_worker_even_one_that_hangs(faulty: IsolatedReader, tmp_path: Path) -> None:
+    ask_for("hang", tmp_path / "hang.jpg")
+    reader = IsolatedReader(READER, limit_s=60)
+    ended = threading.Event()
+
+    def read() -> None:
+        with suppress(InputError, RefusedError):
+            reader(Input(str(tmp_path / "hang.jpg")))
+        ended.set()
+
+    threading.Thread(target=read).start()
+    while not children():
+        time.sleep(0.01)
+    reader.close()
+    assert ended.wait(30)
+    assert children() == []
+
+
+ORPHAN = """
+import sys, threading, time
+from levit_cli.data.inputs import Input
+from levit_cli.predict.isolation import IsolatedReader
+from levit_cli.predict.reader import Reader
+from levit_cli.images.transforms import recipe_for
+reader = IsolatedReader(Reader(recipe_for("hf", (32, 48))), limit_s=float(sys.argv[2]))
+threading.Thread(target=reader, args=(Input(sys.argv[1]),), daemon=True).start()
+while not reader._all:
+    time.sleep(0.01)
+print(next(iter(reader._all))._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_no_worker_outlives_a_process_that_was_killed(tmp_path: Path, hangs: bool) -> None:
+    environment = {**os.environ, **faulty_decoders(tmp_path / "site")}
+    path = tmp_path / "a.jpg"
+    if hangs:
+        ask_for("hang", path)
+    else:
+        picture().save(path)
+    command = [sys.executable, "-c", ORPHAN, str(path), "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        process.kill()
+    deadline = time.monotonic() + 60
+    while is_running(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_nothing_in_the_working_folder_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = write_pictures(tmp_path, 1)
+    for name in ("numpy", "PIL", "pickle", "struct", "levit_cli", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    reader = IsolatedReader(READER, limit_s=60)
+    assert reader(Input(str(path))).shape == (32, 48, 3)
+    reader.close()
+    assert not (tmp_path / "imported").exists()
+
+
+def children() -> list[int]:
+    """The processes that this one has started."""
+    return [int(number) for number in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()] + [
+        int(number)
+        for task in Path("/proc/self/task").iterdir()
+        if task.name != str(os.getpid())
+        for number in (task / "children").read_text().split()
+    ]
+
+
+def is_running(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False

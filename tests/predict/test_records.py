@@ -1,0 +1,130 @@
+"""What is written is read back, and what was not written by us is not taken for a record."""
+
+import io
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from levit_cli.choices import Format
+from levit_cli.data.labels import Labels
+from levit_cli.errors import InputError
+from levit_cli.predict.pipeline import Prediction, Ranked
+from levit_cli.predict.records import RESUMABLE, RecordFormat, record_format
+
+LABELS = Labels(("cat", "dog, or wolf", 'a "quoted"\tone', "new\nline", "half \ud800"))
+FORMATS: Sequence[Format] = RESUMABLE
+NAMES = (
+    st.binary(min_size=1, max_size=40)
+    .filter(lambda raw: b"\0" not in raw)
+    .map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+)
+ANSWERS = st.builds(
+    Prediction,
+    NAMES,
+    st.lists(st.builds(Ranked, st.integers(0, 4), st.floats(0, 1)), min_size=2, max_size=2).map(tuple),
+)
+FAILURES = st.builds(
+    Prediction, NAMES, error=st.builds(InputError, st.sampled_from(["truncated", "timeout"]), st.text(max_size=20))
+)
+
+
+def format_of(name: Format, top_k: int = 2) -> RecordFormat:
+    format = record_format(name, LABELS, top_k)
+    assert format is not None
+    return format
+
+
+def fields(prediction: Prediction) -> tuple[object, ...]:
+    error = prediction.error
+    return (
+        prediction.path,
+        tuple((index, round(prob, 6)) for index, prob in prediction.top),
+        error and (error.kind, error.message.encode("utf-8", "replace")),
+    )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=50)
+@given(st.lists(ANSWERS | FAILURES, max_size=5))
+def test_any_predictions_come_back_from_their_records(name: Format, predictions: list[Prediction]) -> None:
+    format = format_of(name)
+    content = format.header + b"".join(map(format.encode, predictions))
+    records = list(format.split(io.BytesIO(content)))
+    assert b"".join(records) == content
+    decoded = [format.decode(record) for record in records[1 if format.header else 0 :]]
+    assert list(map(fields, decoded)) == list(map(fields, predictions))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=50)
+@given(st.lists(ANSWERS | FAILURES, min_size=1, max_size=3), st.data())
+def test_what_a_cut_leaves_of_a_record_is_none(
+    name: Format, predictions: list[Prediction], data: st.DataObject
+) -> None:
+    format = format_of(name)
+    whole = [*([format.header] if format.header else []), *map(format.encode, predictions)]
+    content = b"".join(whole)
+    cut = data.draw(st.integers(0, len(content)))
+    kept = list(format.split(io.BytesIO(content[:cut])))
+    assert kept == whole[: len(kept)]
+    assert cut - sum(map(len, kept)) < len(whole[min(len(kept), len(whole) - 1)])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=50)
+@given(st.lists(ANSWERS, min_size=1, max_size=1), st.data())
+def test_a_changed_byte_is_noticed_or_makes_another_record(
+    name: Format, predictions: list[Prediction], data: st.DataObject
+) -> None:
+    format = format_of(name)
+    record = bytearray(format.encode(predictions[0]))
+    place = data.draw(st.integers(0, len(record) - 1))
+    record[place] = data.draw(st.integers(0, 255))
+    for part in format.split(io.BytesIO(bytes(record))):
+        try:
+            decoded = format.decode(part)
+        except ValueError:
+            continue
+        assert format.encode(decoded) == part
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (b"\n", "it is no record"),
+        (b"{}\n", "it is no record"),
+        (b"[1]\n", "it is no record"),
+        (b'{"path": 3}\n', "it is no record"),
+        (b'"' * 99_999 + b"\n", "it is no record"),
+        (b"[" * 99_999 + b"\n", "it is no record"),
+        (b"\xff\xfe\0\n", "it is no record"),
+        (b"a\tok\t\t1\n", "it is no record"),
+        (b"a,error,what: ever,,,,,,\n", "it is no record"),
+    ],
+)
+def test_what_is_no_record_is_said_to_be_none(name: Format, record: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        format_of(name).decode(record)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_records_of_another_top_k_or_of_other_labels_are_told(name: Format) -> None:
+    record = format_of(name).encode(Prediction("a", (Ranked(1, 0.75), Ranked(4, 0.25))))
+    with pytest.raises(ValueError, match="top-k is 2 there and 3 now"):
+        format_of(name, top_k=3).decode(record)
+    others = record_format(name, Labels(("cat", "DOG", "x", "y", "z")), 2)
+    fewer = record_format(name, Labels(("cat", "dog, or wolf")), 2)
+    assert others
+    assert fewer
+    with pytest.raises(ValueError, match="not as this model and its labels"):
+        others.decode(record)
+    with pytest.raises(ValueError, match="a class that the model has not"):
+        fewer.decode(record)
+
+
+@pytest.mark.parametrize("name", ["json", "table"])
+def test_a_document_has_no_records(name: Format) -> None:
+    assert record_format(name, LABELS, 2) is None

@@ -1,0 +1,31 @@
+"""Checkpoints of each dialect as files, made for one test."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.weights import write_pickle, write_safetensors
+from levit_cli.choices import Dialect, Dtype
+from levit_cli.model.config import LevitConfig
+from tests.support.random_weights import TINY, random_state
+
+Array = NDArray[Any]
+
+
+def arrays_of(dialect: Dialect, config: LevitConfig = TINY) -> dict[str, Array]:
+    """A random model's arrays by the names of a dialect, free to be changed."""
+    return {name: np.array(array) for name, array in to_dialect(random_state(config), config, dialect).items()}
+
+
+def write_arrays(path: Path, arrays: dict[str, Array], dtype: Dtype = "float32") -> Path:
+    """One weight file of the kind that its suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (write_safetensors if path.suffix == ".safetensors" else write_pickle)(path, arrays, dtype)
+    return path
+
+
+def write_model(path: Path, dialect: Dialect, config: LevitConfig = TINY, dtype: Dtype = "float32") -> Path:
+    return write_arrays(path, arrays_of(dialect, config), dtype)

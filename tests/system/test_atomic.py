@@ -1,0 +1,156 @@
+"""A file that we replace is the old one or the new one, and nothing else is left lying beside it."""
+
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from levit_cli.errors import ExitCode, OutputError
+from levit_cli.system.atomic import replace_bytes, replace_text
+from tests.support.killed import KilledError, dies_at
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file may grow beyond ``limit`` bytes; the system call then fails as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def refusal(path: Path, content: bytes = b"new") -> str:
+    with pytest.raises(OutputError) as caught:
+        replace_bytes(path, content)
+    assert caught.value.exit_code == ExitCode.OUTPUT
+    assert caught.value.what == f"Cannot write {path}"
+    assert caught.value.why
+    return caught.value.why
+
+
+def test_a_file_is_made(tmp_path: Path) -> None:
+    replace_bytes(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+@pytest.mark.promise("old-or-new")
+def test_a_file_is_replaced_by_another(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with (tmp_path / "a").open("rb") as reader:
+        replace_text(tmp_path / "a", "neu: é")
+        assert reader.read() == b"old"  # who had it open keeps the old one
+    assert (tmp_path / "a").read_bytes() == "neu: é".encode()
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("folder/a")
+    replace_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder" / "a").read_bytes() == b"new"
+
+
+def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        replace_bytes(tmp_path / "pipe", b"new")
+        assert os.read(reader, 9) == b"new"
+    finally:
+        os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    assert refusal(Path("/dev/full")) == "No space left on device"
+    assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_new_file_has_the_usual_permissions(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        replace_bytes(tmp_path / "a", b"new")
+        assert os.umask(mask) == mask  # looked at, not changed
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "猫" * 85, "-", " ", ".hidden", "new\nline"])
+def test_any_name_that_the_system_takes_is_taken(tmp_path: Path, name: str) -> None:
+    replace_bytes(tmp_path / name, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_relative_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    replace_bytes(Path("a"), b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+@pytest.mark.promise("old-or-new")
+def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with full_disk(1000):
+        assert refusal(tmp_path / "a", bytes(1_000_000)) == "File too large"
+        refusal(tmp_path / "b", bytes(1_000_000))
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+@pytest.mark.promise("old-or-new", "converting")
+@pytest.mark.parametrize("old", [b"old", None])
+def test_killed_at_any_moment_it_is_the_old_file_or_the_new_one(tmp_path: Path, old: bytes | None) -> None:
+    path = tmp_path / "a"
+    for number in range(1, 100):
+        path.unlink(missing_ok=True)
+        if old is not None:
+            path.write_bytes(old)
+        with dies_at(number, tmp_path) as calls, suppress(KilledError):
+            replace_bytes(path, b"new" * 1000)
+        left = path.read_bytes() if path.exists() else None
+        assert left in (old, b"new" * 1000)
+        if len(calls) < number:
+            assert left == b"new" * 1000
+            return
+    raise AssertionError("it never came to its end")
+
+
+def test_a_folder_in_its_place_stays(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "kept").touch()
+    assert "directory" in refusal(tmp_path / "a")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "kept"]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "missing" / "a") == "No such file or directory"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_for_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert refusal(tmp_path / "file" / "a") == "Not a directory"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    tmp_path.chmod(0o555)
+    try:
+        assert refusal(tmp_path / "a") == "Permission denied"
+    finally:
+        tmp_path.chmod(0o755)
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_system_folder_that_takes_no_file_is_an_error() -> None:
+    assert refusal(Path("/proc/levit"))

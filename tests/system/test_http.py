@@ -1,0 +1,216 @@
+"""Fetching an address: what comes, and every way in which a server keeps it from coming."""
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from levit_cli.system import http as web
+from tests.support.fake_hub import Exchange, FakeSite
+
+BODY = bytes(range(256)) * 100
+SOON_S = 0.3  # what the tests give a server that will not do
+Page = Callable[[Exchange], object]
+
+
+def fetch(url: str, *, max_bytes: int = 1 << 20, timeout_s: float = 20.0) -> bytes:
+    return web.fetch(url, max_bytes=max_bytes, timeout_s=timeout_s)
+
+
+def refused(url: str, *, max_bytes: int = 1 << 20, timeout_s: float = 20.0) -> str:
+    with pytest.raises(web.FetchError) as caught:
+        fetch(url, max_bytes=max_bytes, timeout_s=timeout_s)
+    return str(caught.value)
+
+
+def show(site: FakeSite, page: Page) -> str:
+    site.pages["/page"] = page
+    return f"{site.url}/page"
+
+
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> Page:
+    def page(exchange: Exchange) -> None:
+        exchange.protocol_version = "HTTP/1.1"
+        exchange.head(200, {"Transfer-Encoding": "chunked", "Connection": "close"})
+        exchange.wfile.write(b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + end)
+        exchange.close_connection = True
+
+    return page
+
+
+def undeclared(body: bytes) -> Page:
+    def page(exchange: Exchange) -> None:
+        exchange.head(200, {})
+        exchange.wfile.write(body)
+
+    return page
+
+
+def test_a_body_comes_as_it_is_and_the_server_learns_who_asks(site: FakeSite) -> None:
+    assert fetch(show(site, lambda exchange: exchange.reply(200, BODY))) == BODY
+    assert site.requests[0].headers["user-agent"].startswith("levit-cli/")
+
+
+@pytest.mark.parametrize("page", [undeclared(BODY), chunked(BODY[:7000], BODY[7000:])], ids=["undeclared", "chunked"])
+def test_a_body_whose_length_nobody_declares_comes_whole(site: FakeSite, page: Page) -> None:
+    assert fetch(show(site, page)) == BODY
+
+
+def test_an_empty_body_is_empty(site: FakeSite) -> None:
+    assert fetch(show(site, lambda exchange: exchange.reply(200))) == b""
+
+
+def test_a_body_of_exactly_the_limit_comes(site: FakeSite) -> None:
+    assert fetch(show(site, lambda exchange: exchange.reply(200, BODY)), max_bytes=len(BODY)) == BODY
+
+
+def test_a_declared_length_over_the_limit_is_refused_before_the_body_is_read(site: FakeSite) -> None:
+    def page(exchange: Exchange) -> None:
+        exchange.head(200, {"Content-Length": 10**12})
+        exchange.stall()
+
+    assert refused(show(site, page), max_bytes=1000) == "1,000,000,000,000 bytes; the limit is 1,000"
+
+
+@pytest.mark.parametrize("page", [undeclared(BODY), chunked(BODY)], ids=["undeclared", "chunked"])
+def test_a_body_over_the_limit_is_refused_by_counting(site: FakeSite, page: Page) -> None:
+    assert refused(show(site, page), max_bytes=len(BODY) - 1) == "more than 25,599 bytes, the limit"
+
+
+def stall_at_once(exchange: Exchange) -> None:
+    exchange.stall()
+
+
+def stall_in_the_body(exchange: Exchange) -> None:
+    exchange.head(200, {"Content-Length": 100})
+    exchange.wfile.write(b"half")
+    exchange.stall()
+
+
+def drip_the_headers(exchange: Exchange) -> None:
+    exchange.drip(b"HTTP/1.0 200 OK\r\n" + b"X-Slow: and slower\r\n" * 50)
+
+
+def drip_the_body(exchange: Exchange) -> None:
+    exchange.head(200, {"Content-Length": 1000})
+    exchange.drip(bytes(1000))
+
+
+def redirect_and_drip(exchange: Exchange) -> None:
+    exchange.drip(b"HTTP/1.0 302 Found\r\nLocation: /page\r\n\r\n")
+
+
+@pytest.mark.promise("slow-address")
+@pytest.mark.parametrize("page", [stall_at_once, stall_in_the_body, drip_the_headers, drip_the_body, redirect_and_drip])
+def test_a_server_that_stalls_or_drips_gets_its_time_and_no_more(site: FakeSite, page: Page) -> None:
+    begun = time.monotonic()
+    assert refused(show(site, page), timeout_s=SOON_S) == "not done after 0.3 s"
+    assert time.monotonic() - begun < SOON_S + 1
+
+
+def test_a_server_that_falls_silent_is_given_up_before_its_time_is_over(
+    site: FakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "SILENCE_S", SOON_S)
+    begun = time.monotonic()
+    assert refused(show(site, stall_in_the_body), timeout_s=600) == "the server is silent"
+    assert time.monotonic() - begun < SOON_S + 1
+
+
+def test_a_server_that_is_slow_but_done_in_time_is_heard_out(site: FakeSite) -> None:
+    def page(exchange: Exchange) -> None:
+        exchange.head(200, {"Content-Length": 4})
+        exchange.drip(b"slow")
+
+    assert fetch(show(site, page)) == b"slow"
+
+
+def cut_by_length(exchange: Exchange) -> None:
+    exchange.head(200, {"Content-Length": 1000})
+    exchange.wfile.write(b"12345")
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        (cut_by_length, "cut off after 5 of 1,000 bytes"),
+        (chunked(b"12345", end=b""), "IncompleteRead"),
+        (chunked(b"12345", end=b"zz\r\n"), "IncompleteRead"),
+    ],
+    ids=["by length", "between chunks", "garbage for a chunk"],
+)
+def test_a_body_that_is_cut_off_is_no_body(site: FakeSite, page: Page, message: str) -> None:
+    assert message in refused(show(site, page))
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.0", b"\x00\xff garbage\r\n\r\n", b"HTTP/1.0 200 OK\r\n" + b"A" * 70000]
+)
+def test_what_is_no_answer_is_an_error_in_one_line(site: FakeSite, answer: bytes) -> None:
+    message = refused(show(site, lambda exchange: exchange.wfile.write(answer)))
+    assert message
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(("status", "message"), [(404, "404 Not Found"), (410, "410 Gone"), (503, "503 Service")])
+def test_an_error_status_is_named(site: FakeSite, status: int, message: str) -> None:
+    assert f"the server answered {message}" in refused(show(site, lambda exchange: exchange.reply(status)))
+
+
+def test_what_a_server_writes_cannot_colour_the_terminal(site: FakeSite) -> None:
+    def page(exchange: Exchange) -> None:
+        exchange.send_response(404, "\x1b[31mred\x1b[0m")
+        exchange.end_headers()
+
+    assert refused(show(site, page)) == "the server answered 404  [31mred [0m"
+
+
+def test_a_redirect_is_followed(site: FakeSite) -> None:
+    site.pages["/other"] = lambda exchange: exchange.reply(200, BODY)
+    assert fetch(show(site, lambda exchange: exchange.reply(302, headers={"Location": "/other"}))) == BODY
+
+
+def test_redirects_in_a_circle_end(site: FakeSite) -> None:
+    message = refused(show(site, lambda exchange: exchange.reply(302, headers={"Location": "/page"})))
+    assert "infinite loop" in message
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize("scheme", ["file", "ftp", "data", "gopher"])
+def test_a_redirect_leads_to_no_other_scheme(site: FakeSite, tmp_path: Path, scheme: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(BODY)
+    target = "data:,secret" if scheme == "data" else f"{scheme}://127.0.0.1{secret}"
+    message = refused(show(site, lambda exchange: exchange.reply(302, headers={"Location": target})))
+    assert "not allowed" in message or "unknown url type" in message
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x", "/etc/hostname", "", "http://"]
+)
+def test_only_http_and_https_are_fetched(url: str) -> None:
+    assert "url" in refused(url) or "host" in refused(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/x", "http://127.0.0.1:port/x", "http://user:word@127.0.0.1:1:2/", "http://127.0.0.1:99999/"]
+)
+def test_what_is_no_address_is_an_error(url: str) -> None:
+    assert refused(url)
+
+
+def test_an_address_with_spaces_and_letters_beyond_ascii_is_escaped_as_a_browser_does(site: FakeSite) -> None:
+    site.pages["/a%20%C3%B3%C5%BC.jpg"] = lambda exchange: exchange.reply(200, BODY)
+    assert fetch(f"{site.url}/a óż.jpg") == fetch(f"{site.url}/a%20%C3%B3%C5%BC.jpg") == BODY
+
+
+def test_nobody_listening_is_an_error_that_says_so() -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        assert "refused" in refused(f"http://127.0.0.1:{unheard.getsockname()[1]}/")
+
+
+def test_a_server_without_tls_is_no_https(site: FakeSite) -> None:
+    assert refused(site.url.replace("http", "https"))
