@@ -1,4 +1,4 @@
-"""The network alone: our engine beside others on the same CPU, with random weights and pictures.
+"""The network alone: our engine beside others on the same CPU, with random weights and images.
 
 python -m benchmarks.engine [--variant levit-128S] [--threads 1] [--batch-size 16] [--precision fp32] [--rounds 9]
 
@@ -26,11 +26,11 @@ def our_engine(variant: str, threads: int, batch: int, precision: str) -> Work:
 
     from levit_cli.engines import EngineSpec
     from levit_cli.engines.openvino import OpenVinoEngine
-    from levit_cli.images.transforms import recipe_for
+    from levit_cli.images.transforms import transform_for
 
     config, state = random_network(variant)
     spec = EngineSpec("cpu", "openvino", precision, threads, batch_size=batch)  # type: ignore[arg-type]
-    engine = OpenVinoEngine(state, config, recipe_for("fb", config.image_size), spec)
+    engine = OpenVinoEngine(state, config, transform_for("fb", config.image_size), spec)
     pixels = np.zeros((batch, *config.image_size, 3), np.uint8)
     return lambda: engine(pixels)
 
@@ -63,8 +63,8 @@ def openvino_on_timm(variant: str, threads: int, batch: int, precision: str) -> 
     hint = {"fp32": "f32", "bf16": "bf16"}[precision]
     properties = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     request = ov.Core().compile_model(graph, "CPU", properties).create_infer_request()
-    pictures = np.zeros((batch, 3, 224, 224), np.float32)
-    return lambda: request.infer([pictures], share_inputs=True)
+    images = np.zeros((batch, 3, 224, 224), np.float32)
+    return lambda: request.infer([images], share_inputs=True)
 
 
 def onnxruntime_on_timm(variant: str, threads: int, batch: int, precision: str) -> Work:
@@ -96,13 +96,13 @@ def paper_protocol(variant: str, threads: int, batch: int, precision: str) -> Wo
         for name, child in list(parent.named_children()):
             if hasattr(child, "fuse"):
                 setattr(parent, name, child.fuse())
-    pictures = torch.zeros(batch, 3, 224, 224)
+    images = torch.zeros(batch, 3, 224, 224)
     with torch.inference_mode():
-        traced = torch.jit.trace(network, pictures)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(network, images)  # type: ignore[no-untyped-call]
 
     def step() -> object:
         with torch.inference_mode():
-            return traced(pictures)
+            return traced(images)
 
     return step
 

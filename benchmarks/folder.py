@@ -4,7 +4,7 @@ python -m benchmarks.folder FOLDER [--count 1000] [--variant levit-128S] [--roun
 
 Both read the same local Hugging Face folder (random weights) and the same photos, transformers in batches of 16. The
 bound is what our own decoding and network would take if they were spread over the cores without a gap: each is timed
-alone, on one thread, in the same run. levit's share of it is given for the whole process, and from the first picture to
+alone, on one thread, in the same run. levit's share of it is given for the whole process, and from the first image to
 the last record, as its closing line tells.
 """
 
@@ -23,7 +23,7 @@ from levit_cli.data.inputs import Input, walk
 from levit_cli.engines.spec import usable_threads
 
 BOUND_PHOTOS = 128
-CLOSING_LINE = re.compile(r"pictures in ([\d.]+) s")
+CLOSING_LINE = re.compile(r"images in ([\d.]+) s")
 TRANSFORMERS = """
 import sys
 from transformers import pipeline
@@ -44,7 +44,7 @@ def bound_s(model: str, paths: list[str], decoding: Decoding, precision: Precisi
 
     checkpoint = load(model)
     engine = make_engine(checkpoint, EngineSpec("cpu", "openvino", precision, threads=1, batch_size=16))
-    reader = Reader(checkpoint.recipe, decoding)
+    reader = Reader(checkpoint.transform, decoding)
     sample = paths[:BOUND_PHOTOS]
     pixels = [reader(Input(path)) for path in sample]
     batches = [np.stack(pixels[start : start + 16]) for start in range(0, len(pixels) - 15, 16)]

@@ -46,7 +46,7 @@ def main() -> None:
             rivals = {how: partial(cpu_s, [*base, *more]) for how, more in HOWS.items()}
             for how, seconds in take_turns(rivals, options.rounds).items():
                 print(
-                    f"{count:6} pictures, {how:<9} {median(seconds):6.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})"
+                    f"{count:6} images, {how:<9} {median(seconds):6.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})"
                 )
 
 

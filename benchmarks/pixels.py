@@ -1,6 +1,6 @@
-"""How far our pixels lie from resizing the whole picture and cutting: python -m benchmarks.pixels FOLDER.
+"""How far our pixels lie from resizing the whole image and cutting: python -m benchmarks.pixels FOLDER.
 
-For each recipe at 224 pixels, over all pictures below the folder.
+For each preprocessing at 224 pixels, over all images below the folder.
 """
 
 import argparse
@@ -12,26 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from levit_cli.choices import RecipeName
+from levit_cli.choices import PreprocessingName
 from levit_cli.data.inputs import walk
 from levit_cli.images.decode import decode
 from levit_cli.images.preprocess import preprocess
-from levit_cli.images.transforms import Recipe, recipe_for
+from levit_cli.images.transforms import Transform, transform_for
 
 
-def reference(image: Image.Image, recipe: Recipe) -> NDArray[np.uint8]:
-    width, height = recipe.resized_size(*image.size)
-    crop_height, crop_width = recipe.crop_size
-    left, top = recipe.crop_offset(width, crop_width), recipe.crop_offset(height, crop_height)
+def reference(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
+    width, height = transform.resized_size(*image.size)
+    crop_height, crop_width = transform.crop_size
+    left, top = transform.crop_offset(width, crop_width), transform.crop_offset(height, crop_height)
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + crop_width, top + crop_height)))
 
 
-def differences(folder: Path, recipe: Recipe) -> Iterator[tuple[int, float]]:
-    """The largest difference and the share of values that differ, picture by picture."""
+def differences(folder: Path, transform: Transform) -> Iterator[tuple[int, float]]:
+    """The largest difference and the share of values that differ, image by image."""
     for item in walk(str(folder)):
         image = decode(Path(item.path).read_bytes())
-        apart = np.abs(preprocess(image, recipe).astype(int) - reference(image, recipe))
+        apart = np.abs(preprocess(image, transform).astype(int) - reference(image, transform))
         yield int(apart.max()), float((apart > 0).mean())
 
 
@@ -39,12 +39,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
-    print("| recipe | photos | largest difference | mean share | worst photo | photos above 0.1 % |")
+    print("| preprocessing | photos | largest difference | mean share | worst photo | photos above 0.1 % |")
     print("|---|---|---|---|---|---|")
-    for name in get_args(RecipeName):
-        recipe = recipe_for(name, (224, 224))
-        if recipe.resizer == "pillow":
-            largest, shares = zip(*differences(options.folder, recipe), strict=True)
+    for name in get_args(PreprocessingName):
+        transform = transform_for(name, (224, 224))
+        if transform.resizer == "pillow":
+            largest, shares = zip(*differences(options.folder, transform), strict=True)
             above = sum(share > 0.001 for share in shares)
             print(
                 f"| {name} | {len(shares):,} | {max(largest)} | {100 * np.mean(shares):.4f} % | "

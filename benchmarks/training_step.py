@@ -2,7 +2,7 @@
 
 python -m benchmarks.training_step [--model levit-128S] [--sizes 64,96,128] [--batch-size 128] [--rounds 12]
 
-A step is forward, backward and update in bf16 autocast, of random pictures that are there already.
+A step is forward, backward and update in bf16 autocast, of random images that are there already.
 """
 
 import argparse

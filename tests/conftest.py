@@ -1,4 +1,4 @@
-"""Fixtures for all tests: no network, no cache of the user's, pictures and models made here."""
+"""Fixtures for all tests: no network, no cache of the user's, images and models made here."""
 
 import signal
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from tests.support.fake_hub import FakeSite, running
 from tests.support.random_weights import TINY, random_state
 
@@ -17,7 +17,7 @@ settings.load_profile("steady")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "promise(*names): shows what docs/guarantees.md promises under these names")
+    config.addinivalue_line("markers", "guarantee(*names): shows the rows of docs/guarantees.md with these names")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as behind a shell, and inherited
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -37,8 +37,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny")
     bare = folder / "bare.safetensors"
-    write_safetensors(bare, to_dialect(random_state(TINY), TINY, "timm"), "float32")
-    save(load(bare, recipe="hf"), folder / "hf", "hf")
+    write_safetensors(bare, to_format(random_state(TINY), TINY, "timm"), "float32")
+    save(load(bare, preprocessing="hf"), folder / "hf", "hf")
     return folder / "hf"
 
 

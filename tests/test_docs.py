@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from levit_cli.choices import RecipeName
+from levit_cli.choices import PreprocessingName
 from levit_cli.errors import ExitCode, InputErrorKind
 from levit_cli.model.config import VARIANTS
 from tests.support.binary import levit
@@ -46,13 +46,13 @@ def test_every_option_that_a_page_names_exists() -> None:
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", ours)) <= known | {"--version", "--help"}
 
 
-def test_exit_codes_kinds_of_error_variants_and_recipes_are_all_told() -> None:
+def test_exit_codes_kinds_of_error_variants_and_transforms_are_all_told() -> None:
     usage = text("docs/usage.md")
     table = re.findall(r"^\| ([\d, ]+) \|", usage, re.MULTILINE)
     assert {int(code) for row in table for code in row.split(",")} == set(map(int, ExitCode))
     assert all(f"`{kind}`" in usage for kind in get_args(InputErrorKind))
     assert all(f"`{variant}`" in text("docs/checkpoints.md") for variant in VARIANTS)
-    assert all(f"| `{recipe}`" in text("docs/preprocessing.md") for recipe in get_args(RecipeName))
+    assert all(f"| `{transform}`" in text("docs/preprocessing.md") for transform in get_args(PreprocessingName))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

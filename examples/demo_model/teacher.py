@@ -1,4 +1,4 @@
-"""Train the teacher of the demo model: a small convolutional network for CIFAR-10's 32-pixel pictures.
+"""Train the teacher of the demo model: a small convolutional network for CIFAR-10's 32-pixel images.
 
     python teacher.py cifar10/ -o first/ --epochs 14
     python teacher.py cifar10/ -o teacher/ --start first/state.pt --epochs 5 --peak 0.3 --crop-scale 0.5
@@ -7,7 +7,7 @@ Writes ``teacher.onnx``, which ``levit finetune --teacher teacher.onnx`` takes, 
 which a broken-off run goes on. Shape and hyperparameters follow Jordan, "94% on CIFAR-10 in 3.29 seconds on a single
 GPU" (arXiv 2404.00498): few layers, pooled early, behind a layer that whitens patches; identity-like beginnings; fast
 biases; a moving average of the weights. Narrower by a quarter in the middle, in bfloat16 on a CPU. The second command
-goes on with crops like those that a student is shown, for which a teacher of whole pictures has poor advice.
+goes on with crops like those that a student is shown, for which a teacher of whole images has poor advice.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as levit's students see their pictures
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as levit's students see their images
 SIDE = 32
-SHIFT = 2  # pixels by which a picture may be moved in training
+SHIFT = 2  # pixels by which an image may be moved in training
 BATCH_SIZE = 512
 MOMENTUM, SMOOTHING = 0.85, 0.1  # more smoothing teaches less of what resembles what
-RATE, DECAY = 11.5, 0.0153  # of 1024 pictures, once the momentum has come to bear
+RATE, DECAY = 11.5, 0.0153  # of 1024 images, once the momentum has come to bear
 BIAS_RATE = 64  # times that of the weights
 FIRST_RATE, LAST_RATE, WARM_SHARE = 0.2, 0.01, 0.23
 STEPS_OF_AVERAGE = 20
@@ -58,7 +58,7 @@ def group(in_width: int, out_width: int) -> nn.Sequential:
 
 
 class Teacher(nn.Module):
-    """Normalised pictures (B, 3, 32, 32) -> logits (B, classes)."""
+    """Normalised images (B, 3, 32, 32) -> logits (B, classes)."""
 
     def __init__(self, classes: int, widths: tuple[int, int, int] = (64, 192, 256)) -> None:
         super().__init__()
@@ -83,10 +83,10 @@ class Teacher(nn.Module):
         self.whiten.weight.copy_(torch.cat([directions, -directions]))
 
 
-def pictures(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
-    """All pictures (N, 3, 32, 32) uint8, their classes (N,), the classes' names."""
+def images(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
+    """All images (N, 3, 32, 32) uint8, their classes (N,), the classes' names."""
     data = ImageFolder(str(folder), transform=pil_to_tensor)
-    return torch.stack([picture for picture, _ in data]), torch.tensor(data.targets), data.classes
+    return torch.stack([image for image, _ in data]), torch.tensor(data.targets), data.classes
 
 
 def normalised(batch: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def normalised(batch: Tensor) -> Tensor:
 
 
 def moved(batch: Tensor) -> Tensor:
-    """Half of the pictures mirrored, each shifted by up to ``SHIFT`` pixels."""
+    """Half of the images mirrored, each shifted by up to ``SHIFT`` pixels."""
     count = len(batch)
     batch = torch.where((torch.rand(count, 1, 1, 1) < 0.5), batch.flip(3), batch)
     padded = F.pad(batch, (SHIFT,) * 4, mode="reflect")
@@ -106,7 +106,7 @@ def moved(batch: Tensor) -> Tensor:
 
 
 def cropped(batch: Tensor, smallest: float) -> Tensor:
-    """A crop of each picture, mirrored or not, as ``RandomResizedCrop`` draws them: (B, 3, 32, 32) floats."""
+    """A crop of each image, mirrored or not, as ``RandomResizedCrop`` draws them: (B, 3, 32, 32) floats."""
     count = len(batch)
     area = torch.empty(count).uniform_(smallest, 1)
     stretch = torch.empty(count).uniform_(-LOG_RATIO / 2, LOG_RATIO / 2).exp()
@@ -153,8 +153,8 @@ class Training:
     """A run that can be broken off after any epoch."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.images, self.targets, classes = pictures(arguments.data / "train")
-        self.val_images, self.val_targets, _ = pictures(arguments.data / "val")
+        self.images, self.targets, classes = images(arguments.data / "train")
+        self.val_images, self.val_targets, _ = images(arguments.data / "val")
         torch.manual_seed(arguments.seed)
         self.arguments = arguments
         self.network = Teacher(len(classes)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -220,9 +220,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--start", type=Path, help="state.pt of an earlier run, whose average this one begins with")
     parser.add_argument("--peak", type=float, default=1.0, help="learning rate, as a share of the usual one")
-    parser.add_argument(
-        "--crop-scale", type=float, default=1.0, help="smallest share of a picture; 1 shifts it instead"
-    )
+    parser.add_argument("--crop-scale", type=float, default=1.0, help="smallest share of an image; 1 shifts it instead")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,9 @@
 
 from typing import Literal, get_args
 
-Dialect = Literal["fb", "timm", "hf"]  # Meta's own code, timm, Hugging Face
+CheckpointFormat = Literal["fb", "timm", "hf"]  # Meta's own code, timm, Hugging Face
 Dtype = Literal["float32", "float16", "bfloat16"]
-RecipeName = Literal["fb", "hf", "timm", "hf-tensor"]  # the last: Hugging Face's faster processor, in torch
+PreprocessingName = Literal["fb", "hf", "timm", "hf-tensor"]  # the last: Hugging Face's faster processor, in torch
 Device = Literal["auto", "cpu", "cuda", "mps"]
 EngineName = Literal["auto", "openvino", "torch", "compile"]
 Resizer = Literal["pillow", "torch"]
@@ -28,6 +28,6 @@ Baseline = Literal[
     "deit_small",
 ]
 
-DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
+CHECKPOINT_FORMATS: tuple[CheckpointFormat, ...] = get_args(CheckpointFormat)
 FORMATS: tuple[Format, ...] = get_args(Format)
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)

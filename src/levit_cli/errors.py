@@ -1,7 +1,7 @@
 """Every way in which levit says no: exit codes, the errors that carry them, and the kinds of bad input.
 
 A ``LevitError`` ends the command and knows its exit code; ``cli`` turns it into one message in one place.
-An ``InputError`` ends one picture only: it is a value in the stream of predictions and never an exit.
+An ``InputError`` ends one image only: it is a value in the stream of predictions and never an exit.
 """
 
 from enum import IntEnum
@@ -62,7 +62,7 @@ class UnreachableError(LevitError):
     exit_code = ExitCode.UNREACHABLE
 
 
-class StoppedError(LevitError):
+class TrainingStoppedError(LevitError):
     """Long work ended before its end; what it had come to is kept."""
 
     exit_code = ExitCode.SOME_FAILED

@@ -41,12 +41,12 @@ def activations(network: nn.Module) -> int:
 @pytest.mark.parametrize("name", ["efficientnet_b0", "resnet50"])
 def test_folding_keeps_the_answer_and_the_activations(name: Baseline) -> None:
     network = randomised(name)
-    pictures = torch.randn(2, 3, SMALL, SMALL)
+    images = torch.randn(2, 3, SMALL, SMALL)
     with torch.inference_mode():
-        before = network(pictures)
+        before = network(images)
         count_before = activations(network)
         folded = fold_norms(network)
-        after = folded(pictures)
+        after = folded(images)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert activations(folded) == count_before
     assert before.std() > 1e-3
@@ -76,9 +76,9 @@ def networks() -> dict[str, nn.Module]:
 
 
 def test_activations_neither_vanish_nor_overflow(networks: dict[str, nn.Module]) -> None:
-    pictures = (torch.rand(2, 3, 160, 160) - 0.45) / 0.225
+    images = (torch.rand(2, 3, 160, 160) - 0.45) / 0.225
     with torch.inference_mode():
-        assert 1e-2 < networks["efficientnet_b0"](pictures).std() < 1e2
+        assert 1e-2 < networks["efficientnet_b0"](images).std() < 1e2
 
 
 @pytest.mark.parametrize(("name", "side"), [("efficientnet_b0", SMALL), ("deit_tiny", 224)])
@@ -116,12 +116,12 @@ def test_the_form_that_the_paper_times_gives_the_answer_of_the_training_form() -
     model = Levit(TINY).eval()
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in random_state(TINY).items()})
     form = both_heads(Tiny(TINY))
-    pictures = torch.randn(3, 3, *TINY.image_size)
+    images = torch.randn(3, 3, *TINY.image_size)
     with torch.inference_mode():
-        traced = trace(form, pictures)
-        torch.testing.assert_close(traced(pictures), model(pictures), rtol=1e-4, atol=1e-5)
+        traced = trace(form, images)
+        torch.testing.assert_close(traced(images), model(images), rtol=1e-4, atol=1e-5)
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in form.modules())
     assert "aten::index" not in str(traced.inlined_graph)  # biases are gathered beforehand
-    assert str(traced.inlined_graph).count("aten::linear") == str(trace(model, pictures).inlined_graph).count(
+    assert str(traced.inlined_graph).count("aten::linear") == str(trace(model, images).inlined_graph).count(
         "aten::linear"
     )  # both heads run

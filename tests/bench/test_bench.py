@@ -46,7 +46,7 @@ def test_a_variant_has_random_weights_and_any_other_model_is_loaded(tmp_path: Pa
     first, second, demo = levits(("LEVIT-128s", "levit-128S", "levit-256", "demo"), load)
     assert (first.name, second.name) == ("levit-128S", "levit-256")
     assert isinstance(first.made_of, RandomWeights)
-    assert demo.published is None  # small pictures and ten classes: not what the paper measured
+    assert demo.published is None  # small images and ten classes: not what the paper measured
     assert baselines(None, [demo]) == []
 
 
@@ -237,15 +237,15 @@ def test_the_papers_protocol_means_torch_one_thread_and_fp32_where_nothing_is_na
     assert protocol_of(Request(protocol="paper", duration_s=5)).warmup_s == 10
 
 
-def test_the_picture_shows_every_net_with_a_published_accuracy_and_the_claims() -> None:
+def test_the_image_shows_every_net_with_a_published_accuracy_and_the_claims() -> None:
     from levit_cli.bench.plot import draw
 
     rows = [row(name, 3000 / (number + 1)) for number, name in enumerate(PUBLISHED)]
     svg = draw([*rows, row("resnet50", 5)], META, "svg")
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert svg == draw([*rows, row("resnet50", 5)], META, "svg")
-    picture = Image.open(io.BytesIO(draw(rows, META, "png"))).convert("RGB")
-    assert min(picture.size) > 500
-    colours = {colour for _, colour in picture.getcolors(maxcolors=1 << 20) or []}
+    image = Image.open(io.BytesIO(draw(rows, META, "png"))).convert("RGB")
+    assert min(image.size) > 500
+    colours = {colour for _, colour in image.getcolors(maxcolors=1 << 20) or []}
     assert {(37, 99, 168), (217, 115, 13), (47, 125, 79)} <= colours  # a line for each of the three families
     assert draw([row("levit-256", 100)], META, "png").startswith(b"\x89PNG")

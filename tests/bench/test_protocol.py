@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from levit_cli.bench.protocol import PROTOCOLS, Protocol, Timing, measure, take_turns
+from levit_cli.bench.protocol import PROTOCOLS, Protocol, Timing, interleave, measure
 
 
 class FakeTime:
@@ -45,11 +45,11 @@ def test_what_warms_up_does_not_count(time: FakeTime) -> None:
     assert len(time.log) == 5
 
 
-def test_rivals_take_turns_and_each_turn_begins_with_a_step_that_does_not_count(time: FakeTime) -> None:
+def test_rivals_interleave_and_each_turn_begins_with_a_step_that_does_not_count(time: FakeTime) -> None:
     protocol = Protocol("quick", warmup_s=0, duration_s=2.0, rounds=2, average="median")
     said: list[str] = []
     rivals = {"a": time.step("a", 9.0, 9.0, 1.0), "b": time.step("b", 1.0)}
-    timings = take_turns(rivals, protocol, clock=time.clock, tell=said.append)
+    timings = interleave(rivals, protocol, clock=time.clock, on_step=said.append)
     assert "".join(time.log) == "ab" + "aabb" + "aabb"  # warm-up; then two rounds, an untimed step and a timed one each
     assert timings["a"].turns == ((1.0,), (1.0,))
     assert said[-1] == "b: round 2 of 2"

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from levit_cli.checkpoints.detect import Translation, translate
-from levit_cli.choices import DIALECTS, Dialect
+from levit_cli.choices import CHECKPOINT_FORMATS, CheckpointFormat
 from levit_cli.errors import ExitCode, RefusedError
 from levit_cli.model.config import VARIANTS, LevitConfig
 from levit_cli.model.tensors import BIAS_INDEX, tensors
@@ -21,9 +21,9 @@ THREE_DEEP = LevitConfig((16, 24), (8, 8), (2, 3), (3, 3), num_classes=7, image_
 Arrays = dict[str, NDArray[Any]]
 
 
-def hollow(dialect: Dialect, config: LevitConfig) -> Arrays:
+def hollow(format: CheckpointFormat, config: LevitConfig) -> Arrays:
     """Arrays of the right shapes that take no memory."""
-    return {tensor.names.of(dialect): ones(tensor.shape, tensor.kind == "counter") for tensor in tensors(config)}
+    return {tensor.names.of(format): ones(tensor.shape, tensor.kind == "counter") for tensor in tensors(config)}
 
 
 def ones(shape: tuple[int, ...], counter: bool = False) -> NDArray[Any]:
@@ -38,23 +38,23 @@ def refusal(arrays: Arrays, **options: Any) -> str:
     return str(caught.value)
 
 
-def weights_of(dialect: Dialect, config: LevitConfig) -> list[str]:
-    return [tensor.names.of(dialect) for tensor in tensors(config) if tensor.kind != "counter"]
+def weights_of(format: CheckpointFormat, config: LevitConfig) -> list[str]:
+    return [tensor.names.of(format) for tensor in tensors(config) if tensor.kind != "counter"]
 
 
 # --- the weights are asked, not the file's name
 
 
 @pytest.mark.parametrize("distilled", [True, False], ids=["two heads", "one head"])
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_five_variants_are_known_by_their_shapes(variant: str, dialect: Dialect, distilled: bool) -> None:
+def test_the_five_variants_are_known_by_their_shapes(variant: str, format: CheckpointFormat, distilled: bool) -> None:
     config = replace(VARIANTS[variant], distilled=distilled, drop_path_rate=0.0)
-    translation = translate(hollow(dialect, config), PATH)
-    assert (translation.config, translation.dialect) == (config, dialect)
+    translation = translate(hollow(format, config), PATH)
+    assert (translation.config, translation.format) == (config, format)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
 @pytest.mark.parametrize(
     "config",
     [
@@ -67,13 +67,13 @@ def test_the_five_variants_are_known_by_their_shapes(variant: str, dialect: Dial
     ],
     ids=str,
 )
-def test_any_other_shape_is_known_as_well(config: LevitConfig, dialect: Dialect) -> None:
-    assert translate(hollow(dialect, config), PATH).config == config
+def test_any_other_shape_is_known_as_well(config: LevitConfig, format: CheckpointFormat) -> None:
+    assert translate(hollow(format, config), PATH).config == config
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_every_array_arrives_under_our_name(dialect: Dialect) -> None:
-    state, arrays = random_state(TINY), arrays_of(dialect)
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_every_array_arrives_under_our_name(format: CheckpointFormat) -> None:
+    state, arrays = random_state(TINY), arrays_of(format)
     translation = translate(dict(sorted(arrays.items())), PATH)  # in whatever order
     assert list(translation.state) == list(state)
     for name, array in state.items():
@@ -112,9 +112,9 @@ def test_a_drop_path_rate_is_passed_on() -> None:
 # --- layouts of the same thing
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_matrices_of_one_by_one_convolutions_are_flattened(dialect: Dialect) -> None:
-    arrays = arrays_of(dialect)
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_matrices_of_one_by_one_convolutions_are_flattened(format: CheckpointFormat) -> None:
+    arrays = arrays_of(format)
     as_convolutions = {
         name: array.reshape(*array.shape, 1, 1) if array.ndim == 2 and "attention_bias" not in name else array
         for name, array in arrays.items()
@@ -128,7 +128,7 @@ def assert_same(one: Translation, other: Translation) -> None:
         np.testing.assert_array_equal(one.state[name], array, strict=True)
 
 
-@pytest.mark.promise("index-tensors")
+@pytest.mark.guarantee("index-tensors")
 @pytest.mark.parametrize(
     "index",
     [
@@ -139,9 +139,9 @@ def assert_same(one: Translation, other: Translation) -> None:
         np.array(True),
     ],
 )
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_index_tensors_are_dropped_whatever_they_hold(dialect: Dialect, index: NDArray[Any]) -> None:
-    arrays = {name: array for name, array in arrays_of(dialect).items() if not name.endswith(BIAS_INDEX)}
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_index_tensors_are_dropped_whatever_they_hold(format: CheckpointFormat, index: NDArray[Any]) -> None:
+    arrays = {name: array for name, array in arrays_of(format).items() if not name.endswith(BIAS_INDEX)}
     hostile = {
         name.replace("attention_biases", BIAS_INDEX): index for name in arrays if name.endswith("attention_biases")
     }
@@ -150,9 +150,9 @@ def test_index_tensors_are_dropped_whatever_they_hold(dialect: Dialect, index: N
     assert translation.dropped == tuple(hostile)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_counters_may_be_missing(dialect: Dialect) -> None:
-    arrays = {name: array for name, array in arrays_of(dialect).items() if not name.endswith("num_batches_tracked")}
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_counters_may_be_missing(format: CheckpointFormat) -> None:
+    arrays = {name: array for name, array in arrays_of(format).items() if not name.endswith("num_batches_tracked")}
     translation = translate(arrays, PATH)
     counters = [tensor.names.ours for tensor in tensors(TINY) if tensor.kind == "counter"]
     assert list(translation.derived) == counters
@@ -176,17 +176,17 @@ def test_every_real_type_becomes_float32(stored: Any) -> None:
 # --- keys that do not add up
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_any_one_missing_tensor_is_named(dialect: Dialect) -> None:
-    arrays = hollow(dialect, THREE_DEEP)
-    for name in weights_of(dialect, THREE_DEEP):
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_any_one_missing_tensor_is_named(format: CheckpointFormat) -> None:
+    arrays = hollow(format, THREE_DEEP)
+    for name in weights_of(format, THREE_DEEP):
         rest = {other: array for other, array in arrays.items() if other != name}
         assert refusal(rest).endswith(f"1 missing: {name}")
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_any_one_mis_shaped_tensor_is_named_with_both_shapes(dialect: Dialect) -> None:
-    arrays = hollow(dialect, THREE_DEEP)
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_any_one_mis_shaped_tensor_is_named_with_both_shapes(format: CheckpointFormat) -> None:
+    arrays = hollow(format, THREE_DEEP)
     for name in arrays:
         shape = arrays[name].shape
         wrong = (*(length + 1 for length in shape), *((2,) if not shape else ()))
@@ -194,19 +194,19 @@ def test_any_one_mis_shaped_tensor_is_named_with_both_shapes(dialect: Dialect) -
         assert message.endswith(f"1 mis-shaped: {name} (expected {shape}, found {wrong})")
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_any_one_missing_tensor_is_named_where_no_other_tells_the_shape(dialect: Dialect) -> None:
-    arrays = hollow(dialect, replace(TINY, depths=(1, 1, 1), distilled=False))
-    for name in weights_of(dialect, replace(TINY, depths=(1, 1, 1), distilled=False)):
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_any_one_missing_tensor_is_named_where_no_other_tells_the_shape(format: CheckpointFormat) -> None:
+    arrays = hollow(format, replace(TINY, depths=(1, 1, 1), distilled=False))
+    for name in weights_of(format, replace(TINY, depths=(1, 1, 1), distilled=False)):
         assert name in refusal({other: array for other, array in arrays.items() if other != name})
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_an_unexpected_key_is_named(dialect: Dialect) -> None:
-    assert refusal(hollow(dialect, TINY) | {"ema.decay": ones(())}).endswith("1 unexpected: ema.decay")
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_an_unexpected_key_is_named(format: CheckpointFormat) -> None:
+    assert refusal(hollow(format, TINY) | {"ema.decay": ones(())}).endswith("1 unexpected: ema.decay")
 
 
-@pytest.mark.promise("other-network")
+@pytest.mark.guarantee("other-network")
 def test_all_that_is_wrong_comes_in_one_message_with_counts_and_the_first_five() -> None:
     arrays = hollow("timm", THREE_DEEP)
     missing = [name for name in arrays if ".bn.weight" in name][10:17]
@@ -224,20 +224,20 @@ def test_all_that_is_wrong_comes_in_one_message_with_counts_and_the_first_five()
     assert misshaped[5] not in message
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_file_cut_off_after_any_key_is_refused(dialect: Dialect) -> None:
-    arrays = hollow(dialect, TINY)
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_a_file_cut_off_after_any_key_is_refused(format: CheckpointFormat) -> None:
+    arrays = hollow(format, TINY)
     for count in range(0, len(arrays) - 1, 7):
         refusal(dict(list(arrays.items())[:count]))
 
 
-def test_a_half_of_each_of_two_dialects_is_refused() -> None:
+def test_a_half_of_each_of_two_formats_is_refused() -> None:
     fb, timm = hollow("fb", TINY), hollow("timm", TINY)
     message = refusal(dict(list(fb.items())[:60] + list(timm.items())[60:]))
     assert "unexpected" in message or "missing" in message
 
 
-@pytest.mark.promise("other-network")
+@pytest.mark.guarantee("other-network")
 @pytest.mark.parametrize(
     ("keys", "likeness"),
     [
@@ -266,7 +266,7 @@ def test_nothing_at_all_is_refused() -> None:
 # --- values that no training leaves behind
 
 
-@pytest.mark.promise("impossible-weights")
+@pytest.mark.guarantee("impossible-weights")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_one_number_that_is_none_is_found_in_any_tensor(value: float) -> None:
     arrays = arrays_of("fb")
@@ -277,7 +277,7 @@ def test_one_number_that_is_none_is_found_in_any_tensor(value: float) -> None:
             assert f"holds NaN or infinity · in {tensor.names.ours}" in refusal(arrays | {tensor.names.fb: spoilt})
 
 
-@pytest.mark.promise("impossible-weights")
+@pytest.mark.guarantee("impossible-weights")
 @pytest.mark.parametrize("value", [0.0, -0.0, -1e-9, -3.0])
 def test_a_variance_must_be_positive(value: float) -> None:
     variance = np.ones(24, np.float32)
@@ -286,7 +286,7 @@ def test_a_variance_must_be_positive(value: float) -> None:
     assert "variance is not positive · in stages.1.blocks.1.attention.proj.norm.running_var" in refusal(arrays)
 
 
-@pytest.mark.promise("impossible-weights")
+@pytest.mark.guarantee("impossible-weights")
 @pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint8, np.bool_, np.complex64])
 def test_weights_must_be_real_numbers(kind: Any) -> None:
     arrays = arrays_of("hf")

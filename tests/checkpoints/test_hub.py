@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 
 from levit_cli.checkpoints import hub, load, save
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from levit_cli.checkpoints.weights import write_pickle, write_safetensors
 from levit_cli.data.labels import Labels
 from levit_cli.errors import ExitCode
-from levit_cli.images.transforms import recipe_for
+from levit_cli.images.transforms import transform_for
 from tests.support.fake_hub import FakeHub, Fault, Repository, flip, git_hash, running, wait_until
 from tests.support.random_weights import TINY, random_state
 
 LABELS = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
-RECIPE = replace(recipe_for("hf", TINY.image_size), name="custom", mean=(0.1, 0.2, 0.3))
+TRANSFORM = replace(transform_for("hf", TINY.image_size), name="custom", mean=(0.1, 0.2, 0.3))
 REPO = "somebody/levit-tiny"
 LONG_S = 12  # for a process that gives up at once, on a slow machine; the client's own patience would be 23 s and more
 TOKEN = "hf_thisMustNeverBeSeen"
@@ -55,7 +55,7 @@ except LevitError as error:
     told = {{"exit_code": error.exit_code, "message": str(error)}}
 else:
     weights = hashlib.sha256(b"".join(loaded.state[name].tobytes() for name in sorted(loaded.state))).hexdigest()
-    told = {{"labels": loaded.labels.names, "recipe": asdict(loaded.recipe), "weights": weights,
+    told = {{"labels": loaded.labels.names, "transform": asdict(loaded.transform), "weights": weights,
              "files": [str(path) for path in loaded.files]}}
 print(json.dumps({{**told, "warnings": warnings, "client": "huggingface_hub" in sys.modules}}))
 """
@@ -70,7 +70,7 @@ class Outcome:
     exit_code: int = ExitCode.OK
     message: str = ""
     labels: list[str] = field(default_factory=list)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    transform: Mapping[str, Any] = field(default_factory=dict)
     weights: str = ""
     files: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Outcome:
         """That the model is there, and is the one that the hub has."""
         assert (self.exit_code, self.message) == (ExitCode.OK, "")
         assert (tuple(self.labels), self.weights) == (LABELS, weights_of(seed))
-        assert self.recipe == json.loads(json.dumps(asdict(RECIPE)))
+        assert self.transform == json.loads(json.dumps(asdict(TRANSFORM)))
 
 
 class Machine:
@@ -145,8 +145,8 @@ def weights_of(seed: int) -> str:
 def written(folder: Path, seed: int) -> Files:
     """A repository as ``levit convert-checkpoint`` makes it."""
     weights = folder / "random.safetensors"
-    write_safetensors(weights, to_dialect(random_state(TINY, seed), TINY, "hf"), "float32")
-    save(replace(load(weights), labels=Labels(LABELS), recipe=RECIPE), folder / "repository", "hf")
+    write_safetensors(weights, to_format(random_state(TINY, seed), TINY, "hf"), "float32")
+    save(replace(load(weights), labels=Labels(LABELS), transform=TRANSFORM), folder / "repository", "hf")
     return contents(folder / "repository")
 
 
@@ -169,14 +169,14 @@ def newer(whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="module")
 def pickled(whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
     path = tmp_path_factory.mktemp("pickled") / "pytorch_model.bin"
-    write_pickle(path, to_dialect(random_state(TINY), TINY, "hf"), "float32")
+    write_pickle(path, to_format(random_state(TINY), TINY, "hf"), "float32")
     return {name: content for name, content in whole.items() if name.endswith(".json")} | {path.name: path.read_bytes()}
 
 
 @pytest.fixture(scope="module")
 def sharded(whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("sharded")
-    arrays = to_dialect(random_state(TINY), TINY, "hf")
+    arrays = to_format(random_state(TINY), TINY, "hf")
     places = {name: f"model-0000{1 + place % 2}-of-00002.safetensors" for place, name in enumerate(arrays)}
     for shard in set(places.values()):
         part = {name: np.asarray(arrays[name]) for name in arrays if places[name] == shard}
@@ -319,7 +319,7 @@ def test_a_warm_cache_serves_offline_without_a_request(
     assert fake.asked() == []
 
 
-@pytest.mark.promise("hub-down")
+@pytest.mark.guarantee("hub-down")
 @pytest.mark.parametrize(("offline", "variable"), [(True, "0"), (False, "1")], ids=["--offline", "HF_HUB_OFFLINE"])
 def test_a_cold_cache_offline_is_unreachable_and_names_two_ways_out(
     machine: Machine, fake: FakeHub, repository: Repository, offline: bool, variable: str
@@ -394,7 +394,7 @@ def test_a_local_path_never_touches_the_network(machine: Machine, fake: FakeHub,
     assert fake.asked() == []
 
 
-@pytest.mark.promise("hub-many-runs")
+@pytest.mark.guarantee("hub-many-runs")
 def test_many_runs_at_once_on_a_cold_cache_all_succeed(machine: Machine, repository: Repository) -> None:
     for run in [machine.start() for _ in range(20)]:
         run.finish().require()
@@ -418,7 +418,7 @@ def test_a_system_without_symbolic_links_is_served_too(machine: Machine, fake: F
 # A hub that does not answer
 
 
-@pytest.mark.promise("hub-down")
+@pytest.mark.guarantee("hub-down")
 @pytest.mark.parametrize("answer", [(503, ""), (429, "")])
 def test_a_hub_in_trouble_is_replaced_by_the_cached_copy_with_one_warning(
     warm: Machine, repository: Repository, answer: tuple[int, str]
@@ -431,7 +431,7 @@ def test_a_hub_in_trouble_is_replaced_by_the_cached_copy_with_one_warning(
     assert f"using the cached copy of {REPO}, commit {repository.branches['main'][:8]}" in warning
 
 
-@pytest.mark.promise("hub-down")
+@pytest.mark.guarantee("hub-down")
 def test_a_hub_that_is_down_is_replaced_by_the_cached_copy_with_one_warning(warm: Machine, nowhere: str) -> None:
     outcome = warm.load(env={"HF_ENDPOINT": nowhere})
     outcome.require()
@@ -446,7 +446,7 @@ def test_a_hub_that_is_down_before_anything_is_cached_is_unreachable_at_once(mac
     assert outcome.seconds < LONG_S
 
 
-@pytest.mark.promise("hub-down")
+@pytest.mark.guarantee("hub-down")
 @pytest.mark.parametrize("endpoint", ["http://somebody.invalid", "no address"])
 def test_an_endpoint_that_leads_nowhere_is_unreachable(machine: Machine, endpoint: str) -> None:
     require_unreachable(machine.load(env={"HF_ENDPOINT": endpoint}), f"The hub at {endpoint} does not answer")
@@ -464,7 +464,7 @@ def test_what_answers_in_place_of_the_hub_is_no_hub(machine: Machine, fake: Fake
     require_unreachable(machine.load(), "does not answer")
 
 
-@pytest.mark.promise("hub-slow")
+@pytest.mark.guarantee("hub-slow")
 def test_a_hub_that_falls_silent_is_given_up_within_seconds(
     machine: Machine, fake: FakeHub, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,7 +487,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.promise("hub-refuses")
+@pytest.mark.guarantee("hub-refuses")
 @pytest.mark.parametrize(("answer", "why"), REFUSALS)
 def test_a_refusal_is_unreachable_with_its_own_reason_and_without_the_token(
     machine: Machine, repository: Repository, answer: tuple[int, str], why: str
@@ -516,7 +516,7 @@ def test_files_that_are_refused_though_listed_are_unreachable_at_once(
     assert outcome.seconds < LONG_S
 
 
-@pytest.mark.promise("hub-refuses")
+@pytest.mark.guarantee("hub-refuses")
 def test_the_token_goes_to_the_hub_and_not_to_where_the_hub_sends_us(
     machine: Machine, fake: FakeHub, repository: Repository
 ) -> None:
@@ -539,7 +539,7 @@ def test_the_password_in_an_endpoint_is_not_printed(machine: Machine, nowhere: s
 # Bytes that are not the hub's
 
 
-@pytest.mark.promise("hub-flipped-byte")
+@pytest.mark.guarantee("hub-flipped-byte")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_bit_flipped_on_the_way_is_refused_and_not_kept(machine: Machine, repository: Repository, name: str) -> None:
     repository.faults = {name: "flip"}
@@ -558,7 +558,7 @@ def test_a_bit_flipped_on_the_way_once_costs_a_warning(machine: Machine, reposit
     assert outcome.warnings == [f"model.safetensors of {REPO} is damaged; fetching it again"]
 
 
-@pytest.mark.promise("hub-flipped-byte")
+@pytest.mark.guarantee("hub-flipped-byte")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_bit_flipped_in_the_cache_is_found_and_offline_refused(warm: Machine, fake: FakeHub, name: str) -> None:
     blob = warm.blob(name)
@@ -573,7 +573,7 @@ def test_a_bit_flipped_in_the_cache_is_found_and_offline_refused(warm: Machine, 
     warm.load(offline=True).require()
 
 
-@pytest.mark.promise("hub-flipped-byte")
+@pytest.mark.guarantee("hub-flipped-byte")
 def test_a_pin_counts_more_than_what_the_hub_says(machine: Machine, repository: Repository, newer: Files) -> None:
     pin = f"from levit_cli.checkpoints import hub; hub.PINNED_SHA256[{REPO!r}, 'model.safetensors'] = '0' * 64"
     outcome = machine.load(first=pin)
@@ -609,7 +609,7 @@ def test_a_blob_in_the_store_that_the_client_shares_between_repositories_is_know
 # Interruptions
 
 
-@pytest.mark.promise("hub-slow")
+@pytest.mark.guarantee("hub-slow")
 def test_bodies_that_are_cut_or_stall_end_in_bounded_time_and_leave_nothing(
     machine: Machine, repository: Repository, fake: FakeHub, whole: Files
 ) -> None:
@@ -627,7 +627,7 @@ def test_bodies_that_are_cut_or_stall_end_in_bounded_time_and_leave_nothing(
         machine.load(f"somebody/{name}").require()
 
 
-@pytest.mark.promise("hub-slow")
+@pytest.mark.guarantee("hub-slow")
 def test_an_interrupted_fetch_ends_at_once_and_leaves_no_part_of_a_file(
     machine: Machine, repository: Repository, fake: FakeHub, whole: Files
 ) -> None:
@@ -647,7 +647,9 @@ def test_what_is_killed_on_its_way_is_not_taken_for_whole(
     machine: Machine, repository: Repository, fake: FakeHub
 ) -> None:
     commit = repository.branches["main"]
-    repository.faults = {"preprocessor_config.json": "stall"}  # without which the weights would have another recipe
+    repository.faults = {
+        "preprocessor_config.json": "stall"
+    }  # without which the weights would have another preprocessing
     run = machine.start()
     wait_until(fake.stalling)
     run.process.kill()
@@ -675,7 +677,7 @@ def test_a_newer_commit_that_does_not_come_leaves_the_older_in_use(
 # A cache that cannot be written
 
 
-@pytest.mark.promise("hub-cache-unwritable")
+@pytest.mark.guarantee("hub-cache-unwritable")
 def test_a_cache_that_cannot_be_made_is_named(machine: Machine, repository: Repository) -> None:
     machine.cache.write_text("a file where the folder should be")
     outcome = machine.start().finish()
@@ -683,7 +685,7 @@ def test_a_cache_that_cannot_be_made_is_named(machine: Machine, repository: Repo
     assert str(machine.cache) in outcome.message
 
 
-@pytest.mark.promise("hub-cache-unwritable")
+@pytest.mark.guarantee("hub-cache-unwritable")
 def test_a_disk_that_is_full_is_no_place_for_a_part_of_a_file(machine: Machine, repository: Repository) -> None:
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     outcome = machine.load(first=full)
@@ -704,7 +706,7 @@ def read_only(warm: Machine) -> Iterator[Machine]:
         folder.chmod(0o755)
 
 
-@pytest.mark.promise("hub-cache-unwritable")
+@pytest.mark.guarantee("hub-cache-unwritable")
 @pytest.mark.skipif(not hasattr(os, "geteuid") or sys.platform != "linux", reason="capabilities are Linux's")
 def test_a_read_only_cache_serves_what_it_holds(
     read_only: Machine, repository: Repository, fake: FakeHub, newer: Files

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from levit_cli.checkpoints import load, own_folder, save
 from levit_cli.checkpoints.load import DEMO_FOLDER
 from levit_cli.checkpoints.weights import sha256_of
-from levit_cli.choices import DIALECTS, Dialect, RecipeName
+from levit_cli.choices import CHECKPOINT_FORMATS, CheckpointFormat, PreprocessingName
 from levit_cli.data.labels import Labels, imagenet1k, numbered
 from levit_cli.errors import RefusedError
-from levit_cli.images.transforms import Recipe, recipe_for
+from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS
 from tests.support.checkpoint_files import arrays_of, write_arrays, write_model
 from tests.support.random_weights import TINY, random_state
@@ -59,14 +59,14 @@ def shard(folder: Path, arrays: Arrays, count: int, pickled: bool = False) -> Pa
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_bare_file_of_any_dialect_is_loaded(tmp_path: Path, dialect: Dialect, suffix: str) -> None:
-    path = write_model(tmp_path / f"weights{suffix}", dialect)
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_a_bare_file_of_any_format_is_loaded(tmp_path: Path, format: CheckpointFormat, suffix: str) -> None:
+    path = write_model(tmp_path / f"weights{suffix}", format)
     checkpoint = load(path)
     assert_random_model(checkpoint.state)
-    assert (checkpoint.config, checkpoint.dialect, checkpoint.dtype) == (TINY, dialect, "float32")
+    assert (checkpoint.config, checkpoint.format, checkpoint.dtype) == (TINY, format, "float32")
     assert (checkpoint.origin, checkpoint.files, checkpoint.sha256) == (str(path), (path,), sha256_of(path))
-    assert checkpoint.recipe == recipe_for(dialect, (64, 64))
+    assert checkpoint.transform == transform_for(format, (64, 64))
     assert checkpoint.labels == numbered(7)
     assert checkpoint.notes == ()
     assert checkpoint.architecture == "LeViT of its own widths"
@@ -79,9 +79,9 @@ def test_a_published_variant_has_its_name_and_the_labels_of_imagenet(tmp_path: P
 
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_folder_of_any_dialect_is_loaded(tmp_path: Path, dialect: Dialect, weights: str) -> None:
-    path = write_model(tmp_path / "folder" / weights, dialect)
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_a_folder_of_any_format_is_loaded(tmp_path: Path, format: CheckpointFormat, weights: str) -> None:
+    path = write_model(tmp_path / "folder" / weights, format)
     for source in (tmp_path / "folder", path, str(tmp_path / "folder") + "/"):
         assert_random_model(load(source).state)
 
@@ -108,7 +108,7 @@ TRAINING_EXTRAS = {
 }  # fmt: skip
 
 
-@pytest.mark.promise("training-checkpoint")
+@pytest.mark.guarantee("training-checkpoint")
 @pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
 def test_metas_training_checkpoint_is_read_and_its_moving_average_on_request(tmp_path: Path, in_zip: bool) -> None:
     average = {name: torch.from_numpy(array) for name, array in random_arrays("fb", seed=5).items()}
@@ -122,10 +122,10 @@ def test_metas_training_checkpoint_is_read_and_its_moving_average_on_request(tmp
     assert len(trained.translation.dropped) == sum(TINY.depths) + 2  # Meta's index tensors
 
 
-def random_arrays(dialect: Dialect, seed: int) -> Arrays:
-    from levit_cli.checkpoints.save import to_dialect
+def random_arrays(format: CheckpointFormat, seed: int) -> Arrays:
+    from levit_cli.checkpoints.save import to_format
 
-    return to_dialect(random_state(TINY, seed), TINY, dialect)
+    return to_format(random_state(TINY, seed), TINY, format)
 
 
 def test_timms_training_checkpoint_is_read(tmp_path: Path) -> None:
@@ -141,11 +141,13 @@ def test_timms_training_checkpoint_is_read(tmp_path: Path) -> None:
     assert_random_model(load(tmp_path / "last.pth.tar", ema=True).state, seed=5)
 
 
-@pytest.mark.promise("wrapped-names")
+@pytest.mark.guarantee("wrapped-names")
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_prefixes_of_wrappers_are_taken_off_and_it_is_said(tmp_path: Path, dialect: Dialect, prefix: str) -> None:
-    torch.save({"model": tensors_of(arrays_of(dialect), prefix)}, tmp_path / "a.pth")
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_the_prefixes_of_wrappers_are_taken_off_and_it_is_said(
+    tmp_path: Path, format: CheckpointFormat, prefix: str
+) -> None:
+    torch.save({"model": tensors_of(arrays_of(format), prefix)}, tmp_path / "a.pth")
     checkpoint = load(tmp_path / "a.pth")
     assert_random_model(checkpoint.state)
     assert all("took the prefix" in note for note in checkpoint.notes)
@@ -155,7 +157,7 @@ def test_the_prefixes_of_wrappers_are_taken_off_and_it_is_said(tmp_path: Path, d
 def test_the_demo_is_in_the_package() -> None:
     checkpoint = load("demo", offline=True)
     assert checkpoint.labels.names[:2] == ("airplane", "automobile")
-    assert checkpoint.recipe.resize_to == (120, 120)  # around 112: training crops show things larger
+    assert checkpoint.transform.resize_to == (120, 120)  # around 112: training crops show things larger
     assert checkpoint.temperature != 1  # calibrated
     assert checkpoint.config.num_stages == 3  # else transformers could not build it
     assert checkpoint.evaluation is not None
@@ -208,7 +210,7 @@ def test_labels_of_the_users_come_first(tmp_path: Path, name: str, content: str)
     assert load(folder, labels=tmp_path / name).labels == ANIMALS
 
 
-@pytest.mark.promise("labels-and-heads")
+@pytest.mark.guarantee("labels-and-heads")
 def test_labels_of_another_length_are_refused_with_both_numbers(tmp_path: Path) -> None:
     path = write_model(tmp_path / "a.pth", "fb")
     (tmp_path / "names.txt").write_text("cat\ndog\n")
@@ -239,32 +241,34 @@ def with_preprocessor(folder: Path, **preprocessor: Any) -> Path:
 
 def test_a_published_size_is_the_final_one(tmp_path: Path) -> None:
     checkpoint = load(with_preprocessor(tmp_path, feature_extractor_type="LevitFeatureExtractor", size=64))
-    assert checkpoint.recipe == recipe_for("hf", (64, 64))
-    assert checkpoint.recipe.resize_to == (73, 73)
+    assert checkpoint.transform == transform_for("hf", (64, 64))
+    assert checkpoint.transform.resize_to == (73, 73)
 
 
 @pytest.mark.parametrize("name", ["fb", "hf", "timm", "hf-tensor"])
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_named_recipe_comes_before_the_dialects(tmp_path: Path, dialect: Dialect, name: RecipeName) -> None:
-    assert load(write_model(tmp_path / "a.pth", dialect), recipe=name).recipe == recipe_for(name, (64, 64))
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+def test_a_named_transform_comes_before_the_formats(
+    tmp_path: Path, format: CheckpointFormat, name: PreprocessingName
+) -> None:
+    assert load(write_model(tmp_path / "a.pth", format), preprocessing=name).transform == transform_for(name, (64, 64))
 
 
 @pytest.mark.parametrize(
     ("preprocessor", "reason"),
     [
-        ({"size": 224}, r"pictures of \(64, 64\) pixels, its preprocessing makes \(224, 224\)"),
+        ({"size": 224}, r"images of \(64, 64\) pixels, its preprocessing makes \(224, 224\)"),
         ({"do_resize": False}, "do_resize switched off"),
-        ({"size": {"height": 64, "width": 64}}, "stretches pictures"),
+        ({"size": {"height": 64, "width": 64}}, "stretches images"),
     ],
 )
-def test_naming_a_recipe_helps_where_the_hint_says_so(
+def test_naming_a_transform_helps_where_the_hint_says_so(
     tmp_path: Path, preprocessor: dict[str, Any], reason: str
 ) -> None:
     folder = with_preprocessor(tmp_path, **preprocessor)
     with pytest.raises(RefusedError, match=reason) as caught:
         load(folder)
-    assert caught.value.hint == "name a recipe with --recipe"
-    assert load(folder, recipe="fb").recipe == recipe_for("fb", (64, 64))
+    assert caught.value.hint == "name a preprocessing with --preprocessing"
+    assert load(folder, preprocessing="fb").transform == transform_for("fb", (64, 64))
 
 
 def test_files_beside_a_bare_file_of_another_name_are_not_its(tmp_path: Path) -> None:
@@ -319,20 +323,20 @@ def first_changed(arrays: Arrays, change: Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @pytest.mark.parametrize("place", ["a.safetensors", "a.pth", "folder/model.safetensors", "folder/pytorch_model.bin"])
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_model_is_refused_with_what_and_where(
-    tmp_path: Path, damage: str, dialect: Dialect, place: str
+    tmp_path: Path, damage: str, format: CheckpointFormat, place: str
 ) -> None:
     change, reason = DAMAGES[damage]
-    path = write_arrays(tmp_path / place, change(arrays_of(dialect)))
+    path = write_arrays(tmp_path / place, change(arrays_of(format)))
     source = path.parent if place.startswith("folder") else path
     error = refusal(source)
     assert reason in str(error)
     assert str(source) in str(error)
 
 
-def test_a_picture_that_is_not_square_needs_its_configuration(tmp_path: Path) -> None:
+def test_an_image_that_is_not_square_needs_its_configuration(tmp_path: Path) -> None:
     config = replace(TINY, image_size=(32, 96))
     error = refusal(write_model(tmp_path / "wide.safetensors", "hf", config))
     assert "(12 tokens)" in error.what
@@ -342,7 +346,7 @@ def test_a_picture_that_is_not_square_needs_its_configuration(tmp_path: Path) ->
     assert load(path.parent).config == load(path).config == config
 
 
-@pytest.mark.promise("labels-and-heads")
+@pytest.mark.guarantee("labels-and-heads")
 def test_heads_of_different_class_counts_are_refused_with_both_numbers(tmp_path: Path) -> None:
     ten = arrays_of("fb", replace(TINY, num_classes=10))
     arrays = arrays_of("fb") | {name: array for name, array in ten.items() if name.startswith("head_dist.")}
@@ -350,7 +354,7 @@ def test_heads_of_different_class_counts_are_refused_with_both_numbers(tmp_path:
     assert "2 mis-shaped: head_dist.l.weight (expected (7, 32), found (10, 32)), head_dist.l.bias" in message
 
 
-@pytest.mark.promise("labels-and-heads")
+@pytest.mark.guarantee("labels-and-heads")
 def test_one_head_is_enough(tmp_path: Path) -> None:
     arrays = {name: array for name, array in arrays_of("timm").items() if not name.startswith("head_dist.")}
     checkpoint = load(write_arrays(tmp_path / "a.safetensors", arrays))
@@ -382,11 +386,11 @@ def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
 # --- what was loaded may be saved and loaded again
 
 
-def test_a_recipe_of_its_own_travels_with_a_folder(tmp_path: Path) -> None:
-    recipe = Recipe("custom", (64, 64), (64, 64), "half_even")
-    checkpoint = replace(load(write_model(tmp_path / "a.pth", "fb")), recipe=recipe, labels=ANIMALS)
-    for dialect in ("hf", "timm"):
-        save(checkpoint, tmp_path / dialect, dialect)
-        loaded = load(tmp_path / dialect)
-        assert (loaded.recipe, loaded.labels) == (recipe, ANIMALS)
-        assert load(tmp_path / dialect, recipe="timm").recipe == recipe_for("timm", (64, 64))
+def test_a_transform_of_its_own_travels_with_a_folder(tmp_path: Path) -> None:
+    transform = Transform("custom", (64, 64), (64, 64), "half_even")
+    checkpoint = replace(load(write_model(tmp_path / "a.pth", "fb")), transform=transform, labels=ANIMALS)
+    for format in ("hf", "timm"):
+        save(checkpoint, tmp_path / format, format)
+        loaded = load(tmp_path / format)
+        assert (loaded.transform, loaded.labels) == (transform, ANIMALS)
+        assert load(tmp_path / format, preprocessing="timm").transform == transform_for("timm", (64, 64))

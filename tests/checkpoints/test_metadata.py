@@ -10,15 +10,15 @@ import pytest
 
 from levit_cli.checkpoints.metadata import read_metadata, store_temperature, write_metadata
 from levit_cli.checkpoints.metadata_parts import Evaluation, Metadata
-from levit_cli.choices import Dialect, RecipeName
+from levit_cli.choices import CheckpointFormat, PreprocessingName
 from levit_cli.data.labels import Labels, imagenet1k, numbered
 from levit_cli.errors import ExitCode, RefusedError
-from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Recipe, recipe_for
+from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig
 from tests.support.random_weights import TINY
 
-FOLDER_DIALECTS: tuple[Dialect, ...] = ("hf", "timm")
-RECIPES: tuple[RecipeName, ...] = ("fb", "hf", "timm", "hf-tensor")
+FOLDER_FORMATS: tuple[CheckpointFormat, ...] = ("hf", "timm")
+ALL_PREPROCESSING: tuple[PreprocessingName, ...] = ("fb", "hf", "timm", "hf-tensor")
 # As the hub has it beside facebook/levit-128S.
 PUBLISHED_PREPROCESSOR = {
     "do_center_crop": True,
@@ -82,52 +82,61 @@ def test_a_folder_may_hold_nothing_but_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preprocessor", "recipe"),
+    ("preprocessor", "transform"),
     [
-        (PUBLISHED_PREPROCESSOR, recipe_for("hf", (224, 224))),
-        (NEW_PREPROCESSOR, recipe_for("hf", (224, 224))),
-        ({"size": 96}, recipe_for("hf", (96, 96))),
-        ({"size": 384}, recipe_for("hf", (384, 384))),
-        ({"size": {"shortest_edge": 224}}, recipe_for("hf", (224, 224))),
-        ({"size": {"shortest_edge": 256}}, Recipe("custom", (292, 292), (224, 224), "floor")),
-        ({"size": {"shortest_edge": 210}, "crop_size": 224}, Recipe("custom", (240, 240), (224, 224), "floor")),
-        ({"size": 224, "crop_size": {"height": 192, "width": 160}}, Recipe("custom", (256, 256), (192, 160), "floor")),
-        ({"size": 224, "resample": 2}, Recipe("custom", (256, 256), (224, 224), "floor", "bilinear")),
+        (PUBLISHED_PREPROCESSOR, transform_for("hf", (224, 224))),
+        (NEW_PREPROCESSOR, transform_for("hf", (224, 224))),
+        ({"size": 96}, transform_for("hf", (96, 96))),
+        ({"size": 384}, transform_for("hf", (384, 384))),
+        ({"size": {"shortest_edge": 224}}, transform_for("hf", (224, 224))),
+        ({"size": {"shortest_edge": 256}}, Transform("custom", (292, 292), (224, 224), "floor")),
+        ({"size": {"shortest_edge": 210}, "crop_size": 224}, Transform("custom", (240, 240), (224, 224), "floor")),
+        (
+            {"size": 224, "crop_size": {"height": 192, "width": 160}},
+            Transform("custom", (256, 256), (192, 160), "floor"),
+        ),
+        ({"size": 224, "resample": 2}, Transform("custom", (256, 256), (224, 224), "floor", "bilinear")),
         (
             {"size": 224, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]},
-            Recipe("custom", (256, 256), (224, 224), "floor", mean=(0.5,) * 3, std=(0.5,) * 3),
+            Transform("custom", (256, 256), (224, 224), "floor", mean=(0.5,) * 3, std=(0.5,) * 3),
         ),
-        ({"do_resize": True}, recipe_for("hf", (224, 224))),
+        ({"do_resize": True}, transform_for("hf", (224, 224))),
     ],
 )
-def test_a_preprocessor_of_transformers_is_read(tmp_path: Path, preprocessor: dict[str, Any], recipe: Recipe) -> None:
-    assert read_metadata(folder_with(tmp_path, preprocessor_config=preprocessor)).recipe == recipe
+def test_a_preprocessor_of_transformers_is_read(
+    tmp_path: Path, preprocessor: dict[str, Any], transform: Transform
+) -> None:
+    assert read_metadata(folder_with(tmp_path, preprocessor_config=preprocessor)).transform == transform
 
 
-def test_the_published_recipe_is_known_by_name(tmp_path: Path) -> None:
-    recipe = read_metadata(folder_with(tmp_path, preprocessor_config=PUBLISHED_PREPROCESSOR)).recipe
-    assert recipe is not None
-    assert (recipe.name, recipe.resize_to, recipe.crop_size) == ("hf", (256, 256), (224, 224))  # 224 is the final size
+def test_the_published_transform_is_known_by_name(tmp_path: Path) -> None:
+    transform = read_metadata(folder_with(tmp_path, preprocessor_config=PUBLISHED_PREPROCESSOR)).transform
+    assert transform is not None
+    assert (transform.name, transform.resize_to, transform.crop_size) == (
+        "hf",
+        (256, 256),
+        (224, 224),
+    )  # 224 is the final size
 
 
 @pytest.mark.parametrize(
-    ("changes", "recipe"),
+    ("changes", "transform"),
     [
-        ({}, recipe_for("timm", (224, 224))),
-        ({"input_size": [3, 96, 96]}, recipe_for("timm", (96, 96))),
-        ({"crop_pct": 0.875}, Recipe("custom", (256, 256), (224, 224), "half_even")),
-        ({"crop_pct": 1.0}, Recipe("custom", (224, 224), (224, 224), "half_even")),
-        ({"interpolation": "bilinear"}, Recipe("custom", (248, 248), (224, 224), "half_even", "bilinear")),
-        ({"input_size": [3, 128, 256]}, recipe_for("timm", (128, 256))),
+        ({}, transform_for("timm", (224, 224))),
+        ({"input_size": [3, 96, 96]}, transform_for("timm", (96, 96))),
+        ({"crop_pct": 0.875}, Transform("custom", (256, 256), (224, 224), "half_even")),
+        ({"crop_pct": 1.0}, Transform("custom", (224, 224), (224, 224), "half_even")),
+        ({"interpolation": "bilinear"}, Transform("custom", (248, 248), (224, 224), "half_even", "bilinear")),
+        ({"input_size": [3, 128, 256]}, transform_for("timm", (128, 256))),
     ],
 )
 @pytest.mark.parametrize("flat", [True, False], ids=["flat", "pretrained_cfg"])
-def test_a_config_of_timm_is_read(tmp_path: Path, changes: dict[str, Any], recipe: Recipe, flat: bool) -> None:
+def test_a_config_of_timm_is_read(tmp_path: Path, changes: dict[str, Any], transform: Transform, flat: bool) -> None:
     config = timm_with(**changes)
     if flat:  # as timm wrote it before 2023
         config |= config.pop("pretrained_cfg")
     metadata = read_metadata(folder_with(tmp_path, config=config))
-    assert (metadata.recipe, metadata.image_size, metadata.labels) == (recipe, recipe.crop_size, None)
+    assert (metadata.transform, metadata.image_size, metadata.labels) == (transform, transform.crop_size, None)
 
 
 def test_labels_of_timm_are_read(tmp_path: Path) -> None:
@@ -188,7 +197,7 @@ def test_labels_with_synonyms_get_their_wordnet_ids(tmp_path: Path) -> None:
         ({"preprocessor_config": {"do_rescale": False}}, "do_rescale switched off"),
         ({"preprocessor_config": {"do_normalize": False}}, "do_normalize switched off"),
         ({"preprocessor_config": {"rescale_factor": 1 / 127.5}}, "another factor"),
-        ({"preprocessor_config": {"size": {"height": 224, "width": 224}}}, "stretches pictures"),
+        ({"preprocessor_config": {"size": {"height": 224, "width": 224}}}, "stretches images"),
         ({"preprocessor_config": {"size": {"shortest_edge": 100}}}, "margin would be invented"),
         ({"preprocessor_config": {"resample": 9}}, "Cannot make sense"),
         ({"preprocessor_config": {"image_std": [0, 0, 0]}}, "the deviation"),
@@ -228,8 +237,8 @@ def test_what_makes_no_sense_is_refused_with_its_place(tmp_path: Path, files: di
         {"config": timm_with(interpolation="random")},
     ],
 )
-def test_a_recipe_that_nobody_asks_for_need_not_make_sense(tmp_path: Path, files: dict[str, Any]) -> None:
-    assert read_metadata(folder_with(tmp_path, **files), with_recipe=False).recipe is None
+def test_a_transform_that_nobody_asks_for_need_not_make_sense(tmp_path: Path, files: dict[str, Any]) -> None:
+    assert read_metadata(folder_with(tmp_path, **files), with_transform=False).transform is None
 
 
 @pytest.mark.parametrize(
@@ -245,9 +254,9 @@ def test_a_recipe_that_nobody_asks_for_need_not_make_sense(tmp_path: Path, files
         {"crop_size": (224, 257)},
     ],
 )
-def test_a_recipe_that_nobody_can_follow_is_refused(changes: dict[str, Any]) -> None:
+def test_a_transform_that_nobody_can_follow_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(RefusedError):
-        replace(recipe_for("fb", (224, 224)), **changes)
+        replace(transform_for("fb", (224, 224)), **changes)
 
 
 # --- what we write
@@ -255,43 +264,45 @@ def test_a_recipe_that_nobody_can_follow_is_refused(changes: dict[str, Any]) -> 
 
 def written(
     folder: Path,
-    dialect: Dialect,
-    recipe: Recipe,
+    format: CheckpointFormat,
+    transform: Transform,
     config: LevitConfig = TINY,
     labels: Labels | None = None,
     evaluation: Evaluation | None = None,
     temperature: float = 1.0,
 ) -> Path:
     labels = labels or numbered(config.num_classes)
-    contents = write_metadata(dialect, config, labels, recipe, evaluation, temperature)
+    contents = write_metadata(format, config, labels, transform, evaluation, temperature)
     return folder_with(folder, **{name.removesuffix(".json"): content for name, content in contents.items()})
 
 
-@pytest.mark.parametrize("dialect", FOLDER_DIALECTS)
+@pytest.mark.parametrize("format", FOLDER_FORMATS)
 @pytest.mark.parametrize(
-    "recipe",
+    "transform",
     [
-        *(recipe_for(name, size) for name in RECIPES for size in ((224, 224), (64, 64), (96, 160))),
-        Recipe("custom", (96, 96), (96, 96), "half_even"),
-        Recipe("custom", (97, 300), (64, 96), "floor", "lanczos", (0.1, 0.2, 0.3), (0.9, 0.8, 0.7)),
+        *(transform_for(name, size) for name in ALL_PREPROCESSING for size in ((224, 224), (64, 64), (96, 160))),
+        Transform("custom", (96, 96), (96, 96), "half_even"),
+        Transform("custom", (97, 300), (64, 96), "floor", "lanczos", (0.1, 0.2, 0.3), (0.9, 0.8, 0.7)),
     ],
     ids=str,
 )
-def test_what_we_write_is_read_again_to_the_letter(tmp_path: Path, dialect: Dialect, recipe: Recipe) -> None:
-    config = replace(TINY, image_size=recipe.crop_size, drop_path_rate=0.1)
+def test_what_we_write_is_read_again_to_the_letter(
+    tmp_path: Path, format: CheckpointFormat, transform: Transform
+) -> None:
+    config = replace(TINY, image_size=transform.crop_size, drop_path_rate=0.1)
     labels, evaluation = Labels(tuple("abcdefg")), Evaluation("the test set", 5000, 0.815)
-    assert read_metadata(written(tmp_path, dialect, recipe, config, labels, evaluation)) == Metadata(
-        config.image_size, labels, recipe, 0.1, evaluation
+    assert read_metadata(written(tmp_path, format, transform, config, labels, evaluation)) == Metadata(
+        config.image_size, labels, transform, 0.1, evaluation
     )
 
 
-@pytest.mark.parametrize("dialect", FOLDER_DIALECTS)
-def test_a_temperature_is_kept_and_stored_beside_everything_else(tmp_path: Path, dialect: Dialect) -> None:
-    recipe, evaluation = recipe_for("fb", (64, 64)), Evaluation("the test set", 5000, 0.815)
+@pytest.mark.parametrize("format", FOLDER_FORMATS)
+def test_a_temperature_is_kept_and_stored_beside_everything_else(tmp_path: Path, format: CheckpointFormat) -> None:
+    transform, evaluation = transform_for("fb", (64, 64)), Evaluation("the test set", 5000, 0.815)
     assert (
-        read_metadata(written(tmp_path, dialect, recipe, evaluation=evaluation, temperature=1.25)).temperature == 1.25
+        read_metadata(written(tmp_path, format, transform, evaluation=evaluation, temperature=1.25)).temperature == 1.25
     )
-    assert read_metadata(written(tmp_path, dialect, recipe, evaluation=evaluation)).temperature == 1
+    assert read_metadata(written(tmp_path, format, transform, evaluation=evaluation)).temperature == 1
     before = json.loads((tmp_path / "config.json").read_text())
     assert "temperature" not in before["levit_cli"]
     assert store_temperature(tmp_path, 0.8) == tmp_path / "config.json"
@@ -299,7 +310,7 @@ def test_a_temperature_is_kept_and_stored_beside_everything_else(tmp_path: Path,
     assert after["levit_cli"].pop("temperature") == 0.8
     assert after == before
     assert read_metadata(tmp_path) == replace(
-        read_metadata(written(tmp_path, dialect, recipe, evaluation=evaluation)), temperature=0.8
+        read_metadata(written(tmp_path, format, transform, evaluation=evaluation)), temperature=0.8
     )
 
 
@@ -315,36 +326,41 @@ def test_no_other_temperature_is_stored(tmp_path: Path, value: float) -> None:
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("dialect", FOLDER_DIALECTS)
-def test_the_labels_of_imagenet_stay_its_own(tmp_path: Path, dialect: Dialect) -> None:
-    config, recipe = VARIANTS["levit-384"], recipe_for("fb", (224, 224))
-    metadata = read_metadata(written(tmp_path, dialect, recipe, config, imagenet1k()))
+@pytest.mark.parametrize("format", FOLDER_FORMATS)
+def test_the_labels_of_imagenet_stay_its_own(tmp_path: Path, format: CheckpointFormat) -> None:
+    config, transform = VARIANTS["levit-384"], transform_for("fb", (224, 224))
+    metadata = read_metadata(written(tmp_path, format, transform, config, imagenet1k()))
     assert metadata.labels is imagenet1k()
     assert metadata.drop_path_rate == config.drop_path_rate == 0.1
 
 
 @pytest.mark.parametrize(
-    ("dialect", "file", "edit", "recipe"),
+    ("format", "file", "edit", "transform"),
     [
-        ("hf", "preprocessor_config", {"size": {"shortest_edge": 84}}, Recipe("custom", (96, 96), (64, 64), "floor")),
-        ("hf", "preprocessor_config", {"resample": 2}, Recipe("custom", (73, 73), (64, 64), "floor", "bilinear")),
-        ("timm", "config", {"crop_pct": 1.0}, Recipe("custom", (64, 64), (64, 64), "half_even")),
+        (
+            "hf",
+            "preprocessor_config",
+            {"size": {"shortest_edge": 84}},
+            Transform("custom", (96, 96), (64, 64), "floor"),
+        ),
+        ("hf", "preprocessor_config", {"resample": 2}, Transform("custom", (73, 73), (64, 64), "floor", "bilinear")),
+        ("timm", "config", {"crop_pct": 1.0}, Transform("custom", (64, 64), (64, 64), "half_even")),
     ],
 )
 def test_our_section_gives_way_where_somebody_edited_the_rest(
-    tmp_path: Path, dialect: Dialect, file: str, edit: dict[str, Any], recipe: Recipe
+    tmp_path: Path, format: CheckpointFormat, file: str, edit: dict[str, Any], transform: Transform
 ) -> None:
-    written(tmp_path, dialect, recipe_for("fb", (64, 64)))
+    written(tmp_path, format, transform_for("fb", (64, 64)))
     content = json.loads((tmp_path / f"{file}.json").read_text())
-    (content["pretrained_cfg"] if dialect == "timm" else content).update(edit)
-    assert read_metadata(folder_with(tmp_path, **{file: content})).recipe == recipe
+    (content["pretrained_cfg"] if format == "timm" else content).update(edit)
+    assert read_metadata(folder_with(tmp_path, **{file: content})).transform == transform
 
 
 def test_every_edge_that_transformers_can_arrive_at_is_expressed(tmp_path: Path) -> None:
     reachable = {int((256 / 224) * size) for size in range(1, 1000)}  # the rule of its LevitImageProcessor
     for edge in range(64, 1000):
-        recipe = Recipe("custom", (edge, edge), (64, 64), "floor")
-        content = write_metadata("hf", TINY, numbered(7), recipe, None)["preprocessor_config.json"]
+        transform = Transform("custom", (edge, edge), (64, 64), "floor")
+        content = write_metadata("hf", TINY, numbered(7), transform, None)["preprocessor_config.json"]
         arrived = int((256 / 224) * content["size"]["shortest_edge"])
         assert arrived == (edge if edge in reachable else edge + 1)
 
@@ -352,17 +368,17 @@ def test_every_edge_that_transformers_can_arrive_at_is_expressed(tmp_path: Path)
 def test_every_edge_is_expressed_for_timm() -> None:
     for side in range(16, 400, 16):
         for edge in range(side, 2 * side, 7):
-            recipe = Recipe("custom", (edge, edge), (side, side), "half_even")
-            content = write_metadata("timm", TINY, numbered(7), recipe, None)["config.json"]["pretrained_cfg"]
+            transform = Transform("custom", (edge, edge), (side, side), "half_even")
+            content = write_metadata("timm", TINY, numbered(7), transform, None)["config.json"]["pretrained_cfg"]
             assert floor(side / content["crop_pct"]) == edge
 
 
-def test_the_published_recipe_is_written_in_timms_own_number() -> None:
-    content = write_metadata("timm", TINY, numbered(7), recipe_for("timm", (224, 224)), None)
+def test_the_published_transform_is_written_in_timms_own_number() -> None:
+    content = write_metadata("timm", TINY, numbered(7), transform_for("timm", (224, 224)), None)
     assert content["config.json"]["pretrained_cfg"]["crop_pct"] == 0.9
 
 
 def test_the_published_preprocessor_is_written_in_transformers_own_numbers() -> None:
-    content = write_metadata("hf", TINY, numbered(7), recipe_for("hf", (224, 224)), None)["preprocessor_config.json"]
+    content = write_metadata("hf", TINY, numbered(7), transform_for("hf", (224, 224)), None)["preprocessor_config.json"]
     assert (content["size"], content["crop_size"]) == ({"shortest_edge": 224}, {"height": 224, "width": 224})
     assert (content["image_mean"], content["image_std"]) == (list(IMAGENET_MEAN), list(IMAGENET_STD))

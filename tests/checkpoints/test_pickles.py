@@ -89,7 +89,7 @@ def canary(tmp_path: Path) -> Path:
     return tmp_path / "canary"
 
 
-@pytest.mark.promise("malicious-pickle")
+@pytest.mark.guarantee("malicious-pickle")
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_malicious_pickle_is_refused_by_name_and_nothing_runs(
@@ -127,7 +127,7 @@ OPCODES = {
 }
 
 
-@pytest.mark.promise("malicious-pickle")
+@pytest.mark.guarantee("malicious-pickle")
 @pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "plain"])
 @pytest.mark.parametrize("opcode", OPCODES)
 def test_every_opcode_that_imports_is_named(
@@ -207,7 +207,7 @@ def test_what_is_no_pickle_asks_for_nothing(tmp_path: Path, content: bytes) -> N
     assert globals_asked_for(tmp_path / "a") == []
 
 
-@pytest.mark.promise("foreign-archive")
+@pytest.mark.guarantee("foreign-archive")
 def test_a_zip_that_unpacks_to_more_than_itself_is_refused_unopened(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(100_000_000))

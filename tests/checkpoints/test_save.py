@@ -1,4 +1,4 @@
-"""A model goes through every dialect and comes back to the bit; what would not come back is not written."""
+"""A model goes through every format and comes back to the bit; what would not come back is not written."""
 
 import json
 from dataclasses import replace
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from levit_cli.checkpoints import Evaluation, load, save
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from levit_cli.checkpoints.weights import read_weights
-from levit_cli.choices import DIALECTS, Dialect, Dtype, RecipeName
+from levit_cli.choices import CHECKPOINT_FORMATS, CheckpointFormat, Dtype, PreprocessingName
 from levit_cli.data.labels import Labels
 from levit_cli.errors import ExitCode, OutputError, RefusedError, UsageError
 from levit_cli.model.attention_bias import bias_index
@@ -23,13 +23,15 @@ from tests.support.random_weights import TINY, random_state
 DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
 CYCLES = [
     (start, *others, start)
-    for start in DIALECTS
-    for others in chain(*(permutations([dialect for dialect in DIALECTS if dialect != start], n) for n in (1, 2)))
+    for start in CHECKPOINT_FORMATS
+    for others in chain(
+        *(permutations([format for format in CHECKPOINT_FORMATS if format != start], n) for n in (1, 2))
+    )
 ]
 
 
-def convert(source: Path, target: Path, dialect: Dialect, dtype: Dtype | None = None) -> Path:
-    save(load(source), target, dialect, dtype)
+def convert(source: Path, target: Path, format: CheckpointFormat, dtype: Dtype | None = None) -> Path:
+    save(load(source), target, format, dtype)
     return target
 
 
@@ -44,11 +46,11 @@ def convert(source: Path, target: Path, dialect: Dialect, dtype: Dtype | None = 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cycle", CYCLES, ids=" to ".join)
 def test_bare_files_come_back_to_the_byte(
-    tmp_path: Path, cycle: tuple[Dialect, ...], dtype: Dtype, config: LevitConfig, suffix: str
+    tmp_path: Path, cycle: tuple[CheckpointFormat, ...], dtype: Dtype, config: LevitConfig, suffix: str
 ) -> None:
     path = first = write_model(tmp_path / f"0{suffix}", cycle[0], config, dtype)
-    for step, dialect in enumerate(cycle[1:], 1):
-        path = convert(path, tmp_path / f"{step}{suffix}", dialect)
+    for step, format in enumerate(cycle[1:], 1):
+        path = convert(path, tmp_path / f"{step}{suffix}", format)
     assert path.read_bytes() == first.read_bytes()
     assert_same_state(first, path)
 
@@ -62,13 +64,13 @@ def assert_same_state(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("recipe", ["fb", "hf", "timm"])
+@pytest.mark.parametrize("transform", ["fb", "hf", "timm"])
 @pytest.mark.parametrize("start", ["hf", "timm"])
 def test_folders_come_back_with_all_that_is_known(
-    tmp_path: Path, start: Dialect, recipe: RecipeName, dtype: Dtype
+    tmp_path: Path, start: CheckpointFormat, transform: PreprocessingName, dtype: Dtype
 ) -> None:
     """The card, which names its source, is the only file that differs."""
-    bare = load(write_model(tmp_path / "bare.pth", "fb", TINY, dtype), recipe=recipe)
+    bare = load(write_model(tmp_path / "bare.pth", "fb", TINY, dtype), preprocessing=transform)
     known = replace(
         bare,
         labels=Labels(("Katze", "猫", "a, b", '"', "[red]", "", "x" * 300)),
@@ -76,7 +78,7 @@ def test_folders_come_back_with_all_that_is_known(
         temperature=1.37,
         config=replace(bare.config, drop_path_rate=0.1),
     )
-    other: Dialect = "timm" if start == "hf" else "hf"
+    other: CheckpointFormat = "timm" if start == "hf" else "hf"
     save(known, tmp_path / "first", start)
     convert(convert(tmp_path / "first", tmp_path / "second", other), tmp_path / "third", start)
     names = sorted(path.name for path in (tmp_path / "first").iterdir() if path.name != "README.md")
@@ -85,7 +87,7 @@ def test_folders_come_back_with_all_that_is_known(
         assert (tmp_path / "third" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
     for folder in ("first", "second", "third"):
         loaded = load(tmp_path / folder)
-        for field in ("labels", "evaluation", "temperature", "config", "recipe", "dtype"):
+        for field in ("labels", "evaluation", "temperature", "config", "transform", "dtype"):
             assert getattr(loaded, field) == getattr(known, field)
 
 
@@ -106,7 +108,7 @@ def test_a_rectangle_comes_back_by_its_configuration(tmp_path: Path) -> None:
     timm = convert(hf, tmp_path / "timm", "timm")
     for folder in (hf, timm):
         assert load(folder).config == config
-        assert load(folder).recipe.crop_size == (48, 80)
+        assert load(folder).transform.crop_size == (48, 80)
     assert (timm / "model.safetensors").read_bytes() == (tmp_path / "source" / "model.safetensors").read_bytes()
 
 
@@ -119,10 +121,10 @@ def test_widening_changes_no_number(tmp_path: Path, source: Dtype) -> None:
     assert read_weights(wide).dtype == "float32"
 
 
-# --- what a dialect holds
+# --- what a format holds
 
 
-def test_metas_dialect_gets_index_tensors_computed_anew(tmp_path: Path) -> None:
+def test_metas_format_gets_index_tensors_computed_anew(tmp_path: Path) -> None:
     arrays = arrays_of("fb")
     hostile = {name: np.full_like(array, -1) for name, array in arrays.items() if name.endswith(BIAS_INDEX)}
     assert len(hostile) == sum(TINY.depths) + 2
@@ -132,8 +134,8 @@ def test_metas_dialect_gets_index_tensors_computed_anew(tmp_path: Path) -> None:
         np.testing.assert_array_equal(written[name], arrays[name], strict=True)
     np.testing.assert_array_equal(written["blocks.0.m.attention_bias_idxs"], bias_index((4, 4)))
     np.testing.assert_array_equal(written["blocks.2.attention_bias_idxs"], bias_index((4, 4), stride=2))
-    for dialect in ("hf", "timm"):
-        assert not any(name.endswith(BIAS_INDEX) for name in to_dialect(random_state(TINY), TINY, dialect))
+    for format in ("hf", "timm"):
+        assert not any(name.endswith(BIAS_INDEX) for name in to_format(random_state(TINY), TINY, format))
 
 
 def test_a_pickle_is_metas_and_safetensors_say_whose_they_are(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_a_folder_says_what_it_is(tmp_path: Path) -> None:
         "| classes | 1000 |",
         "256 x 256",
         source.sha256,
-        "0.815 on 5,000 pictures of the test set",
+        "0.815 on 5,000 images of the test set",
     ):
         assert fact in card
 
@@ -171,7 +173,7 @@ def test_converting_a_folder_into_itself_keeps_the_hash_of_the_source(tmp_path: 
     before = load(folder).sha256
     save(source, folder, "timm")
     assert before in (folder / "README.md").read_text()
-    assert load(folder).dialect == "timm"
+    assert load(folder).format == "timm"
     assert load(folder).sha256 != before
 
 
@@ -224,7 +226,7 @@ def test_small_weights_and_means_may_vanish(tmp_path: Path) -> None:
     assert not load(tmp_path / "a.pth").state["head.linear.weight"].any()
 
 
-def test_metas_dialect_is_one_file(tmp_path: Path) -> None:
+def test_metas_format_is_one_file(tmp_path: Path) -> None:
     checkpoint = load(write_model(tmp_path / "source.pth", "fb"))
     with pytest.raises(UsageError, match=r"end the name in \.pth") as caught:
         save(checkpoint, tmp_path / "folder", "fb")

@@ -9,7 +9,7 @@ import pytest
 
 from levit_cli import checkpoints
 from levit_cli.checkpoints import url as address
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from levit_cli.checkpoints.weights import write_safetensors
 from levit_cli.errors import LevitError, OutputError, RefusedError, UnreachableError
 from tests.support.fake_hub import Exchange, FakeSite, flip
@@ -171,11 +171,11 @@ def test_a_very_long_name_is_cut_to_what_a_disk_takes(site: FakeSite) -> None:
 
 def test_a_model_loads_from_an_address(site: FakeSite, tmp_path: Path) -> None:
     state = random_state(TINY)
-    write_safetensors(tmp_path / "weights", to_dialect(state, TINY, "timm"), "float32")
+    write_safetensors(tmp_path / "weights", to_format(state, TINY, "timm"), "float32")
     content = (tmp_path / "weights").read_bytes()
     name = f"tiny-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
     site.pages[f"/{name}"] = lambda exchange: exchange.reply(200, content)
     loaded = checkpoints.load(f"{site.url}/{name}")
-    assert loaded.dialect == "timm"
+    assert loaded.format == "timm"
     assert loaded.state.keys() == state.keys()
     assert all(np.array_equal(loaded.state[key], state[key]) for key in state)

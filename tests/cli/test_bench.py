@@ -19,7 +19,7 @@ from levit_cli.bench.paper import PUBLISHED
 from tests.cli.test_startup import HEAVY, NETWORK, modules_after
 from tests.support.binary import LEVIT, environment, levit, unprivileged
 from tests.support.random_weights import TINY
-from tests.support.sample_images import write_pictures
+from tests.support.sample_images import write_images
 
 SHORT = ("--duration", "0.01", "--warmup", "0")
 ROW: dict[str, Any] = {
@@ -125,7 +125,7 @@ def listening() -> Iterator[tuple[str, list[str]]]:
         server.server_close()
 
 
-def test_a_claim_and_a_picture_from_two_nets_in_one_engine_and_nothing_is_reported(tmp_path: Path) -> None:
+def test_a_claim_and_an_image_from_two_nets_in_one_engine_and_nothing_is_reported(tmp_path: Path) -> None:
     home, plot = tmp_path / "home", tmp_path / "speed.png"
     home.mkdir()
     with listening() as (proxy, asked):
@@ -164,18 +164,18 @@ def test_the_papers_protocol_is_torch_with_one_thread(tiny_folder: Path) -> None
 
 def test_from_file_to_record_and_where_the_time_goes(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
-    write_pictures(folder, 9)
-    (folder / "000.jpg").write_bytes(b"no picture")
+    write_images(folder, 9)
+    (folder / "000.jpg").write_bytes(b"no image")
     done = levit("bench", tiny_folder, "--end-to-end", folder, *SHORT, "-f", "json")
     assert done.returncode == 0, done.stderr
     (passage,) = json.loads(done.stdout)["end_to_end"]
-    assert (passage["pictures"], passage["failed"]) == (9, 1)
-    assert list(passage["ms_per_picture"]) == ["decode", "resize", "network", "output"]
-    assert min(passage["ms_per_picture"].values()) > 0
+    assert (passage["images"], passage["failed"]) == (9, 1)
+    assert list(passage["ms_per_image"]) == ["decode", "resize", "network", "output"]
+    assert min(passage["ms_per_image"].values()) > 0
     done = levit("bench", tiny_folder, "--end-to-end", folder, *SHORT)
-    assert b"From file to record: 9 pictures" in done.stdout
+    assert b"From file to record: 9 images" in done.stdout
     for path in folder.iterdir():
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     done = levit("bench", tiny_folder, "--end-to-end", folder, *SHORT)
     assert done.returncode == 2
     assert b"can be read" in done.stderr
@@ -198,7 +198,7 @@ def test_from_file_to_record_and_where_the_time_goes(tiny_folder: Path, tmp_path
         (["--compare", "nowhere.json"], 2, b"Cannot read nowhere.json"),
         (["--fail-below", "0.9"], 2, b"add --compare FILE"),
         (["--end-to-end", "nowhere"], 2, b"nowhere is no folder"),
-        (["--end-to-end", "."], 2, b"No pictures in ."),
+        (["--end-to-end", "."], 2, b"No images in ."),
     ],
 )
 def test_bad_input_is_told_at_once(tmp_path: Path, arguments: list[str], code: int, said: bytes) -> None:

@@ -7,12 +7,12 @@ from tests.support.binary import levit
 
 
 @pytest.mark.parametrize(
-    ("dialect", "name"),
+    ("format", "name"),
     [("hf", "hf-out"), ("timm", "out.safetensors"), ("timm", "timm-out"), ("fb", "out.pth"), ("hf", "half")],
 )
-def test_it_converts_and_proves_it(tiny_folder: Path, tmp_path: Path, dialect: str, name: str) -> None:
+def test_it_converts_and_proves_it(tiny_folder: Path, tmp_path: Path, format: str, name: str) -> None:
     dtype = ["--dtype", "float16"] if name == "half" else []
-    done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / name, "--to", dialect, *dtype)
+    done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / name, "--to", format, *dtype)
     assert done.returncode == 0, done.stderr
     report = done.stdout.decode()
     assert "left over     0" in report
@@ -22,7 +22,7 @@ def test_it_converts_and_proves_it(tiny_folder: Path, tmp_path: Path, dialect: s
         assert "at most 0 (of" in report  # the same weights, the same engine
 
 
-@pytest.mark.promise("converting")
+@pytest.mark.guarantee("converting")
 def test_an_existing_output_or_the_source_itself_is_not_touched(tiny_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "there.safetensors"
     output.write_bytes(b"mine")
@@ -37,19 +37,19 @@ def test_an_existing_output_or_the_source_itself_is_not_touched(tiny_folder: Pat
     assert source.read_bytes() == before
 
 
-def test_meta_s_dialect_is_one_file(tiny_folder: Path, tmp_path: Path) -> None:
+def test_meta_s_format_is_one_file(tiny_folder: Path, tmp_path: Path) -> None:
     done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / "folder", "--to", "fb")
     assert done.returncode == 2
     assert b".pth" in done.stderr
 
 
-def test_labels_recipe_and_shortest_edge_travel(tiny_folder: Path, tmp_path: Path) -> None:
+def test_labels_transform_and_shortest_edge_travel(tiny_folder: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps(list("abcdefg")))
     output = tmp_path / "out"
     done = levit(
         "convert-checkpoint", tiny_folder, "-o", output, "--to", "hf", "--labels", labels,
-        "--recipe", "fb", "--resize-to", "64",
+        "--preprocessing", "fb", "--resize-to", "64",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     facts = json.loads(levit("info", output, "-f", "json").stdout)

@@ -1,4 +1,4 @@
-"""``levit eval``, the installed command, on folders of pictures."""
+"""``levit eval``, the installed command, on folders of images."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from levit_cli.eval.run import Wish, run
 from levit_cli.predict.reader import Reader
 from levit_cli.predict.request import Request
 from tests.support.binary import LEVIT, environment, levit, unprivileged
-from tests.support.sample_images import picture, write_pictures
+from tests.support.sample_images import sample_image, write_images
 
 FP32 = EngineSpec(precision="fp32")
 IN_FP32 = ("--precision", "fp32")
@@ -35,20 +35,20 @@ def labels_by(model: str | Path, folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
     paths = [folder / f"{number:03d}.png" for number in range(20)]
     for number, path in enumerate(paths):
-        picture(seed=number, width=40 + 7 * number).save(path)
+        sample_image(seed=number, width=40 + 7 * number).save(path)
     return paths
 
 
 @pytest.fixture(scope="module")
-def model(tiny_folder: Path, pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of our own, to write into; with biases such that the pictures do not all get the same answer."""
+def model(tiny_folder: Path, images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of our own, to write into; with biases such that the images do not all get the same answer."""
     tiny = load(tiny_folder)
-    reader = Reader(tiny.recipe)
-    logits = make_engine(tiny, FP32)(np.stack([reader(Input(str(path))) for path in pictures]))
+    reader = Reader(tiny.transform)
+    logits = make_engine(tiny, FP32)(np.stack([reader(Input(str(path))) for path in images]))
     state = dict(tiny.state)
     for head in ("head", "head_dist"):
         state[f"{head}.linear.weight"] = SHARPNESS * state[f"{head}.linear.weight"]
@@ -59,10 +59,10 @@ def model(tiny_folder: Path, pictures: list[Path], tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="module")
-def data(model: Path, pictures: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures in folders of the classes that the model gives them, but for four; and one that is torn."""
+def data(model: Path, images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images in folders of the classes that the model gives them, but for four; and one that is torn."""
     root = tmp_path_factory.mktemp("data")
-    answers = labels_by(model, pictures[0].parent)
+    answers = labels_by(model, images[0].parent)
     classes = sorted(set(answers.values()))
     assert len(classes) > 1
     for number, (path, label) in enumerate(answers.items()):
@@ -101,7 +101,7 @@ def test_one_run_tells_everything_and_fails_its_gate(data: Path, model: Path, tm
     )
     assert done.returncode == 1, done.stderr
     assert b"val" in done.stderr.splitlines()[0]
-    assert b"21 pictures in" in done.stderr
+    assert b"21 images in" in done.stderr
     assert b"1 failed" in done.stderr
     assert b"top-1 is below --fail-under 0.9" in done.stderr
     document = json.loads(done.stdout)
@@ -109,7 +109,7 @@ def test_one_run_tells_everything_and_fails_its_gate(data: Path, model: Path, tm
     assert document["data"] == {
         "path": str(data / "val"),
         "classes": len(list((data / "val").iterdir())),
-        "pictures": 21,
+        "images": 21,
         "readable": 20,
         "failed": 1,
     }
@@ -117,7 +117,7 @@ def test_one_run_tells_everything_and_fails_its_gate(data: Path, model: Path, tm
     assert document["top5"]["correct"] >= 16
     assert len(document["mistakes"]) == 4
     assert [failure["error"]["kind"] for failure in document["failures"]] == ["truncated"]
-    assert sum(entry["pictures"] for entry in document["classes"]) == 20
+    assert sum(entry["images"] for entry in document["classes"]) == 20
     assert sum(map(sum, document["confusion"]["matrix"])) == 20
     assert document["meta"]["precision"] == "fp32"
     assert document["meta"]["model"]["name"] == str(model)
@@ -157,7 +157,7 @@ def test_a_part_of_the_labels_is_enough_and_said(data: Path, model: Path, capsys
     said = capsys.readouterr().out
     covered = len(class_folders(data / "val").classes)
     assert f"cover {covered} of the model's 7 classes" in said
-    assert "1 of 21 pictures could not be read" in said
+    assert "1 of 21 images could not be read" in said
     assert "truncated" in said
     assert verdict.exit_code == ExitCode.SOME_FAILED
     assert verdict.summary.top1.total == 20
@@ -187,7 +187,7 @@ def test_what_can_be_refused_is_refused_before_any_work(
     tmp_path: Path, arguments: list[str], code: int, said: str
 ) -> None:
     for name in ("zoo/okapi", "zoo/cat", "zoo/aardvark", "good/cat", "good/Dog"):
-        write_pictures(tmp_path / name, 1)
+        write_images(tmp_path / name, 1)
     (tmp_path / "taken.html").write_text("mine")
     (tmp_path / "bare.safetensors").write_bytes(b"")
     before = (tmp_path / "good/cat/000.jpg").read_bytes()
@@ -203,7 +203,7 @@ def test_what_can_be_refused_is_refused_before_any_work(
 @pytest.mark.parametrize("shut", ["data/class 0", "data/class 0/deeper"])
 def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(tmp_path: Path, model: Path, shut: str) -> None:
     for name in ("class 0", "class 0/deeper", "class 1"):
-        write_pictures(tmp_path / "data" / name, 1)
+        write_images(tmp_path / "data" / name, 1)
     (tmp_path / shut).chmod(0)
     command = unprivileged(LEVIT, "eval", tmp_path / "data", "-m", model)
     done = subprocess.run(command, capture_output=True, env=environment(), timeout=120, check=False)
@@ -240,7 +240,7 @@ def test_a_class_that_is_called_test_is_a_class(tmp_path: Path, model: Path) -> 
     labels = tmp_path / "labels.txt"
     labels.write_text("test\ncontrol\n" + "\n".join("abcde"))
     for name in ("test", "control"):
-        write_pictures(tmp_path / "data" / name, 2)
+        write_images(tmp_path / "data" / name, 2)
     verdict = run(wish(tmp_path / "data", model, labels=labels), lambda _: None)
     assert verdict.evaluated.folders.classes == ("control", "test")
     assert verdict.evaluated.targets.tolist() == [1, 1, 0, 0]

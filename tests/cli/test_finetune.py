@@ -24,8 +24,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_set(tmp_path_factory.mktemp("pictures"))
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(pictures: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(images: Path, options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    done = finetune(pictures, out, *options)
+    done = finetune(images, out, *options)
     assert done.returncode == 0, done.stderr.decode()
     assert b"epoch 3/3: loss" in done.stderr
     assert re.search(rb"Training on cpu in (bf16|fp32), \d+ threads", done.stderr)
@@ -57,16 +57,16 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in json.loads(line).items() if name not in TIMES} for line in lines]
 
 
-def test_predict_takes_the_run_folder(finished: Path, pictures: Path) -> None:
-    done = levit("predict", pictures / "val", "-m", finished, "--format", "jsonl", "--precision", "fp32")
+def test_predict_takes_the_run_folder(finished: Path, images: Path) -> None:
+    done = levit("predict", images / "val", "-m", finished, "--format", "jsonl", "--precision", "fp32")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     right = sum(record["top"][0]["label"] == Path(record["path"]).parent.name for record in records)
     best = max(rows(finished), key=lambda row: float(row["val_top1"]))
-    assert (right, len(records)) == (best["val_correct"], best["val_pictures"])
+    assert (right, len(records)) == (best["val_correct"], best["val_images"])
 
 
-def test_eval_finds_what_the_training_found(finished: Path, pictures: Path) -> None:
-    done = levit("eval", pictures / "val", "-m", finished, "--format", "json")
+def test_eval_finds_what_the_training_found(finished: Path, images: Path) -> None:
+    done = levit("eval", images / "val", "-m", finished, "--format", "json")
     assert done.returncode == 0, done.stderr.decode()
     evaluation = load(finished).evaluation
     assert evaluation is not None
@@ -74,17 +74,17 @@ def test_eval_finds_what_the_training_found(finished: Path, pictures: Path) -> N
     assert (found["correct"] / found["total"], found["total"]) == (evaluation.top1, evaluation.images)
 
 
-@pytest.mark.promise("training-ended")
+@pytest.mark.guarantee("training-ended")
 @pytest.mark.parametrize(
     ("sent", "code", "seconds"),
     [(signal.SIGKILL, -9, 0.5), (signal.SIGKILL, -9, 2.0), (signal.SIGINT, 130, 1.0), (signal.SIGTERM, 143, 2.0)],
 )
 def test_a_run_that_was_ended_resumes_to_the_same_end(
-    sent: signal.Signals, code: int, seconds: float, finished: Path, pictures: Path, options: list[str], tmp_path: Path
+    sent: signal.Signals, code: int, seconds: float, finished: Path, images: Path, options: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     running = subprocess.Popen(
-        [LEVIT, "finetune", pictures, "-o", out, *options],
+        [LEVIT, "finetune", images, "-o", out, *options],
         stderr=subprocess.PIPE, env=environment(**ONE_THREAD), text=True,
     )  # fmt: skip
     assert running.stderr is not None
@@ -95,18 +95,18 @@ def test_a_run_that_was_ended_resumes_to_the_same_end(
     assert running.returncode in (code, 0), said  # 0: it was quicker
     if (out / "model.safetensors").exists():
         load(out)
-    done = finetune(pictures, out, "--resume")
+    done = finetune(images, out, "--resume")
     assert done.returncode == 0, done.stderr.decode()
     assert rows(out) == rows(finished)
     assert (out / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
 
 
 @pytest.fixture
-def endless(pictures: Path, options: list[str], tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A run in its second epoch, with a process that reads pictures."""
+def endless(images: Path, options: list[str], tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A run in its second epoch, with a process that reads images."""
     options = [*options, "--epochs", "10000", "--workers", "1"]
     running = subprocess.Popen(
-        [LEVIT, "finetune", pictures, "-o", tmp_path / "run", *options],
+        [LEVIT, "finetune", images, "-o", tmp_path / "run", *options],
         stderr=subprocess.PIPE, env=environment(**ONE_THREAD), text=True, start_new_session=True,
     )  # fmt: skip
     assert running.stderr is not None
@@ -117,7 +117,7 @@ def endless(pictures: Path, options: list[str], tmp_path: Path) -> Iterator["sub
     running.wait()
 
 
-@pytest.mark.promise("training-ended")
+@pytest.mark.guarantee("training-ended")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     sent: signal.Signals, code: int, endless: "subprocess.Popen[str]", tmp_path: Path
@@ -131,7 +131,7 @@ def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     assert (tmp_path / "run" / "state.pt").exists()
 
 
-@pytest.mark.promise("training-ended")
+@pytest.mark.guarantee("training-ended")
 def test_a_reader_that_the_system_ends_is_no_bug_of_ours(endless: "subprocess.Popen[str]", tmp_path: Path) -> None:
     ended = False
     while not ended:  # an epoch's reader may be gone before it is hit
@@ -147,32 +147,30 @@ def test_a_reader_that_the_system_ends_is_no_bug_of_ours(endless: "subprocess.Po
     assert load(tmp_path / "run").labels.names == ("blue", "green", "red")
 
 
-def test_two_processes_do_what_one_does(finished: Path, pictures: Path, tmp_path: Path) -> None:
+def test_two_processes_do_what_one_does(finished: Path, images: Path, tmp_path: Path) -> None:
     """With batch norms at rest the gradients of two halves are those of the whole."""
     options = [
         "-m", str(finished), "--freeze", "backbone", "--epochs", "2", "--batch-size", "12", "--lr", "1e-2",
         "--precision", "fp32", "--device", "cpu", "--workers", "0",
     ]  # fmt: skip
-    assert finetune(pictures, tmp_path / "one", *options).returncode == 0
+    assert finetune(images, tmp_path / "one", *options).returncode == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, "-m", "levit_cli", "finetune", str(pictures), "-o", str(tmp_path / "two"), *options]
+    command = [*launch, "-m", "levit_cli", "finetune", str(images), "-o", str(tmp_path / "two"), *options]
     done = subprocess.run(command, capture_output=True, env=environment(**ONE_THREAD), timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr.count(b"epoch 2/2") == 1
     for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
-        assert (one["val_correct"], one["val_pictures"]) == (two["val_correct"], two["val_pictures"])
+        assert (one["val_correct"], one["val_images"]) == (two["val_correct"], two["val_images"])
         assert one["val_loss"] == pytest.approx(two["val_loss"], abs=1e-5)
         assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
 
 
-@pytest.mark.promise("training-disk")
-def test_a_full_disk_ends_the_run_and_leaves_what_was_written(
-    pictures: Path, options: list[str], tmp_path: Path
-) -> None:
+@pytest.mark.guarantee("training-disk")
+def test_a_full_disk_ends_the_run_and_leaves_what_was_written(images: Path, options: list[str], tmp_path: Path) -> None:
     """No file may grow beyond the weights: the best model fits, the state does not."""
     limit = 600_000
     done = subprocess.run(
-        [LEVIT, "finetune", pictures, "-o", tmp_path / "run", *options],
+        [LEVIT, "finetune", images, "-o", tmp_path / "run", *options],
         capture_output=True, env=environment(**ONE_THREAD), timeout=TIMEOUT_S, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
@@ -186,7 +184,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_written(
     ("options", "code", "message"),
     [
         (["--epochs", "0"], 2, "out of range"),
-        (["--max-bad", "many"], 2, "no share"),
+        (["--max-unreadable", "many"], 2, "no share"),
         (["--resume"], 2, "No run to resume"),
         (["--resume", "--overwrite"], 2, "goes on with what is there"),
         (["--distill", "loud"], 2, "loud"),
@@ -194,23 +192,23 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_written(
         (["--config", "/nowhere.toml"], 3, "Cannot read the settings"),
     ],
 )
-def test_bad_options(options: list[str], code: int, message: str, pictures: Path, tmp_path: Path) -> None:
-    done = finetune(pictures, tmp_path / "run", *options)
+def test_bad_options(options: list[str], code: int, message: str, images: Path, tmp_path: Path) -> None:
+    done = finetune(images, tmp_path / "run", *options)
     assert done.returncode == code, done.stderr.decode()
     assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr
 
 
-def test_without_a_compiler_there_is_no_compiled_run(pictures: Path, options: list[str], tmp_path: Path) -> None:
+def test_without_a_compiler_there_is_no_compiled_run(images: Path, options: list[str], tmp_path: Path) -> None:
     without = environment(CXX=str(tmp_path / "no-compiler"), XDG_CACHE_HOME=str(tmp_path / "cache"))
-    done = levit("finetune", pictures, "-o", tmp_path / "run", *options, "--compile", env=without)
+    done = levit("finetune", images, "-o", tmp_path / "run", *options, "--compile", env=without)
     assert done.returncode == 3
     assert b"leave --compile away" in done.stderr
 
 
-def test_no_folder_and_an_unwritable_one(pictures: Path, options: list[str], tmp_path: Path) -> None:
+def test_no_folder_and_an_unwritable_one(images: Path, options: list[str], tmp_path: Path) -> None:
     assert finetune(tmp_path / "none", tmp_path / "run", *options).returncode == 2
     (tmp_path / "file").write_text("")
-    done = finetune(pictures, tmp_path / "file" / "run", *options)
+    done = finetune(images, tmp_path / "file" / "run", *options)
     assert done.returncode == 4, done.stderr.decode()
-    assert finetune(pictures, pictures, *options).returncode == 2
+    assert finetune(images, images, *options).returncode == 2

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from levit_cli.checkpoints.weights import write_safetensors
 from levit_cli.data.inputs import named, read_list, walk
 from tests.support.binary import LEVIT, environment, levit, unprivileged
 from tests.support.random_weights import TINY, random_state
-from tests.support.sample_images import picture, write_pictures
+from tests.support.sample_images import sample_image, write_images
 
 NAMES = [
     b"new\nline.png",
@@ -44,12 +44,12 @@ def records(output: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-@pytest.mark.promise("hostile-names")
+@pytest.mark.guarantee("hostile-names")
 @pytest.mark.parametrize("format", ["jsonl", "json", "csv", "tsv"])
 def test_every_name_on_the_disk_comes_back_from_every_format(tiny_folder: Path, tmp_path: Path, format: str) -> None:
     for name in NAMES:
         with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
-            picture().save(file, "PNG")
+            sample_image().save(file, "PNG")
     arguments = ["./-rf.png", *(name for name in map(os.fsdecode, sorted(NAMES)) if not name.startswith("-"))]
     done = levit("predict", "-m", tiny_folder, "-f", format, "-q", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -74,32 +74,32 @@ def names_in(output: bytes, format: str) -> list[bytes]:
     ]
 
 
-@pytest.mark.promise("wrong-suffix")
+@pytest.mark.guarantee("wrong-suffix")
 def test_what_a_file_is_its_content_decides_and_a_named_file_is_tried(tiny_folder: Path, tmp_path: Path) -> None:
-    for name in ("picture", "picture.txt", "png.jpg"):
-        picture().save(tmp_path / name, "PNG")
-    (tmp_path / "words.png").write_text("no picture, but words\n" * 5)
-    named_ones = [tmp_path / name for name in ("picture", "picture.txt", "png.jpg", "words.png")]
+    for name in ("image", "image.txt", "png.jpg"):
+        sample_image().save(tmp_path / name, "PNG")
+    (tmp_path / "words.png").write_text("no image, but words\n" * 5)
+    named_ones = [tmp_path / name for name in ("image", "image.txt", "png.jpg", "words.png")]
     done = levit("predict", "-m", tiny_folder, *named_ones, "-f", "jsonl")
     assert [record["status"] for record in records(done.stdout)] == ["ok", "ok", "ok", "error"]
     walked = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl")
     assert [Path(record["path"]).name for record in records(walked.stdout)] == ["png.jpg", "words.png"]
 
 
-@pytest.mark.promise("mentioned-twice", "folder-named-like-a-picture")
+@pytest.mark.guarantee("mentioned-twice", "folder-named-like-an-image")
 def test_each_mention_has_its_record(tiny_folder: Path, tmp_path: Path) -> None:
-    first, second = write_pictures(tmp_path / "x.jpg", 2)
+    first, second = write_images(tmp_path / "x.jpg", 2)
     done = levit("predict", "-m", tiny_folder, first, tmp_path, first, tmp_path / "x.jpg", "-f", "jsonl")
     assert [record["path"] for record in records(done.stdout)] == [
         *map(str, (first, first, second, first, first, second))
     ]
 
 
-@pytest.mark.promise("missing-or-forbidden")
+@pytest.mark.guarantee("missing-or-forbidden")
 def test_what_is_missing_vanishes_or_may_not_be_read_is_a_record(tiny_folder: Path, tmp_path: Path) -> None:
-    first, second, third = write_pictures(tmp_path / "photos", 3)
+    first, second, third = write_images(tmp_path / "photos", 3)
     (tmp_path / "photos" / "shut").mkdir()
-    write_pictures(tmp_path / "photos" / "shut", 1)
+    write_images(tmp_path / "photos" / "shut", 1)
     (tmp_path / "photos" / "shut").chmod(0)
     command = unprivileged(LEVIT, "predict", "-m", tiny_folder, "-f", "jsonl", "-q", "--files-from", "-")
     pipe = subprocess.PIPE
@@ -125,13 +125,13 @@ def test_what_is_missing_vanishes_or_may_not_be_read_is_a_record(tiny_folder: Pa
     ]
 
 
-@pytest.mark.promise("no-file", "links")
+@pytest.mark.guarantee("no-file", "links")
 def test_pipes_sockets_devices_and_links_to_nothing_are_records_at_once(tiny_folder: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "dangling.jpg").symlink_to("nowhere")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "round").symlink_to(".")
-    picture().save(tmp_path / "good.png")
+    sample_image().save(tmp_path / "good.png")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket.jpg"))
         paths = [tmp_path / name for name in ("pipe.jpg", "socket.jpg", "dangling.jpg", "loop.jpg", "good.png")]
@@ -143,14 +143,14 @@ def test_pipes_sockets_devices_and_links_to_nothing_are_records_at_once(tiny_fol
     assert [Path(record["path"]).name for record in records(walked.stdout)] == ["good.png", "pipe.jpg", "socket.jpg"]
 
 
-@pytest.mark.promise("not-a-number")
+@pytest.mark.guarantee("not-a-number")
 def test_an_answer_that_is_no_number_is_a_record_and_no_label(tmp_path: Path) -> None:
     state = random_state(TINY)
     for name in [name for name in state if name.endswith(("weight", "bias")) and "norm" in name]:
         state[name] = state[name] * np.float32(1e20)
-    write_safetensors(tmp_path / "bare.safetensors", to_dialect(state, TINY, "timm"), "float32")
-    save(load(tmp_path / "bare.safetensors", recipe="hf"), tmp_path / "hf", "hf")
-    (path,) = write_pictures(tmp_path / "photos", 1)
+    write_safetensors(tmp_path / "bare.safetensors", to_format(state, TINY, "timm"), "float32")
+    save(load(tmp_path / "bare.safetensors", preprocessing="hf"), tmp_path / "hf", "hf")
+    (path,) = write_images(tmp_path / "photos", 1)
     for format in ("jsonl", "json", "csv"):
         done = levit("predict", "-m", tmp_path / "hf", path, "-f", format, "-q")
         assert done.returncode == 1, done.stderr
@@ -159,22 +159,22 @@ def test_an_answer_that_is_no_number_is_a_record_and_no_label(tmp_path: Path) ->
         assert b"label" not in done.stdout.replace(b"label1", b"") or format == "csv"
 
 
-@pytest.mark.promise("data-and-words")
+@pytest.mark.guarantee("data-and-words")
 def test_what_libraries_say_of_broken_files_is_not_passed_on(tiny_folder: Path, tmp_path: Path) -> None:
     file = io.BytesIO()
-    picture().save(file, "TIFF", compression="tiff_lzw")
+    sample_image().save(file, "TIFF", compression="tiff_lzw")
     (tmp_path / "broken.tif").write_bytes(file.getvalue().replace(file.getvalue()[200:260], bytes(60)))
     told = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl", "--debug")
     assert b"LZW" in told.stderr  # of libtiff, on file descriptor 2
     done = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl")
     assert done.stdout == told.stdout
     assert done.stderr.count(b"\n") == 1
-    assert done.stderr.startswith(b"1 picture in")
+    assert done.stderr.startswith(b"1 image in")
 
 
-@pytest.mark.promise("modes")
+@pytest.mark.guarantee("modes")
 def test_a_twin_in_ink_gets_the_label_of_its_twin_in_light(tmp_path: Path) -> None:
-    light = picture(200, 180, seed=7)
+    light = sample_image(200, 180, seed=7)
     light.save(tmp_path / "a.png")
     light.convert("CMYK").save(tmp_path / "b.tif")
     light.convert("CMYK").save(tmp_path / "c.jpg", quality=100, subsampling=0)
@@ -184,7 +184,7 @@ def test_a_twin_in_ink_gets_the_label_of_its_twin_in_light(tmp_path: Path) -> No
     assert len(set(labels)) == 1
 
 
-@pytest.mark.promise("extreme-shape")
+@pytest.mark.guarantee("extreme-shape")
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 1), (65_535, 2)])
 def test_extreme_shapes_have_answers(tiny_folder: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, (9, 99, 199)).save(tmp_path / "thin.png")
@@ -192,7 +192,7 @@ def test_extreme_shapes_have_answers(tiny_folder: Path, tmp_path: Path, size: tu
     assert records(done.stdout)[0]["status"] == "ok"
 
 
-@pytest.mark.promise("many-files")
+@pytest.mark.guarantee("many-files")
 def test_a_hundred_thousand_files_start_at_once_and_keep_their_order(tmp_path: Path) -> None:
     number, per_folder = 100_000, 10_000
     for start in range(0, number, per_folder):
@@ -216,7 +216,7 @@ def test_a_hundred_thousand_files_start_at_once_and_keep_their_order(tmp_path: P
     assert start_s < (time.perf_counter() - begun) / 3
 
 
-@pytest.mark.promise("lists")
+@pytest.mark.guarantee("lists")
 def test_a_list_of_very_many_lines_is_streamed() -> None:
     number = 200_000
 
@@ -225,7 +225,7 @@ def test_a_list_of_very_many_lines_is_streamed() -> None:
 
         def read1(self, size: int | None = -1, /) -> bytes:
             self.lines += 1000
-            return b"http://127.0.0.1/some/picture.jpg\r\n" * 1000 if self.lines <= number else b""
+            return b"http://127.0.0.1/some/image.jpg\r\n" * 1000 if self.lines <= number else b""
 
     tracemalloc.start()
     count = len([None for _ in named(read_list(Endless(), null=False))])

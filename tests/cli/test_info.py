@@ -24,4 +24,4 @@ def test_info_of_the_demo_model() -> None:
     text = levit("info", "demo").stdout.decode()
     assert re.search(r"temperature    0\.\d+ \(divides the logits\)", text)  # calibrated
     assert "airplane" in text
-    assert re.search(r"top-1 0\.(?:8[89]|9\d)\d* on 5,000 pictures", text)
+    assert re.search(r"top-1 0\.(?:8[89]|9\d)\d* on 5,000 images", text)

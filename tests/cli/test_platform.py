@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import LEVIT, environment, levit, unprivileged
-from tests.support.sample_images import picture, write_pictures
+from tests.support.sample_images import sample_image, write_images
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With names beyond ASCII and beyond UTF-8, and a picture that is broken."""
+    """With names beyond ASCII and beyond UTF-8, and an image that is broken."""
     folder = tmp_path_factory.mktemp("photos")
-    write_pictures(folder, 2)
-    picture(seed=3).save(folder / "Bäume 猫.png")
+    write_images(folder, 2)
+    sample_image(seed=3).save(folder / "Bäume 猫.png")
     with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as file:
-        picture(seed=4).save(file, "PNG")
+        sample_image(seed=4).save(file, "PNG")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     return folder
 
@@ -50,7 +50,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.promise("any-terminal", "python-flags")
+@pytest.mark.guarantee("any-terminal", "python-flags")
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_machine_formats_are_the_same_bytes_everywhere(
     tiny_folder: Path, photos: Path, expected: dict[str, bytes], name: str
@@ -61,10 +61,10 @@ def test_the_machine_formats_are_the_same_bytes_everywhere(
     assert done.stdout == expected[format]
     assert b"\x1b" not in done.stdout + done.stderr
     assert b"Warning" not in done.stderr
-    assert b"5 pictures in" in done.stderr
+    assert b"5 images in" in done.stderr
 
 
-@pytest.mark.promise("any-terminal")
+@pytest.mark.guarantee("any-terminal")
 def test_a_narrow_table_in_ascii_has_everything(tiny_folder: Path, photos: Path) -> None:
     env = environment(COLUMNS="20", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     done = levit("predict", "-m", tiny_folder, photos, "-f", "table", env=env)
@@ -74,7 +74,7 @@ def test_a_narrow_table_in_ascii_has_everything(tiny_folder: Path, photos: Path)
     assert b"caf\\udce9.png" in done.stdout.replace(b"\n", b"")
 
 
-@pytest.mark.promise("any-terminal")
+@pytest.mark.guarantee("any-terminal")
 def test_a_user_without_name_and_home_is_served(tiny_folder: Path, photos: Path, expected: dict[str, bytes]) -> None:
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("only root can become nobody")
@@ -92,7 +92,7 @@ def test_a_user_without_name_and_home_is_served(tiny_folder: Path, photos: Path,
     assert done.stdout in expected["jsonl"]
 
 
-@pytest.mark.promise("any-terminal")
+@pytest.mark.guarantee("any-terminal")
 def test_a_home_that_is_read_only_is_no_error(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     command = unprivileged(LEVIT, "predict", "-m", tiny_folder, photos / "000.jpg")
@@ -109,7 +109,7 @@ def shell(script: str, cwd: Path) -> "subprocess.CompletedProcess[bytes]":
     )
 
 
-@pytest.mark.promise("closed-streams")
+@pytest.mark.guarantee("closed-streams")
 def test_a_closed_stdout_is_exit_4_and_a_closed_stderr_no_matter(
     tiny_folder: Path, photos: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -123,7 +123,7 @@ def test_a_closed_stdout_is_exit_4_and_a_closed_stderr_no_matter(
     assert (full.returncode, full.stdout) == (1, expected["jsonl"])
 
 
-@pytest.mark.promise("closed-streams")
+@pytest.mark.guarantee("closed-streams")
 def test_with_every_stream_closed_the_file_holds_the_records_and_nothing_else(
     tiny_folder: Path, photos: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -132,13 +132,13 @@ def test_with_every_stream_closed_the_file_holds_the_records_and_nothing_else(
     assert (tmp_path / "out.jsonl").read_bytes() == expected["jsonl"]
 
 
-@pytest.mark.promise("few-descriptors")
+@pytest.mark.guarantee("few-descriptors")
 @pytest.mark.parametrize("options", [[], ["--isolate"]])
 def test_ten_thousand_files_need_few_descriptors(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     number = 1_000 if options else 10_000
-    picture(8, 8).save(folder / "00000.png")
+    sample_image(8, 8).save(folder / "00000.png")
     for index in range(1, number):
         os.link(folder / "00000.png", folder / f"{index:05d}.png")
     command = [LEVIT, "predict", "-m", tiny_folder, folder, "-o", tmp_path / "out.csv", "-k", "1", *options]
@@ -152,7 +152,7 @@ def test_ten_thousand_files_need_few_descriptors(tiny_folder: Path, tmp_path: Pa
     assert {row.split(",", 1)[1] for row in rows} == {rows[0].split(",", 1)[1]}
 
 
-@pytest.mark.promise("quota-and-affinity")
+@pytest.mark.guarantee("quota-and-affinity")
 def test_on_one_core_it_uses_one_thread_and_answers_the_same(
     tiny_folder: Path, photos: Path, expected: dict[str, bytes]
 ) -> None:
@@ -166,10 +166,10 @@ def test_on_one_core_it_uses_one_thread_and_answers_the_same(
     assert b"1 threads, 1 streams" in done.stderr
 
 
-def test_a_picture_too_large_for_the_address_space_is_a_record(tiny_folder: Path, tmp_path: Path) -> None:
+def test_an_image_too_large_for_the_address_space_is_a_record(tiny_folder: Path, tmp_path: Path) -> None:
     """It comes behind others, one at a time, so that the model has its memory by then."""
-    write_pictures(tmp_path, 8)
-    picture(8, 8).resize((12_000, 12_000)).convert("1").save(tmp_path / "large.png")
+    write_images(tmp_path, 8)
+    sample_image(8, 8).resize((12_000, 12_000)).convert("1").save(tmp_path / "large.png")
     options = ["-f", "jsonl", "--threads", "1", "--workers", "1", "--batch-size", "1"]
     command = [LEVIT, "predict", "-m", str(tiny_folder), str(tmp_path), *options]
     limit = 1 << 30

@@ -13,15 +13,15 @@ import pytest
 
 from tests.support.binary import LEVIT, environment, levit, unprivileged
 from tests.support.fake_hub import FakeSite
-from tests.support.sample_images import picture, write_pictures
+from tests.support.sample_images import sample_image, write_images
 
 
 def records(output: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-def test_a_picture_a_label(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+def test_an_image_a_label(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "--format", "jsonl", "-k", "3")
     assert done.returncode == 0, done.stderr
     (record,) = records(done.stdout)
@@ -29,11 +29,11 @@ def test_a_picture_a_label(tiny_folder: Path, tmp_path: Path) -> None:
     assert record["status"] == "ok"
     assert len(record["top"]) == 3
     assert [entry["prob"] for entry in record["top"]] == sorted((e["prob"] for e in record["top"]), reverse=True)
-    assert b"1 picture in" in done.stderr
+    assert b"1 image in" in done.stderr
 
 
 def test_the_demo_model_needs_nothing_from_outside(tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", "demo", path, "-f", "json", env=environment(HOME=str(tmp_path / "nowhere")))
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -64,11 +64,11 @@ def break_every_fifth(paths: list[Path]) -> dict[str, str]:
     return expected
 
 
-@pytest.mark.promise("one-record-each", "no-label-on-an-error", "damaged-picture", "missing-or-forbidden")
+@pytest.mark.guarantee("one-record-each", "no-label-on-an-error", "damaged-image", "missing-or-forbidden")
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_broken_files_cost_a_record_each_and_never_the_run(tiny_folder: Path, tmp_path: Path, batch_size: int) -> None:
     folder = tmp_path / "photos"
-    paths = write_pictures(folder, 25)
+    paths = write_images(folder, 25)
     expected = break_every_fifth(paths)
     missing = tmp_path / "missing.jpg"
     command = unprivileged(
@@ -81,24 +81,24 @@ def test_broken_files_cost_a_record_each_and_never_the_run(tiny_folder: Path, tm
     kinds = {record["path"]: record["error"]["kind"] for record in found if record["status"] == "error"}
     assert kinds == {**expected, str(missing): "not_found"}
     assert all(("top" in record) == (record["status"] == "ok") for record in found)
-    assert b"26 pictures" in done.stderr
+    assert b"26 images" in done.stderr
     assert b"6 failed" in done.stderr
 
 
-@pytest.mark.promise("any-batch", "own-result")
+@pytest.mark.guarantee("any-batch", "own-result")
 def test_no_answer_depends_on_its_neighbours(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
-    write_pictures(folder, 40)
+    write_images(folder, 40)
     outputs = {
         levit("predict", "-m", tiny_folder, folder, "-f", "jsonl", "-b", str(size), "-q").stdout for size in (1, 7, 32)
     }
     assert len(outputs) == 1
 
 
-@pytest.mark.promise("data-and-words", "any-terminal")
+@pytest.mark.guarantee("data-and-words", "any-terminal")
 @pytest.mark.parametrize("format", ["tsv", "csv", "json", "jsonl", "table"])
 def test_every_format_is_clean_on_stdout_and_talks_on_stderr(tiny_folder: Path, tmp_path: Path, format: str) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-f", format, env=environment(TERM="dumb", LC_ALL="C"))
     assert done.returncode == 0
     assert b"\x1b" not in done.stdout + done.stderr
@@ -108,19 +108,19 @@ def test_every_format_is_clean_on_stdout_and_talks_on_stderr(tiny_folder: Path, 
 
 
 def test_without_a_terminal_the_format_is_tsv(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-k", "2")
     header, row = csv.reader(io.StringIO(done.stdout.decode(), newline=""), delimiter="\t")
     assert header == ["path", "status", "error", "index1", "label1", "prob1", "index2", "label2", "prob2"]
     assert row[:3] == [str(path), "ok", ""]
 
 
-@pytest.mark.promise("lists")
+@pytest.mark.guarantee("lists")
 def test_lists_on_stdin_with_nul_and_with_newlines(tiny_folder: Path, tmp_path: Path) -> None:
     odd = tmp_path / "new\nline.png"
-    picture().save(odd)
+    sample_image().save(odd)
     plain = tmp_path / "plain.png"
-    picture().save(plain)
+    sample_image().save(plain)
     base = ("predict", "-m", tiny_folder, "-f", "jsonl", "--files-from", "-")
     exact = levit(*base, "-0", stdin=f"{odd}\0{plain}".encode())
     assert [record["path"] for record in records(exact.stdout)] == [str(odd), str(plain)]
@@ -141,7 +141,7 @@ def test_a_list_on_a_closed_stdin_is_a_usage_error(tiny_folder: Path) -> None:
 
 
 def test_an_interactive_list_is_answered_line_by_line(tiny_folder: Path, tmp_path: Path) -> None:
-    first, second = write_pictures(tmp_path, 2)
+    first, second = write_images(tmp_path, 2)
     command = [LEVIT, "predict", "-m", str(tiny_folder), "-f", "jsonl", "-q", "--files-from", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as process:
         assert process.stdin is not None
@@ -154,8 +154,8 @@ def test_an_interactive_list_is_answered_line_by_line(tiny_folder: Path, tmp_pat
         assert process.wait(timeout=30) == 0
 
 
-def test_a_picture_on_stdin(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+def test_an_image_on_stdin(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_images(tmp_path, 1)
     piped = levit("predict", "-m", tiny_folder, "-", "-f", "jsonl", stdin=path.read_bytes())
     named = levit("predict", "-m", tiny_folder, path, "-f", "jsonl")
     (record,) = records(piped.stdout)
@@ -166,9 +166,9 @@ def test_a_picture_on_stdin(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_addresses_are_fetched_and_a_failed_one_is_a_record(site: FakeSite, tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     site.pages["/a.jpg"] = lambda exchange: exchange.reply(200, path.read_bytes())
-    site.pages["/page"] = lambda exchange: exchange.reply(200, b"<!doctype html><title>no picture</title>")
+    site.pages["/page"] = lambda exchange: exchange.reply(200, b"<!doctype html><title>no image</title>")
     addresses = [f"{site.url}/{name}" for name in ("a.jpg", "gone.jpg", "page")]
     done = levit("predict", "-m", tiny_folder, *addresses, "-f", "jsonl")
     good, gone, page = records(done.stdout)
@@ -182,16 +182,16 @@ def test_addresses_are_fetched_and_a_failed_one_is_a_record(site: FakeSite, tiny
 def test_a_name_that_is_not_utf8(tiny_folder: Path, tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xe9.png"
     with open(path, "wb") as file:
-        picture().save(file, "PNG")
+        sample_image().save(file, "PNG")
     done = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl")
     (record,) = records(done.stdout)
     assert record["status"] == "ok"
     assert record["path"].endswith("caf\\xe9.png")
 
 
-@pytest.mark.promise("precious-output")
+@pytest.mark.guarantee("precious-output")
 def test_the_output_file_decides_the_format_and_is_not_overwritten_unasked(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path / "in", 1)
+    (path,) = write_images(tmp_path / "in", 1)
     output = tmp_path / "out.csv"
     command = ("predict", "-m", tiny_folder, path, "-o", output)
     assert levit(*command).returncode == 0
@@ -206,28 +206,28 @@ def test_the_output_file_decides_the_format_and_is_not_overwritten_unasked(tiny_
     assert output.read_bytes() == written
 
 
-@pytest.mark.promise("precious-output")
+@pytest.mark.guarantee("precious-output")
 def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1, "png")
+    (path,) = write_images(tmp_path, 1, "png")
     before = path.read_bytes()
     done = levit("predict", "-m", tiny_folder, path, "-o", path, "--overwrite", "-f", "csv")
     assert done.returncode == 2
     assert path.read_bytes() == before
 
 
-@pytest.mark.promise("no-traceback", "nothing-to-classify")
+@pytest.mark.guarantee("no-traceback", "nothing-to-classify")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], b"Nothing to classify"),
-        (["--files-from", "-"], b"No pictures in the list -"),
+        (["--files-from", "-"], b"No images in the list -"),
         (["--files-from", "/nowhere/list"], b"Cannot read the list"),
         (["--files-from", "-", "-"], b"at once"),
         (["--no-such-option"], b"No such option"),
         (["x.jpg", "-o", "x.unknown"], b"which format"),
         (["x.jpg", "-k", "0"], b"--top-k"),
         (["x.jpg", "--device", "cuda", "--engine", "openvino"], b"not on cuda"),
-        (["x.jpg", "--recipe", "hf-tensor", "--engine", "openvino"], b"--engine torch"),
+        (["x.jpg", "--preprocessing", "hf-tensor", "--engine", "openvino"], b"--engine torch"),
     ],
 )
 def test_usage_errors_are_exit_2(tiny_folder: Path, arguments: list[str], said: bytes) -> None:
@@ -238,9 +238,9 @@ def test_usage_errors_are_exit_2(tiny_folder: Path, arguments: list[str], said: 
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.promise("nothing-to-classify")
+@pytest.mark.guarantee("nothing-to-classify")
 def test_an_empty_folder_is_exit_2_and_says_what_was_looked_for(tiny_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     done = levit("predict", "-m", tiny_folder, tmp_path)
     assert done.returncode == 2
     assert str(tmp_path).encode() in done.stderr
@@ -249,7 +249,7 @@ def test_an_empty_folder_is_exit_2_and_says_what_was_looked_for(tiny_folder: Pat
 
 @pytest.mark.parametrize("model", ["no-such-model", "./nowhere.safetensors", "levit-512", "a/b/c"])
 def test_an_unknown_model_is_exit_3(tmp_path: Path, model: str) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", model, path)
     assert done.returncode == 3
     assert model.encode() in done.stderr
@@ -257,7 +257,7 @@ def test_an_unknown_model_is_exit_3(tmp_path: Path, model: str) -> None:
 
 
 def test_a_hub_that_cannot_be_had_is_exit_5_with_the_way_out(tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     for arguments in ([], ["--offline"]):
         done = levit("predict", path, *arguments, env=environment(HF_HOME=str(tmp_path / "hf")))
         assert done.returncode == 5
@@ -267,9 +267,9 @@ def test_a_hub_that_cannot_be_had_is_exit_5_with_the_way_out(tmp_path: Path) -> 
         assert done.stdout == b""
 
 
-@pytest.mark.promise("labels-and-heads")
+@pytest.mark.guarantee("labels-and-heads")
 def test_labels_of_another_length_are_exit_3_with_both_numbers(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path / "in", 1)
+    (path,) = write_images(tmp_path / "in", 1)
     labels = tmp_path / "labels.txt"
     labels.write_text("a\nb\nc\n")
     done = levit("predict", "-m", tiny_folder, path, "--labels", labels)
@@ -281,16 +281,16 @@ def test_labels_of_another_length_are_exit_3_with_both_numbers(tiny_folder: Path
     assert records(named.stdout)[0]["top"][0]["label"] in "abcdefg"
 
 
-@pytest.mark.promise("no-device")
+@pytest.mark.guarantee("no-device")
 def test_a_device_that_is_not_there_is_exit_3(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "--device", "mps", env=environment(CUDA_VISIBLE_DEVICES=""))
     assert done.returncode == 3, done.stderr
     assert b"mps" in done.stderr
 
 
 def test_the_torch_engine_gives_the_same_answer(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     base = ("predict", "-m", tiny_folder, path, "-f", "jsonl", "--device", "cpu", "--precision", "fp32")
     answers = [records(levit(*base, "--engine", engine).stdout)[0]["top"] for engine in ("openvino", "torch")]
     for ours, theirs in zip(*answers, strict=True):
@@ -298,10 +298,10 @@ def test_the_torch_engine_gives_the_same_answer(tiny_folder: Path, tmp_path: Pat
         assert ours["prob"] == pytest.approx(theirs["prob"], abs=2e-6)
 
 
-@pytest.mark.promise("full-disk")
+@pytest.mark.guarantee("full-disk")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-o", "/dev/full", "-f", "jsonl")
     assert done.returncode == 4, done.stderr
     assert b"/dev/full" in done.stderr
@@ -314,18 +314,18 @@ def test_a_full_disk_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
     assert b"Exception ignored" not in process.stderr
 
 
-@pytest.mark.promise("full-disk")
+@pytest.mark.guarantee("full-disk")
 def test_an_output_folder_that_is_missing_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-o", tmp_path / "no" / "out.csv")
     assert done.returncode == 4
     assert b"out.csv" in done.stderr
 
 
-@pytest.mark.promise("reader-leaves")
+@pytest.mark.guarantee("reader-leaves")
 def test_a_reader_that_leaves_is_quiet_and_141(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
-    write_pictures(folder, 30)
+    write_images(folder, 30)
     script = f"{LEVIT} predict -m {tiny_folder} {folder} -f jsonl -b 1 | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, env=environment(), timeout=120, check=False)
     assert done.returncode == 141
@@ -333,12 +333,12 @@ def test_a_reader_that_leaves_is_quiet_and_141(tiny_folder: Path, tmp_path: Path
     assert len(records(done.stdout)) == 1
 
 
-@pytest.mark.promise("signals")
+@pytest.mark.guarantee("signals")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_with_its_code_and_keeps_what_is_done(
     tiny_folder: Path, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     command = [LEVIT, "predict", "-m", str(tiny_folder), "-f", "jsonl", "--files-from", "-"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, env=environment()) as process:
@@ -356,7 +356,7 @@ def test_a_signal_ends_the_run_with_its_code_and_keeps_what_is_done(
 
 
 def test_verbose_says_what_was_chosen_and_stats_where_time_went(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-v", "--stats", "--threads", "1", "--precision", "fp32")
     assert b"engine openvino on cpu in fp32, 1 threads" in done.stderr
     assert b"network" in done.stderr
@@ -364,6 +364,6 @@ def test_verbose_says_what_was_chosen_and_stats_where_time_went(tiny_folder: Pat
 
 
 def test_the_model_may_come_from_the_environment(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", path, "-f", "json", env=environment(LEVIT_MODEL=str(tiny_folder)))
     assert json.loads(done.stdout)["meta"]["model"]["name"] == str(tiny_folder)

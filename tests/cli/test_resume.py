@@ -15,31 +15,31 @@ from typing import Any
 import pytest
 
 from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from levit_cli.checkpoints.weights import write_safetensors
 from tests.support.binary import LEVIT, environment, levit
 from tests.support.faulty_decoders import ask_for, faulty_decoders
 from tests.support.random_weights import TINY, random_state
-from tests.support.sample_images import picture, write_pictures
+from tests.support.sample_images import sample_image, write_images
 
-PICTURES = 24
+IMAGES = 24
 
 
 @pytest.fixture(scope="module")
 def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TINY with other weights."""
     folder = tmp_path_factory.mktemp("other")
-    write_safetensors(folder / "bare.safetensors", to_dialect(random_state(TINY, seed=9), TINY, "timm"), "float32")
-    save(load(folder / "bare.safetensors", recipe="hf"), folder / "hf", "hf")
+    write_safetensors(folder / "bare.safetensors", to_format(random_state(TINY, seed=9), TINY, "timm"), "float32")
+    save(load(folder / "bare.safetensors", preprocessing="hf"), folder / "hf", "hf")
     return folder / "hf"
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of which two cannot be read, with margins whose halves the recipes round differently."""
+    """Images of which two cannot be read, with margins whose halves the preprocessing round differently."""
     folder = tmp_path_factory.mktemp("photos")
-    for number in range(PICTURES):
-        picture(90 + number, 71, seed=number).save(folder / f"{number:03d}.jpg")
+    for number in range(IMAGES):
+        sample_image(90 + number, 71, seed=number).save(folder / f"{number:03d}.jpg")
     for number in (4, 17):
         path = folder / f"{number:03d}.jpg"
         path.write_bytes(path.read_bytes()[:700])
@@ -75,7 +75,7 @@ def records(content: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in content.splitlines()]
 
 
-@pytest.mark.promise("killed")
+@pytest.mark.guarantee("killed")
 def test_killed_again_and_again_it_comes_to_the_same_file(
     tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
 ) -> None:
@@ -97,7 +97,7 @@ def test_killed_again_and_again_it_comes_to_the_same_file(
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
 
-@pytest.mark.promise("killed")
+@pytest.mark.guarantee("killed")
 @pytest.mark.parametrize(
     ("suffix", "share"), [("jsonl", 0.0), ("jsonl", 0.5), ("jsonl", 1.0), ("csv", 0.03), ("csv", 0.5), ("tsv", 0.7)]
 )
@@ -111,18 +111,18 @@ def test_a_part_of_a_file_even_a_copied_one_is_continued(
     assert output.read_bytes() == whole(suffix)
 
 
-@pytest.mark.promise("killed")
+@pytest.mark.guarantee("killed")
 def test_what_failed_is_tried_again_and_files_may_come_and_go(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     output, unbroken = tmp_path / "out.csv", tmp_path / "unbroken.csv"
     assert resume(tiny_folder, folder, output).returncode == 1  # where there is no file, it begins one
-    picture(seed=99).save(folder / "004.jpg")
-    picture(seed=98).save(folder / "010-new.png")
+    sample_image(seed=99).save(folder / "004.jpg")
+    sample_image(seed=98).save(folder / "010-new.png")
     (folder / "020.jpg").unlink()
     done = resume(tiny_folder, folder, output, "-v")
     assert done.returncode == 1
-    assert b"3 pictures in" in done.stderr
+    assert b"3 images in" in done.stderr
     assert b"1 failed; 21 stood already" in done.stderr
     assert b"Left out 1 records" in done.stderr
     levit("predict", "-m", tiny_folder, folder, "-o", unbroken, "-k", "3")
@@ -132,7 +132,7 @@ def test_what_failed_is_tried_again_and_files_may_come_and_go(tiny_folder: Path,
 
 OTHERWISE: dict[str, tuple[list[str], bytes]] = {
     "model": ([], b"model: sha256 was "),
-    "recipe": (["--recipe", "fb"], b"preprocessing: "),
+    "transform": (["--preprocessing", "fb"], b"preprocessing: "),
     "top-k": (["-k", "2"], b"top-k was 3 and is 2"),
     "format": (["--format", "csv"], b"format was jsonl and is csv"),
     "labels": (["--labels", "labels.txt"], b"labels was "),
@@ -151,7 +151,7 @@ def noted(tiny_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFact
     return output
 
 
-@pytest.mark.promise("another-run")
+@pytest.mark.guarantee("another-run")
 @pytest.mark.parametrize("what", OTHERWISE)
 def test_another_run_is_told_by_what_differs_and_the_file_stays(
     tiny_folder: Path, other_model: Path, photos: Path, noted: Path, tmp_path: Path, what: str
@@ -170,10 +170,10 @@ def test_another_run_is_told_by_what_differs_and_the_file_stays(
     assert not done.stdout
 
 
-@pytest.mark.promise("another-run")
+@pytest.mark.guarantee("another-run")
 @pytest.mark.parametrize(("what", "words"), [
     ("model", b"now has another answer"),
-    ("recipe", b"now has another answer"),
+    ("transform", b"now has another answer"),
     ("top-k", b"top-k is 3 there and 2 now"),
     ("format", b"it begins with"),
     ("labels", b"not as this model and its labels would have it"),
@@ -191,7 +191,7 @@ def test_another_run_is_known_by_its_answers_where_a_copy_lost_its_note(
     assert output.read_bytes() == whole("jsonl")[:2000]
 
 
-@pytest.mark.promise("another-run")
+@pytest.mark.guarantee("another-run")
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -217,26 +217,26 @@ def test_a_file_of_other_inputs_altogether_is_not_replaced(
 ) -> None:
     output = tmp_path / "out.jsonl"
     output.write_bytes(whole("jsonl"))
-    write_pictures(tmp_path / "others", 2)
+    write_images(tmp_path / "others", 2)
     done = resume(tiny_folder, tmp_path / "others", output)
     assert done.returncode == 2, done.stderr
     assert b"records of other inputs only" in done.stderr
     assert output.read_bytes() == whole("jsonl")
 
 
-def test_a_file_without_note_whose_pictures_are_gone_cannot_be_checked(
+def test_a_file_without_note_whose_images_are_gone_cannot_be_checked(
     tiny_folder: Path, photos: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
-    write_pictures(folder, 2)
+    write_images(folder, 2)
     levit("predict", "-m", tiny_folder, folder, "-o", tmp_path / "out.jsonl", "-k", "3")
     shutil.copyfile(tmp_path / "out.jsonl", tmp_path / "copy.jsonl")
     for path in folder.iterdir():
         path.unlink()
-    picture(seed=5).save(folder / "new.png")
+    sample_image(seed=5).save(folder / "new.png")
     done = resume(tiny_folder, [folder / "000.jpg", folder / "new.png"], tmp_path / "copy.jsonl")
     assert done.returncode == 2, done.stderr
-    assert b"no picture in it is there any more" in done.stderr
+    assert b"no image in it is there any more" in done.stderr
     assert resume(tiny_folder, [folder / "000.jpg", folder / "new.png"], tmp_path / "out.jsonl").returncode == 0
 
 
@@ -251,7 +251,7 @@ def test_a_file_without_note_whose_pictures_are_gone_cannot_be_checked(
 def test_what_cannot_be_resumed_is_a_usage_error(
     tiny_folder: Path, tmp_path: Path, options: list[str], words: bytes
 ) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, *options, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
@@ -261,10 +261,10 @@ def test_what_cannot_be_resumed_is_a_usage_error(
 # Crashes and hangs
 
 
-@pytest.mark.promise("decoder-crash")
+@pytest.mark.guarantee("decoder-crash")
 def test_a_crash_leaves_a_valid_file_that_resume_brings_to_its_end(tiny_folder: Path, tmp_path: Path) -> None:
     folder, output, isolated = tmp_path / "photos", tmp_path / "out.jsonl", tmp_path / "isolated.jsonl"
-    write_pictures(folder, 60)
+    write_images(folder, 60)
     ask_for("abort", folder / "055.jpg")
     faults = faulty_decoders(tmp_path / "site")
     command: tuple[str | Path, ...] = ("predict", "-m", tiny_folder, folder, "-k", "3", "-b", "1", "--workers", "1")
@@ -282,11 +282,11 @@ def test_a_crash_leaves_a_valid_file_that_resume_brings_to_its_end(tiny_folder: 
     assert isolated.read_bytes() == output.read_bytes()
 
 
-@pytest.mark.promise("decoder-hang")
+@pytest.mark.guarantee("decoder-hang")
 @pytest.mark.parametrize("options", [[], ["--isolate"]])
 def test_decoders_that_never_end_cost_a_record_each(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
     folder = tmp_path / "photos"
-    paths = write_pictures(folder, 20)
+    paths = write_images(folder, 20)
     for number in (3, 9, 10):
         ask_for("hang", paths[number])
     faults = faulty_decoders(tmp_path / "site")
@@ -309,7 +309,7 @@ def test_isolation_changes_no_byte(tiny_folder: Path, photos: Path, whole: Whole
 # Ends that are not the end
 
 
-@pytest.mark.promise("full-disk")
+@pytest.mark.guarantee("full-disk")
 def test_a_disk_that_fills_up_leaves_whole_records_and_the_rest_to_resume(
     tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
 ) -> None:
@@ -330,10 +330,10 @@ def test_a_disk_that_fills_up_leaves_whole_records_and_the_rest_to_resume(
     assert output.read_bytes() == whole("jsonl")
 
 
-@pytest.mark.promise("two-runs")
+@pytest.mark.guarantee("two-runs")
 @pytest.mark.parametrize("options", [[], ["--overwrite"], ["--resume"]])
 def test_a_second_run_onto_the_same_file_is_refused(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
-    first, second = write_pictures(tmp_path / "photos", 2)
+    first, second = write_images(tmp_path / "photos", 2)
     output = tmp_path / "out.jsonl"
     command = [LEVIT, "predict", "-m", str(tiny_folder), "-o", str(output), "-q", "--files-from", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment()) as process:
@@ -351,13 +351,13 @@ def test_a_second_run_onto_the_same_file_is_refused(tiny_folder: Path, tmp_path:
     assert [record["path"] for record in records(output.read_bytes())] == [str(first), str(second)]
 
 
-@pytest.mark.promise("signals")
+@pytest.mark.guarantee("signals")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("options", [[], ["--isolate"]])
 def test_a_signal_keeps_what_is_done_says_how_to_go_on_and_leaves_no_process(
     tiny_folder: Path, tmp_path: Path, sent: signal.Signals, code: int, options: list[str]
 ) -> None:
-    first, second = write_pictures(tmp_path / "photos", 2)
+    first, second = write_images(tmp_path / "photos", 2)
     ask_for("hang", tmp_path / "photos" / "hang.jpg")
     output = tmp_path / "out.jsonl"
     command = [LEVIT, "predict", "-m", str(tiny_folder), "-o", str(output), "--files-from", "-", *options]
@@ -396,7 +396,7 @@ def is_any_left(group: int) -> bool:
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_document_is_whole_or_the_old_one(tiny_folder: Path, tmp_path: Path, sent: signal.Signals) -> None:
-    (first,) = write_pictures(tmp_path / "photos", 1)
+    (first,) = write_images(tmp_path / "photos", 1)
     output = tmp_path / "out.json"
     output.write_text("old")
     options = ["-m", str(tiny_folder), "-o", str(output), "--overwrite"]
@@ -418,7 +418,7 @@ def test_a_document_is_whole_or_the_old_one(tiny_folder: Path, tmp_path: Path, s
 
 
 def test_a_refused_model_leaves_the_output_alone(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path / "photos", 1)
+    (path,) = write_images(tmp_path / "photos", 1)
     (tmp_path / "old.csv").write_text("old")
     for name in ("old.csv", "new.csv"):
         done = levit("predict", "-m", "./nowhere.pth", path, "-o", tmp_path / name, "--overwrite")

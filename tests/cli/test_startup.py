@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import environment, levit
-from tests.support.sample_images import write_pictures
+from tests.support.sample_images import write_images
 
 HEAVY = ("torch", "torchvision", "transformers", "huggingface_hub", "httpx")
 NETWORK = ("openvino", "numpy", "PIL", "safetensors")
@@ -33,7 +33,7 @@ def modules_after(*arguments: str | Path) -> set[str]:
 
 
 def test_a_prediction_on_a_cpu_leaves_torch_and_the_hub_alone(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     loaded = modules_after("predict", "-m", tiny_folder, path, "-f", "jsonl", "-q")
     assert loaded.isdisjoint(HEAVY)
     assert "openvino" in loaded
@@ -66,7 +66,7 @@ def test_version_and_help_say_what_they_should() -> None:
 
 
 def test_nothing_is_written_to_the_home_folder_and_no_library_reports(tiny_folder: Path, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path / "in", 1)
+    (path,) = write_images(tmp_path / "in", 1)
     home = tmp_path / "home"
     home.mkdir()
     done = levit("predict", "-m", tiny_folder, path, "-q", env=environment(HOME=str(home), XDG_CACHE_HOME="", CI=""))
@@ -82,7 +82,7 @@ def test_nothing_is_written_to_the_home_folder_and_no_library_reports(tiny_folde
 def test_a_torch_that_does_not_import_is_exit_3_and_no_bug(tmp_path: Path, arguments: list[str], said: bytes) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is not there')")
     (tmp_path / "w.pth").write_bytes(b"PK\3\4")
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     done = levit("predict", path, *arguments, cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
     assert done.returncode == 3
     assert said in done.stderr

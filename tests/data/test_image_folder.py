@@ -25,7 +25,7 @@ def test_samples_and_numbers_are_torchvisions(tmp_path: Path) -> None:
     assert ours.counts == (1, 2, 2)
 
 
-def test_hidden_entries_are_neither_classes_nor_pictures(tmp_path: Path) -> None:
+def test_hidden_entries_are_neither_classes_nor_images(tmp_path: Path) -> None:
     touch(
         tmp_path / "a" / "1.png", tmp_path / ".git" / "1.png", tmp_path / "a" / ".x" / "2.png", tmp_path / "a/._1.png"
     )
@@ -47,7 +47,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [((), "No class folders"), (("1.png",), "No class folders"), (("a/1.png", "b/notes.txt"), "No pictures in .*b")],
+    [((), "No class folders"), (("1.png",), "No class folders"), (("a/1.png", "b/notes.txt"), "No images in .*b")],
 )
 def test_what_is_no_data_set_is_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     touch(*(tmp_path / name for name in names))

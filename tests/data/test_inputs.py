@@ -25,7 +25,7 @@ def test_a_folder_is_walked_depth_first_in_the_order_of_names(tmp_path: Path) ->
     assert below(tmp_path) == ["B.gif", "a/b/c.JPEG", "a/z.png", "a.webp", "b.jpg", "c.tiff"]
 
 
-@pytest.mark.promise("links")
+@pytest.mark.guarantee("links")
 def test_hidden_entries_other_files_and_links_are_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, ".hidden.jpg", ".git/x.jpg", "notes.txt", "kept.bmp", "noext")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "kept.bmp")
@@ -34,20 +34,20 @@ def test_hidden_entries_other_files_and_links_are_passed_over(tmp_path: Path) ->
     assert below(tmp_path) == ["kept.bmp"]
 
 
-@pytest.mark.promise("folder-named-like-a-picture")
-def test_a_folder_named_like_a_picture_is_walked(tmp_path: Path) -> None:
+@pytest.mark.guarantee("folder-named-like-an-image")
+def test_a_folder_named_like_an_image_is_walked(tmp_path: Path) -> None:
     touch(tmp_path, "x.jpg/inner.png")
     assert below(tmp_path) == ["x.jpg/inner.png"]
 
 
-@pytest.mark.promise("many-files")
+@pytest.mark.guarantee("many-files")
 def test_three_hundred_levels_are_walked(tmp_path: Path) -> None:
     deep = "/".join("d" for _ in range(300))
     touch(tmp_path, f"{deep}/x.jpg")
     assert below(tmp_path) == [f"{deep}/x.jpg"]
 
 
-@pytest.mark.promise("missing-or-forbidden")
+@pytest.mark.guarantee("missing-or-forbidden")
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0)
@@ -63,7 +63,7 @@ def test_a_folder_that_vanished_is_an_input_with_an_error(tmp_path: Path) -> Non
     assert item.error.kind == "not_found"
 
 
-@pytest.mark.promise("many-files")
+@pytest.mark.guarantee("many-files")
 def test_the_stream_starts_without_walking_everything(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "b/2.jpg")
     stream = walk(str(tmp_path))
@@ -84,7 +84,7 @@ def test_a_glob_that_the_shell_left_alone_is_resolved_in_order(tmp_path: Path) -
     assert [item.path for item in expand([f"{tmp_path}/**/*.jpg"])][-1] == f"{tmp_path}/sub/d.jpg"
 
 
-@pytest.mark.promise("links")
+@pytest.mark.guarantee("links")
 def test_a_glob_of_all_levels_follows_no_link_and_names_each_file_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +120,7 @@ def test_a_dash_in_a_list_is_a_file() -> None:
     assert not item.is_stdin
 
 
-@pytest.mark.promise("lists")
+@pytest.mark.guarantee("lists")
 @pytest.mark.parametrize(
     ("content", "null", "expected"),
     [
@@ -154,7 +154,7 @@ class InPieces(io.BytesIO):
         return self.read(self._sizes.pop() if self._sizes else -1)
 
 
-@pytest.mark.promise("lists")
+@pytest.mark.guarantee("lists")
 @given(st.lists(PATHS), st.booleans(), st.lists(st.integers(1, 9)))
 def test_any_paths_come_out_of_a_list_that_ends_them_in_nul(paths: list[bytes], ends: bool, sizes: list[int]) -> None:
     content = b"\0".join(paths) + b"\0" * (ends and bool(paths))
@@ -167,7 +167,7 @@ def test_any_lines_come_out_of_a_list(lines: list[bytes], sizes: list[int]) -> N
     assert list(read_list(InPieces(content, sizes), null=False)) == [os.fsdecode(line) for line in lines]
 
 
-@pytest.mark.promise("lists")
+@pytest.mark.guarantee("lists")
 def test_a_list_is_streamed_and_survives_any_cut_between_reads() -> None:
     class OneByteAtATime(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:

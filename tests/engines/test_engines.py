@@ -14,11 +14,11 @@ from levit_cli.engines import EngineSpec, make_engine, spec, usable_threads
 from levit_cli.errors import RefusedError, UsageError
 from levit_cli.images.decode import decode
 from levit_cli.images.preprocess import preprocess
-from levit_cli.images.transforms import recipe_for
+from levit_cli.images.transforms import transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig
 from tests.support.binary import environment, levit
 from tests.support.random_weights import random_pixels
-from tests.support.sample_images import write_pictures
+from tests.support.sample_images import write_images
 from tests.support.shared_data import shared, shared_photos
 
 FP32 = EngineSpec(device="cpu", precision="fp32")
@@ -29,7 +29,7 @@ def demo() -> Checkpoint:
     return load("demo")
 
 
-@pytest.mark.promise("any-batch")
+@pytest.mark.guarantee("any-batch")
 def test_the_answer_is_the_same_in_any_batch(demo: Checkpoint) -> None:
     pixels = random_pixels(demo.config, 33)
     engine = make_engine(demo, FP32)
@@ -85,9 +85,9 @@ def test_the_compiled_engine_agrees_with_torch_in_batches_up_to_its_own() -> Non
 
 
 def test_without_a_compiler_the_compiled_engine_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    (picture,) = write_pictures(tmp_path, 1)
+    (image,) = write_images(tmp_path, 1)
     without = environment(CXX=str(tmp_path / "no-compiler"), XDG_CACHE_HOME=str(tmp_path / "cache"))
-    done = levit("predict", picture, "-m", tiny_folder, "--engine", "compile", env=without)
+    done = levit("predict", image, "-m", tiny_folder, "--engine", "compile", env=without)
     assert done.returncode == 3, done.stderr
     assert b"torch.compile does not work here" in done.stderr
     assert b"--engine openvino" in done.stderr
@@ -105,7 +105,7 @@ def test_a_gpu_agrees_with_the_cpu_from_several_threads(engine: EngineName) -> N
             np.testing.assert_allclose(logits, expected[:size], rtol=0, atol=1e-2)
 
 
-@pytest.mark.promise("no-device")
+@pytest.mark.guarantee("no-device")
 def test_a_device_or_a_precision_that_is_not_there_is_refused(demo: Checkpoint) -> None:
     with pytest.raises(RefusedError, match="fp16"):
         make_engine(demo, replace(FP32, precision="fp16"))
@@ -113,7 +113,7 @@ def test_a_device_or_a_precision_that_is_not_there_is_refused(demo: Checkpoint) 
         make_engine(demo, EngineSpec(device="cuda", engine="openvino"))
 
 
-@pytest.mark.promise("no-device")
+@pytest.mark.guarantee("no-device")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("engine", ["auto", "torch", "compile"])
 def test_a_gpu_that_is_not_there_is_refused(demo: Checkpoint, engine: EngineName) -> None:
@@ -121,7 +121,7 @@ def test_a_gpu_that_is_not_there_is_refused(demo: Checkpoint, engine: EngineName
         make_engine(demo, EngineSpec(device="cuda", engine=engine))
 
 
-@pytest.mark.promise("quota-and-affinity")
+@pytest.mark.guarantee("quota-and-affinity")
 @pytest.mark.parametrize(
     ("affinity", "quota", "asked", "expected"), [(8, 0, 0, 8), (8, 2, 0, 2), (2, 4, 0, 2), (8, 4, 1, 1), (4, 0, 9, 4)]
 )
@@ -137,7 +137,9 @@ def test_threads_are_the_least_of_affinity_quota_and_wish(
 def test_a_trained_checkpoint_gives_the_logits_of_its_makers_code(engine: EngineName) -> None:
     given = np.load(shared("cifar10-levit128S-96px-logits.npz", "checkpoints"))
     checkpoint = load(shared("cifar10-levit128S-96px-fb.pth", "checkpoints"))
-    mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (checkpoint.recipe.mean, checkpoint.recipe.std))
+    mean, std = (
+        np.array(values).reshape(1, 3, 1, 1) for values in (checkpoint.transform.mean, checkpoint.transform.std)
+    )
     pixels = np.rint((given["pixel_values"] * std + mean) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     logits = make_engine(checkpoint, replace(FP32, engine=engine))(np.ascontiguousarray(pixels))
     assert np.abs(logits - given["logits"]).max() <= 1e-5 * np.abs(given["logits"]).max()
@@ -145,17 +147,17 @@ def test_a_trained_checkpoint_gives_the_logits_of_its_makers_code(engine: Engine
 
 def test_the_pixels_of_a_trained_checkpoint_are_those_of_its_makers_transform() -> None:
     given = np.load(shared("cifar10-levit128S-96px-logits.npz", "checkpoints"))
-    recipe = replace(recipe_for("hf", (96, 96)), name="custom", resize_to=(96, 96))
-    mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+    transform = replace(transform_for("hf", (96, 96)), name="custom", resize_to=(96, 96))
+    mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (transform.mean, transform.std))
     expected = np.rint((given["pixel_values"] * std + mean) * 255).transpose(0, 2, 3, 1)
     with tarfile.open(shared("cifar10-val.tar")) as tar:
         files = [tar.extractfile(str(name)) for name in given["files"]]
-        found = np.stack([preprocess(decode(file.read()), recipe) for file in files if file])
+        found = np.stack([preprocess(decode(file.read()), transform) for file in files if file])
     np.testing.assert_array_equal(found, expected)
 
 
 def test_bf16_gives_the_same_top_1_on_real_photos(demo: Checkpoint) -> None:
-    pixels = np.stack([preprocess(photo, demo.recipe) for photo in shared_photos("clothing.tar", 500)])
+    pixels = np.stack([preprocess(photo, demo.transform) for photo in shared_photos("clothing.tar", 500)])
     answers = []
     for precision in ("fp32", "bf16"):
         try:

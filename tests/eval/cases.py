@@ -31,9 +31,9 @@ class NoEngine:
     spec = EngineSpec("cpu", "openvino", "fp32", 1)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        raise AssertionError("the pictures are classified already")
+        raise AssertionError("the images are classified already")
 
-    def remember(self) -> None: ...
+    def save_cache(self) -> None: ...
 
 
 def evaluation(
@@ -51,7 +51,7 @@ def evaluation(
 
     Args:
         folders: the classes that have one; by default all.
-        paths: of the pictures; by default data/CLASS/0.jpg and so on.
+        paths: of the images; by default data/CLASS/0.jpg and so on.
     """
     labels = labels or Labels(tuple("abcdefghijklmnopqrstuvwxyz"[: logits.shape[1]]))
     classes = tuple(range(len(labels))) if folders is None else tuple(folders)
@@ -83,10 +83,10 @@ def logits_of(*probabilities_of: Sequence[float]) -> NDArray[np.float32]:
     return logits
 
 
-def by_chance(num_pictures: int, num_classes: int, seed: int = 0) -> tuple[NDArray[np.float32], list[int]]:
+def by_chance(num_images: int, num_classes: int, seed: int = 0) -> tuple[NDArray[np.float32], list[int]]:
     """Logits that are right more often than not, and the true classes."""
     rng = np.random.default_rng(seed)
-    targets = rng.integers(0, num_classes, num_pictures)
-    logits = rng.normal(0, 1, (num_pictures, num_classes))
-    logits[np.arange(num_pictures), targets] += 2
+    targets = rng.integers(0, num_classes, num_images)
+    logits = rng.normal(0, 1, (num_images, num_classes))
+    logits[np.arange(num_images), targets] += 2
     return logits.astype(np.float32), [int(target) for target in targets]

@@ -15,10 +15,10 @@ from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import InputError, RefusedError
 from levit_cli.eval.evaluate import evaluate
 from levit_cli.eval.results import Confusion, Mistake, Proportion
-from levit_cli.eval.summarize import summarise
+from levit_cli.eval.summarize import summarize
 from levit_cli.predict.reader import Reader
 from tests.eval.cases import by_chance, evaluation, logits_of
-from tests.support.sample_images import picture, write_pictures
+from tests.support.sample_images import sample_image, write_images
 
 SPEC = EngineSpec(precision="fp32")
 
@@ -30,18 +30,18 @@ def tiny(tiny_folder: Path) -> Checkpoint:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Three of the seven classes, nine pictures; every class folder named in another way."""
+    """Three of the seven classes, nine images; every class folder named in another way."""
     for name in ("Class_1", "class 5", "CLASS 3"):
-        write_pictures(tmp_path / "data" / name, 3, "png")
+        write_images(tmp_path / "data" / name, 3, "png")
     return tmp_path / "data"
 
 
-# --- the pictures
+# --- the images
 
 
-def test_every_picture_has_its_own_logits_and_true_class(tiny: Checkpoint, data: Path) -> None:
+def test_every_image_has_its_own_logits_and_true_class(tiny: Checkpoint, data: Path) -> None:
     for number, path in enumerate(sorted(data.rglob("*.png"))):
-        picture(seed=100 + number).save(path)
+        sample_image(seed=100 + number).save(path)
     done = 0
 
     def advance() -> None:
@@ -54,8 +54,8 @@ def test_every_picture_has_its_own_logits_and_true_class(tiny: Checkpoint, data:
     ]
     assert list(evaluated.paths) == paths
     assert evaluated.targets.tolist() == [3, 3, 3, 1, 1, 1, 5, 5, 5]
-    assert done == evaluated.stats.pictures == 9
-    reader, engine = Reader(tiny.recipe), make_engine(tiny, SPEC)
+    assert done == evaluated.stats.images == 9
+    reader, engine = Reader(tiny.transform), make_engine(tiny, SPEC)
     expected = np.stack([engine(reader(Input(path))[None])[0] for path in paths])
     assert evaluated.logits == pytest.approx(expected, abs=1e-4)
     assert evaluated.ranked.tolist() == np.argsort(-evaluated.logits, axis=1)[:, :5].tolist()
@@ -63,7 +63,7 @@ def test_every_picture_has_its_own_logits_and_true_class(tiny: Checkpoint, data:
 
 
 def break_one_in_three(data: Path) -> dict[str, str]:
-    """Spoil a picture of each class; the kinds by path."""
+    """Spoil an image of each class; the kinds by path."""
     empty, text, torn = (data / name / "001.png" for name in ("CLASS 3", "Class_1", "class 5"))
     torn.write_bytes(torn.read_bytes()[:100])
     empty.write_bytes(b"")
@@ -77,13 +77,13 @@ def test_what_cannot_be_read_is_kept_beside_and_has_no_part_in_the_figures(tiny:
     assert {failure.path: failure.error and failure.error.kind for failure in evaluated.failures} == expected
     assert evaluated.targets.tolist() == [3, 3, 1, 1, 5, 5]
     assert set(evaluated.paths).isdisjoint(expected)
-    assert summarise(evaluated).top1.total == 6
+    assert summarize(evaluated).top1.total == 6
 
 
 def test_where_nothing_can_be_read_there_are_no_figures_and_no_crash(tiny: Checkpoint, data: Path) -> None:
     for path in data.rglob("*.png"):
         path.write_bytes(b"")
-    summary = summarise(evaluate(tiny, class_folders(data), SPEC))
+    summary = summarize(evaluate(tiny, class_folders(data), SPEC))
     assert summary.top1 == summary.top5 == Proportion(0, 0)
     assert math.isnan(summary.top1.value)
     assert summary.calibration is summary.fitted is None
@@ -120,10 +120,10 @@ TRUE = (0, 0, 1, 1, 2, 2)
 
 
 def test_the_figures_of_an_example_by_hand() -> None:
-    summary = summarise(evaluation(HAND, TRUE, folders=(0, 1, 2)))
+    summary = summarize(evaluation(HAND, TRUE, folders=(0, 1, 2)))
     assert summary.top1 == Proportion(3, 6)
     assert summary.top5 == Proportion(5, 6)
-    assert [(score.folder, score.pictures, score.predicted, score.correct) for score in summary.scores] == [
+    assert [(score.folder, score.images, score.predicted, score.correct) for score in summary.scores] == [
         ("a", 2, 2, 1),
         ("b", 2, 3, 2),
         ("c", 2, 0, 0),
@@ -144,14 +144,14 @@ def test_the_figures_of_an_example_by_hand() -> None:
 
 
 def test_the_calibration_of_the_example_by_hand() -> None:
-    calibration = summarise(evaluation(HAND, TRUE)).calibration
+    calibration = summarize(evaluation(HAND, TRUE)).calibration
     assert calibration is not None
     assert calibration.temperature == 1
     assert calibration.confidence == pytest.approx((0.7 + 0.6 + 0.9 + 0.5 + 0.9 + 0.5) / 6)
     assert calibration.log_loss == pytest.approx(-sum(map(math.log, (0.7, 0.2, 0.9, 0.5, 0.01, 0.2))) / 6)
     # the pairs of .9 and of .5 are each right once; .6 is wrong; .7 is right
     assert calibration.error == pytest.approx((2 * 0.4 + 2 * 0.0 + 0.6 + 0.3) / 6)
-    assert [(slot.pictures, round(slot.confidence, 4), slot.accuracy) for slot in calibration.bins] == [
+    assert [(slot.images, round(slot.confidence, 4), slot.accuracy) for slot in calibration.bins] == [
         (2, 0.5, 0.5),
         (1, 0.6, 0.0),
         (1, 0.7, 1.0),
@@ -163,40 +163,40 @@ def test_the_calibration_of_the_example_by_hand() -> None:
 def test_the_error_is_that_of_the_bins_that_are_drawn(temperature: float) -> None:
     logits, targets = by_chance(400, 8)
     logits[0] *= 1000  # as sure as can be: exactly 1
-    summary = summarise(evaluation(logits, targets, temperature=temperature))
+    summary = summarize(evaluation(logits, targets, temperature=temperature))
     for calibration in (summary.calibration, summary.fitted):
         assert calibration is not None
-        gaps = [slot.pictures * abs(slot.confidence - slot.accuracy) for slot in calibration.bins]
+        gaps = [slot.images * abs(slot.confidence - slot.accuracy) for slot in calibration.bins]
         assert calibration.error == pytest.approx(sum(gaps) / 400)
         assert all(slot.low <= slot.confidence < slot.high for slot in calibration.bins)
-        assert sum(slot.pictures for slot in calibration.bins) == 400
+        assert sum(slot.images for slot in calibration.bins) == 400
 
 
 def test_the_fitted_temperature_is_of_the_logits_and_does_not_depend_on_the_models() -> None:
     logits, targets = by_chance(300, 6)
-    first, second = (summarise(evaluation(logits, targets, temperature=value)) for value in (1.0, 4.0))
+    first, second = (summarize(evaluation(logits, targets, temperature=value)) for value in (1.0, 4.0))
     assert first.fitted is not None
     assert first.fitted == second.fitted
     assert first.calibration is not None
     assert second.calibration is not None
     assert first.fitted.log_loss < first.calibration.log_loss < second.calibration.log_loss
-    again = summarise(evaluation(logits, targets, temperature=first.fitted.temperature))
+    again = summarize(evaluation(logits, targets, temperature=first.fitted.temperature))
     assert again.calibration is not None
     assert again.calibration.error == pytest.approx(first.fitted.error)
 
 
 def test_top_5_says_nothing_of_a_model_of_five_classes() -> None:
-    assert summarise(evaluation(*by_chance(20, 5))).top5 is None
-    assert summarise(evaluation(*by_chance(20, 6))).top5 is not None
+    assert summarize(evaluation(*by_chance(20, 5))).top5 is None
+    assert summarize(evaluation(*by_chance(20, 6))).top5 is not None
 
 
 def test_the_surest_mistakes_come_first_and_are_not_too_many() -> None:
     logits, targets = by_chance(300, 4)
-    mistakes = summarise(evaluation(logits, targets)).mistakes
+    mistakes = summarize(evaluation(logits, targets)).mistakes
     assert len(mistakes) == 24
     assert [mistake.prob for mistake in mistakes] == sorted((mistake.prob for mistake in mistakes), reverse=True)
     assert all(mistake.true != mistake.predicted for mistake in mistakes)
-    alike = summarise(evaluation(logits_of([0.9, 0.1], [0.9, 0.1]), (1, 1))).mistakes
+    alike = summarize(evaluation(logits_of([0.9, 0.1], [0.9, 0.1]), (1, 1))).mistakes
     assert [mistake.path for mistake in alike] == ["data/b/0.jpg", "data/b/1.jpg"]
     assert replace(alike[0], prob=round(alike[0].prob, 5)) == Mistake("data/b/0.jpg", 1, 0, 0.9)
 
@@ -231,7 +231,7 @@ def test_errors_of_many_classes_are_quick_to_sum_up() -> None:
     labels = Labels(tuple(f"n{index}" for index in range(1000)))
     logits, targets = by_chance(50, 1000)
     failures = [(Path("data/n0/x.jpg"), InputError("truncated", "torn"))]
-    summary = summarise(evaluation(logits, targets, labels=labels, failures=failures))
+    summary = summarize(evaluation(logits, targets, labels=labels, failures=failures))
     assert summary.confusion.shape == (1000, 1000)
     assert len(summary.scores) == 1000
-    assert sum(confusion.pictures for confusion in summary.confusions) == 50 - summary.top1.correct
+    assert sum(confusion.images for confusion in summary.confusions) == 50 - summary.top1.correct

@@ -86,7 +86,7 @@ def test_logits_that_tell_nothing_have_no_temperature() -> None:
     assert metrics.fit_temperature(np.zeros((4, 3), np.float32), np.array([0, 1, 2, 0])) is None
 
 
-def test_of_no_pictures_all_counts_are_zero() -> None:
+def test_of_no_images_all_counts_are_zero() -> None:
     none = np.zeros(0, np.int64)
     assert metrics.count_confusions(none, none, 3).sum() == 0
     assert metrics.count_hits(np.zeros((0, 3), np.int64), none, 3) == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from levit_cli.errors import ExitCode
 from tests.faults.driver import TRAINING, Driver, Outcome
 from tests.finetune.sets import write_set
-from tests.support.sample_images import write_pictures
+from tests.support.sample_images import write_images
 
 HONEST = {code for code in ExitCode if code != ExitCode.BUG}
 Attempt = Callable[[int], Outcome]
@@ -36,11 +36,11 @@ def tried(attempt: Attempt, step: int, check: Callable[[Outcome], None]) -> int:
 
 
 class Predicting:
-    """Pictures of which one is broken, their model, and the output, all in the folder where calls fail."""
+    """Images of which one is broken, their model, and the output, all in the folder where calls fail."""
 
     def __init__(self, work: Path, model: Path, suffix: str) -> None:
         self.folder = work / "folder"
-        self.photos = write_pictures(self.folder / "photos", 3)
+        self.photos = write_images(self.folder / "photos", 3)
         shutil.copytree(model, self.folder / "model")
         (work / "scratch").mkdir()
         self.driver = Driver(self.folder, work / "scratch")

@@ -13,14 +13,14 @@ SMALL = LevitConfig((16, 24, 32), (8, 8, 8), (2, 3, 4), (1, 1, 1), num_classes=3
 
 
 def coloured(name: str, seed: int, side: int = 40) -> Image.Image:
-    """A noisy picture of a class's colour."""
+    """A noisy image of a class's colour."""
     rng = np.random.default_rng([seed, *COLOURS[name]])
     noise = rng.normal(0, 40, (side, side + 8, 3))
     return Image.fromarray((np.array(COLOURS[name]) + noise).clip(0, 255).astype(np.uint8))
 
 
 def write_set(root: Path, train: int = 12, val: int = 4) -> Path:
-    """``root`` with ``train/`` and ``val/``, so many pictures a class."""
+    """``root`` with ``train/`` and ``val/``, so many images a class."""
     for part, count in (("train", train), ("val", val)):
         for name in COLOURS:
             folder = root / part / name

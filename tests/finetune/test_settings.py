@@ -12,7 +12,7 @@ def test_later_ones_win(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("epochs = 7\nema = 0\n")
     settings = settle("paper", file, {"ema": 0.5, "mixup": None})
-    assert (settings.epochs, settings.ema, settings.mixup, settings.repeats) == (7, 0.5, 0.8, 3)
+    assert (settings.epochs, settings.ema, settings.mixup, settings.repeated_augmentation) == (7, 0.5, 0.8, 3)
 
 
 def test_the_papers_rate_is_in_proportion_to_the_batch() -> None:
@@ -41,7 +41,9 @@ def test_what_is_no_setting_is_refused(tmp_path: Path, text: str) -> None:
         settle("small", file, {})
 
 
-@pytest.mark.parametrize("given", [{"epochs": 0}, {"alpha": 1.5}, {"batch_size": 10, "accumulate": 3}, {"ema": 1.0}])
+@pytest.mark.parametrize(
+    "given", [{"epochs": 0}, {"alpha": 1.5}, {"batch_size": 10, "grad_accum_steps": 3}, {"ema": 1.0}]
+)
 def test_what_is_out_of_range_is_a_usage_error(given: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         settle("small", None, given)

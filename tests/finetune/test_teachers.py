@@ -14,11 +14,11 @@ from levit_cli.errors import RefusedError
 from levit_cli.finetune.onnx_teacher import NetworkFile
 from levit_cli.finetune.step import normalised
 from levit_cli.finetune.teachers import Teacher, make_teacher
-from levit_cli.images.transforms import recipe_for
+from levit_cli.images.transforms import transform_for
 from tests.support.random_weights import random_pixels
 
 CPU = torch.device("cpu")
-STUDENT = recipe_for("hf", (48, 48))
+STUDENT = transform_for("hf", (48, 48))
 CLASSES = tuple(f"c{number}" for number in range(7))
 
 
@@ -36,7 +36,7 @@ def test_a_model_answers_in_the_students_order(tiny_folder: Path, tmp_path: Path
     backwards = CLASSES[::-1]
     checkpoint = renamed(tiny_folder, tmp_path / "teacher", backwards)
     pixels = random_pixels(checkpoint.config, 3)
-    x = normalised(torch.from_numpy(pixels).permute(0, 3, 1, 2), recipe_for("hf", (64, 64)))
+    x = normalised(torch.from_numpy(pixels).permute(0, 3, 1, 2), transform_for("hf", (64, 64)))
     from levit_cli.engines import EngineSpec, make_engine
 
     expected = make_engine(checkpoint, EngineSpec(engine="openvino", precision="fp32"))(pixels)
@@ -48,7 +48,7 @@ def test_another_size_is_resized(tiny_folder: Path, tmp_path: Path) -> None:
     assert teach(tmp_path / "teacher")(torch.randn(2, 3, 48, 48)).shape == (2, 7)
 
 
-@pytest.mark.promise("training-classes")
+@pytest.mark.guarantee("training-classes")
 def test_other_classes_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     renamed(tiny_folder, tmp_path / "teacher", CLASSES)
     with pytest.raises(RefusedError, match=r"other classes .* 7 against 7 .* c6, d6"):

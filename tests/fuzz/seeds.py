@@ -5,24 +5,24 @@ from pathlib import Path
 import PIL.Image
 
 from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from levit_cli.checkpoints.weights import write_safetensors
 from tests.fuzz.targets import SMALLEST, Model
-from tests.hostile.images import whole_pictures
+from tests.hostile.images import whole_images
 from tests.support.checkpoint_files import write_model
 from tests.support.random_weights import random_state
 
 
-def picture_seeds() -> list[bytes]:
-    """A small picture in each format and mode."""
+def image_seeds() -> list[bytes]:
+    """A small image in each format and mode."""
     PIL.Image.init()
-    return list(whole_pictures().values())
+    return list(whole_images().values())
 
 
 def spoilable_model(folder: Path) -> Model:
     bare = folder / "bare.safetensors"
-    write_safetensors(bare, to_dialect(random_state(SMALLEST), SMALLEST, "timm"), "float16")
-    save(load(bare, recipe="hf"), folder / "sound", "hf", "float16")
+    write_safetensors(bare, to_format(random_state(SMALLEST), SMALLEST, "timm"), "float16")
+    save(load(bare, preprocessing="hf"), folder / "sound", "hf", "float16")
     (folder / "spoilt").mkdir()
     return Model(folder / "sound", folder / "spoilt")
 

@@ -1,4 +1,4 @@
-"""What must hold for any bytes: in a picture's file, and in each file of a model."""
+"""What must hold for any bytes: in an image's file, and in each file of a model."""
 
 import sys
 from collections.abc import Callable
@@ -10,19 +10,19 @@ import numpy as np
 from levit_cli.checkpoints import load
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError, RefusedError
-from levit_cli.images.transforms import recipe_for
+from levit_cli.images.transforms import transform_for
 from levit_cli.model.config import LevitConfig
 from levit_cli.predict.reader import Reader
 from tests.support.checkpoint_files import arrays_of
 
 SMALLEST = LevitConfig((8, 8, 8), (8, 8, 8), (1, 1, 1), (1, 1, 1), num_classes=3, image_size=(32, 32))
-RECIPE = recipe_for("hf", (64, 64))
-READERS = (Reader(RECIPE), Reader(RECIPE, "fast"), Reader(recipe_for("fb", (64, 64))))
+TRANSFORM = transform_for("hf", (64, 64))
+READERS = (Reader(TRANSFORM), Reader(TRANSFORM, "fast"), Reader(transform_for("fb", (64, 64))))
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "ctypes.dlopen")
 
 
-def picture(data: bytes) -> None:
-    """Bytes of the recipe's size, or an ``InputError``; the same a second time."""
+def image(data: bytes) -> None:
+    """Bytes of the preprocessing's size, or an ``InputError``; the same a second time."""
     for reader in READERS:
         first, second = pixels_or_error(reader, data), pixels_or_error(reader, data)
         assert first == second, f"{first!r:.200} and then {second!r:.200}"
@@ -34,7 +34,7 @@ def pixels_or_error(reader: Reader, data: bytes) -> bytes | str:
     except InputError as error:
         return error.kind
     assert pixels.dtype == np.uint8
-    assert pixels.shape == (*reader.recipe.crop_size, 3)
+    assert pixels.shape == (*reader.transform.crop_size, 3)
     return pixels.tobytes()
 
 

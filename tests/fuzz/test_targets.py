@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fuzz.seeds import model_seeds, picture_seeds, spoilable_model
-from tests.fuzz.targets import Model, picture
+from tests.fuzz.seeds import image_seeds, model_seeds, spoilable_model
+from tests.fuzz.targets import Model, image
 from tests.hostile.images import damaged
 
 FINDS = sorted((Path(__file__).parent / "finds").glob("*"))
@@ -17,11 +17,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return spoilable_model(tmp_path_factory.mktemp("model"))
 
 
-def test_pictures_sound_and_damaged() -> None:
+def test_images_sound_and_damaged() -> None:
     dice = np.random.default_rng(1)
-    for content in picture_seeds():
-        picture(content)
-        picture(damaged(content, dice))
+    for content in image_seeds():
+        image(content)
+        image(damaged(content, dice))
 
 
 def test_models_sound_and_damaged(model: Model, tmp_path: Path) -> None:
@@ -34,4 +34,4 @@ def test_models_sound_and_damaged(model: Model, tmp_path: Path) -> None:
 
 def test_what_was_found_once(model: Model) -> None:
     for path in FINDS:
-        (picture if path.name.startswith("picture") else model)(path.read_bytes())
+        (image if path.name.startswith("image") else model)(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Pictures that nobody should have made, classified three times: ``python -m tests.hostile.images``.
+"""Images that nobody should have made, classified three times: ``python -m tests.hostile.images``.
 
 Every format that Pillow writes in every mode that it takes, with bits flipped, pieces cut out, doubled or set to zero,
 besides some that were made to take time or memory. Each must have its record, in order, the same each time (on
@@ -19,13 +19,13 @@ import numpy as np
 from PIL import Image
 
 from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from levit_cli.checkpoints.weights import write_safetensors
 from levit_cli.images.decode import ALLOWED_FORMATS
 from levit_cli.images.jpeg import SCAN, segments
 from tests.support.binary import LEVIT, environment
 from tests.support.random_weights import TINY, random_state
-from tests.support.sample_images import picture
+from tests.support.sample_images import sample_image
 
 LIMIT_S = 20.0
 MAX_MEMORY = 2 << 30
@@ -38,8 +38,8 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
 }
 
 
-def whole_pictures() -> dict[str, bytes]:
-    """Small pictures by what they are, in all formats and modes."""
+def whole_images() -> dict[str, bytes]:
+    """Small images by what they are, in all formats and modes."""
     Image.init()
     found = {}
     for format in sorted(Image.SAVE):
@@ -55,7 +55,7 @@ def whole_pictures() -> dict[str, bytes]:
 
 
 def in_mode(mode: str) -> Image.Image:
-    image = picture(60, 44, seed=3)
+    image = sample_image(60, 44, seed=3)
     if mode in ("I", "I;16", "F"):
         values = np.asarray(image.convert("L")).astype(np.float32)
         scale, kind = {"I": (200, np.int32), "F": (1 / 255, np.float32), "I;16": (257, np.uint16)}[mode]
@@ -93,7 +93,7 @@ def scan_bomb() -> bytes:
 
 def write_hostile(folder: Path, count: int, seed: int) -> None:
     dice = np.random.default_rng(seed)
-    whole = whole_pictures()
+    whole = whole_images()
     decoded = sorted(name for name in whole if name.startswith(ALLOWED_FORMATS))
     for number in range(count):
         names = sorted(whole) if number % 5 == 0 else decoded  # those that we take more often than the rest
@@ -120,8 +120,8 @@ def classified(model: Path, folder: Path, *options: str) -> tuple[bytes, float, 
 
 def random_model(folder: Path) -> Path:
     bare = folder / "bare.safetensors"
-    write_safetensors(bare, to_dialect(random_state(TINY), TINY, "timm"), "float32")
-    save(load(bare, recipe="hf"), folder / "model", "hf")
+    write_safetensors(bare, to_format(random_state(TINY), TINY, "timm"), "float32")
+    save(load(bare, preprocessing="hf"), folder / "model", "hf")
     return folder / "model"
 
 
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary, "pictures")
+        folder = Path(temporary, "images")
         folder.mkdir()
         write_hostile(folder, options.count, options.seed)
         model = random_model(Path(temporary))
@@ -148,7 +148,7 @@ def main() -> None:
             assert peak < MAX_MEMORY
             assert first in (None, records), "another answer than before"
             first = records
-    print(f"{len(paths)} pictures, the same records each time")
+    print(f"{len(paths)} images, the same records each time")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """``kill -9`` at random moments, then ``--resume``: ``make kills``, or ``python -m tests.hostile.kills``.
 
-Each round begins from nothing or from a file in which some pictures failed, and is killed again and again until a run
+Each round begins from nothing or from a file in which some images failed, and is killed again and again until a run
 comes through. What is left must be what an unbroken run leaves, byte for byte.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tests.hostile.images import random_model
 from tests.support.binary import LEVIT, environment, levit
-from tests.support.sample_images import write_pictures
+from tests.support.sample_images import write_images
 
-PICTURES = 60
+IMAGES = 60
 FORMATS = ("jsonl", "csv", "tsv")
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model = random_model(folder)
-        photos = write_pictures(folder / "photos", PICTURES)
+        photos = write_images(folder / "photos", IMAGES)
         while kills < options.kills:
             suffix = FORMATS[rounds % len(FORMATS)]
             output = folder / f"out.{suffix}"
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def half_done(command: list[str], photos: list[Path], output: Path, dice: random.Random) -> None:
-    """Leave an output in which some pictures failed and some are missing, and right the pictures."""
+    """Leave an output in which some images failed and some are missing, and right the images."""
     spoiled = dice.sample(photos, 12)
     hidden = [path for path in spoiled[6:] if path.exists()]
     contents = {path: path.read_bytes() for path in spoiled}

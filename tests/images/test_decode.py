@@ -1,4 +1,4 @@
-"""What becomes of every kind of picture, and of everything that is none. All files are made here."""
+"""What becomes of every kind of image, and of everything that is none. All files are made here."""
 
 import gzip
 import re
@@ -24,13 +24,13 @@ from PIL import Image, ImageCms, _imaging
 from levit_cli.errors import InputError
 from levit_cli.images.decode import MAX_PIXELS, MAX_SIDE, decode
 from levit_cli.images.rgb import to_rgb
-from tests.support.sample_images import picture
+from tests.support.sample_images import sample_image
 
 OLD_PILLOW = int(PIL.__version__.partition(".")[0]) < 13
 
 Array = NDArray[Any]
-PICTURE = picture(96, 80)
-OTHER = picture(96, 80, seed=1)
+IMAGE = sample_image(96, 80)
+OTHER = sample_image(96, 80, seed=1)
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -81,13 +81,13 @@ def tiff(values: Array, bits: int, *, signed: bool = False) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
-RGB = np.asarray(PICTURE).astype(np.int16)
-LEVELS = np.asarray(PICTURE.convert("L"))
+RGB = np.asarray(IMAGE).astype(np.int16)
+LEVELS = np.asarray(IMAGE.convert("L"))
 WIDE = np.linspace(0, 65_535, LEVELS.size).astype(np.uint16).reshape(LEVELS.shape)
 WIDE_RGB = gray(np.rint(WIDE / 257))
 OPACITIES = Image.fromarray(np.linspace(0, 255, LEVELS.size).astype(np.uint8).reshape(LEVELS.shape))
-BILEVEL = PICTURE.convert("1")
-PALETTED = PICTURE.quantize(32)
+BILEVEL = IMAGE.convert("1")
+PALETTED = IMAGE.quantize(32)
 PALETTED_RGB = np.asarray(PALETTED.convert("RGB")).astype(np.int16)
 FEW_LEVELS = Image.fromarray(LEVELS // 32)
 
@@ -120,12 +120,12 @@ MODES: dict[str, tuple[bytes, Array, int]] = {
     "1 png": (encoded(BILEVEL, "PNG"), gray(np.asarray(BILEVEL) * 255), 0),
     "1 tiff": (encoded(BILEVEL, "TIFF", compression="group4"), gray(np.asarray(BILEVEL) * 255), 0),
     "1 bmp": (encoded(BILEVEL, "BMP"), gray(np.asarray(BILEVEL) * 255), 0),
-    "L png": (encoded(PICTURE.convert("L"), "PNG"), gray(LEVELS), 0),
-    "L png, one level transparent": (encoded(PICTURE.convert("L"), "PNG", transparency=99), gray(LEVELS), 0),
-    "L jpeg": (encoded(PICTURE.convert("L"), "JPEG", quality=95), gray(LEVELS), 6),
+    "L png": (encoded(IMAGE.convert("L"), "PNG"), gray(LEVELS), 0),
+    "L png, one level transparent": (encoded(IMAGE.convert("L"), "PNG", transparency=99), gray(LEVELS), 0),
+    "L jpeg": (encoded(IMAGE.convert("L"), "JPEG", quality=95), gray(LEVELS), 6),
     "L gif": (encoded(FEW_LEVELS, "GIF"), gray(LEVELS // 32), 0),
-    "LA png": (encoded(with_alpha(PICTURE.convert("L")), "PNG"), gray(LEVELS), 0),
-    "LA tiff": (encoded(with_alpha(PICTURE.convert("L")), "TIFF"), gray(LEVELS), 0),
+    "LA png": (encoded(with_alpha(IMAGE.convert("L")), "PNG"), gray(LEVELS), 0),
+    "LA tiff": (encoded(with_alpha(IMAGE.convert("L")), "TIFF"), gray(LEVELS), 0),
     "P png": (encoded(PALETTED, "PNG"), PALETTED_RGB, 0),
     "P png, opacities": (encoded(PALETTED, "PNG", transparency=bytes(range(0, 256, 8))), PALETTED_RGB, 0),
     "P png, one colour transparent": (encoded(PALETTED, "PNG", transparency=3), PALETTED_RGB, 0),
@@ -134,25 +134,25 @@ MODES: dict[str, tuple[bytes, Array, int]] = {
     "P bmp": (encoded(PALETTED, "BMP"), PALETTED_RGB, 0),
     "P tiff": (encoded(PALETTED, "TIFF"), PALETTED_RGB, 0),
     "PA tiff": (encoded(PALETTED.convert("PA"), "TIFF"), PALETTED_RGB, 0),
-    "RGB png": (encoded(PICTURE, "PNG"), RGB, 0),
-    "RGB png, one colour transparent": (encoded(PICTURE, "PNG", transparency=(1, 2, 3)), RGB, 0),
-    "RGB bmp": (encoded(PICTURE, "BMP"), RGB, 0),
-    "RGB tiff": (encoded(PICTURE, "TIFF"), RGB, 0),
-    "RGB tiff, large form": (encoded(PICTURE, "TIFF", big_tiff=True), RGB, 0),
-    "RGB webp": (encoded(PICTURE, "WEBP", lossless=True), RGB, 0),
-    "RGB jpeg": (encoded(PICTURE, "JPEG", quality=95), RGB, 12),
-    "RGBA png": (encoded(with_alpha(PICTURE), "PNG"), RGB, 0),
-    "RGBA webp": (encoded(with_alpha(PICTURE), "WEBP", lossless=True, exact=True), RGB, 0),
-    "RGBA tiff": (encoded(with_alpha(PICTURE), "TIFF"), RGB, 0),
-    "RGBX tiff": (encoded(PICTURE.convert("RGBX"), "TIFF"), RGB, 0),
-    "YCbCr tiff": (encoded(PICTURE.convert("YCbCr"), "TIFF"), RGB, 3),
-    "CMYK tiff": (encoded(cmyk(PICTURE), "TIFF"), RGB, 2),
-    "CMYK jpeg, inverted": (encoded(cmyk(PICTURE), "JPEG", quality=95, subsampling=0), RGB, 9),
-    "CMYK jpeg, inverted, as YCCK": (ycck_jpeg(PICTURE), RGB, 6),
+    "RGB png": (encoded(IMAGE, "PNG"), RGB, 0),
+    "RGB png, one colour transparent": (encoded(IMAGE, "PNG", transparency=(1, 2, 3)), RGB, 0),
+    "RGB bmp": (encoded(IMAGE, "BMP"), RGB, 0),
+    "RGB tiff": (encoded(IMAGE, "TIFF"), RGB, 0),
+    "RGB tiff, large form": (encoded(IMAGE, "TIFF", big_tiff=True), RGB, 0),
+    "RGB webp": (encoded(IMAGE, "WEBP", lossless=True), RGB, 0),
+    "RGB jpeg": (encoded(IMAGE, "JPEG", quality=95), RGB, 12),
+    "RGBA png": (encoded(with_alpha(IMAGE), "PNG"), RGB, 0),
+    "RGBA webp": (encoded(with_alpha(IMAGE), "WEBP", lossless=True, exact=True), RGB, 0),
+    "RGBA tiff": (encoded(with_alpha(IMAGE), "TIFF"), RGB, 0),
+    "RGBX tiff": (encoded(IMAGE.convert("RGBX"), "TIFF"), RGB, 0),
+    "YCbCr tiff": (encoded(IMAGE.convert("YCbCr"), "TIFF"), RGB, 3),
+    "CMYK tiff": (encoded(cmyk(IMAGE), "TIFF"), RGB, 2),
+    "CMYK jpeg, inverted": (encoded(cmyk(IMAGE), "JPEG", quality=95, subsampling=0), RGB, 9),
+    "CMYK jpeg, inverted, as YCCK": (ycck_jpeg(IMAGE), RGB, 6),
     "I;16 png": (encoded(Image.fromarray(WIDE), "PNG"), WIDE_RGB, 0),
     "I;16 tiff": (encoded(Image.fromarray(WIDE), "TIFF"), WIDE_RGB, 0),
     "I;16 tiff, compressed": (encoded(Image.fromarray(WIDE), "TIFF", compression="tiff_lzw"), WIDE_RGB, 0),
-    "I;16B tiff": (encoded(Image.frombytes("I;16B", PICTURE.size, WIDE.astype(">u2").tobytes()), "TIFF"), WIDE_RGB, 0),
+    "I;16B tiff": (encoded(Image.frombytes("I;16B", IMAGE.size, WIDE.astype(">u2").tobytes()), "TIFF"), WIDE_RGB, 0),
     "I;16 tiff of twelve bits": (tiff(WIDE >> 4, 12), gray(np.rint((WIDE >> 4) / 4095 * 255)), 0),
     "I tiff": (encoded(Image.fromarray(WIDE.astype(np.int32)), "TIFF"), WIDE_RGB, 0),
     "I tiff of signed words": (tiff(WIDE // 2, 16, signed=True), gray(np.rint(WIDE // 2 / 257)), 0),
@@ -160,7 +160,7 @@ MODES: dict[str, tuple[bytes, Array, int]] = {
 }
 
 
-@pytest.mark.promise("modes", "sixteen-bits")
+@pytest.mark.guarantee("modes", "sixteen-bits")
 @pytest.mark.parametrize("name", MODES)
 def test_every_mode_becomes_rgb_by_its_rule(name: str) -> None:
     if OLD_PILLOW and name == "YCbCr tiff":
@@ -173,7 +173,7 @@ def test_every_mode_becomes_rgb_by_its_rule(name: str) -> None:
 @pytest.mark.parametrize("mode", ["HSV", "YCbCr", "CMYK", "RGBX", "RGBA", "RGBa", "LA", "La", "L", "1", "P", "PA"])
 def test_every_mode_in_memory_becomes_rgb(mode: str) -> None:
     base = {"RGBa": "RGBA", "La": "LA"}.get(mode, mode)  # with the colours already multiplied by the opacity
-    image = PICTURE.convert(base)
+    image = IMAGE.convert(base)
     assert np.array_equal(np.asarray(to_rgb(image.convert(mode))), np.asarray(image.convert("RGB")))
 
 
@@ -185,12 +185,12 @@ def test_neutral_lab_becomes_gray(lightness: int, level: int) -> None:
 
 def test_lab_becomes_the_colours_that_it_was_made_of() -> None:
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    image = ImageCms.profileToProfile(PICTURE, srgb, lab, outputMode="LAB")
+    image = ImageCms.profileToProfile(IMAGE, srgb, lab, outputMode="LAB")
     assert image is not None
     assert np.abs(pixels_of(encoded(image, "TIFF")) - RGB).mean() <= 2
 
 
-@pytest.mark.promise("sixteen-bits")
+@pytest.mark.guarantee("sixteen-bits")
 @pytest.mark.parametrize(
     ("mode", "value"),
     [("I", 65_536), ("I", -1), ("F", 1.5), ("F", -0.25), ("F", float("nan")), ("F", float("inf"))],
@@ -203,7 +203,7 @@ def test_a_range_that_nobody_can_know_is_refused(mode: str, value: float) -> Non
 
 # --- orientation and notes -----------------------------------------------------------------------------------------
 
-SMALL = PICTURE.resize((9, 6))
+SMALL = IMAGE.resize((9, 6))
 STORED = {  # where row 0 and column 0 of the file are seen, by the EXIF standard
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -229,17 +229,17 @@ def oriented(orientation: int, stored: Array, kind: str, options: dict[str, Any]
     return encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
 
 
-@pytest.mark.promise("orientation")
+@pytest.mark.guarantee("orientation")
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("name", ORIENTABLE)
-def test_all_eight_orientations_give_the_same_picture(name: str, orientation: int) -> None:
+def test_all_eight_orientations_give_the_same_image(name: str, orientation: int) -> None:
     kind, options, tolerance = ORIENTABLE[name]
     upright = np.asarray(SMALL)
     data = oriented(orientation, STORED[orientation](upright), kind, options)
     assert np.abs(pixels_of(data) - upright).max() <= tolerance
 
 
-@pytest.mark.promise("broken-notes")
+@pytest.mark.guarantee("broken-notes")
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
 @pytest.mark.parametrize("name", ["png", "jpeg", "webp", "tiff, raw"])
 def test_an_orientation_that_is_none_is_ignored(name: str, orientation: int) -> None:
@@ -282,7 +282,7 @@ BROKEN_NOTES = {
     ),
     "jpeg, xmp": jpeg_with(segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0\xff\xfe<x tiff:Orientation="9">')),
     "jpeg, icc": jpeg_with(segment(0xE2, b"ICC_PROFILE\0\5\1garbage")),
-    "jpeg, multi-picture": jpeg_with(segment(0xE2, b"MPF\0garbage")),
+    "jpeg, multi-image": jpeg_with(segment(0xE2, b"MPF\0garbage")),
     "jpeg, jfif": jpeg_with(segment(0xE0, b"JFIF\0")),
     "jpeg, photoshop": jpeg_with(segment(0xED, b"Photoshop 3.0\x008BIM\3\xed\0\0\0\0\0\5abc")),
     "png, exif": png_with(chunk(b"eXIf", b"abc")),
@@ -301,7 +301,7 @@ BROKEN_NOTES = {
 }
 
 
-@pytest.mark.promise("broken-notes")
+@pytest.mark.guarantee("broken-notes")
 @pytest.mark.parametrize("name", BROKEN_NOTES)
 def test_broken_notes_are_ignored(name: str) -> None:
     assert np.abs(pixels_of(BROKEN_NOTES[name]) - np.asarray(SMALL)).max() <= 4
@@ -325,7 +325,7 @@ BULKY_NOTES: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.promise("broken-notes")
+@pytest.mark.guarantee("broken-notes")
 @pytest.mark.parametrize("name", BULKY_NOTES)
 def test_bulky_notes_are_ignored_in_bounded_memory(name: str) -> None:
     data = BULKY_NOTES[name]()
@@ -347,12 +347,12 @@ def test_a_large_jpeg_is_still_turned_upright() -> None:
 # --- several frames ------------------------------------------------------------------------------------------------
 
 FRAMES = {
-    kind: encoded(PICTURE, kind, save_all=True, append_images=[OTHER], lossless=True, quality=95)
+    kind: encoded(IMAGE, kind, save_all=True, append_images=[OTHER], lossless=True, quality=95)
     for kind in ("GIF", "WEBP", "PNG", "TIFF", "MPO")
 }
 
 
-@pytest.mark.promise("several-frames")
+@pytest.mark.guarantee("several-frames")
 @pytest.mark.parametrize("kind", FRAMES)
 def test_of_several_frames_the_first_is_decoded(kind: str) -> None:
     with Image.open(BytesIO(FRAMES[kind])) as image:
@@ -360,7 +360,7 @@ def test_of_several_frames_the_first_is_decoded(kind: str) -> None:
     assert np.abs(pixels_of(FRAMES[kind]) - RGB).mean() <= {"GIF": 8, "MPO": 2}.get(kind, 0)
 
 
-@pytest.mark.promise("several-frames")
+@pytest.mark.guarantee("several-frames")
 @pytest.mark.parametrize("kind", FRAMES)
 def test_the_other_frames_are_never_decoded(kind: str) -> None:
     data = FRAMES[kind]
@@ -369,7 +369,7 @@ def test_the_other_frames_are_never_decoded(kind: str) -> None:
     assert np.array_equal(pixels_of(broken), pixels_of(data))
 
 
-# --- no pictures, other formats ------------------------------------------------------------------------------------
+# --- no images, other formats ------------------------------------------------------------------------------------
 
 
 def photoshop() -> bytes:
@@ -394,7 +394,7 @@ NOT_DECODED: dict[str, tuple[bytes, str, str]] = {
     "svg with a prologue": (b'<?xml version="1.0"?>\n<!-- x -->\n<svg/>', "format_not_allowed", "SVG"),
     "eps": (encoded(SMALL, "EPS"), "format_not_allowed", "PostScript"),
     "psd": (photoshop(), "format_not_allowed", "Photoshop"),
-    "ico": (encoded(PICTURE, "ICO"), "format_not_allowed", "ICO"),
+    "ico": (encoded(IMAGE, "ICO"), "format_not_allowed", "ICO"),
     "jpeg 2000": (encoded(SMALL, "JPEG2000"), "format_not_allowed", "JPEG 2000"),
     "jpeg 2000 without a box": (encoded(SMALL, "JPEG2000", no_jp2=True), "format_not_allowed", "JPEG 2000"),
     "jpeg xl": (b"\xff\x0a" + bytes(range(99)), "format_not_allowed", "JPEG XL"),
@@ -404,9 +404,9 @@ NOT_DECODED: dict[str, tuple[bytes, str, str]] = {
 }
 
 
-@pytest.mark.promise("empty-file", "not-a-picture", "other-formats")
+@pytest.mark.guarantee("empty-file", "not-an-image", "other-formats")
 @pytest.mark.parametrize("name", NOT_DECODED)
-def test_what_is_no_picture_of_ours_is_refused_by_what_it_is(name: str) -> None:
+def test_what_is_no_image_of_ours_is_refused_by_what_it_is(name: str) -> None:
     data, kind, says = NOT_DECODED[name]
     error = error_of(data)
     assert error.kind == kind
@@ -432,7 +432,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
-@pytest.mark.promise("other-formats")
+@pytest.mark.guarantee("other-formats")
 def test_other_formats_are_refused_without_a_process(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.jpg" for name in ("eps", "pdf", "svg", "psd", "ico", "avif", "ppm")]
     for path in paths:
@@ -447,40 +447,40 @@ def test_other_formats_are_refused_without_a_process(tmp_path: Path) -> None:
 EXIF = Image.Exif()
 EXIF[0x010F] = "maker"
 JPEGS = {
-    "jpeg": encoded(PICTURE, "JPEG"),
-    "jpeg, gray": encoded(PICTURE.convert("L"), "JPEG"),
-    "jpeg, inks": encoded(cmyk(PICTURE), "JPEG"),
-    "jpeg, progressive": encoded(PICTURE, "JPEG", progressive=True, quality=90),
-    "jpeg, restarts": encoded(PICTURE, "JPEG", restart_marker_blocks=3),
-    "jpeg, progressive, restarts": encoded(PICTURE, "JPEG", progressive=True, restart_marker_rows=1),
-    "jpeg, notes": encoded(PICTURE, "JPEG", exif=EXIF, icc_profile=bytes(3000), comment=b"note", optimize=True),
+    "jpeg": encoded(IMAGE, "JPEG"),
+    "jpeg, gray": encoded(IMAGE.convert("L"), "JPEG"),
+    "jpeg, inks": encoded(cmyk(IMAGE), "JPEG"),
+    "jpeg, progressive": encoded(IMAGE, "JPEG", progressive=True, quality=90),
+    "jpeg, restarts": encoded(IMAGE, "JPEG", restart_marker_blocks=3),
+    "jpeg, progressive, restarts": encoded(IMAGE, "JPEG", progressive=True, restart_marker_rows=1),
+    "jpeg, notes": encoded(IMAGE, "JPEG", exif=EXIF, icc_profile=bytes(3000), comment=b"note", optimize=True),
 }
 FILES = {
     **JPEGS,
-    "png": encoded(PICTURE, "PNG"),
+    "png": encoded(IMAGE, "PNG"),
     "png, palette": encoded(PALETTED, "PNG"),
     "png, bilevel": encoded(BILEVEL, "PNG"),
-    "gif": encoded(PICTURE, "GIF"),
+    "gif": encoded(IMAGE, "GIF"),
     "gif, animated": FRAMES["GIF"],
-    "webp": encoded(PICTURE, "WEBP"),
-    "webp, lossless": encoded(with_alpha(PICTURE), "WEBP", lossless=True),
+    "webp": encoded(IMAGE, "WEBP"),
+    "webp, lossless": encoded(with_alpha(IMAGE), "WEBP", lossless=True),
     "webp, animated": FRAMES["WEBP"],
-    "bmp": encoded(PICTURE, "BMP"),
+    "bmp": encoded(IMAGE, "BMP"),
     "bmp, palette": encoded(PALETTED, "BMP"),
-    "tiff": encoded(PICTURE, "TIFF"),
+    "tiff": encoded(IMAGE, "TIFF"),
     "tiff, pages": FRAMES["TIFF"],
-    "tiff, large form": encoded(PICTURE, "TIFF", big_tiff=True),
-    "tiff, lzw": encoded(PICTURE, "TIFF", compression="tiff_lzw"),
-    "tiff, deflate": encoded(PICTURE, "TIFF", compression="tiff_adobe_deflate"),
-    "tiff, packbits": encoded(PICTURE, "TIFF", compression="packbits"),
-    "tiff, jpeg": encoded(PICTURE, "TIFF", compression="jpeg"),
+    "tiff, large form": encoded(IMAGE, "TIFF", big_tiff=True),
+    "tiff, lzw": encoded(IMAGE, "TIFF", compression="tiff_lzw"),
+    "tiff, deflate": encoded(IMAGE, "TIFF", compression="tiff_adobe_deflate"),
+    "tiff, packbits": encoded(IMAGE, "TIFF", compression="packbits"),
+    "tiff, jpeg": encoded(IMAGE, "TIFF", compression="jpeg"),
     "tiff, fax": encoded(BILEVEL, "TIFF", compression="group4"),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_decodes_like_its_bytes(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(FILES[name])
     with path.open("rb") as file:
         assert np.array_equal(np.asarray(decode(file)), pixels_of(FILES[name]))
@@ -494,17 +494,17 @@ def assert_truncated_or_whole(data: bytes, length: int) -> None:
         assert np.array_equal(found, outcome(data)), f"cut at {length} of {len(data)}"
 
 
-@pytest.mark.promise("truncated")
+@pytest.mark.guarantee("truncated")
 @pytest.mark.parametrize("name", FILES)
-def test_a_cut_picture_is_truncated_unless_all_of_it_is_there(name: str) -> None:
+def test_a_cut_image_is_truncated_unless_all_of_it_is_there(name: str) -> None:
     data = FILES[name]
     for length in {*range(1, 16), *np.linspace(16, len(data) - 1, 30).astype(int).tolist()}:
         assert_truncated_or_whole(data, length)
 
 
-@pytest.mark.promise("truncated")
+@pytest.mark.guarantee("truncated")
 @pytest.mark.parametrize("name", FILES)
-def test_a_picture_cut_in_half_is_truncated(name: str) -> None:
+def test_an_image_cut_in_half_is_truncated(name: str) -> None:
     data = FILES[name]
     # of several frames, the second half holds the others
     assert error_of(data[: len(data) // (3 if name in ("gif, animated", "tiff, pages") else 2)]).kind == "truncated"
@@ -518,7 +518,7 @@ def test_a_jpeg_cut_between_scans_or_restarts_is_truncated(name: str) -> None:
         assert error_of(data[:length]).kind == "truncated", length
 
 
-@pytest.mark.promise("truncated")
+@pytest.mark.guarantee("truncated")
 @pytest.mark.parametrize("name", JPEGS)
 def test_a_jpeg_whose_tail_is_zeros_is_truncated(name: str) -> None:
     data = JPEGS[name]
@@ -527,7 +527,7 @@ def test_a_jpeg_whose_tail_is_zeros_is_truncated(name: str) -> None:
     assert error_of(data[:length] + bytes(10 * len(data))).kind == "truncated"
 
 
-@pytest.mark.promise("truncated")
+@pytest.mark.guarantee("truncated")
 @pytest.mark.parametrize("name", JPEGS)
 def test_a_jpeg_cut_in_a_segment_amid_a_scan_is_truncated(name: str) -> None:
     """Found by the fuzzer: what is filled in to see whether it shows is swallowed by such a segment."""
@@ -535,14 +535,14 @@ def test_a_jpeg_cut_in_a_segment_amid_a_scan_is_truncated(name: str) -> None:
     assert error_of(data[: len(data) * 3 // 4] + b"\xff\xe6\x47\x63\xb3").kind == "truncated"
 
 
-@pytest.mark.promise("only-the-end-missing")
+@pytest.mark.guarantee("only-the-end-missing")
 @pytest.mark.parametrize("name", JPEGS)
 @pytest.mark.parametrize("lacking", [1, 2])
 def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(name: str, lacking: int) -> None:
     assert np.array_equal(pixels_of(JPEGS[name][:-lacking]), pixels_of(JPEGS[name]))
 
 
-@pytest.mark.promise("only-the-end-missing")
+@pytest.mark.guarantee("only-the-end-missing")
 @pytest.mark.parametrize("tail", [bytes(1000), b"\n", b"more" * 99, b"\xff\xd8\xff\xe0\0\x10JFIF", b"\xff" * 9])
 @pytest.mark.parametrize("name", FILES)
 def test_bytes_behind_the_end_are_ignored(name: str, tail: bytes) -> None:
@@ -558,10 +558,10 @@ def flips(data: bytes, count: int, seed: int) -> Iterator[bytes]:
         yield bytes(damaged)
 
 
-@pytest.mark.promise("damaged-picture")
+@pytest.mark.guarantee("damaged-image")
 @pytest.mark.parametrize("region", ["anywhere", "at the start"])
 @pytest.mark.parametrize("name", FILES)
-def test_flipped_bits_give_a_picture_or_an_error_and_the_same_again(name: str, region: str) -> None:
+def test_flipped_bits_give_an_image_or_an_error_and_the_same_again(name: str, region: str) -> None:
     if OLD_PILLOW and name in ("tiff, jpeg", "tiff, fax"):
         pytest.skip("Pillow before 13 decodes damaged TIFFs of this kind differently from time to time")
     data = FILES[name]
@@ -572,7 +572,7 @@ def test_flipped_bits_give_a_picture_or_an_error_and_the_same_again(name: str, r
         assert first == second if isinstance(first, tuple) else np.array_equal(first, second)
 
 
-@pytest.mark.promise("damaged-picture")
+@pytest.mark.guarantee("damaged-image")
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(sorted(FILES)),
@@ -580,7 +580,7 @@ def test_flipped_bits_give_a_picture_or_an_error_and_the_same_again(name: str, r
         st.tuples(st.floats(0, 1), st.sampled_from(["set", "cut", "double", "zero"]), st.integers(0, 255)), max_size=6
     ),
 )
-def test_any_damage_gives_a_picture_or_an_error(name: str, damages: list[tuple[float, str, int]]) -> None:
+def test_any_damage_gives_an_image_or_an_error(name: str, damages: list[tuple[float, str, int]]) -> None:
     data = FILES[name]
     for where, how, value in damages:
         place = int(where * max(len(data) - 1, 0))
@@ -640,7 +640,7 @@ BOMBS: dict[str, Callable[[], tuple[bytes, int, int]]] = {
 }
 
 
-@pytest.mark.promise("too-large")
+@pytest.mark.guarantee("too-large")
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_declared_size_beyond_the_limits_is_refused_before_memory_is_taken(name: str) -> None:
     data, width, height = BOMBS[name]()
@@ -653,7 +653,7 @@ def test_a_declared_size_beyond_the_limits_is_refused_before_memory_is_taken(nam
     assert f"{MAX_SIDE:,}" in error.message
 
 
-@pytest.mark.promise("too-large")
+@pytest.mark.guarantee("too-large")
 def test_a_tile_beyond_the_limits_is_refused_before_memory_is_taken() -> None:
     tags = {256: 2, 257: 2, 258: 8, 259: 8, 262: 1, 277: 1, 322: 40_000, 323: 16_000, 324: 4, 325: 4}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
@@ -668,8 +668,8 @@ def test_an_extreme_shape_within_the_limits_decodes(size: tuple[int, int]) -> No
 
 
 def test_the_decoder_may_shrink_a_jpeg_but_not_below_what_is_asked() -> None:
-    data = encoded(PICTURE.resize((640, 480)), "JPEG")
+    data = encoded(IMAGE.resize((640, 480)), "JPEG")
     assert decode(data, shrink_to=(160, 120)).size == (160, 120)
     assert decode(data, shrink_to=(161, 120)).size == (320, 240)
     assert decode(data[:-2], shrink_to=(160, 120)).size == (160, 120)
-    assert decode(FILES["png"], shrink_to=(8, 8)).size == PICTURE.size
+    assert decode(FILES["png"], shrink_to=(8, 8)).size == IMAGE.size

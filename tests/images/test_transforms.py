@@ -1,15 +1,15 @@
-"""The published recipes' numbers: how far to resize, where to cut."""
+"""The published preprocessing' numbers: how far to resize, where to cut."""
 
 from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 
-from levit_cli.choices import RecipeName
+from levit_cli.choices import PreprocessingName
 from levit_cli.errors import RefusedError
-from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Rounding, Size, recipe_for
+from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Rounding, Size, transform_for
 
-NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
+NAMES: tuple[PreprocessingName, ...] = get_args(PreprocessingName)
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,23 @@ NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
         ("timm", (384, 384), (426, 426), "half_even"),
     ],
 )
-def test_each_recipe_resizes_and_rounds_as_published(
-    name: RecipeName, image_size: Size, resize_to: Size, rounding: Rounding
+def test_each_transform_resizes_and_rounds_as_published(
+    name: PreprocessingName, image_size: Size, resize_to: Size, rounding: Rounding
 ) -> None:
-    recipe = recipe_for(name, image_size)
-    assert (recipe.resize_to, recipe.crop_size, recipe.crop_rounding) == (resize_to, image_size, rounding)
+    transform = transform_for(name, image_size)
+    assert (transform.resize_to, transform.crop_size, transform.crop_rounding) == (resize_to, image_size, rounding)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_recipe_names_itself_and_normalises_as_for_imagenet(name: RecipeName) -> None:
-    recipe = recipe_for(name, (224, 224))
-    assert (recipe.name, recipe.filter, recipe.mean, recipe.std) == (name, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
-    assert recipe.resizer == ("torch" if name == "hf-tensor" else "pillow")
+def test_each_transform_names_itself_and_normalises_as_for_imagenet(name: PreprocessingName) -> None:
+    transform = transform_for(name, (224, 224))
+    assert (transform.name, transform.filter, transform.mean, transform.std) == (
+        name,
+        "bicubic",
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+    )
+    assert transform.resizer == ("torch" if name == "hf-tensor" else "pillow")
 
 
 @pytest.mark.parametrize(
@@ -48,9 +53,9 @@ def test_each_recipe_names_itself_and_normalises_as_for_imagenet(name: RecipeNam
     [(224, 0, 0), (225, 0, 0), (226, 1, 1), (227, 2, 1), (229, 2, 2), (231, 4, 3), (256, 16, 16), (341, 58, 58)],
 )
 def test_half_a_pixel_of_offset_goes_to_the_even_side_or_down(length: int, half_even: int, floor: int) -> None:
-    assert recipe_for("fb", (224, 224)).crop_offset(length, 224) == half_even
-    assert recipe_for("timm", (224, 224)).crop_offset(length, 224) == half_even
-    assert recipe_for("hf", (224, 224)).crop_offset(length, 224) == floor
+    assert transform_for("fb", (224, 224)).crop_offset(length, 224) == half_even
+    assert transform_for("timm", (224, 224)).crop_offset(length, 224) == half_even
+    assert transform_for("hf", (224, 224)).crop_offset(length, 224) == floor
 
 
 @pytest.mark.parametrize(
@@ -68,28 +73,28 @@ def test_half_a_pixel_of_offset_goes_to_the_even_side_or_down(length: int, half_
     ],
 )
 def test_the_shorter_edge_fits_exactly_and_the_longer_is_truncated(source: Size, resized: Size) -> None:
-    assert recipe_for("fb", (224, 224)).resized_size(*source) == resized
+    assert transform_for("fb", (224, 224)).resized_size(*source) == resized
 
 
 def test_a_square_is_resized_as_torchvision_computes_it() -> None:
-    recipe = recipe_for("timm", (224, 224))
+    transform = transform_for("timm", (224, 224))
     for short in range(1, 400, 7):
         for long in range(short, 900, 11):
             expected = int(248 * long / short)
-            assert recipe.resized_size(long, short) == (expected, 248)
-            assert recipe.resized_size(short, long) == (248, expected)
+            assert transform.resized_size(long, short) == (expected, 248)
+            assert transform.resized_size(short, long) == (248, expected)
 
 
 @pytest.mark.parametrize("crop_size", [(96, 160), (160, 96), (224, 128), (64, 64)])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_resized_picture_covers_the_crop(name: RecipeName, crop_size: Size) -> None:
-    recipe = recipe_for(name, crop_size)
+def test_the_resized_image_covers_the_crop(name: PreprocessingName, crop_size: Size) -> None:
+    transform = transform_for(name, crop_size)
     for width in range(1, 300, 13):
         for height in range(1, 300, 17):
-            resized_width, resized_height = recipe.resized_size(width, height)
-            assert resized_width >= recipe.resize_to[1]
-            assert resized_height >= recipe.resize_to[0]
-            assert resized_width == recipe.resize_to[1] or resized_height == recipe.resize_to[0]
+            resized_width, resized_height = transform.resized_size(width, height)
+            assert resized_width >= transform.resize_to[1]
+            assert resized_height >= transform.resize_to[0]
+            assert resized_width == transform.resize_to[1] or resized_height == transform.resize_to[0]
 
 
 @pytest.mark.parametrize(
@@ -108,4 +113,4 @@ def test_the_resized_picture_covers_the_crop(name: RecipeName, crop_size: Size) 
 )
 def test_what_nobody_can_know_or_do_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RefusedError):
-        replace(recipe_for("fb", (224, 224)), **change)
+        replace(transform_for("fb", (224, 224)), **change)

@@ -13,28 +13,28 @@ def network(**changes: object) -> Levit:
     return Levit(replace(TINY, **changes))  # type: ignore[arg-type]
 
 
-def pictures(batch: int = 3) -> torch.Tensor:
+def images(batch: int = 3) -> torch.Tensor:
     return torch.randn(batch, 3, *TINY.image_size, generator=torch.Generator().manual_seed(1))
 
 
 def test_training_and_evaluation_return_the_same_kind_of_thing() -> None:
     model = network()
     for mode in (True, False):
-        assert model.train(mode)(pictures()).shape == (3, TINY.num_classes)
+        assert model.train(mode)(images()).shape == (3, TINY.num_classes)
 
 
 def test_the_answer_is_the_mean_of_both_heads() -> None:
     model = network().eval()
     with torch.inference_mode():
-        heads = model.forward_heads(pictures())
-        torch.testing.assert_close(model(pictures()), (heads[0] + heads[1]) / 2)
+        heads = model.forward_heads(images())
+        torch.testing.assert_close(model(images()), (heads[0] + heads[1]) / 2)
 
 
 def test_one_head_has_no_distillation_logits() -> None:
     model = network(distilled=False)
-    assert model(pictures()).shape == (3, TINY.num_classes)
+    assert model(images()).shape == (3, TINY.num_classes)
     with pytest.raises(ValueError, match="no distillation head"):
-        model.forward_heads(pictures())
+        model.forward_heads(images())
 
 
 def test_residual_branches_start_as_nothing_and_the_shrink_does_not() -> None:
@@ -61,24 +61,24 @@ def test_batch_norm_statistics_move_in_training_only() -> None:
     model = network()
     mean = model.get_buffer("stem.0.norm.running_mean")
     before = mean.clone()
-    model.eval()(pictures())
+    model.eval()(images())
     assert torch.equal(mean, before)
-    model.train()(pictures())
+    model.train()(images())
     assert not torch.equal(mean, before)
 
 
 def test_a_loaded_bias_is_used_at_once() -> None:
     """The references keep a cache of gathered biases, which a later load leaves stale."""
     model = network().eval()
-    model(pictures())
+    model(images())
     model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in random_state(TINY, 1).items()})
     fresh = network().eval()
     fresh.load_state_dict(model.state_dict())
-    torch.testing.assert_close(model(pictures()), fresh(pictures()), rtol=0, atol=0)
+    torch.testing.assert_close(model(images()), fresh(images()), rtol=0, atol=0)
 
 
-def test_pictures_of_another_size_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected pictures of \(64, 64\)"):
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected images of \(64, 64\)"):
         network()(torch.zeros(1, 3, 64, 80))
 
 
@@ -94,10 +94,10 @@ def test_drop_path_drops_whole_samples_in_training_and_keeps_the_mean() -> None:
 
 def test_the_folded_module_compiles_to_an_exported_program() -> None:
     from levit_cli.engines.torch import FoldedLevit
-    from levit_cli.images.transforms import recipe_for
+    from levit_cli.images.transforms import transform_for
     from levit_cli.model.folded import fold
 
-    module = FoldedLevit(fold(random_state(TINY), TINY), TINY, recipe_for("fb", TINY.image_size)).eval()
+    module = FoldedLevit(fold(random_state(TINY), TINY), TINY, transform_for("fb", TINY.image_size)).eval()
     pixels = torch.randint(0, 256, (2, *TINY.image_size, 3), dtype=torch.uint8)
     exported = torch.export.export(module, (pixels,)).module()
     torch.testing.assert_close(exported(pixels), module(pixels))

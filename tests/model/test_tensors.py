@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from levit_cli.model.attention_bias import bias_index
 from levit_cli.model.config import VARIANTS, LevitConfig
 from levit_cli.model.levit import Levit
@@ -21,7 +21,7 @@ KINDS = {"w": {"matrix"}, "p": {"vector", "matrix"}, "ab": {"attention_bias"}, "
 
 
 def keymap(variant: str) -> list[dict[str, str]]:
-    """Rows of names in the three dialects, shape and kind, read off the authors' own classes."""
+    """Rows of names in the three formats, shape and kind, read off the authors' own classes."""
     path = REFERENCE / f"keymap_{variant.removeprefix('levit-')}.tsv"
     if not path.is_file():
         pytest.skip(f"no reference at {path}; LEVIT_TEST_REFERENCE names its folder")
@@ -43,7 +43,7 @@ def test_names_and_shapes_are_those_of_the_published_classes(variant: str) -> No
 def test_index_tensors_stand_where_the_published_classes_have_them(variant: str) -> None:
     rows = {row["fb"]: json.loads(row["shape"]) for row in keymap(variant) if row["kind"] == "idx"}
     config = VARIANTS[variant]
-    arrays = to_dialect(random_state(config), config, "fb")
+    arrays = to_format(random_state(config), config, "fb")
     assert {name: list(array.shape) for name, array in arrays.items() if name.endswith(BIAS_INDEX)} == rows
 
 
@@ -64,8 +64,8 @@ def test_no_two_tensors_share_a_name(stages: int) -> None:
     widths = (16, 24, 32, 40)[:stages]
     config = LevitConfig(widths, (8,) * stages, (2,) * stages, (3, 1, 2, 1)[:stages])
     listed = list(tensors(config))
-    for dialect in range(len(Names._fields)):
-        assert len({tensor.names[dialect] for tensor in listed}) == len(listed)
+    for format in range(len(Names._fields)):
+        assert len({tensor.names[format] for tensor in listed}) == len(listed)
 
 
 def test_computed_index_has_the_rows_of_the_table() -> None:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from levit_cli.checkpoints import Checkpoint, load, save
 from levit_cli.checkpoints.detect import translate
-from levit_cli.checkpoints.save import to_dialect
-from levit_cli.choices import Dialect, RecipeName
+from levit_cli.checkpoints.save import to_format
+from levit_cli.choices import CheckpointFormat, PreprocessingName
 from levit_cli.data.labels import Labels, from_names, imagenet1k
 from levit_cli.errors import RefusedError
-from levit_cli.images.transforms import Recipe, recipe_for
+from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.attention_bias import bias_index
 from levit_cli.model.config import SHRINK_STRIDE, VARIANTS, Grid, LevitConfig
 from levit_cli.model.tensors import tensors
@@ -55,10 +55,10 @@ def checkpoint_of(folder: Path, config: LevitConfig, **changes: Any) -> Checkpoi
 
 def assert_same_answers(theirs: Any, config: LevitConfig) -> None:
     """Their network gives our network's logits for the random weights of ``config``."""
-    pictures = normalized(random_pixels(config), config)
+    images = normalized(random_pixels(config), config)
     with torch.inference_mode():
-        output = theirs.eval()(pictures)
-        expected = our_network(config, random_state(config))(pictures)
+        output = theirs.eval()(images)
+        expected = our_network(config, random_state(config))(images)
     assert relative_error(getattr(output, "logits", output), expected) <= TORCH_TOLERANCE
 
 
@@ -79,10 +79,10 @@ def test_names_and_shapes_are_theirs(variant: str, distilled: bool) -> None:
     with torch.device("meta"):
         hf = getattr(transformers, f"LevitForImageClassification{suffix}")(hf_config(config))
         timms = timm.create_model(variant.replace("-", "_").lower()) if distilled else None
-    networks: dict[Dialect, Any] = {"hf": hf, **({"timm": timms} if timms else {})}
-    for dialect, network in networks.items():
+    networks: dict[CheckpointFormat, Any] = {"hf": hf, **({"timm": timms} if timms else {})}
+    for format, network in networks.items():
         theirs = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        assert {tensor.names.of(dialect): tensor.shape for tensor in tensors(config)} == theirs
+        assert {tensor.names.of(format): tensor.shape for tensor in tensors(config)} == theirs
     assert sum(parameter.numel() for parameter in hf.parameters()) == sum(
         int(np.prod(tensor.shape)) for tensor in tensors(config) if tensor.kind not in ("statistic", "counter")
     )
@@ -157,52 +157,52 @@ def test_transformers_loads_our_half_precision(tmp_path: Path, dtype: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "transform",
     [
-        Recipe("custom", (96, 96), (96, 96), "half_even"),
-        recipe_for("fb", (224, 224)),
-        recipe_for("hf", (224, 224)),
-        recipe_for("hf", (64, 64)),
-        Recipe("custom", (120, 120), (96, 64), "floor", "bilinear", (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)),
+        Transform("custom", (96, 96), (96, 96), "half_even"),
+        transform_for("fb", (224, 224)),
+        transform_for("hf", (224, 224)),
+        transform_for("hf", (64, 64)),
+        Transform("custom", (120, 120), (96, 64), "floor", "bilinear", (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("picture_size", [(300, 200), (180, 300), (96, 96)], ids=str)
+@pytest.mark.parametrize("image_size", [(300, 200), (180, 300), (96, 96)], ids=str)
 def test_transformers_makes_the_same_pixels_of_our_preprocessor(
-    tmp_path: Path, recipe: Recipe, picture_size: tuple[int, int]
+    tmp_path: Path, transform: Transform, image_size: tuple[int, int]
 ) -> None:
-    config = replace(TINY, image_size=recipe.crop_size)
-    checkpoint = replace(checkpoint_of(tmp_path, TINY), config=config, recipe=recipe)
+    config = replace(TINY, image_size=transform.crop_size)
+    checkpoint = replace(checkpoint_of(tmp_path, TINY), config=config, transform=transform)
     save(checkpoint, tmp_path / "hf", "hf")
     auto = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf", local_files_only=True, backend="pil")
     processor = transformers.LevitImageProcessorPil.from_pretrained(tmp_path / "hf", local_files_only=True)
     assert type(auto) is type(processor)
-    assert_same_pixels(picture_size, recipe, lambda picture: processor(picture).pixel_values[0])
+    assert_same_pixels(image_size, transform, lambda image: processor(image).pixel_values[0])
 
 
 @pytest.mark.parametrize("name", ["fb", "timm"])
-@pytest.mark.parametrize("picture_size", [(300, 200), (180, 301), (64, 64)], ids=str)
+@pytest.mark.parametrize("image_size", [(300, 200), (180, 301), (64, 64)], ids=str)
 def test_timm_makes_the_same_pixels_of_our_config(
-    tmp_path: Path, name: RecipeName, picture_size: tuple[int, int]
+    tmp_path: Path, name: PreprocessingName, image_size: tuple[int, int]
 ) -> None:
-    checkpoint = checkpoint_of(tmp_path, TINY, recipe=recipe_for(name, (64, 64)))
+    checkpoint = checkpoint_of(tmp_path, TINY, transform=transform_for(name, (64, 64)))
     save(checkpoint, tmp_path / "timm", "timm")
     network = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=network), is_training=False)
-    assert_same_pixels(picture_size, checkpoint.recipe, transform)
+    assert_same_pixels(image_size, checkpoint.transform, transform)
 
 
-def assert_same_pixels(size: tuple[int, int], recipe: Recipe, theirs: Any) -> None:
-    """Theirs are what the recipe says in so many words: Pillow's resize of the whole picture, then the crop."""
+def assert_same_pixels(size: tuple[int, int], transform: Transform, theirs: Any) -> None:
+    """Theirs are what the preprocessing says in so many words: Pillow's resize of the whole image, then the crop."""
     noise = np.random.default_rng(3).integers(0, 256, (size[1] // 4, size[0] // 4, 3), np.uint8)
-    picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
-    width, height = recipe.resized_size(*size)
-    rows, columns = recipe.crop_size
-    left, top = recipe.crop_offset(width, columns), recipe.crop_offset(height, rows)
-    resized = picture.resize((width, height), Image.Resampling[recipe.filter.upper()])
+    image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    width, height = transform.resized_size(*size)
+    rows, columns = transform.crop_size
+    left, top = transform.crop_offset(width, columns), transform.crop_offset(height, rows)
+    resized = image.resize((width, height), Image.Resampling[transform.filter.upper()])
     pixels = np.asarray(resized.crop((left, top, left + columns, top + rows))).transpose(2, 0, 1)
-    mean, std = (np.array(values).reshape(3, 1, 1) for values in (recipe.mean, recipe.std))
-    np.testing.assert_allclose(np.asarray(theirs(picture)) * std + mean, pixels / 255, atol=1e-6)
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (transform.mean, transform.std))
+    np.testing.assert_allclose(np.asarray(theirs(image)) * std + mean, pixels / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -259,8 +259,8 @@ def test_a_folder_of_transformers_is_loaded(tmp_path: Path, config: LevitConfig,
     ).save_pretrained(tmp_path)
     checkpoint = load(tmp_path)
     assert_random_model(checkpoint, config)
-    assert (checkpoint.dialect, checkpoint.labels) == ("hf", ANIMALS)
-    assert checkpoint.recipe == recipe_for("hf", (64, 64))
+    assert (checkpoint.format, checkpoint.labels) == ("hf", ANIMALS)
+    assert checkpoint.transform == transform_for("hf", (64, 64))
     assert (len(checkpoint.files) > 1) == (max_shard_size == "20KB")
 
 
@@ -279,7 +279,7 @@ def test_a_folder_of_an_older_transformers_is_loaded(tmp_path: Path) -> None:
     checkpoint = load(tmp_path)
     assert_random_model(checkpoint)
     assert len(checkpoint.translation.dropped) == sum(TINY.depths) + 2
-    assert checkpoint.recipe == recipe_for("hf", (64, 64))
+    assert checkpoint.transform == transform_for("hf", (64, 64))
 
 
 def test_half_precision_of_transformers_is_loaded(tmp_path: Path) -> None:
@@ -292,16 +292,16 @@ def test_half_precision_of_transformers_is_loaded(tmp_path: Path) -> None:
 
 
 def test_our_section_outlives_transformers_and_gives_way_to_a_change_there(tmp_path: Path) -> None:
-    recipe = Recipe("custom", (84, 84), (64, 64), "half_even")
-    save(checkpoint_of(tmp_path, TINY, recipe=recipe), tmp_path / "ours", "hf")
+    transform = Transform("custom", (84, 84), (64, 64), "half_even")
+    save(checkpoint_of(tmp_path, TINY, transform=transform), tmp_path / "ours", "hf")
     processor = transformers.LevitImageProcessorPil.from_pretrained(tmp_path / "ours", local_files_only=True)
     network = transformers.LevitForImageClassificationWithTeacher.from_pretrained(tmp_path / "ours")
     network.save_pretrained(tmp_path / "theirs")
     processor.save_pretrained(tmp_path / "theirs")
-    assert load(tmp_path / "theirs").recipe == recipe
+    assert load(tmp_path / "theirs").transform == transform
     processor.size = {"shortest_edge": 64}
     processor.save_pretrained(tmp_path / "theirs")
-    assert load(tmp_path / "theirs").recipe == recipe_for("hf", (64, 64))
+    assert load(tmp_path / "theirs").transform == transform_for("hf", (64, 64))
 
 
 @pytest.mark.parametrize("use_conv", [False, True], ids=["linear", "convolutions"])
@@ -314,7 +314,7 @@ def test_a_state_of_timm_is_loaded(tmp_path: Path, config: LevitConfig, pickled:
     torch.save(state, path) if pickled else save_file(state, path)
     checkpoint = load(path)
     assert_random_model(checkpoint, config)
-    assert checkpoint.dialect == "timm"
+    assert checkpoint.format == "timm"
     assert_same_answers(network, config)
 
 
@@ -328,7 +328,7 @@ def timm_of(config: LevitConfig, use_conv: bool) -> Any:
         num_heads=config.num_heads, num_classes=config.num_classes, use_conv=True,
     )  # fmt: skip
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    arrays = to_dialect(random_state(config), config, "timm")
+    arrays = to_format(random_state(config), config, "timm")
     network.load_state_dict(
         {name: torch.from_numpy(np.array(arrays[name])).reshape(shape) for name, shape in shapes.items()}
     )
@@ -341,13 +341,13 @@ def test_a_folder_of_timm_is_loaded(tmp_path: Path, safe: bool) -> None:
     network = timm.create_model("levit_128s", num_classes=7)
     network.load_state_dict({
         name: torch.from_numpy(np.array(array))
-        for name, array in to_dialect(random_state(config), config, "timm").items()
+        for name, array in to_format(random_state(config), config, "timm").items()
     })  # fmt: skip
     timm.models.save_for_hf(network, tmp_path, model_config={"label_names": ANIMALS.names}, safe_serialization=safe)
     checkpoint = load(tmp_path)
     assert_random_model(checkpoint, config)
     assert checkpoint.labels == ANIMALS
-    assert checkpoint.recipe == recipe_for("timm", (224, 224))
+    assert checkpoint.transform == transform_for("timm", (224, 224))
 
 
 # --- other architectures

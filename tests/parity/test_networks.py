@@ -8,11 +8,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from levit_cli.engines import EngineSpec
 from levit_cli.engines.openvino import OpenVinoEngine
 from levit_cli.engines.torch import TorchEngine
-from levit_cli.images.transforms import recipe_for
+from levit_cli.images.transforms import transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig
 from levit_cli.model.levit import Levit
 from tests.support.random_weights import random_pixels, random_state
@@ -43,7 +43,7 @@ def hf_config(config: LevitConfig) -> Any:
 def hf_network(config: LevitConfig, state: dict[str, Array]) -> Any:
     kind = "WithTeacher" if config.distilled else ""
     network = getattr(transformers, f"LevitForImageClassification{kind}")(hf_config(config))
-    network.load_state_dict(tensors_of(to_dialect(state, config, "hf")))
+    network.load_state_dict(tensors_of(to_format(state, config, "hf")))
     return network.eval()
 
 
@@ -57,7 +57,7 @@ def timm_network(config: LevitConfig, state: dict[str, Array], **options: Any) -
         num_classes=config.num_classes,
         **options,
     )
-    network.load_state_dict(tensors_of(to_dialect(state, config, "timm")))
+    network.load_state_dict(tensors_of(to_format(state, config, "timm")))
     return network.eval()
 
 
@@ -68,8 +68,8 @@ def our_network(config: LevitConfig, state: dict[str, Array]) -> Levit:
 
 
 def normalized(pixels: Array, config: LevitConfig) -> torch.Tensor:
-    recipe = recipe_for("fb", config.image_size)
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+    transform = transform_for("fb", config.image_size)
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (transform.mean, transform.std))
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
@@ -80,10 +80,10 @@ def relative_error(ours: Any, reference: Any) -> float:
 
 
 def engines(config: LevitConfig, state: dict[str, Array]) -> tuple[TorchEngine, OpenVinoEngine]:
-    recipe = recipe_for("fb", config.image_size)
+    transform = transform_for("fb", config.image_size)
     return (
-        TorchEngine(state, config, recipe, replace(FP32, engine="torch")),
-        OpenVinoEngine(state, config, recipe, replace(FP32, engine="openvino")),
+        TorchEngine(state, config, transform, replace(FP32, engine="torch")),
+        OpenVinoEngine(state, config, transform, replace(FP32, engine="openvino")),
     )
 
 
@@ -93,12 +93,12 @@ def engines(config: LevitConfig, state: dict[str, Array]) -> tuple[TorchEngine, 
 def test_logits_equal_the_references(variant: str, distilled: bool) -> None:
     config = replace(VARIANTS[variant], distilled=distilled)
     state, pixels = random_state(config), random_pixels(config)
-    pictures = normalized(pixels, config)
-    ours = our_network(config, state)(pictures)
+    images = normalized(pixels, config)
+    ours = our_network(config, state)(images)
     folded, graph = (engine(pixels) for engine in engines(config, state))
     references = {
-        "transformers": hf_network(config, state)(pictures).logits,
-        "timm": timm_network(config, state)(pictures),
+        "transformers": hf_network(config, state)(images).logits,
+        "timm": timm_network(config, state)(images),
     }
     for reference in references.values():
         assert relative_error(ours, reference) <= TORCH_TOLERANCE
@@ -111,14 +111,14 @@ def test_logits_equal_the_references(variant: str, distilled: bool) -> None:
 def test_hidden_states_and_features_equal_the_references(variant: str) -> None:
     config = VARIANTS[variant]
     state = random_state(config)
-    pictures = normalized(random_pixels(config), config)
+    images = normalized(random_pixels(config), config)
     network = our_network(config, state)
-    theirs = hf_network(config, state).levit(pictures, output_hidden_states=True)
-    for ours, reference in zip(network.hidden_states(pictures), theirs.hidden_states, strict=True):
+    theirs = hf_network(config, state).levit(images, output_hidden_states=True)
+    for ours, reference in zip(network.hidden_states(images), theirs.hidden_states, strict=True):
         assert relative_error(ours, reference) <= TORCH_TOLERANCE
-    assert relative_error(network.forward_features(pictures), theirs.last_hidden_state) <= TORCH_TOLERANCE
-    _, maps = timm_network(config, state).forward_intermediates(pictures)
-    for ours, reference in zip(network.feature_maps(pictures), maps, strict=True):
+    assert relative_error(network.forward_features(images), theirs.last_hidden_state) <= TORCH_TOLERANCE
+    _, maps = timm_network(config, state).forward_intermediates(images)
+    for ours, reference in zip(network.feature_maps(images), maps, strict=True):
         assert relative_error(ours, reference) <= TORCH_TOLERANCE
 
 
@@ -126,10 +126,10 @@ def test_hidden_states_and_features_equal_the_references(variant: str) -> None:
 def test_both_heads_equal_those_of_transformers() -> None:
     config = VARIANTS["levit-128S"]
     state = random_state(config)
-    pictures = normalized(random_pixels(config), config)
-    theirs = hf_network(config, state)(pictures)
+    images = normalized(random_pixels(config), config)
+    theirs = hf_network(config, state)(images)
     for ours, reference in zip(
-        our_network(config, state).forward_heads(pictures), (theirs.cls_logits, theirs.distillation_logits), strict=True
+        our_network(config, state).forward_heads(images), (theirs.cls_logits, theirs.distillation_logits), strict=True
     ):
         assert relative_error(ours, reference) <= TORCH_TOLERANCE
 
@@ -139,9 +139,9 @@ def test_both_heads_equal_those_of_transformers() -> None:
 def test_other_sizes_equal_timm(image_size: tuple[int, int]) -> None:
     config = replace(VARIANTS["levit-192"], image_size=image_size, num_classes=11)
     state, pixels = random_state(config), random_pixels(config)
-    pictures = normalized(pixels, config)
-    reference = timm_network(config, state)(pictures)
-    assert relative_error(our_network(config, state)(pictures), reference) <= TORCH_TOLERANCE
+    images = normalized(pixels, config)
+    reference = timm_network(config, state)(images)
+    assert relative_error(our_network(config, state)(images), reference) <= TORCH_TOLERANCE
     folded, graph = (engine(pixels) for engine in engines(config, state))
     assert relative_error(folded, reference) <= TORCH_TOLERANCE
     assert relative_error(graph, reference) <= OPENVINO_TOLERANCE

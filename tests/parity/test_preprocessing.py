@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from levit_cli.checkpoints import load
-from levit_cli.choices import RecipeName
+from levit_cli.choices import PreprocessingName
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.images.preprocess import preprocess
 from levit_cli.images.resize_torch import preprocess_tensor
-from levit_cli.images.transforms import Recipe, recipe_for
+from levit_cli.images.transforms import Transform, transform_for
 from tests.support.preprocess_oracle import (
     EVERY_REMAINDER,
     SHAPES,
@@ -52,7 +52,7 @@ def transformers_pixels(kind: str, side: int) -> Reference:
     return lambda image: np.asarray(processor(image)["pixel_values"][0]).transpose(1, 2, 0)
 
 
-REFERENCES: dict[str, tuple[RecipeName, int, Reference]] = {
+REFERENCES: dict[str, tuple[PreprocessingName, int, Reference]] = {
     "torchvision": ("fb", 224, torchvision_pixels(256, 224)),
     "timm": ("timm", 224, timm_pixels(224)),
     "transformers": ("hf", 224, transformers_pixels("LevitImageProcessorPil", 224)),
@@ -63,60 +63,60 @@ REFERENCES: dict[str, tuple[RecipeName, int, Reference]] = {
 
 
 @pytest.fixture(params=REFERENCES)
-def pair(request: pytest.FixtureRequest) -> tuple[Recipe, Reference]:
+def pair(request: pytest.FixtureRequest) -> tuple[Transform, Reference]:
     name, side, reference = REFERENCES[request.param]
-    return recipe_for(name, (side, side)), reference
+    return transform_for(name, (side, side)), reference
 
 
 def generated() -> Iterator[Image.Image]:
     return map(noise_and_edges, EVERY_REMAINDER + SHAPES)
 
 
-def test_the_oracle_equals_the_reference_on_generated_pictures(pair: tuple[Recipe, Reference]) -> None:
-    recipe, reference = pair
+def test_the_oracle_equals_the_reference_on_generated_images(pair: tuple[Transform, Reference]) -> None:
+    transform, reference = pair
     for image in generated():
-        assert not differences(resize_then_crop(image, recipe), reference(image)).any(), image.size
+        assert not differences(resize_then_crop(image, transform), reference(image)).any(), image.size
 
 
-def test_the_oracle_equals_the_reference_on_photos(pair: tuple[Recipe, Reference]) -> None:
-    recipe, reference = pair
+def test_the_oracle_equals_the_reference_on_photos(pair: tuple[Transform, Reference]) -> None:
+    transform, reference = pair
     for image in shared_photos("clothing.tar", 60):
-        assert not differences(resize_then_crop(image, recipe), reference(image)).any(), image.size
+        assert not differences(resize_then_crop(image, transform), reference(image)).any(), image.size
 
 
-def test_our_pixels_are_within_two_levels_of_the_reference(pair: tuple[Recipe, Reference]) -> None:
-    recipe, reference = pair
-    found = [differences(preprocess(image, recipe), reference(image)) for image in generated()]
+def test_our_pixels_are_within_two_levels_of_the_reference(pair: tuple[Transform, Reference]) -> None:
+    transform, reference = pair
+    found = [differences(preprocess(image, transform), reference(image)) for image in generated()]
     assert max(difference.max() for difference in found) <= 2
     assert np.mean([np.mean(difference > 0) for difference in found]) <= 0.001
 
 
 @pytest.mark.parametrize("side", [224, 96])
-def test_the_tensor_recipe_equals_transformers_faster_processor(side: int) -> None:
-    recipe, reference = recipe_for("hf-tensor", (side, side)), transformers_pixels("LevitImageProcessor", side)
+def test_the_tensor_transform_equals_transformers_faster_processor(side: int) -> None:
+    transform, reference = transform_for("hf-tensor", (side, side)), transformers_pixels("LevitImageProcessor", side)
     for image in generated():
-        assert not differences(preprocess_tensor(image, recipe), reference(image).astype(np.uint8)).any(), image.size
+        assert not differences(preprocess_tensor(image, transform), reference(image).astype(np.uint8)).any(), image.size
 
 
 def test_normalised_values_equal_those_of_transformers() -> None:
-    image, recipe = noise_and_edges((300, 200)), recipe_for("hf", (224, 224))
+    image, transform = noise_and_edges((300, 200)), transform_for("hf", (224, 224))
     theirs = np.asarray(transformers.LevitImageProcessorPil()(image)["pixel_values"][0]).transpose(1, 2, 0)
-    ours = (resize_then_crop(image, recipe) / 255 - np.array(recipe.mean)) / np.array(recipe.std)
+    ours = (resize_then_crop(image, transform) / 255 - np.array(transform.mean)) / np.array(transform.std)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("recipe_name", ["fb", "timm", "hf"])
-def test_the_same_class_comes_out_on_top(recipe_name: RecipeName) -> None:
+@pytest.mark.parametrize("transform_name", ["fb", "timm", "hf"])
+def test_the_same_class_comes_out_on_top(transform_name: PreprocessingName) -> None:
     demo = load("demo")
     side = demo.config.image_size[0]
-    recipe = recipe_for(recipe_name, (side, side))
+    transform = transform_for(transform_name, (side, side))
     reference = {
-        "fb": torchvision_pixels(recipe.resize_to[0], side),
+        "fb": torchvision_pixels(transform.resize_to[0], side),
         "timm": timm_pixels(side),
         "hf": transformers_pixels("LevitImageProcessorPil", side),
-    }[recipe_name]
+    }[transform_name]
     engine = make_engine(demo, EngineSpec(device="cpu", engine="openvino", precision="fp32"))
     photos = list(shared_photos("clothing.tar", 200))
-    ours = np.stack([preprocess(photo, recipe) for photo in photos])
+    ours = np.stack([preprocess(photo, transform) for photo in photos])
     theirs = np.stack([reference(photo) for photo in photos])
     np.testing.assert_array_equal(engine(ours).argmax(axis=1), engine(theirs).argmax(axis=1))

@@ -1,4 +1,4 @@
-"""Pictures decoded in another process are the same, and what kills that process costs one picture."""
+"""Images decoded in another process are the same, and what kills that process costs one image."""
 
 import os
 import signal
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError, RefusedError
-from levit_cli.images.transforms import recipe_for
+from levit_cli.images.transforms import transform_for
 from levit_cli.predict.isolation import IsolatedReader
 from levit_cli.predict.reader import Reader
 from tests.support.faulty_decoders import ask_for, faulty_decoders
-from tests.support.sample_images import picture, write_pictures
+from tests.support.sample_images import sample_image, write_images
 
-RECIPE = recipe_for("hf", (32, 48))
-READER = Reader(RECIPE)
+TRANSFORM = transform_for("hf", (32, 48))
+READER = Reader(TRANSFORM)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def kind_of(reader: IsolatedReader, path: Path) -> str:
 
 
 def test_pixels_and_errors_are_those_of_a_reader(isolated: IsolatedReader, tmp_path: Path) -> None:
-    paths = write_pictures(tmp_path, 3)
+    paths = write_images(tmp_path, 3)
     (tmp_path / "caf\udce9.png").write_bytes(b"")
     paths[1].write_bytes(paths[1].read_bytes()[:900])
     items = [Input(str(path)) for path in (*paths, tmp_path / "caf\udce9.png", tmp_path / "gone", tmp_path)]
@@ -66,8 +66,8 @@ def test_pixels_and_errors_are_those_of_a_reader(isolated: IsolatedReader, tmp_p
         assert outcome(isolated, item) == outcome(READER, item)
 
 
-def test_a_crash_and_a_hang_cost_one_picture_each(faulty: IsolatedReader, tmp_path: Path) -> None:
-    (whole,) = write_pictures(tmp_path, 1)
+def test_a_crash_and_a_hang_cost_one_image_each(faulty: IsolatedReader, tmp_path: Path) -> None:
+    (whole,) = write_images(tmp_path, 1)
     ask_for("abort", tmp_path / "abort.jpg")
     ask_for("hang", tmp_path / "hang.jpg")
     expected = READER(Input(str(whole)))
@@ -80,7 +80,7 @@ def test_a_crash_and_a_hang_cost_one_picture_each(faulty: IsolatedReader, tmp_pa
 
 
 def test_a_worker_that_the_system_ended_meanwhile_is_replaced(isolated: IsolatedReader, tmp_path: Path) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     expected = isolated(Input(str(path)))
     (worker,) = children()
     os.kill(worker, signal.SIGKILL)
@@ -90,7 +90,7 @@ def test_a_worker_that_the_system_ended_meanwhile_is_replaced(isolated: Isolated
 
 
 def test_threads_have_workers_of_their_own(isolated: IsolatedReader, tmp_path: Path) -> None:
-    paths = write_pictures(tmp_path, 8)
+    paths = write_images(tmp_path, 8)
     found: dict[Path, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = {}
 
     def read(own: list[Path]) -> None:
@@ -127,8 +127,8 @@ import sys, threading, time
 from levit_cli.data.inputs import Input
 from levit_cli.predict.isolation import IsolatedReader
 from levit_cli.predict.reader import Reader
-from levit_cli.images.transforms import recipe_for
-reader = IsolatedReader(Reader(recipe_for("hf", (32, 48))), limit_s=float(sys.argv[2]))
+from levit_cli.images.transforms import transform_for
+reader = IsolatedReader(Reader(transform_for("hf", (32, 48))), limit_s=float(sys.argv[2]))
 threading.Thread(target=reader, args=(Input(sys.argv[1]),), daemon=True).start()
 while not reader._all:
     time.sleep(0.01)
@@ -144,7 +144,7 @@ def test_no_worker_outlives_a_process_that_was_killed(tmp_path: Path, hangs: boo
     if hangs:
         ask_for("hang", path)
     else:
-        picture().save(path)
+        sample_image().save(path)
     command = [sys.executable, "-c", ORPHAN, str(path), "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
@@ -157,7 +157,7 @@ def test_no_worker_outlives_a_process_that_was_killed(tmp_path: Path, hangs: boo
 
 
 def test_nothing_in_the_working_folder_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (path,) = write_pictures(tmp_path, 1)
+    (path,) = write_images(tmp_path, 1)
     for name in ("numpy", "PIL", "pickle", "struct", "levit_cli", "sitecustomize"):
         (tmp_path / f"{name}.py").write_text("open('imported', 'w')\n")
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError
-from levit_cli.predict.pipeline import DecodeAhead, Network, Prediction, Stats, predict
+from levit_cli.predict.pipeline import Network, Prediction, Prefetcher, Stats, predict
 
 CLASSES = 5
 
@@ -30,7 +30,7 @@ def network(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def stream(
     inputs: Iterable[Input], compute: Network = network, batch_size: int = 1, workers: int = 1, **options: Any
 ) -> Iterator[Prediction]:
-    ahead = DecodeAhead(inputs, prepare, batch_size=batch_size, workers=workers)
+    ahead = Prefetcher(inputs, prepare, batch_size=batch_size, workers=workers)
     return predict(ahead, compute, **{"top_k": 2, **options})
 
 
@@ -81,9 +81,9 @@ def test_more_classes_wanted_than_there_are() -> None:
     assert len(prediction.top) == CLASSES
 
 
-@pytest.mark.promise("not-a-number")
+@pytest.mark.guarantee("not-a-number")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_not_finite_are_an_error_of_that_picture_only(bad: float) -> None:
+def test_logits_that_are_not_finite_are_an_error_of_that_image_only(bad: float) -> None:
     def broken(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = network(pixels)
         logits[pixels[:, 0, 0, 0] == 1] = bad
@@ -97,7 +97,7 @@ def test_logits_that_are_not_finite_are_an_error_of_that_picture_only(bad: float
     ]
 
 
-@pytest.mark.promise("out-of-memory")
+@pytest.mark.guarantee("out-of-memory")
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to"), RuntimeError("std::bad_alloc")]
 )
@@ -119,7 +119,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_no_row_lost_or_doubled(e
     assert min(sizes) <= most
 
 
-def test_a_picture_too_large_for_the_memory_on_its_own_is_a_record() -> None:
+def test_an_image_too_large_for_the_memory_on_its_own_is_a_record() -> None:
     def never(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         raise MemoryError
 
@@ -169,7 +169,7 @@ def test_a_slow_list_does_not_hold_back_what_is_ready() -> None:
     assert next(answers).path == "2"
 
 
-def test_what_the_list_raises_reaches_the_reader_behind_the_finished_pictures() -> None:
+def test_what_the_list_raises_reaches_the_reader_behind_the_finished_images() -> None:
     def failing() -> Iterator[Input]:
         yield Input("1")
         raise OSError("the list broke")
@@ -180,7 +180,7 @@ def test_what_the_list_raises_reaches_the_reader_behind_the_finished_pictures() 
         next(answers)
 
 
-def test_a_bug_in_preparing_is_not_taken_for_a_bad_picture() -> None:
+def test_a_bug_in_preparing_is_not_taken_for_a_bad_image() -> None:
     with pytest.raises(ValueError, match="invalid literal"):
         run(["not a number"])
 
@@ -189,10 +189,10 @@ def test_no_input_no_output() -> None:
     assert run([]) == []
 
 
-def test_stats_count_pictures_failures_and_batches() -> None:
+def test_stats_count_images_failures_and_batches() -> None:
     stats = Stats()
     run(["1", "2", "x", "3"], batch_size=1, stats=stats)
-    assert (stats.pictures, stats.failed, stats.batches) == (4, 1, 4)
+    assert (stats.images, stats.failed, stats.batches) == (4, 1, 4)
     assert stats.network_s > 0
     assert stats.prepare_s > 0
 
@@ -204,6 +204,6 @@ def test_decoding_begins_before_there_is_a_network() -> None:
         decoded.set()
         return prepare(item)
 
-    ahead = DecodeAhead([Input("1")], noticed, batch_size=1, workers=1)
+    ahead = Prefetcher([Input("1")], noticed, batch_size=1, workers=1)
     assert decoded.wait(timeout=30)
     assert [prediction.path for prediction in predict(ahead, network, top_k=1)] == ["1"]

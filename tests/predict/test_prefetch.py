@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError
 from levit_cli.predict.pipeline import predict
-from levit_cli.predict.prefetch import DecodeAhead
+from levit_cli.predict.prefetch import Prefetcher
 
 LIMIT_S = 0.3
 
@@ -32,7 +32,7 @@ def released() -> Iterator[threading.Event]:
     event.set()
 
 
-def kinds(ahead: DecodeAhead) -> dict[str, str]:
+def kinds(ahead: Prefetcher) -> dict[str, str]:
     return {answer.path: answer.error.kind if answer.error else "ok" for answer in predict(ahead, network, top_k=1)}
 
 
@@ -44,7 +44,7 @@ def test_what_hangs_is_a_timeout_and_everything_behind_it_an_answer(workers: int
         return pixels(item)
 
     paths = ["a", "hangs 1", "b", "hangs 2", "hangs 3", *(str(number) for number in range(40))]
-    ahead = DecodeAhead(map(Input, paths), hanging, batch_size=4, workers=workers, limit_s=LIMIT_S)
+    ahead = Prefetcher(map(Input, paths), hanging, batch_size=4, workers=workers, limit_s=LIMIT_S)
     found = kinds(ahead)
     assert list(found) == paths
     assert {path for path, kind in found.items() if kind == "timeout"} == {"hangs 1", "hangs 2", "hangs 3"}
@@ -69,9 +69,7 @@ def test_behind_the_first_that_hangs_something_else_prepares(released: threading
         return pixels(item)
 
     paths = ["hangs", *(f"{number}{' hangs' * (number % 10 == 0)}" for number in range(1, 80))]
-    ahead = DecodeAhead(
-        map(Input, paths), hanging, batch_size=4, workers=1, limit_s=LIMIT_S, when_stuck=lambda: patient
-    )
+    ahead = Prefetcher(map(Input, paths), hanging, batch_size=4, workers=1, limit_s=LIMIT_S, on_timeout=lambda: patient)
     found = kinds(ahead)
     assert [path for path, kind in found.items() if kind == "timeout"] == [path for path in paths if "hangs" in path]
     assert threads_stuck == ["hangs"]
@@ -87,7 +85,7 @@ def test_the_clock_starts_when_the_bytes_are_there() -> None:
         assert item.content == b"here"
         return pixels(item)
 
-    ahead = DecodeAhead([Input("a")], prepare, batch_size=1, workers=1, fetch=slow, limit_s=LIMIT_S)
+    ahead = Prefetcher([Input("a")], prepare, batch_size=1, workers=1, fetch=slow, limit_s=LIMIT_S)
     assert kinds(ahead) == {"a": "ok"}
 
 
@@ -97,18 +95,18 @@ def test_many_that_wait_for_a_thread_are_not_late() -> None:
         return pixels(item)
 
     paths = [str(number) for number in range(20)]
-    ahead = DecodeAhead(map(Input, paths), slow, batch_size=20, workers=1, limit_s=LIMIT_S)
+    ahead = Prefetcher(map(Input, paths), slow, batch_size=20, workers=1, limit_s=LIMIT_S)
     assert set(kinds(ahead).values()) == {"ok"}
 
 
-def test_an_error_holds_on_to_nothing_of_the_picture() -> None:
+def test_an_error_holds_on_to_nothing_of_the_image() -> None:
     def failing(item: Input) -> NDArray[np.uint8]:
         try:
             raise ValueError("within")
         except ValueError as error:
             raise InputError("corrupt", "bad") from error
 
-    (answer,) = predict(DecodeAhead([Input("a")], failing, batch_size=1, workers=1), network, top_k=1)
+    (answer,) = predict(Prefetcher([Input("a")], failing, batch_size=1, workers=1), network, top_k=1)
     assert answer.error is not None
     assert answer.error.__cause__ is None
     assert answer.error.__context__ is None
@@ -119,7 +117,7 @@ def test_who_stops_does_not_wait_for_what_hangs(released: threading.Event) -> No
         released.wait()
         return pixels(item)
 
-    ahead = DecodeAhead(map(Input, "abcdef"), hanging, batch_size=2, workers=1)
+    ahead = Prefetcher(map(Input, "abcdef"), hanging, batch_size=2, workers=1)
     answers = predict(ahead, network, top_k=1)
     threading.Timer(LIMIT_S, ahead.stop).start()
     start = time.monotonic()

@@ -7,27 +7,27 @@ import pytest
 
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError
-from levit_cli.images.transforms import recipe_for
+from levit_cli.images.transforms import transform_for
 from levit_cli.predict.reader import Reader, open_regular
-from tests.support.sample_images import picture
+from tests.support.sample_images import sample_image
 
-RECIPE = recipe_for("fb", (32, 48))
+TRANSFORM = transform_for("fb", (32, 48))
 
 
 def kind_of(path: Path | str) -> str:
     with pytest.raises(InputError) as caught:
-        Reader(RECIPE)(Input(str(path)))
+        Reader(TRANSFORM)(Input(str(path)))
     return caught.value.kind
 
 
-def test_a_picture_becomes_the_pixels_of_the_recipe(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png")
-    pixels = Reader(RECIPE)(Input(str(tmp_path / "a.png")))
+def test_an_image_becomes_the_pixels_of_the_transform(tmp_path: Path) -> None:
+    sample_image().save(tmp_path / "a.png")
+    pixels = Reader(TRANSFORM)(Input(str(tmp_path / "a.png")))
     assert pixels.shape == (32, 48, 3)
     assert pixels.dtype == np.uint8
 
 
-@pytest.mark.promise("no-file")
+@pytest.mark.guarantee("no-file")
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     assert kind_of(tmp_path / "pipe.jpg") == "not_regular"
@@ -46,7 +46,7 @@ def test_missing_dangling_and_impossible_names_are_not_found(tmp_path: Path) -> 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png")
+    sample_image().save(tmp_path / "a.png")
     (tmp_path / "a.png").chmod(0)
     assert kind_of(tmp_path / "a.png") == "permission"
 
@@ -60,14 +60,14 @@ def test_opening_leaves_no_descriptor_behind(tmp_path: Path) -> None:
 
 
 def test_fast_decoding_lets_the_jpeg_decoder_scale(tmp_path: Path) -> None:
-    picture(1600, 1200).save(tmp_path / "large.jpg", quality=95)
+    sample_image(1600, 1200).save(tmp_path / "large.jpg", quality=95)
     item = Input(str(tmp_path / "large.jpg"))
-    exact, fast = (Reader(RECIPE, decoding)(item).astype(int) for decoding in ("exact", "fast"))
+    exact, fast = (Reader(TRANSFORM, decoding)(item).astype(int) for decoding in ("exact", "fast"))
     assert (exact != fast).any(), "the decoder did not scale"
     assert np.abs(exact - fast).mean() < 3
 
 
 def test_addresses_are_not_fetched_offline() -> None:
     with pytest.raises(InputError) as caught:
-        Reader(RECIPE, offline=True)(Input("http://127.0.0.1:9/a.jpg"))
+        Reader(TRANSFORM, offline=True)(Input("http://127.0.0.1:9/a.jpg"))
     assert caught.value.kind == "download"

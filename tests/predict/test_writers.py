@@ -100,7 +100,7 @@ def test_hostile_names_come_back_from_every_machine_format(name: str) -> None:
     check_every_format(name)
 
 
-@pytest.mark.promise("hostile-names")
+@pytest.mark.guarantee("hostile-names")
 @given(NAMES)
 def test_any_name_comes_back_from_every_machine_format(name: str) -> None:
     check_every_format(name)

@@ -1,4 +1,4 @@
-"""Checkpoints of each dialect as files, made for one test."""
+"""Checkpoints of each format as files, made for one test."""
 
 from pathlib import Path
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints.save import to_dialect
+from levit_cli.checkpoints.save import to_format
 from levit_cli.checkpoints.weights import write_pickle, write_safetensors
-from levit_cli.choices import Dialect, Dtype
+from levit_cli.choices import CheckpointFormat, Dtype
 from levit_cli.model.config import LevitConfig
 from tests.support.random_weights import TINY, random_state
 
 Array = NDArray[Any]
 
 
-def arrays_of(dialect: Dialect, config: LevitConfig = TINY) -> dict[str, Array]:
-    """A random model's arrays by the names of a dialect, free to be changed."""
-    return {name: np.array(array) for name, array in to_dialect(random_state(config), config, dialect).items()}
+def arrays_of(format: CheckpointFormat, config: LevitConfig = TINY) -> dict[str, Array]:
+    """A random model's arrays by the names of a format, free to be changed."""
+    return {name: np.array(array) for name, array in to_format(random_state(config), config, format).items()}
 
 
 def write_arrays(path: Path, arrays: dict[str, Array], dtype: Dtype = "float32") -> Path:
@@ -27,5 +27,5 @@ def write_arrays(path: Path, arrays: dict[str, Array], dtype: Dtype = "float32")
     return path
 
 
-def write_model(path: Path, dialect: Dialect, config: LevitConfig = TINY, dtype: Dtype = "float32") -> Path:
-    return write_arrays(path, arrays_of(dialect, config), dtype)
+def write_model(path: Path, format: CheckpointFormat, config: LevitConfig = TINY, dtype: Dtype = "float32") -> Path:
+    return write_arrays(path, arrays_of(format, config), dtype)

@@ -1,11 +1,11 @@
 """Decoders that crash or hang on request: Pillow's, wrapped by a ``sitecustomize.py`` that Python imports by itself.
 
-A picture asks for it by a word in it. Nothing in the product knows of this.
+An image asks for it by a word in it. Nothing in the product knows of this.
 """
 
 from pathlib import Path
 
-from tests.support.sample_images import picture
+from tests.support.sample_images import sample_image
 
 SITECUSTOMIZE = """
 import os
@@ -38,5 +38,5 @@ def faulty_decoders(folder: Path) -> dict[str, str]:
 
 
 def ask_for(fault: str, path: Path) -> None:
-    """Make ``path`` a picture on which decoding ends in ``abort`` or ``hang``."""
-    picture().save(path, "JPEG", comment=f"levit-test-{fault}".encode())
+    """Make ``path`` an image on which decoding ends in ``abort`` or ``hang``."""
+    sample_image().save(path, "JPEG", comment=f"levit-test-{fault}".encode())

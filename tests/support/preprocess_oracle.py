@@ -1,6 +1,6 @@
-"""The slow and obvious preprocessing, and pictures to try it on.
+"""The slow and obvious preprocessing, and images to try it on.
 
-``resize_then_crop`` resizes the whole picture in one call of Pillow's and then cuts the middle out of it, as
+``resize_then_crop`` resizes the whole image in one call of Pillow's and then cuts the middle out of it, as
 torchvision, timm and transformers do. Our own preprocessing resizes only what the crop keeps, and is compared to this.
 """
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from levit_cli.images.transforms import Recipe
+from levit_cli.images.transforms import Transform
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]  # width, height, as Pillow has it
@@ -24,16 +24,16 @@ SHAPES: list[Size] = [
 ]
 
 
-def resize_then_crop(image: Image.Image, recipe: Recipe) -> Pixels:
-    width, height = recipe.resized_size(*image.size)
-    crop_height, crop_width = recipe.crop_size
-    left, top = recipe.crop_offset(width, crop_width), recipe.crop_offset(height, crop_height)
-    resized = image.resize((width, height), Image.Resampling[recipe.filter.upper()])
+def resize_then_crop(image: Image.Image, transform: Transform) -> Pixels:
+    width, height = transform.resized_size(*image.size)
+    crop_height, crop_width = transform.crop_size
+    left, top = transform.crop_offset(width, crop_width), transform.crop_offset(height, crop_height)
+    resized = image.resize((width, height), Image.Resampling[transform.filter.upper()])
     return np.asarray(resized.crop((left, top, left + crop_width, top + crop_height)))
 
 
 def noise_and_edges(size: Size) -> Image.Image:
-    """A smooth picture with fine noise and hard edges: what interpolates, what averages out and what rings."""
+    """A smooth image with fine noise and hard edges: what interpolates, what averages out and what rings."""
     width, height = size
     rng = np.random.default_rng(width * 10_000 + height)
     coarse = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)

@@ -55,7 +55,7 @@ def test_a_kept_graph_answers_like_the_one_it_was_made_from(tmp_path: Path) -> N
     pixels = random_pixels(demo.config, 1)
     first = make_engine(demo, SPEC, cache)
     answer = first(pixels)
-    first.remember()
+    first.save_cache()
     assert len(list(tmp_path.glob("*.graph"))) == 1
     np.testing.assert_array_equal(make_engine(demo, SPEC, cache)(pixels), answer)
 

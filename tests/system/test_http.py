@@ -102,7 +102,7 @@ def redirect_and_drip(exchange: Exchange) -> None:
     exchange.drip(b"HTTP/1.0 302 Found\r\nLocation: /page\r\n\r\n")
 
 
-@pytest.mark.promise("slow-address")
+@pytest.mark.guarantee("slow-address")
 @pytest.mark.parametrize("page", [stall_at_once, stall_in_the_body, drip_the_headers, drip_the_body, redirect_and_drip])
 def test_a_server_that_stalls_or_drips_gets_its_time_and_no_more(site: FakeSite, page: Page) -> None:
     begun = time.monotonic()
@@ -113,7 +113,7 @@ def test_a_server_that_stalls_or_drips_gets_its_time_and_no_more(site: FakeSite,
 def test_a_server_that_falls_silent_is_given_up_before_its_time_is_over(
     site: FakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "SILENCE_S", SOON_S)
+    monkeypatch.setattr(web, "READ_TIMEOUT_S", SOON_S)
     begun = time.monotonic()
     assert refused(show(site, stall_in_the_body), timeout_s=600) == "the server is silent"
     assert time.monotonic() - begun < SOON_S + 1

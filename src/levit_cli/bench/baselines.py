@@ -22,7 +22,7 @@ from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD
 from levit_cli.model.config import Grid
 
 CALIBRATION_SHAPE = (2, 3, 160, 160)
-PICTURE_MEAN, PICTURE_STD = 0.45, 0.225  # ImageNet's, about, over all colours
+IMAGE_MEAN, IMAGE_STD = 0.45, 0.225  # ImageNet's, about, over all colours
 GATE_DAMPING = 0.1  # as initialised, EfficientNet's gates let activations grow thousandfold from layer to layer
 HEAD_STD = 0.02  # torchvision starts a transformer's head as zeros, which a compiler might take away
 
@@ -32,7 +32,7 @@ class Design:
     """How a baseline is built.
 
     Args:
-        side: of its pictures, in pixels, as the paper measured it.
+        side: of its images, in pixels, as the paper measured it.
         build: a fresh network, (B, 3, side, side) -> (B, 1000).
     """
 
@@ -108,7 +108,7 @@ def calibrate(network: nn.Module) -> None:
     norms = [module for module in network.eval().modules() if isinstance(module, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(_measure) for norm in norms]
     if hooks:
-        network((torch.rand(CALIBRATION_SHAPE) - PICTURE_MEAN) / PICTURE_STD)
+        network((torch.rand(CALIBRATION_SHAPE) - IMAGE_MEAN) / IMAGE_STD)
     for hook in hooks:
         hook.remove()
 
@@ -137,10 +137,10 @@ def fold_norms(network: nn.Module) -> nn.Module:
 
 
 def count(name: Baseline) -> tuple[int, int]:
-    """Parameters, and multiply-accumulates for one picture: of convolutions, linear layers and attention products."""
+    """Parameters, and multiply-accumulates for one image: of convolutions, linear layers and attention products."""
     with torch.device("meta"):  # shapes only, nothing is computed
         network = DESIGNS[name].build().eval()
-        picture = torch.empty(1, 3, DESIGNS[name].side, DESIGNS[name].side)
+        image = torch.empty(1, 3, DESIGNS[name].side, DESIGNS[name].side)
     with FlopCounterMode(display=False) as counter:
-        network(picture)
+        network(image)
     return sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2

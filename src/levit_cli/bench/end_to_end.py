@@ -1,6 +1,6 @@
 """From file to record over a folder, as ``levit predict`` does it, with a clock at every joint.
 
-One step is one passage through the pictures: read, decode, resize, network, a record in jsonl that goes nowhere. The
+One step is one passage through the images: read, decode, resize, network, a record in jsonl that goes nowhere. The
 first passage is not timed, so the files then come from memory and not from the disk.
 """
 
@@ -15,23 +15,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image as Picture
+from PIL.Image import Image
 
 from levit_cli.bench.models import Net, RandomWeights
-from levit_cli.bench.protocol import Protocol, Step, Timing, take_turns
+from levit_cli.bench.protocol import Protocol, Step, Timing, interleave
 from levit_cli.bench.results import printable_name, rounded
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.data.inputs import SUFFIXES, Input, walk
 from levit_cli.engines import EngineSpec, make_engine, usable_threads
 from levit_cli.errors import InputError, UsageError
 from levit_cli.images.decode import decode
-from levit_cli.images.transforms import Recipe
-from levit_cli.predict.pipeline import DecodeAhead, Stats, predict
+from levit_cli.images.transforms import Transform
+from levit_cli.predict.pipeline import Prefetcher, Stats, predict
 from levit_cli.predict.reader import Reader, open_regular
 from levit_cli.predict.writers import make_writer
 from levit_cli.system.output import Sink
 
-MOST_PICTURES = 256
+MOST_IMAGES = 256
 MOST_LISTED = 100_000
 PROTOCOL = Protocol("quick", warmup_s=0, duration_s=0, rounds=3, average="median", untimed=0)
 BATCH = 16
@@ -44,9 +44,9 @@ class Passage:
     """What the passages of one net took.
 
     Args:
-        pictures: in one passage.
+        images: in one passage.
         failed: of them, because they could not be read.
-        parts_s: seconds of one thread for one picture, by the names of ``PARTS``.
+        parts_s: seconds of one thread for one image, by the names of ``PARTS``.
     """
 
     model: str
@@ -54,35 +54,35 @@ class Passage:
     spec: EngineSpec
     workers: int
     batch_size: int
-    pictures: int
+    images: int
     failed: int
     timing: Timing
     parts_s: dict[str, float]
 
     @property
-    def pictures_per_s(self) -> float:
-        return self.pictures / self.timing.median_s
+    def images_per_s(self) -> float:
+        return self.images / self.timing.median_s
 
     def share(self, part: str) -> float:
-        """Of one picture's work, all parts together."""
+        """Of one image's work, all parts together."""
         return self.parts_s[part] / sum(self.parts_s.values())
 
 
-def pictures_of(folder: Path) -> list[Input]:
-    """At most ``MOST_PICTURES`` of a folder, spread evenly over it.
+def images_of(folder: Path) -> list[Input]:
+    """At most ``MOST_IMAGES`` of a folder, spread evenly over it.
 
     Raises:
-        UsageError: it is no folder, or holds no picture that can be read.
+        UsageError: it is no folder, or holds no image that can be read.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder", hint="--end-to-end takes one that holds pictures")
+        raise UsageError(f"{folder} is no folder", hint="--end-to-end takes one that holds images")
     listed = [item for item in itertools.islice(walk(str(folder)), MOST_LISTED) if item.error is None]
     if not listed:
-        raise UsageError(f"No pictures in {folder}", why=f"looked for {' '.join(SUFFIXES)}")
-    count = min(len(listed), MOST_PICTURES)
+        raise UsageError(f"No images in {folder}", why=f"looked for {' '.join(SUFFIXES)}")
+    count = min(len(listed), MOST_IMAGES)
     chosen = [listed[number * len(listed) // count] for number in range(count)]
     if not any(map(_is_readable, chosen)):
-        raise UsageError(f"No picture in {folder} can be read", hint="levit predict says what is wrong with each")
+        raise UsageError(f"No image in {folder} can be read", hint="levit predict says what is wrong with each")
     return chosen
 
 
@@ -96,17 +96,17 @@ def _is_readable(item: Input) -> bool:
 
 
 def measure_folder(
-    folder: Path, nets: list[Net], spec: EngineSpec, batch_size: int | None, tell: Callable[[str], None]
+    folder: Path, nets: list[Net], spec: EngineSpec, batch_size: int | None, on_step: Callable[[str], None]
 ) -> list[Passage]:
     """Passages of each LeViT among the nets, interleaved."""
-    pictures = pictures_of(folder)
+    images = images_of(folder)
     lines = {
-        net.name: _Line(net.made_of, pictures, spec, batch_size or BATCH)
+        net.name: _Line(net.made_of, images, spec, batch_size or BATCH)
         for net in nets
         if not isinstance(net.made_of, str)
     }
     steps: dict[str, Step] = {name: line.run for name, line in lines.items()}
-    timings = take_turns(steps, PROTOCOL, tell=lambda text: tell(f"{text}, end to end"))
+    timings = interleave(steps, PROTOCOL, on_step=lambda text: on_step(f"{text}, end to end"))
     return [line.passage(name, folder, timings[name]) for name, line in lines.items()]
 
 
@@ -123,10 +123,10 @@ class _Line:
     """Everything from the file to the record, for one net."""
 
     def __init__(
-        self, weights: RandomWeights | Checkpoint, pictures: list[Input], spec: EngineSpec, batch_size: int
+        self, weights: RandomWeights | Checkpoint, images: list[Input], spec: EngineSpec, batch_size: int
     ) -> None:
-        self.pictures, self.batch_size, self.workers = pictures, batch_size, usable_threads()
-        self.recipe, self.labels = weights.recipe, weights.labels
+        self.images, self.batch_size, self.workers = images, batch_size, usable_threads()
+        self.transform, self.labels = weights.transform, weights.labels
         threads = usable_threads(spec.threads)
         spec = replace(spec, threads=threads, streams=threads, batch_size=batch_size)
         self.engine = make_engine(weights, spec)
@@ -135,8 +135,8 @@ class _Line:
 
     def run(self) -> None:
         """One passage."""
-        reader, stats, output_s = _ClockedReader(self.recipe), Stats(), 0.0
-        ahead = DecodeAhead(self.pictures, reader, batch_size=self.batch_size, workers=self.workers)
+        reader, stats, output_s = _ClockedReader(self.transform), Stats(), 0.0
+        ahead = Prefetcher(self.images, reader, batch_size=self.batch_size, workers=self.workers)
         predictions = predict(ahead, self.engine, top_k=TOP_K, streams=self.engine.spec.streams, stats=stats)
         with Sink(Path(os.devnull)) as sink:
             writer = make_writer("jsonl", sink, self.labels, TOP_K, {})
@@ -151,31 +151,31 @@ class _Line:
     def passage(self, model: str, folder: Path, timing: Timing) -> Passage:
         """What the timed passages took; the first one was to warm up."""
         timed = self.passages[-len(timing.steps) :]
-        per_picture = (median(seconds) / len(self.pictures) for seconds in zip(*timed, strict=True))
+        per_image = (median(seconds) / len(self.images) for seconds in zip(*timed, strict=True))
         return Passage(
-            model, folder, self.engine.spec, self.workers, self.batch_size, len(self.pictures), self.failed, timing,
-            dict(zip(PARTS, per_picture, strict=True)),
+            model, folder, self.engine.spec, self.workers, self.batch_size, len(self.images), self.failed, timing,
+            dict(zip(PARTS, per_image, strict=True)),
         )  # fmt: skip
 
 
 class _ClockedReader(Reader):
     """A ``Reader`` that knows what it took, apart for decoding and resizing."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
+    def __init__(self, transform: Transform) -> None:
+        super().__init__(transform)
         self.decode_s: list[float] = []  # appended to from many threads
         self.resize_s: list[float] = []
         self._resize, self._preprocess = self._preprocess, self._clocked_resize
 
-    def _picture(self, item: Input) -> Picture:
+    def _image(self, item: Input) -> Image:
         start = time.perf_counter()
-        picture = super()._picture(item)
+        image = super()._image(item)
         self.decode_s.append(time.perf_counter() - start)
-        return picture
+        return image
 
-    def _clocked_resize(self, picture: Picture, recipe: Recipe) -> NDArray[np.uint8]:
+    def _clocked_resize(self, image: Image, transform: Transform) -> NDArray[np.uint8]:
         start = time.perf_counter()
-        pixels = self._resize(picture, recipe)
+        pixels = self._resize(image, transform)
         self.resize_s.append(time.perf_counter() - start)
         return pixels
 
@@ -190,11 +190,11 @@ def records(passages: list[Passage]) -> list[dict[str, Any]]:
             "batch_size": each.batch_size,
             "threads": each.spec.threads,
             "workers": each.workers,
-            "pictures": each.pictures,
+            "images": each.images,
             "failed": each.failed,
-            "images_per_s": rounded(each.pictures_per_s),
+            "images_per_s": rounded(each.images_per_s),
             "cv": rounded(each.timing.cv),
-            "ms_per_picture": {part: rounded(1000 * seconds) for part, seconds in each.parts_s.items()},
+            "ms_per_image": {part: rounded(1000 * seconds) for part, seconds in each.parts_s.items()},
         }
         for each in passages
     ]

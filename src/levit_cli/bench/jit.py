@@ -27,12 +27,12 @@ def step(made_of: Weights | Baseline, shape: tuple[int, ...], spec: EngineSpec) 
     """
     if spec.device == "cpu":
         torch.set_num_threads(spec.threads)
-    pictures = torch.randn(shape, device=spec.device)
-    traced = trace(_module(made_of).to(spec.device), pictures)
+    images = torch.randn(shape, device=spec.device)
+    traced = trace(_module(made_of).to(spec.device), images)
 
     def run() -> None:
         with torch.inference_mode(), _autocast(spec):
-            traced(pictures)
+            traced(images)
         if spec.device != "cpu":
             torch.accelerator.synchronize()
 

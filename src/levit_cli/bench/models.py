@@ -13,7 +13,7 @@ from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import BASELINES, Baseline
 from levit_cli.data.labels import Labels, imagenet1k
 from levit_cli.errors import RefusedError, UsageError
-from levit_cli.images.transforms import Recipe, recipe_for
+from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
 from levit_cli.model.tensors import Tensor, tensors
 
@@ -28,7 +28,7 @@ class RandomWeights:
 
     def __init__(self, config: LevitConfig) -> None:
         self.config = config
-        self.recipe: Recipe = recipe_for("fb", config.image_size)
+        self.transform: Transform = transform_for("fb", config.image_size)
 
     @property
     def labels(self) -> Labels:
@@ -91,7 +91,7 @@ def levits(names: tuple[str, ...], load: Load) -> list[Net]:
 
 
 def _published(config: LevitConfig) -> str | None:
-    """The variant that the paper measured, which takes pictures of 224 pixels and tells 1000 classes apart."""
+    """The variant that the paper measured, which takes images of 224 pixels and tells 1000 classes apart."""
     name = variant_name(config)
     same = name is not None and replace(config, drop_path_rate=VARIANTS[name].drop_path_rate) == VARIANTS[name]
     return name if same else None

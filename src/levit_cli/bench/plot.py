@@ -45,7 +45,7 @@ FAMILIES = (
 
 
 def draw(rows: Sequence[Row], meta: Mapping[str, Any], format: str) -> bytes:
-    """The figure as a picture.
+    """The figure as an image.
 
     Args:
         rows: those that the paper gives no accuracy for are left out; one must remain.
@@ -59,9 +59,9 @@ def draw(rows: Sequence[Row], meta: Mapping[str, Any], format: str) -> bytes:
         for verdict in verdicts(rows)[:SHOWN_CLAIMS]:
             _claim(axes, verdict, rows)
         _frame(axes, rows, meta)
-        picture = io.BytesIO()
-        figure.savefig(picture, format=format, dpi=DOTS_PER_INCH, facecolor="white", metadata=_metadata(format))
-    return picture.getvalue()
+        image = io.BytesIO()
+        figure.savefig(image, format=format, dpi=DOTS_PER_INCH, facecolor="white", metadata=_metadata(format))
+    return image.getvalue()
 
 
 def _line(axes: Axes, family: Family, rows: Sequence[Row]) -> None:

@@ -115,25 +115,25 @@ def measure(
     return Timing((tuple(seconds),))
 
 
-def take_turns(
+def interleave(
     rivals: Mapping[str, Step],
     protocol: Protocol,
     *,
     clock: Clock = time.perf_counter,
-    tell: Callable[[str], None] = lambda _: None,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Timing]:
     """Measure all rivals, interleaved.
 
     Args:
-        tell: called before each turn, with what it is.
+        on_step: called before each turn with its name.
     """
     for name, step in rivals.items():
-        tell(f"{name}: warming up")
+        on_step(f"{name}: warming up")
         measure(step, 0, warmup_s=protocol.warmup_s, clock=clock)
     turns: dict[str, list[tuple[float, ...]]] = {name: [] for name in rivals}
     share_s = protocol.duration_s / protocol.rounds
     for number in range(1, protocol.rounds + 1):
         for name, step in rivals.items():
-            tell(f"{name}: round {number} of {protocol.rounds}")
+            on_step(f"{name}: round {number} of {protocol.rounds}")
             turns[name].extend(measure(step, share_s, untimed=protocol.untimed, clock=clock).turns)
     return {name: Timing(tuple(found)) for name, found in turns.items()}

@@ -58,7 +58,7 @@ def check(request: Request) -> None:
     _require_number("--warmup", request.warmup_s, zero=True)
     _require_number("--fail-below", request.fail_below)
     if request.plot and request.plot.suffix.lower() not in PLOT_SUFFIXES:
-        raise UsageError(f"{request.plot} does not say which kind of picture", hint="end it in .png or .svg")
+        raise UsageError(f"{request.plot} does not say which kind of image", hint="end it in .png or .svg")
     outputs = [path for path in (request.output, request.plot) if path]
     if len(outputs) == 2 and outputs[0].absolute() == outputs[1].absolute():
         raise UsageError(f"-o and --plot are both {request.plot}")

@@ -15,21 +15,20 @@ from levit_cli.bench import results as report
 from levit_cli.bench.compare import Compared, Earlier
 from levit_cli.bench.end_to_end import Passage
 from levit_cli.bench.models import Net, baselines, levits, require_torchvision
-from levit_cli.bench.progress import Tell, progress, shows_bar
-from levit_cli.bench.protocol import Protocol, take_turns
+from levit_cli.bench.protocol import Protocol, interleave
 from levit_cli.bench.request import Request, check, format_of, protocol_of, spec_of
 from levit_cli.bench.results import Row
 from levit_cli.bench.runners import Contestant, ready
 from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.choices import BenchFormat
-from levit_cli.engines import EngineSpec, settled
+from levit_cli.engines import EngineSpec, resolve_spec
 from levit_cli.errors import ExitCode, RefusedError, UsageError
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
 from levit_cli.system.atomic import replace_bytes
 from levit_cli.system.output import Sink
 from levit_cli.system.plotting import prepare_matplotlib
+from levit_cli.system.progress import Log, progress, shows_progress
 
-Say = Callable[[str], None]
 Draw = Callable[[Sequence[Row], dict[str, Any], str], bytes]
 
 
@@ -55,7 +54,7 @@ class Findings:
     passages: list[Passage]
 
 
-def bench(request: Request, say: Say) -> Outcome:
+def bench(request: Request, log: Log) -> Outcome:
     """Measure, compare and write.
 
     Args:
@@ -71,23 +70,23 @@ def bench(request: Request, say: Say) -> Outcome:
     format = format_of(request)
     earlier = comparison.read_earlier(request.compare) if request.compare else None
     if request.end_to_end:
-        folder.pictures_of(request.end_to_end)
-    spec = settled(spec_of(request))
-    nets = _nets(request, say)
+        folder.images_of(request.end_to_end)
+    spec = resolve_spec(spec_of(request))
+    nets = _nets(request, log)
     draw = _drawer() if request.plot else None
-    contestants, findings = _measure(request, spec, nets, earlier, say)
+    contestants, findings = _measure(request, spec, nets, earlier, log)
     _write(request, format, findings, draw)
     if earlier:
-        _say_what_differs(earlier, findings, say)
-    return Outcome(_gate(request, findings, say), contestants)
+        _say_what_differs(earlier, findings, log)
+    return Outcome(_gate(request, findings, log), contestants)
 
 
-def _nets(request: Request, say: Say) -> list[Net]:
+def _nets(request: Request, log: Log) -> list[Net]:
     """Everybody who runs: LeViTs first, then the baselines, which ``--end-to-end`` leaves out unless they are named."""
 
     def loaded(name: str) -> Checkpoint:
         return load(
-            name, offline=request.offline, sha256=request.sha256, warn=lambda message: say(f"Warning: {message}")
+            name, offline=request.offline, sha256=request.sha256, warn=lambda message: log(f"Warning: {message}")
         )
 
     wants_baselines = not request.no_baselines and (request.against is not None or request.end_to_end is None)
@@ -106,36 +105,40 @@ def _nets(request: Request, say: Say) -> list[Net]:
 
 
 def _measure(
-    request: Request, spec: EngineSpec, nets: list[Net], earlier: Earlier | None, say: Say
+    request: Request, spec: EngineSpec, nets: list[Net], earlier: Earlier | None, log: Log
 ) -> tuple[list[Contestant], Findings]:
     protocol = protocol_of(request)
     turns = len(nets) * (protocol.rounds + 2)
     if request.end_to_end:
         turns += len(nets) * (folder.PROTOCOL.rounds + 1)
-    with progress(turns, shown=shows_bar(quiet=request.quiet)) as tell:
-        contestants = [_ready(request, spec, net, tell, say) for net in nets]
+    with progress(total=turns, shown=shows_progress(quiet=request.quiet), unit="", per_s=2) as bar:
+
+        def on_step(text: str) -> None:
+            bar.advance(text=text)
+
+        contestants = [_ready(request, spec, net, on_step, log) for net in nets]
         _require_comparable(request, contestants, earlier)
-        timings = take_turns({each.net.name: each.step for each in contestants}, protocol, tell=tell)
+        timings = interleave({each.net.name: each.step for each in contestants}, protocol, on_step=on_step)
         passages = []
         if request.end_to_end:
-            passages = folder.measure_folder(request.end_to_end, nets, spec, request.batch_size, tell)
+            passages = folder.measure_folder(request.end_to_end, nets, spec, request.batch_size, on_step)
     hardware = machine.paper_hardware(spec.device)
     rows = [Row(each, timings[each.net.name], protocol.average, hardware) for each in contestants]
     compared = comparison.compare(rows, earlier) if earlier else None
     return contestants, Findings(_meta(contestants[0], protocol), rows, compared, passages)
 
 
-def _ready(request: Request, spec: EngineSpec, net: Net, tell: Tell, say: Say) -> Contestant:
-    tell(f"{net.name}: making it ready")
+def _ready(request: Request, spec: EngineSpec, net: Net, on_step: Log, log: Log) -> Contestant:
+    on_step(f"{net.name}: making it ready")
     try:
         contestant = ready(net, spec, request.batch_size, as_paper=request.protocol == "paper")
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in OUT_OF_MEMORY):
             raise
         raise RefusedError(f"{net.name} does not fit into memory", hint="take a smaller --batch-size") from error
-    if request.verbose and not shows_bar(quiet=request.quiet):
+    if request.verbose and not shows_progress(quiet=request.quiet):
         chosen = contestant.spec
-        say(
+        log(
             f"{net.name}: {chosen.engine} on {chosen.device} in {chosen.precision}, {chosen.threads} threads, "
             f"batches of {contestant.batch_size}, {'its own' if net.is_trained else 'random'} weights"
         )
@@ -176,8 +179,8 @@ def _write(request: Request, format: BenchFormat, findings: Findings, draw: Draw
     else:
         replace_bytes(request.output, content)
     if request.plot and draw:
-        picture = draw(findings.rows, findings.meta, request.plot.suffix.lower().removeprefix("."))
-        replace_bytes(request.plot, picture)
+        image = draw(findings.rows, findings.meta, request.plot.suffix.lower().removeprefix("."))
+        replace_bytes(request.plot, image)
 
 
 def _rendered(request: Request, format: BenchFormat, findings: Findings) -> bytes:
@@ -204,18 +207,18 @@ def _drawer() -> Draw:
     return draw
 
 
-def _say_what_differs(earlier: Earlier, findings: Findings, say: Say) -> None:
+def _say_what_differs(earlier: Earlier, findings: Findings, log: Log) -> None:
     for fact in ("cpu", "device", "protocol"):
         before, now = earlier.meta.get(fact), findings.meta[fact]
         if before not in (None, now):
-            say(f"Warning: the earlier run had another {fact}: {before}, now {now}")
+            log(f"Warning: the earlier run had another {fact}: {before}, now {now}")
     missing = set(earlier.speeds).difference(comparison.key_of(row.contestant) for row in findings.rows)
     if missing:
-        say(f"Not measured this time: {', '.join(sorted(map(str, missing)))}")
+        log(f"Not measured this time: {', '.join(sorted(map(str, missing)))}")
 
 
-def _gate(request: Request, findings: Findings, say: Say) -> ExitCode:
+def _gate(request: Request, findings: Findings, log: Log) -> ExitCode:
     slower = [each for each in findings.compared or () if each.ratio < (request.fail_below or 0)]
     for each in slower:
-        say(f"Too slow: {each.key} at {each.ratio:.3f} of before, where {request.fail_below:g} is the least")
+        log(f"Too slow: {each.key} at {each.ratio:.3f} of before, where {request.fail_below:g} is the least")
     return ExitCode.SOME_FAILED if slower else ExitCode.OK

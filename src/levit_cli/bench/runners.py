@@ -29,7 +29,7 @@ class Contestant:
 
     Args:
         spec: what was chosen; nothing in it is ``auto``.
-        params, macs: of the training form, for one picture.
+        params, macs: of the training form, for one image.
         step: runs one batch to its end.
     """
 
@@ -71,7 +71,7 @@ def _engine(net: Net, spec: EngineSpec) -> Engine:
 
 
 def _facts(net: Net) -> tuple[Grid, int, int]:
-    """Size of its pictures, parameters, multiply-accumulates."""
+    """Size of its images, parameters, multiply-accumulates."""
     if not isinstance(net.made_of, str):
         config = net.made_of.config
         return config.image_size, count_parameters(config), config.macs

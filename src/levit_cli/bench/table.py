@@ -66,7 +66,7 @@ def as_table(
 
     Args:
         compared: with an earlier run; None where there is none.
-        passages: of a folder of pictures; may be empty.
+        passages: of a folder of images; may be empty.
     """
     page = Page(color=color)
     _speeds(page, meta, rows)
@@ -186,7 +186,7 @@ def _comparison(page: Page, compared: Sequence[Compared]) -> None:
 
 def _folder(page: Page, passages: Sequence[Passage]) -> None:
     first = passages[0]
-    page.title(f"From file to record: {first.pictures:,} pictures of {printable(str(first.folder))}")
+    page.title(f"From file to record: {first.images:,} images of {printable(str(first.folder))}")
     page.note(
         f"as predict does it: {first.workers} threads decode, {first.spec.streams} run the network, "
         f"batches of {first.batch_size}"
@@ -194,13 +194,13 @@ def _folder(page: Page, passages: Sequence[Passage]) -> None:
     page.gap()
     page.table(
         (
-            *(" model", "pictures/s", "decode\nms", "resize\nms"),
+            *(" model", "images/s", "decode\nms", "resize\nms"),
             *("network\nms", "output\nms", "spread", " most of it"),
         ),
         [
             (
                 printable(each.model),
-                number(each.pictures_per_s),
+                number(each.images_per_s),
                 *(f"{1000 * seconds:.2f}" for seconds in each.parts_s.values()),
                 f"{each.timing.cv:.0%}",
                 _most(each),
@@ -210,11 +210,11 @@ def _folder(page: Page, passages: Sequence[Passage]) -> None:
     )
     page.gap()
     page.note(
-        "ms: of one thread, for one picture; decode includes reading the file, output is the record as jsonl. "
-        "Threads work side by side, so the sum is more than a picture takes."
+        "ms: of one thread, for one image; decode includes reading the file, output is the record as jsonl. "
+        "Threads work side by side, so the sum is more than an image takes."
     )
     if first.failed:
-        page.note(f"{first.failed:,} of the files could not be read as pictures.", "yellow")
+        page.note(f"{first.failed:,} of the files could not be read as images.", "yellow")
 
 
 def _most(passage: Passage) -> str:

@@ -1,4 +1,4 @@
-"""One front door for weights: ``load`` any dialect from anywhere, ``save`` any dialect.
+"""One front door for weights: ``load`` any format from anywhere, ``save`` any format.
 
 What comes out is one thing, a ``Checkpoint``: shape, labels, preprocessing and arrays under our own names, whether the
 source was Meta's ``.pth``, timm's or Hugging Face's files, the model inside this package, the hub or an address.

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from levit_cli.checkpoints.detect import Translation
 from levit_cli.checkpoints.metadata_parts import Evaluation
 from levit_cli.checkpoints.weights import sha256_of
-from levit_cli.choices import Dialect, Dtype
+from levit_cli.choices import CheckpointFormat, Dtype
 from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.images.transforms import Recipe
+from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig, variant_name
 
 
@@ -24,9 +24,9 @@ class Checkpoint:
 
     Args:
         labels: one name a class.
-        recipe: how it wants its pictures.
+        preprocessing: how it wants its images.
         state: float32 arrays of the training form, by our names.
-        dialect: of the file.
+        format: of the file.
         dtype: the type in which the file stored its weights.
         origin: what the user called it.
         files: the weight files that were read.
@@ -38,9 +38,9 @@ class Checkpoint:
 
     config: LevitConfig
     labels: Labels
-    recipe: Recipe
+    transform: Transform
     state: Mapping[str, NDArray[Any]]
-    dialect: Dialect
+    format: CheckpointFormat
     dtype: Dtype
     origin: str
     files: tuple[Path, ...]

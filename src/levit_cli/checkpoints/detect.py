@@ -1,6 +1,6 @@
 """Whose checkpoint is this, and of what shape? Read from the keys and shapes, then held against them strictly.
 
-The dialect is known by its stem, the depths by which blocks exist, widths and heads by the shapes of most of the
+The format is known by its stem, the depths by which blocks exist, widths and heads by the shapes of most of the
 tensors that have them: so one that is missing or mis-shaped is found, and named, as the odd one out. The result is a
 ``LevitConfig``, and from there ``names.tensors`` says exactly which tensors there must be.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.choices import DIALECTS, Dialect
+from levit_cli.choices import CHECKPOINT_FORMATS, CheckpointFormat
 from levit_cli.errors import RefusedError
 from levit_cli.model import tensors as names
 from levit_cli.model.config import PATCH_SIZE, STEM_CONVS, VALUE_RATIO, Grid, LevitConfig
@@ -32,7 +32,7 @@ OTHERS = {
     "encoder.stages.0.layers.0.layer.0.convolution.weight": "a ResNet",
     "conv_stem.weight": "an EfficientNet or MobileNet",
     "features.0.0.weight": "a convolutional network of torchvision",
-    "stem.0.conv.weight": "our own training form, which no dialect is",
+    "stem.0.conv.weight": "our own training form, which no format is",
     "embed_tokens.weight": "a language model",
 }
 
@@ -49,7 +49,7 @@ class Translation:
 
     state: dict[str, Array]
     config: LevitConfig
-    dialect: Dialect
+    format: CheckpointFormat
     mapped: int
     derived: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ def translate(
     """Bring a file's arrays into our form.
 
     Args:
-        arrays: by the names of any dialect.
+        arrays: by the names of any format.
         path: for messages.
         image_size: (height, width) where a config beside the file tells; else it is read from the bias tables.
         drop_path_rate: from a config beside the file; no tensor tells.
@@ -69,10 +69,10 @@ def translate(
     Raises:
         RefusedError: missing, unexpected or mis-shaped keys, all in one message; values that no training leaves behind.
     """
-    dialect = _dialect(arrays, path)
+    format = _format(arrays, path)
     shapes = {name: array.shape for name, array in arrays.items()}
-    config = _infer_config(shapes, dialect, path, image_size, drop_path_rate)
-    expected = {tensor.names.of(dialect): tensor for tensor in names.tensors(config)}
+    config = _infer_config(shapes, format, path, image_size, drop_path_rate)
+    expected = {tensor.names.of(format): tensor for tensor in names.tensors(config)}
     dropped = tuple(name for name in arrays if name.endswith("." + names.BIAS_INDEX))
     flat = {name: _linear_layout(array, expected[name].shape) for name, array in arrays.items() if name in expected}
     _require_fit(flat, expected, set(arrays) - set(flat) - set(dropped), path)
@@ -80,13 +80,13 @@ def translate(
     given = {expected[name].names.ours: array for name, array in flat.items()}
     state = {tensor.names.ours: (counters | given)[tensor.names.ours] for tensor in expected.values()}
     derived = tuple(name for name in state if name not in given)
-    return Translation(_sound(state, path), config, dialect, len(given), derived, dropped)
+    return Translation(_sound(state, path), config, format, len(given), derived, dropped)
 
 
-def _dialect(arrays: Mapping[str, Array], path: Path) -> Dialect:
-    for dialect in DIALECTS:
-        if any(convolution.of(dialect) in arrays for convolution in STEM):
-            return dialect
+def _format(arrays: Mapping[str, Array], path: Path) -> CheckpointFormat:
+    for format in CHECKPOINT_FORMATS:
+        if any(convolution.of(format) in arrays for convolution in STEM):
+            return format
     likeness = next((other for end, other in OTHERS.items() for name in arrays if name.endswith(end)), "nothing known")
     raise RefusedError(
         f"{path} is no LeViT checkpoint: it looks like {likeness}",
@@ -96,10 +96,10 @@ def _dialect(arrays: Mapping[str, Array], path: Path) -> Dialect:
 
 
 def _infer_config(
-    shapes: Mapping[str, Shape], dialect: Dialect, path: Path, image_size: Grid | None, drop_path_rate: float
+    shapes: Mapping[str, Shape], format: CheckpointFormat, path: Path, image_size: Grid | None, drop_path_rate: float
 ) -> LevitConfig:
     try:
-        return replace(_Inference(shapes, dialect).config(image_size), drop_path_rate=drop_path_rate)
+        return replace(_Inference(shapes, format).config(image_size), drop_path_rate=drop_path_rate)
     except RefusedError as error:
         raise RefusedError(f"{path} is refused: {error.what}", why=error.why, hint=error.hint) from error
     except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
@@ -109,8 +109,8 @@ def _infer_config(
 class _Inference:
     """Reads sizes off the tensors that there are; on each size, all that have it vote."""
 
-    def __init__(self, shapes: Mapping[str, Shape], dialect: Dialect) -> None:
-        self.shapes, self.dialect = shapes, dialect
+    def __init__(self, shapes: Mapping[str, Shape], format: CheckpointFormat) -> None:
+        self.shapes, self.format = shapes, format
 
     def config(self, image_size: Grid | None) -> LevitConfig:
         depths = self._depths()
@@ -134,7 +134,7 @@ class _Inference:
         found = [self.shapes[name] for place in places for name in self._under(place / child)]
         votes = Counter(shape[axis] for shape in found if len(shape) > axis)
         if not votes:
-            raise KeyError((places[0] / child).of(self.dialect) if places else "the blocks of a stage")
+            raise KeyError((places[0] / child).of(self.format) if places else "the blocks of a stage")
         return votes.most_common(1)[0][0]
 
     def _first_tokens(self, depths: Sequence[int]) -> int:
@@ -143,7 +143,7 @@ class _Inference:
 
     def _under(self, place: Names) -> Iterator[str]:
         """The keys at a place or below it."""
-        parent = place.of(self.dialect) + "."
+        parent = place.of(self.format) + "."
         return (name for name in self.shapes if f"{name}.".startswith(parent))
 
     def _has(self, attention: Names, *layers: Names) -> bool:
@@ -167,7 +167,7 @@ def _square_image(tokens: int) -> Grid:
     side = isqrt(tokens)
     if side * side != tokens:
         raise RefusedError(
-            f"it is for pictures that are not square ({tokens} tokens)",
+            f"it is for images that are not square ({tokens} tokens)",
             hint="which way round, only its config.json can tell: keep it beside the weights, with its image size",
         )
     return side * PATCH_SIZE, side * PATCH_SIZE

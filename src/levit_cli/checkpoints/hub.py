@@ -195,7 +195,7 @@ def _download(hub_id: HubId, listing: _Listing, warn: Warn) -> Path:
     weights = next((name for name in WEIGHT_FILES if name in listing.hashes), None)
     if weights is None:
         raise RefusedError(f"{hub_id} holds no weights that levit reads", why=f"looked for {', '.join(WEIGHT_FILES)}")
-    # The weights last: where the cache holds them, after whatever interruption, it holds their labels and recipe too.
+    # The weights last: a cache that holds them also holds their labels and preprocessing, whatever was interrupted.
     for name in (CONFIG, PREPROCESSOR):
         if name in listing.hashes:
             _get(hub_id, listing, name, warn)

@@ -1,4 +1,4 @@
-"""``load``: any dialect from anywhere, as one ``Checkpoint``."""
+"""``load``: any format from anywhere, as one ``Checkpoint``."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from levit_cli.checkpoints.detect import Translation, translate
 from levit_cli.checkpoints.metadata import read_metadata
 from levit_cli.checkpoints.metadata_parts import Metadata
 from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights, unwrap, weight_files
-from levit_cli.choices import RecipeName
+from levit_cli.choices import PreprocessingName
 from levit_cli.data import labels as label_sets
 from levit_cli.data.inputs import is_url
 from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.images.transforms import Recipe, recipe_for
+from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig
 
 DEMO = "demo"
@@ -24,7 +24,7 @@ DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
 def load(
     source: str | Path,
     *,
-    recipe: RecipeName | None = None,
+    preprocessing: PreprocessingName | None = None,
     labels: Path | None = None,
     ema: bool = False,
     offline: bool = False,
@@ -35,7 +35,7 @@ def load(
 
     Args:
         source: a variant's name, ``demo``, ``owner/name@revision``, a path, or an https address of a weight file.
-        recipe: a published preprocessing instead of the checkpoint's own.
+        preprocessing: a published preprocessing instead of the checkpoint's own.
         labels: a file of class names instead of the checkpoint's own.
         ema: take the moving average out of one of Meta's training checkpoints.
         offline: never touch the network.
@@ -49,7 +49,9 @@ def load(
     path = _locate(str(source), offline, sha256, warn)
     files = weight_files(path)
     weights = unwrap(_read_all(files, ema))
-    metadata = read_metadata(files[0].parent, with_recipe=recipe is None) if _has_own_metadata(path) else Metadata()
+    metadata = (
+        read_metadata(files[0].parent, with_transform=preprocessing is None) if _has_own_metadata(path) else Metadata()
+    )
     translation = translate(
         weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
     )
@@ -57,9 +59,9 @@ def load(
     return Checkpoint(
         config=config,
         labels=_labels(config, metadata, labels, str(source)),
-        recipe=_recipe(translation, metadata, recipe),
+        transform=_transform(translation, metadata, preprocessing),
         state=translation.state,
-        dialect=translation.dialect,
+        format=translation.format,
         dtype=weights.dtype,
         origin=str(source),
         files=files,
@@ -133,13 +135,13 @@ def _labels(config: LevitConfig, metadata: Metadata, file: Path | None, source: 
     return imagenet if len(imagenet) == config.num_classes else label_sets.numbered(config.num_classes)
 
 
-def _recipe(translation: Translation, metadata: Metadata, name: RecipeName | None) -> Recipe:
+def _transform(translation: Translation, metadata: Metadata, name: PreprocessingName | None) -> Transform:
     size = translation.config.image_size
-    recipe = metadata.recipe if name is None else None
-    recipe = recipe or recipe_for(name or translation.dialect, size)
-    if recipe.crop_size != size:
+    transform = metadata.transform if name is None else None
+    transform = transform or transform_for(name or translation.format, size)
+    if transform.crop_size != size:
         raise RefusedError(
-            f"The checkpoint takes pictures of {size} pixels, its preprocessing makes {recipe.crop_size}",
-            hint="name a recipe with --recipe",
+            f"The checkpoint takes images of {size} pixels, its preprocessing makes {transform.crop_size}",
+            hint="name a preprocessing with --preprocessing",
         )
-    return recipe
+    return transform

@@ -1,6 +1,6 @@
 """What stands beside the weights: Hugging Face's two JSON files, and timm's one. Read here, written here.
 
-Each dialect has a place for labels, image size and preprocessing, though not for all that we know: what is exact and
+Each format has a place for labels, image size and preprocessing, though not for all that we know: what is exact and
 has no key of theirs travels in a section of our own, ``levit_cli``, which both libraries leave alone.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 from levit_cli.checkpoints.metadata_hf import from_hf, hf_config, hf_preprocessor
 from levit_cli.checkpoints.metadata_parts import OURS, Evaluation, Metadata, require_temperature
 from levit_cli.checkpoints.metadata_timm import from_timm, timm_config
-from levit_cli.choices import Dialect
+from levit_cli.choices import CheckpointFormat
 from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.images.transforms import Recipe
+from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
 from levit_cli.system.atomic import replace_text
 
@@ -23,19 +23,19 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 HF_PROCESSOR = "LevitImageProcessor"
 
 
-def read_metadata(folder: Path, *, with_recipe: bool = True) -> Metadata:
-    """Read ``config.json`` and ``preprocessor_config.json`` of a folder, of whichever dialect; both may be missing.
+def read_metadata(folder: Path, *, with_transform: bool = True) -> Metadata:
+    """Read ``config.json`` and ``preprocessor_config.json`` of a folder, of whichever format; both may be missing.
 
     Args:
-        with_recipe: False where another recipe is wanted, so that nobody has to understand theirs.
+        with_transform: False where another preprocessing is wanted, so that nobody has to understand theirs.
 
     Raises:
         RefusedError: one is there and makes no sense.
     """
-    config, preprocessor = _read_json(folder / CONFIG), _read_json(folder / PREPROCESSOR) if with_recipe else {}
+    config, preprocessor = _read_json(folder / CONFIG), _read_json(folder / PREPROCESSOR) if with_transform else {}
     try:
         if "architecture" in config:
-            return from_timm(config, with_recipe)
+            return from_timm(config, with_transform)
         return from_hf(config, preprocessor)
     except RefusedError as error:
         what = f"The configuration in {folder} is refused: {error.what}"
@@ -74,23 +74,23 @@ def store_temperature(folder: Path, temperature: float) -> Path:
 
 
 def write_metadata(
-    dialect: Dialect,
+    format: CheckpointFormat,
     config: LevitConfig,
     labels: Labels,
-    recipe: Recipe,
+    transform: Transform,
     evaluation: Evaluation | None,
     temperature: float = 1.0,
 ) -> dict[str, dict[str, Any]]:
     """The JSON files that belong beside the weights in a folder, by name."""
-    exact_recipe = {"recipe": asdict(recipe)}
+    exact_transform = {"recipe": asdict(transform)}
     ours: dict[str, Any] = {"drop_path_rate": config.drop_path_rate}
     if evaluation:
         ours["evaluation"] = asdict(evaluation)
     if temperature != 1:
         ours["temperature"] = temperature
-    if dialect == "timm":
-        return {CONFIG: {**timm_config(config, labels, recipe), OURS: ours | exact_recipe}}
+    if format == "timm":
+        return {CONFIG: {**timm_config(config, labels, transform), OURS: ours | exact_transform}}
     return {
         CONFIG: {**hf_config(config, labels), OURS: ours},
-        PREPROCESSOR: {"image_processor_type": HF_PROCESSOR, **hf_preprocessor(recipe), OURS: exact_recipe},
+        PREPROCESSOR: {"image_processor_type": HF_PROCESSOR, **hf_preprocessor(transform), OURS: exact_transform},
     }

@@ -10,15 +10,15 @@ from levit_cli.checkpoints.metadata_parts import (
     evaluation_in,
     pair_of,
     published_or_same,
-    recipe_in,
     require_temperature,
     square_or_pair,
+    transform_in,
     triple_of,
 )
 from levit_cli.data import labels as label_sets
 from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Filter, Recipe
+from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Filter, Transform
 from levit_cli.model.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, LevitConfig
 
 FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -36,18 +36,18 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metad
     return Metadata(
         image_size=pair_of(config["image_size"]) if "image_size" in config else None,
         labels=label_sets.from_id2label(id2label) if named else None,
-        recipe=_recipe_from_hf(preprocessor) if preprocessor else None,
+        transform=_transform_from_hf(preprocessor) if preprocessor else None,
         drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
         evaluation=evaluation_in(ours),
         temperature=require_temperature(float(ours.get("temperature", 1.0))),
     )
 
 
-def _recipe_from_hf(preprocessor: Mapping[str, Any]) -> Recipe:
+def _transform_from_hf(preprocessor: Mapping[str, Any]) -> Transform:
     if OURS in preprocessor:
-        recipe = recipe_in(preprocessor[OURS]["recipe"])
-        if hf_preprocessor(recipe).items() <= preprocessor.items():  # else somebody has edited the rest since
-            return recipe
+        transform = transform_in(preprocessor[OURS]["recipe"])
+        if hf_preprocessor(transform).items() <= preprocessor.items():  # else somebody has edited the rest since
+            return transform
     for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if not preprocessor.get(step, True):
             raise RefusedError(f"preprocessor_config.json has {step} switched off", hint=NAME_ONE)
@@ -55,12 +55,12 @@ def _recipe_from_hf(preprocessor: Mapping[str, Any]) -> Recipe:
         raise RefusedError("preprocessor_config.json scales by another factor than 1/255", hint=NAME_ONE)
     size = preprocessor.get("size", 224)
     if isinstance(size, Mapping) and "shortest_edge" not in size:
-        raise RefusedError("preprocessor_config.json stretches pictures", hint=NAME_ONE)
+        raise RefusedError("preprocessor_config.json stretches images", hint=NAME_ONE)
     # Before there was a crop_size, the size was both; since then, what is not given is 224.
     edge, implied_crop = (size["shortest_edge"], 224) if isinstance(size, Mapping) else (size, size)
     edge = int(MARGIN * edge)
     crop_size = pair_of(preprocessor.get("crop_size", implied_crop))
-    recipe = Recipe(
+    transform = Transform(
         "custom",
         resize_to=(edge, edge),
         crop_size=crop_size,
@@ -69,7 +69,7 @@ def _recipe_from_hf(preprocessor: Mapping[str, Any]) -> Recipe:
         mean=triple_of(preprocessor.get("image_mean", IMAGENET_MEAN)),
         std=triple_of(preprocessor.get("image_std", IMAGENET_STD)),
     )
-    return published_or_same(recipe, "hf")
+    return published_or_same(transform, "hf")
 
 
 def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
@@ -97,20 +97,20 @@ def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
     }
 
 
-def hf_preprocessor(recipe: Recipe) -> dict[str, Any]:
-    """What ``LevitImageProcessor`` needs to come nearest to a recipe."""
-    height, width = recipe.crop_size
+def hf_preprocessor(transform: Transform) -> dict[str, Any]:
+    """What ``LevitImageProcessor`` needs to come nearest to a preprocessing."""
+    height, width = transform.crop_size
     return {
         "do_resize": True,
-        "size": {"shortest_edge": _hf_shortest_edge(min(recipe.resize_to))},
-        "resample": {name: number for number, name in FILTERS.items()}[recipe.filter],
+        "size": {"shortest_edge": _hf_shortest_edge(min(transform.resize_to))},
+        "resample": {name: number for number, name in FILTERS.items()}[transform.filter],
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(recipe.mean),
-        "image_std": list(recipe.std),
+        "image_mean": list(transform.mean),
+        "image_std": list(transform.std),
     }
 
 

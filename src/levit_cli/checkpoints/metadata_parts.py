@@ -1,23 +1,23 @@
-"""What the dialects' configuration files have in common: what they may say, and the section in them that is ours."""
+"""What the formats' configuration files have in common: what they may say, and the section in them that is ours."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from levit_cli.choices import RecipeName
+from levit_cli.choices import PreprocessingName
 from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.images.transforms import Recipe, recipe_for
+from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import Grid
 
 OURS = "levit_cli"
-NAME_ONE = "name a recipe with --recipe"
+NAME_ONE = "name a preprocessing with --preprocessing"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good somebody measured a checkpoint to be: top-1 in [0, 1] on so many pictures."""
+    """How good somebody measured a checkpoint to be: top-1 in [0, 1] on so many images."""
 
     dataset: str
     images: int
@@ -35,7 +35,7 @@ class Metadata:
 
     image_size: Grid | None = None
     labels: Labels | None = None
-    recipe: Recipe | None = None
+    transform: Transform | None = None
     drop_path_rate: float = 0.0
     evaluation: Evaluation | None = None
     temperature: float = 1.0
@@ -72,11 +72,11 @@ def require_temperature(value: float) -> float:
     return value
 
 
-def recipe_in(section: Mapping[str, Any]) -> Recipe:
-    """The exact recipe that our section holds."""
+def transform_in(section: Mapping[str, Any]) -> Transform:
+    """The exact preprocessing that our section holds."""
     pairs = {key: pair_of(section[key]) for key in ("resize_to", "crop_size")}
     triples = {key: triple_of(section[key]) for key in ("mean", "std")}
-    return Recipe(**{**section, **pairs, **triples})
+    return Transform(**{**section, **pairs, **triples})
 
 
 def triple_of(values: Any) -> tuple[float, float, float]:
@@ -85,7 +85,7 @@ def triple_of(values: Any) -> tuple[float, float, float]:
     return first, second, third
 
 
-def published_or_same(recipe: Recipe, name: RecipeName) -> Recipe:
-    """The published recipe, if this is it."""
-    published = recipe_for(name, recipe.crop_size)
-    return published if asdict(published) | {"name": "custom"} == asdict(recipe) else recipe
+def published_or_same(transform: Transform, name: PreprocessingName) -> Transform:
+    """The published preprocessing, if this is it."""
+    published = transform_for(name, transform.crop_size)
+    return published if asdict(published) | {"name": "custom"} == asdict(transform) else transform

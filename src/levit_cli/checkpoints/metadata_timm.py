@@ -12,22 +12,22 @@ from levit_cli.checkpoints.metadata_parts import (
     evaluation_in,
     pair_of,
     published_or_same,
-    recipe_in,
     require_temperature,
     square_or_pair,
+    transform_in,
     triple_of,
 )
 from levit_cli.data import labels as label_sets
 from levit_cli.data.labels import Labels
 from levit_cli.errors import RefusedError
-from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from levit_cli.model.config import LevitConfig, variant_name
 
 CROP_PCT = 0.9  # timm's for LeViT
 LEVITS = re.compile(r"levit(_conv)?_(128s|128|192|256|384)")
 
 
-def from_timm(config: Mapping[str, Any], with_recipe: bool) -> Metadata:
+def from_timm(config: Mapping[str, Any], with_transform: bool) -> Metadata:
     """What the file says, ``pretrained_cfg`` before what stands around it."""
     _require_timm_levit(config)
     trained = {**config, **config.get("pretrained_cfg", {})}
@@ -36,7 +36,7 @@ def from_timm(config: Mapping[str, Any], with_recipe: bool) -> Metadata:
     return Metadata(
         image_size=pair_of(trained["input_size"][1:]) if "input_size" in trained else None,
         labels=label_sets.from_list(names) if names else None,
-        recipe=_recipe_from_timm(trained) if with_recipe and "input_size" in trained else None,
+        transform=_transform_from_timm(trained) if with_transform and "input_size" in trained else None,
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
         evaluation=evaluation_in(ours),
         temperature=require_temperature(float(ours.get("temperature", 1.0))),
@@ -51,16 +51,16 @@ def _require_timm_levit(config: Mapping[str, Any]) -> None:
         raise RefusedError(f"it is of another architecture, timm's {architecture}", why=f"its options are {options}")
 
 
-def _recipe_from_timm(trained: Mapping[str, Any]) -> Recipe:
+def _transform_from_timm(trained: Mapping[str, Any]) -> Transform:
     if OURS in trained and "recipe" in trained[OURS]:
-        recipe = recipe_in(trained[OURS]["recipe"])
-        if _timm_preprocessing(recipe).items() <= trained.items():  # else somebody has edited the rest since
-            return recipe
+        transform = transform_in(trained[OURS]["recipe"])
+        if _timm_preprocessing(transform).items() <= trained.items():  # else somebody has edited the rest since
+            return transform
     if trained.get("crop_mode", "center") != "center":
         raise RefusedError(f"timm's crop mode {trained['crop_mode']} is not known", hint=NAME_ONE)
     height, width = pair_of(trained["input_size"][1:])
     kept = float(trained.get("crop_pct", CROP_PCT))
-    recipe = Recipe(
+    transform = Transform(
         "custom",
         resize_to=(floor(height / kept), floor(width / kept)),
         crop_size=(height, width),
@@ -69,10 +69,10 @@ def _recipe_from_timm(trained: Mapping[str, Any]) -> Recipe:
         mean=triple_of(trained.get("mean", IMAGENET_MEAN)),
         std=triple_of(trained.get("std", IMAGENET_STD)),
     )
-    return published_or_same(recipe, "timm")
+    return published_or_same(transform, "timm")
 
 
-def timm_config(config: LevitConfig, labels: Labels, recipe: Recipe) -> dict[str, Any]:
+def timm_config(config: LevitConfig, labels: Labels, transform: Transform) -> dict[str, Any]:
     """``config.json`` as timm writes it, without our section."""
     return {
         "architecture": _timm_architecture(config),
@@ -88,7 +88,7 @@ def timm_config(config: LevitConfig, labels: Labels, recipe: Recipe) -> dict[str
             "drop_path_rate": config.drop_path_rate,
         },
         "pretrained_cfg": {
-            **_timm_preprocessing(recipe),
+            **_timm_preprocessing(transform),
             "fixed_input_size": True,
             "num_classes": config.num_classes,
             "pool_size": list(config.grids[-1]),
@@ -99,20 +99,20 @@ def timm_config(config: LevitConfig, labels: Labels, recipe: Recipe) -> dict[str
     }
 
 
-def _timm_preprocessing(recipe: Recipe) -> dict[str, Any]:
+def _timm_preprocessing(transform: Transform) -> dict[str, Any]:
     return {
-        "input_size": [3, *recipe.crop_size],
-        "interpolation": recipe.filter,
-        "crop_pct": _crop_pct(recipe),
+        "input_size": [3, *transform.crop_size],
+        "interpolation": transform.filter,
+        "crop_pct": _crop_pct(transform),
         "crop_mode": "center",
-        "mean": list(recipe.mean),
-        "std": list(recipe.std),
+        "mean": list(transform.mean),
+        "std": list(transform.std),
     }
 
 
-def _crop_pct(recipe: Recipe) -> float:
+def _crop_pct(transform: Transform) -> float:
     """The share of the resized edge that the crop keeps, such that timm's floor(side / share) gives the edge."""
-    side, edge = recipe.crop_size[0], recipe.resize_to[0]
+    side, edge = transform.crop_size[0], transform.resize_to[0]
     return CROP_PCT if floor(side / CROP_PCT) == edge else side / (edge + 0.5) if side != edge else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Writing a checkpoint in any dialect: a folder with its configuration, or one weight file."""
+"""Writing a checkpoint in any format: a folder with its configuration, or one weight file."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from levit_cli.checkpoints.weights import (
     write_pickle,
     write_safetensors,
 )
-from levit_cli.choices import Dialect, Dtype
+from levit_cli.choices import CheckpointFormat, Dtype
 from levit_cli.errors import OutputError, RefusedError, UsageError
 from levit_cli.model import tensors as names
 from levit_cli.model.attention_bias import bias_index
@@ -30,9 +30,9 @@ Array = NDArray[Any]
 
 
 def save(
-    checkpoint: Checkpoint, path: Path, dialect: Dialect, dtype: Dtype | None = None, *, card: str | None = None
+    checkpoint: Checkpoint, path: Path, format: CheckpointFormat, dtype: Dtype | None = None, *, card: str | None = None
 ) -> list[Path]:
-    """Write ``checkpoint`` in a dialect.
+    """Write ``checkpoint`` in a format.
 
     Args:
         path: a name ending in .safetensors, .pth, .pt or .bin makes one file, else a folder.
@@ -43,28 +43,28 @@ def save(
         The files written. Each is the old one or the new one at every moment.
 
     Raises:
-        UsageError: the dialect has no such layout.
+        UsageError: the format has no such layout.
         RefusedError: a weight does not survive ``dtype``.
         OutputError: the disk does not take it.
     """
     dtype = dtype or checkpoint.dtype
     _require_representable(checkpoint.state, dtype)
-    arrays = to_dialect(checkpoint.state, checkpoint.config, dialect)
+    arrays = to_format(checkpoint.state, checkpoint.config, format)
     if path.suffix in WEIGHT_SUFFIXES:
         _write_weights(path, arrays, dtype)
         return [path]
-    if dialect == "fb":
-        raise UsageError(f"Meta's dialect is one file, and {path} names a folder", hint="end the name in .pth")
-    card = model_card(checkpoint, dialect, dtype) if card is None else card  # hashes the source, perhaps this folder
-    return _write_folder(checkpoint, path, arrays, dialect, dtype, card)
+    if format == "fb":
+        raise UsageError(f"Meta's format is one file, and {path} names a folder", hint="end the name in .pth")
+    card = model_card(checkpoint, format, dtype) if card is None else card  # hashes the source, perhaps this folder
+    return _write_folder(checkpoint, path, arrays, format, dtype, card)
 
 
-def to_dialect(state: Mapping[str, Array], config: LevitConfig, dialect: Dialect) -> dict[str, Array]:
-    """Arrays under a dialect's names, in the order of the network; Meta's index tensors are computed anew."""
+def to_format(state: Mapping[str, Array], config: LevitConfig, format: CheckpointFormat) -> dict[str, Array]:
+    """Arrays under a format's names, in the order of the network; Meta's index tensors are computed anew."""
     arrays: dict[str, Array] = {}
     for tensor in names.tensors(config):
-        arrays[tensor.names.of(dialect)] = state[tensor.names.ours]
-        if tensor.kind == "attention_bias" and dialect == "fb":
+        arrays[tensor.names.of(format)] = state[tensor.names.ours]
+        if tensor.kind == "attention_bias" and format == "fb":
             place = tensor.names.fb.rpartition(".")[0]
             arrays[f"{place}.{names.BIAS_INDEX}"] = _index_of(config, tensor.names.ours)
     return arrays
@@ -97,7 +97,7 @@ def _write_weights(path: Path, arrays: Mapping[str, Array], dtype: Dtype) -> Non
 
 
 def _write_folder(
-    checkpoint: Checkpoint, folder: Path, arrays: Mapping[str, Array], dialect: Dialect, dtype: Dtype, card: str
+    checkpoint: Checkpoint, folder: Path, arrays: Mapping[str, Array], format: CheckpointFormat, dtype: Dtype, card: str
 ) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,10 +106,10 @@ def _write_folder(
     texts = {
         name: json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         for name, content in write_metadata(
-            dialect,
+            format,
             checkpoint.config,
             checkpoint.labels,
-            checkpoint.recipe,
+            checkpoint.transform,
             checkpoint.evaluation,
             checkpoint.temperature,
         ).items()

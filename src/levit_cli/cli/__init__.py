@@ -7,14 +7,15 @@ import typer
 from levit_cli import __version__
 from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
-from levit_cli.cli.errors import leave, say
+from levit_cli.cli.errors import leave
 from levit_cli.cli.eval import evaluate
 from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
 from levit_cli.cli.predict import predict
 from levit_cli.errors import ExitCode
+from levit_cli.system.progress import log
 
-HELP = """Classify pictures with LeViT, fast.
+HELP = """Classify images with LeViT, fast.
 
     levit predict photo.jpg
 
@@ -64,6 +65,6 @@ def main() -> NoReturn:
     except SystemExit as stop:
         leave(stop.code)
     except OSError as error:  # of a help text or a version that nobody takes
-        say(f"Error: Cannot write standard output · {error.strerror}")
+        log(f"Error: Cannot write standard output · {error.strerror}")
         leave(ExitCode.OUTPUT)
     raise AssertionError("typer always exits")

@@ -7,12 +7,13 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.errors import Result, door, say
+from levit_cli.cli.errors import Result, handle_errors
+from levit_cli.system.progress import log
 
 NETS, HOW, RESULT = "Nets", "How it is measured", "What becomes of it"
 
 
-@door
+@handle_errors
 def bench(
     models: Annotated[
         list[str] | None,
@@ -37,7 +38,7 @@ def bench(
     threads: options.ThreadsOption = 0,
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", "-b", min=1, help="Pictures at once.", show_default="16, on a GPU 256"),
+        typer.Option("--batch-size", "-b", min=1, help="Images at once.", show_default="16, on a GPU 256"),
     ] = None,
     protocol: Annotated[
         choices.BenchProtocol,
@@ -58,7 +59,7 @@ def bench(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="From file to record over up to 256 pictures, too, and where the time goes.",
+            help="From file to record over up to 256 images, too, and where the time goes.",
             show_default=False,
             rich_help_panel=HOW,
         ),
@@ -151,4 +152,4 @@ def bench(
         verbose=verbose,
     )
     del debug  # the door looks at it
-    return measure(request, say)
+    return measure(request, log)

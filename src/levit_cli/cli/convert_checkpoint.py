@@ -1,4 +1,4 @@
-"""``levit convert-checkpoint``: any dialect to any, with the proof."""
+"""``levit convert-checkpoint``: any format to any, with the proof."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,27 +7,28 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.errors import door, say
+from levit_cli.cli.errors import handle_errors
 from levit_cli.errors import ExitCode
+from levit_cli.system.progress import log
 
 
-@door
+@handle_errors
 def convert_checkpoint(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A model, as for predict --model.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DST", help="A folder, or a file ending in .safetensors or .pth.")
     ],
-    to: Annotated[choices.Dialect, typer.Option("--to", help="Hugging Face, timm, or Meta's.")],
+    to: Annotated[choices.CheckpointFormat, typer.Option("--to", help="Hugging Face, timm, or Meta's.")],
     dtype: Annotated[
         choices.Dtype | None, typer.Option(help="Of the weights.", show_default="that of the source")
     ] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Take the moving average from a training checkpoint.")] = False,
     labels: options.LabelsOption = None,
-    recipe: options.RecipeOption = None,
+    preprocessing: options.PreprocessingOption = None,
     resize_to: Annotated[
         int | None,
         typer.Option(
-            metavar="PIXELS", help="Shortest edge before the crop, where no recipe has it.", show_default=False
+            metavar="PIXELS", help="Shortest edge before the crop, where no preprocessing has it.", show_default=False
         ),
     ] = None,
     sha256: options.Sha256Option = None,
@@ -49,8 +50,8 @@ def convert_checkpoint(
 
     del debug  # the door looks at it
     checkpoint = load(
-        source, recipe=recipe, labels=labels, ema=ema, sha256=sha256, offline=offline,
-        warn=lambda text: say(f"Warning: {text}"),
+        source, preprocessing=preprocessing, labels=labels, ema=ema, sha256=sha256, offline=offline,
+        warn=lambda text: log(f"Warning: {text}"),
     )  # fmt: skip
     if resize_to is not None:
         checkpoint = with_shortest_edge(checkpoint, resize_to)

@@ -2,15 +2,15 @@
 
 import functools
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
 from typing import NoReturn, ParamSpec, Protocol
 
 from levit_cli.errors import ExitCode, LevitError, Terminated
+from levit_cli.system.progress import log
+from levit_cli.system.signals import raise_on_signals
 
 P = ParamSpec("P")
 BUG_REPORT = "This is a bug of levit. Please report it with the output of the same command and --debug"
@@ -23,20 +23,18 @@ class Result(Protocol):
     def exit_code(self) -> ExitCode: ...
 
 
-def door(command: Callable[P, Result]) -> Callable[P, NoReturn]:
+def handle_errors(command: Callable[P, Result]) -> Callable[P, NoReturn]:
     """Wrap a command so that it always ends in ``sys.exit`` with its code."""
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
-        signal.signal(signal.SIGTERM, _terminate)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as behind nohup
-            signal.signal(signal.SIGINT, _interrupt)
+        raise_on_signals()
         try:
             result = command(*args, **kwargs)  # alive until the process ends, see ``Outcome``
             code = result.exit_code
         except BaseException as error:
             code = _code(error)
-            _say(error, debug=bool(kwargs.get("debug")))
+            _report(error, debug=bool(kwargs.get("debug")))
         sys.exit(int(code))
 
     return guarded
@@ -60,16 +58,6 @@ def leave(code: int | str | None) -> NoReturn:
     os._exit(code if isinstance(code, int) else ExitCode.OK if code is None else ExitCode.SOME_FAILED)
 
 
-def _terminate(signum: int, _: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_DFL)  # a second one ends the process at once
-    raise Terminated
-
-
-def _interrupt(signum: int, _: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_DFL)  # as above
-    raise KeyboardInterrupt
-
-
 def _code(error: BaseException) -> ExitCode:
     if isinstance(error, LevitError):
         return error.exit_code
@@ -82,22 +70,14 @@ def _code(error: BaseException) -> ExitCode:
     return ExitCode.BUG
 
 
-def _say(error: BaseException, *, debug: bool) -> None:
+def _report(error: BaseException, *, debug: bool) -> None:
     if isinstance(error, BrokenPipeError):
         return
     if debug:
         traceback.print_exception(error)
     if isinstance(error, LevitError):
-        say(f"Error: {error}")
+        log(f"Error: {error}")
     elif isinstance(error, (KeyboardInterrupt, Terminated)):
-        say("Stopped. What was finished is written.")
+        log("Stopped. What was finished is written.")
     else:
-        say(f"Error: {type(error).__name__}: {error} · {BUG_REPORT}")
-
-
-def say(message: str) -> None:
-    """A line for people. That stderr is closed is no reason to stop."""
-    if sys.stderr is None:  # for print, that would mean stdout
-        return
-    with suppress(OSError, ValueError):
-        print(message, file=sys.stderr, flush=True)
+        log(f"Error: {type(error).__name__}: {error} · {BUG_REPORT}")

@@ -1,4 +1,4 @@
-"""``levit eval``: how good a model is on pictures whose classes are known."""
+"""``levit eval``: how good a model is on images whose classes are known."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,16 +7,15 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.errors import Result, door, say
+from levit_cli.cli.errors import Result, handle_errors
+from levit_cli.system.progress import log
 
 
-@door
+@handle_errors
 def evaluate(
     folder: Annotated[
         Path,
-        typer.Argument(
-            metavar="FOLDER", help="A folder of pictures for each class, or val/ or test/ with those inside."
-        ),
+        typer.Argument(metavar="FOLDER", help="A folder of images for each class, or val/ or test/ with those inside."),
     ],
     model: options.ModelOption = options.DEFAULT_MODEL,
     format: Annotated[
@@ -28,7 +27,7 @@ def evaluate(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="FILE", help="One HTML page with charts and pictures.", show_default=False),
+        typer.Option("--report", metavar="FILE", help="One HTML page with charts and images.", show_default=False),
     ] = None,
     overwrite: options.OverwriteOption = False,
     calibrate: Annotated[
@@ -41,13 +40,13 @@ def evaluate(
     device: options.DeviceOption = "auto",
     engine: options.EngineOption = "auto",
     precision: options.PrecisionOption = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Pictures at once.")] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at once.")] = 16,
     threads: options.ThreadsOption = 0,
     workers: Annotated[
         int, typer.Option(min=0, help="Threads that decode. 0 is as many as cores.", show_default="cores")
     ] = 0,
     labels: options.LabelsOption = None,
-    recipe: options.RecipeOption = None,
+    preprocessing: options.PreprocessingOption = None,
     decode: Annotated[
         choices.Decoding, typer.Option(help="fast lets the JPEG decoder scale large photos down.")
     ] = "exact",
@@ -74,7 +73,7 @@ def evaluate(
         inputs=(str(folder),),
         model=model,
         labels=labels,
-        recipe=recipe,
+        preprocessing=preprocessing,
         sha256=sha256,
         offline=offline,
         spec=EngineSpec(device, engine, precision, threads),
@@ -88,4 +87,4 @@ def evaluate(
         verbose=verbose,
     )
     del debug  # the door looks at it
-    return run(Wish(folder, asked, format, report, calibrate, fail_under), say)
+    return run(Wish(folder, asked, format, report, calibrate, fail_under), log)

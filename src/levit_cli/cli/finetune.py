@@ -7,9 +7,10 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.errors import Result, door, say
+from levit_cli.cli.errors import Result, handle_errors
+from levit_cli.system.progress import log
 
-RUN, PICTURES, LEARNING, TEACHER, MACHINE = "The run", "Pictures", "Learning", "Teacher", "Machine"
+RUN, IMAGES, LEARNING, TEACHER, MACHINE = "The run", "Images", "Learning", "Teacher", "Machine"
 
 
 def setting(*names: str, help: str, panel: str, **more: Any) -> Any:  # noqa: A002
@@ -17,7 +18,7 @@ def setting(*names: str, help: str, panel: str, **more: Any) -> Any:  # noqa: A0
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=more.pop("default", False), **more)
 
 
-@door
+@handle_errors
 def finetune(
     data: Annotated[Path, typer.Argument(metavar="FOLDER", help="Class folders, or train/ and val/ of them.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The run folder, a MODEL afterwards.")],
@@ -28,7 +29,7 @@ def finetune(
         str | None,
         setting(help="Start with random weights: a variant, or a config.json of widths.", panel=RUN, metavar="VARIANT"),
     ] = None,
-    recipe_preset: Annotated[
+    preset: Annotated[
         choices.Preset, typer.Option(help="Defaults for small sets, or the paper's.", rich_help_panel=RUN)
     ] = "small",
     config: Annotated[
@@ -36,72 +37,74 @@ def finetune(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.", rich_help_panel=RUN)] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in -o.", rich_help_panel=RUN)] = False,
-    epochs: Annotated[int | None, setting(help="Passes over the pictures.", panel=RUN, default="20")] = None,
+    epochs: Annotated[int | None, setting(help="Passes over the images.", panel=RUN, default="20")] = None,
     seed: Annotated[int | None, setting(help="Of everything random.", panel=RUN, default="0")] = None,
     image_size: Annotated[
         str | None,
         setting(
-            help="Pixels, N or HxW; biases are interpolated.", panel=PICTURES, metavar="N|HxW", default="the model's"
+            help="Pixels, N or HxW; biases are interpolated.", panel=IMAGES, metavar="N|HxW", default="the model's"
         ),
     ] = None,
     resize_to: Annotated[
         int | None,
         setting(
             help="Shortest edge before the centre crop, in use.",
-            panel=PICTURES,
+            panel=IMAGES,
             metavar="PIXELS",
             default="256/224 of the size",
         ),
     ] = None,
     val_split: Annotated[
-        float | None, setting(help="Share kept for validation where there is no val/.", panel=PICTURES, default="0.1")
+        float | None, setting(help="Share kept for validation where there is no val/.", panel=IMAGES, default="0.1")
     ] = None,
-    max_bad: Annotated[
+    max_unreadable: Annotated[
         str | None,
         setting(
-            help="Unreadable pictures that are left out without giving up.",
-            panel=PICTURES,
+            help="Unreadable images that are left out without giving up.",
+            panel=IMAGES,
             metavar="SHARE|N%",
             default="1%",
         ),
     ] = None,
     crop_scale: Annotated[
-        float | None, setting(help="Smallest share of a picture in a training crop.", panel=PICTURES, default="0.35")
+        float | None, setting(help="Smallest share of an image in a training crop.", panel=IMAGES, default="0.35")
     ] = None,
     flip: Annotated[
-        bool | None, setting("--flip/--no-flip", help="Mirror half of them.", panel=PICTURES, default="flip")
+        bool | None, setting("--flip/--no-flip", help="Mirror half of them.", panel=IMAGES, default="flip")
     ] = None,
     rand_augment: Annotated[
-        int | None, setting(help="RandAugment's magnitude, up to 30.", panel=PICTURES, default="0")
+        int | None, setting(help="RandAugment's magnitude, up to 30.", panel=IMAGES, default="0")
     ] = None,
-    mixup: Annotated[float | None, setting(help="Mixup's alpha.", panel=PICTURES, default="0")] = None,
-    cutmix: Annotated[float | None, setting(help="Cutmix's alpha.", panel=PICTURES, default="0")] = None,
+    mixup: Annotated[float | None, setting(help="Mixup's alpha.", panel=IMAGES, default="0")] = None,
+    cutmix: Annotated[float | None, setting(help="Cutmix's alpha.", panel=IMAGES, default="0")] = None,
     erasing: Annotated[
-        float | None, setting(help="Share of pictures with a part erased.", panel=PICTURES, default="0")
+        float | None, setting(help="Share of images with a part erased.", panel=IMAGES, default="0")
     ] = None,
-    repeats: Annotated[
-        int | None, setting(help="Times a picture is in an epoch, each augmented anew.", panel=PICTURES, default="1")
+    repeated_augmentation: Annotated[
+        int | None, setting(help="Times an image is in an epoch, each augmented anew.", panel=IMAGES, default="1")
     ] = None,
     freeze: Annotated[
         choices.Frozen | None, setting(help="backbone: only the heads learn.", panel=LEARNING, default="nothing")
     ] = None,
     batch_size: Annotated[
         int | None,
-        setting("--batch-size", "-b", help="Pictures per update, of all processes.", panel=LEARNING, default="64"),
+        setting("--batch-size", "-b", help="Images per update, of all processes.", panel=LEARNING, default="64"),
     ] = None,
-    accumulate: Annotated[
+    grad_accum_steps: Annotated[
         int | None, setting(help="Parts that a batch is computed in, to save memory.", panel=LEARNING, default="1")
     ] = None,
     learning_rate: Annotated[
         float | None,
         setting("--learning-rate", "--lr", help="At its peak.", panel=LEARNING, default="from the batch size"),
     ] = None,
-    min_rate: Annotated[float | None, setting(help="At the end.", panel=LEARNING, default="1e-5")] = None,
+    min_lr: Annotated[float | None, setting(help="At the end.", panel=LEARNING, default="1e-5")] = None,
     warmup_epochs: Annotated[
         float | None, setting(help="Until the rate is at its peak.", panel=LEARNING, default="1")
     ] = None,
     weight_decay: Annotated[float | None, setting(help="AdamW's.", panel=LEARNING, default="0.025")] = None,
-    clip: Annotated[float | None, setting(help="Longest gradient; 0 for any.", panel=LEARNING, default="1")] = None,
+    clip_grad: Annotated[
+        float | None, setting(help="Longest gradient; 0 for any.", panel=LEARNING, default="1")
+    ] = None,
     clip_mode: Annotated[
         choices.ClipMode | None,
         setting(help="As one vector, or unit by unit as in the paper.", panel=LEARNING, default="norm"),
@@ -150,7 +153,7 @@ def finetune(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes that read pictures; 0 for none.", rich_help_panel=MACHINE)
+        int, typer.Option(min=0, help="Processes that read images; 0 for none.", rich_help_panel=MACHINE)
     ] = 2,
     threads: options.ThreadsOption = 0,
     offline: options.OfflineOption = False,
@@ -174,12 +177,12 @@ def finetune(
 
     del debug  # the door looks at it
     return start(
-        data, output, recipe_preset, config, given,
-        resume=resume, overwrite=overwrite, workers=workers, threads=threads, offline=offline, quiet=quiet, say=say,
+        data, output, preset, config, given,
+        resume=resume, overwrite=overwrite, workers=workers, threads=threads, offline=offline, quiet=quiet, log=log,
     )  # fmt: skip
 
 
 NO_SETTINGS = (
-    "data", "output", "recipe_preset", "config", "resume", "overwrite",
+    "data", "output", "preset", "config", "resume", "overwrite",
     "workers", "threads", "offline", "quiet", "debug",
 )  # fmt: skip

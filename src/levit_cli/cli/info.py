@@ -5,21 +5,22 @@ from typing import Annotated, Literal
 import typer
 
 from levit_cli.cli import options
-from levit_cli.cli.errors import door, say
+from levit_cli.cli.errors import handle_errors
 from levit_cli.errors import ExitCode
+from levit_cli.system.progress import log
 
 
-@door
+@handle_errors
 def info(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="As for predict --model.")],
     format: Annotated[Literal["table", "json"], typer.Option("--format", "-f", help="How to say it.")] = "table",
     labels: options.LabelsOption = None,
-    recipe: options.RecipeOption = None,
+    preprocessing: options.PreprocessingOption = None,
     sha256: options.Sha256Option = None,
     offline: options.OfflineOption = False,
     debug: options.DebugOption = False,
 ) -> ExitCode:
-    """Show architecture, parameters, MACs, labels, preprocessing, hash and dialect of a checkpoint.
+    """Show architecture, parameters, MACs, labels, preprocessing, hash and format of a checkpoint.
 
     levit info demo
 
@@ -31,7 +32,12 @@ def info(
 
     del debug  # the door looks at it
     checkpoint = load(
-        model, recipe=recipe, labels=labels, sha256=sha256, offline=offline, warn=lambda text: say(f"Warning: {text}")
+        model,
+        preprocessing=preprocessing,
+        labels=labels,
+        sha256=sha256,
+        offline=offline,
+        warn=lambda text: log(f"Warning: {text}"),
     )
     facts = describe(checkpoint)
     with Sink(None) as sink:

@@ -27,8 +27,9 @@ PrecisionOption = Annotated[
 ThreadsOption = Annotated[
     int, typer.Option(min=0, help="Of the network. 0 is all that this process may use.", show_default="all")
 ]
-RecipeOption = Annotated[
-    choices.RecipeName | None, typer.Option(help="Preprocessing; without it the checkpoint's own.", show_default=False)
+PreprocessingOption = Annotated[
+    choices.PreprocessingName | None,
+    typer.Option(help="Preprocessing; without it the checkpoint's own.", show_default=False),
 ]
 LabelsOption = Annotated[
     Path | None,

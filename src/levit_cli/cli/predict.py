@@ -1,4 +1,4 @@
-"""``levit predict``: labels for pictures."""
+"""``levit predict``: labels for images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,17 +7,18 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.errors import Result, door, say
+from levit_cli.cli.errors import Result, handle_errors
+from levit_cli.system.progress import log
 
 
-@door
+@handle_errors
 def predict(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT...", help="Files, folders, globs, addresses, or - for a picture on stdin."),
+        typer.Argument(metavar="INPUT...", help="Files, folders, globs, addresses, or - for an image on stdin."),
     ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes per picture.")] = 5,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes per image.")] = 5,
     format: Annotated[
         choices.Format | None,
         typer.Option(
@@ -39,18 +40,18 @@ def predict(
     device: options.DeviceOption = "auto",
     engine: options.EngineOption = "auto",
     precision: options.PrecisionOption = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Pictures at once.")] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at once.")] = 16,
     threads: options.ThreadsOption = 0,
     workers: Annotated[
         int, typer.Option(min=0, help="Threads that decode. 0 is as many as cores.", show_default="cores")
     ] = 0,
     labels: options.LabelsOption = None,
-    recipe: options.RecipeOption = None,
+    preprocessing: options.PreprocessingOption = None,
     decode: Annotated[
         choices.Decoding, typer.Option(help="fast lets the JPEG decoder scale large photos down.")
     ] = "exact",
     isolate: Annotated[bool, typer.Option("--isolate", help="Decode in processes that may crash or hang.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For decoding one picture.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="For decoding one image.")] = 30.0,
     sha256: options.Sha256Option = None,
     stats: Annotated[bool, typer.Option("--stats", help="Say on stderr where the time went.")] = False,
     quiet: options.QuietOption = False,
@@ -59,7 +60,7 @@ def predict(
     offline: options.OfflineOption = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="No colours in the table.")] = False,
 ) -> Result:
-    """Classify pictures.
+    """Classify images.
 
     levit predict photo.jpg
 
@@ -76,7 +77,7 @@ def predict(
     from levit_cli.engines import EngineSpec
     from levit_cli.predict.request import Request
     from levit_cli.predict.run import classify
-    from levit_cli.system.output import mute_libraries
+    from levit_cli.system.output import silence_native_stderr
 
     request = Request(
         inputs=tuple(inputs or ()),
@@ -84,7 +85,7 @@ def predict(
         null=null,
         model=model,
         labels=labels,
-        recipe=recipe,
+        preprocessing=preprocessing,
         sha256=sha256,
         offline=offline,
         spec=EngineSpec(device, engine, precision, threads),
@@ -104,5 +105,5 @@ def predict(
         verbose=verbose,
     )
     if not debug:
-        mute_libraries()
-    return classify(request, say)
+        silence_native_stderr()
+    return classify(request, log)

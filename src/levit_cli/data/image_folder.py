@@ -1,7 +1,7 @@
-"""A data set as people keep one: a folder that holds a folder of pictures for each class.
+"""A data set as people keep one: a folder that holds a folder of images for each class.
 
 Read as torchvision's ``ImageFolder`` reads it: classes are numbered in the order of their folders' names. What differs:
-an entry whose name begins with a dot, such as ``.ipynb_checkpoints``, is no class and no picture, and the suffixes are
+an entry whose name begins with a dot, such as ``.ipynb_checkpoints``, is no class and no image, and the suffixes are
 those that ``predict`` looks for.
 """
 
@@ -15,12 +15,12 @@ from levit_cli.errors import UsageError
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")
-LAYOUT = "a data set is a folder that holds one folder of pictures for each class"
+LAYOUT = "a data set is a folder that holds one folder of images for each class"
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Pictures and the class of each.
+    """Images and the class of each.
 
     Args:
         root: the folder they were found in.
@@ -34,28 +34,28 @@ class ClassFolders:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Pictures in each class."""
+        """Images in each class."""
         counted = Counter(index for _, index in self.samples)
         return tuple(counted[index] for index in range(len(self.classes)))
 
 
 def class_folders(root: Path) -> ClassFolders:
-    """List the pictures below ``root/CLASS/``, at any depth; symbolic links are followed, as torchvision does,
+    """List the images below ``root/CLASS/``, at any depth; symbolic links are followed, as torchvision does,
     but for those that lead back up.
 
     Raises:
-        UsageError: no folder, or one that may not be read, or without class folders, or a class without pictures.
+        UsageError: no folder, or one that may not be read, or without class folders, or a class without images.
     """
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise UsageError(f"No class folders in {root}", hint=LAYOUT)
-    samples = [(path, index) for index, name in enumerate(classes) for path in _pictures(root / name)]
+    samples = [(path, index) for index, name in enumerate(classes) for path in _images(root / name)]
     found = ClassFolders(root, tuple(classes), tuple(samples))
     empty = [name for name, count in zip(classes, found.counts, strict=True) if not count]
     if empty:
-        raise UsageError(f"No pictures in {root / empty[0]}", why=f"looked for {' '.join(SUFFIXES)}", hint=_more(empty))
+        raise UsageError(f"No images in {root / empty[0]}", why=f"looked for {' '.join(SUFFIXES)}", hint=_more(empty))
     return found
 
 
@@ -78,7 +78,7 @@ def _first(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     found: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_up(parent, name))

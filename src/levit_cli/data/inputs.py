@@ -114,7 +114,7 @@ def named(paths: Iterable[str]) -> Iterator[Input]:
 
 
 def walk(folder: str) -> Iterator[Input]:
-    """The pictures below a folder, depth first in the order of their names' bytes.
+    """The images below a folder, depth first in the order of their names' bytes.
 
     Hidden entries are skipped and symbolic links not followed; a folder that cannot be read is an input with an error.
     """

@@ -1,6 +1,6 @@
 """Engines: callables from pixels to logits. Choosing one is a look at the spec and at the machine.
 
-An engine knows nothing of files and pictures: it takes (B, H, W, 3) bytes, any B, and gives (B, classes) float32.
+An engine knows nothing of files and images: it takes (B, H, W, 3) bytes, any B, and gives (B, classes) float32.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from levit_cli.engines.spec import Cache, EngineSpec, usable_threads
 from levit_cli.errors import RefusedError, UsageError
-from levit_cli.images.transforms import Recipe
+from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Engine(Protocol):
         B is at most ``spec.batch_size``, where that is set. May be called from ``spec.streams`` threads at once.
         """
 
-    def remember(self) -> None:
+    def save_cache(self) -> None:
         """Leave for the next run what took long to make; called when the answers are out."""
 
 
@@ -42,7 +42,7 @@ class Weights(Protocol):
     @property
     def config(self) -> LevitConfig: ...
     @property
-    def recipe(self) -> Recipe: ...
+    def transform(self) -> Transform: ...
     @property
     def sha256(self) -> str: ...
 
@@ -54,27 +54,27 @@ def make_engine(checkpoint: Weights, spec: EngineSpec, cache: Cache | None = Non
         cache: where the engine may keep what took long to make, for the next run.
 
     On a CPU that is OpenVINO unless torch is named; on a GPU it is torch. ``auto`` takes a GPU only where torch is
-    asked for: looking for one means importing torch, which takes longer than classifying hundreds of pictures.
+    asked for: looking for one means importing torch, which takes longer than classifying hundreds of images.
 
     Raises:
         RefusedError: no such device, or it lacks the precision.
         UsageError: the engine does not run on that device.
     """
-    spec = settled(spec)
+    spec = resolve_spec(spec)
     if spec.engine != "openvino":
         from levit_cli.engines import torch as torch_engine
 
-        return torch_engine.TorchEngine(checkpoint.state, checkpoint.config, checkpoint.recipe, spec)
+        return torch_engine.TorchEngine(checkpoint.state, checkpoint.config, checkpoint.transform, spec)
     from levit_cli.engines import openvino as openvino_engine
 
     return openvino_engine.OpenVinoEngine(
-        checkpoint.state, checkpoint.config, checkpoint.recipe, spec, cache, checkpoint.sha256 if cache else ""
+        checkpoint.state, checkpoint.config, checkpoint.transform, spec, cache, checkpoint.sha256 if cache else ""
     )
 
 
 def make_engine_of_module(network: "BytesNetwork", spec: EngineSpec) -> Engine:
     """The engine for a torch module that is none of ours; the same choice, refused for the same reasons."""
-    spec = settled(spec)
+    spec = resolve_spec(spec)
     if spec.engine == "openvino":
         from levit_cli.engines.openvino_converter import ConvertedEngine
 
@@ -84,7 +84,7 @@ def make_engine_of_module(network: "BytesNetwork", spec: EngineSpec) -> Engine:
     return ModuleEngine(network, spec)
 
 
-def settled(spec: EngineSpec) -> EngineSpec:
+def resolve_spec(spec: EngineSpec) -> EngineSpec:
     """The spec with engine, device and threads decided, and its precision where that is torch's.
 
     Raises:
@@ -98,7 +98,7 @@ def settled(spec: EngineSpec) -> EngineSpec:
             raise UsageError(f"The OpenVINO engine runs on the CPU, not on {spec.device}", hint="--engine torch")
         return replace(spec, device="cpu")
     try:
-        from levit_cli.engines.torch import resolved
+        from levit_cli.engines.torch import resolve_torch_spec
     except (ImportError, OSError) as error:  # OSError: a library of torch's that does not load
         raise RefusedError(f"The {name} engine cannot be used", why=str(error), hint="install torch again") from error
-    return resolved(spec)
+    return resolve_torch_spec(spec)

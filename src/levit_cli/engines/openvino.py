@@ -26,9 +26,9 @@ finally:
 
 from levit_cli import __version__
 from levit_cli.choices import Precision
-from levit_cli.engines.batch import filled_up
+from levit_cli.engines.batch import pad_batch
 from levit_cli.engines.spec import Cache, EngineSpec, require_precision
-from levit_cli.images.transforms import Recipe
+from levit_cli.images.transforms import Transform
 from levit_cli.model import folded as fused
 from levit_cli.model.config import Grid, LevitConfig
 
@@ -50,10 +50,10 @@ def shared_core() -> ov.Core:
 class OpenVinoOps:
     """OpenVINO's side of ``fused.Ops``: each method adds nodes to the graph."""
 
-    def __init__(self, weights: Mapping[str, NDArray[Any]], recipe: Recipe) -> None:
+    def __init__(self, weights: Mapping[str, NDArray[Any]], transform: Transform) -> None:
         self.weights = weights
         # in levels of 0 to 255, as the pixels are
-        mean, std = (255 * np.array(values).reshape(1, 1, 1, 3) for values in (recipe.mean, recipe.std))
+        mean, std = (255 * np.array(values).reshape(1, 1, 1, 3) for values in (transform.mean, transform.std))
         self.mean, self.scale = mean.astype(np.float32), (1 / std).astype(np.float32)
 
     def _weight(self, name: str) -> Node:
@@ -111,7 +111,7 @@ class OpenVinoOps:
 
 
 def build_graph(
-    weights: Mapping[str, NDArray[Any]], config: LevitConfig, recipe: Recipe, batch_size: int = 0
+    weights: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform, batch_size: int = 0
 ) -> ov.Model:
     """The graph pixels (B, H, W, 3) uint8 -> logits (B, classes) float32 from folded weights.
 
@@ -119,7 +119,7 @@ def build_graph(
         batch_size: B; 0 for any, which costs a few percent.
     """
     pixels = opset.parameter([batch_size or -1, *config.image_size, 3], np.uint8, name="pixels")
-    logits = fused.forward(OpenVinoOps(weights, recipe), config, pixels)
+    logits = fused.forward(OpenVinoOps(weights, transform), config, pixels)
     return ov.Model([logits], [pixels], "levit")
 
 
@@ -135,7 +135,7 @@ class OpenVinoEngine:
         self,
         state: Mapping[str, NDArray[Any]],
         config: LevitConfig,
-        recipe: Recipe,
+        transform: Transform,
         spec: EngineSpec,
         cache: Cache | None = None,
         weights_id: str = "",
@@ -143,12 +143,12 @@ class OpenVinoEngine:
         core = shared_core()
         self.spec = with_precision(core, spec)
         self._cache = cache
-        self._key = _cache_key(core, recipe, self.spec, weights_id)
+        self._key = _cache_key(core, transform, self.spec, weights_id)
         compiled = self._from_cache(core)
         self._is_new = compiled is None
         if compiled is None:
             self._weights = fused.fold(state, config)  # the graph shares their memory
-            graph = build_graph(self._weights, config, recipe, spec.batch_size)
+            graph = build_graph(self._weights, config, transform, spec.batch_size)
             compiled = core.compile_model(graph, "CPU", properties(self.spec))
         self._compiled: Any = compiled
         self._requests = Requests(compiled, self.spec)
@@ -162,7 +162,7 @@ class OpenVinoEngine:
         except RuntimeError:  # of another build of openvino
             return None
 
-    def remember(self) -> None:
+    def save_cache(self) -> None:
         """Leave the compiled graph for the next run, if it is not where it came from."""
         if self._cache and self._is_new:
             self._cache.store(self._key, self._compiled.export_model().getvalue())
@@ -183,7 +183,7 @@ class Requests:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(B, H, W, 3) bytes -> (B, classes) logits."""
-        filled = filled_up(pixels, self._batch_size)
+        filled = pad_batch(pixels, self._batch_size)
         request = self._idle.get()
         try:
             request.infer([filled], share_inputs=True)
@@ -202,10 +202,10 @@ def properties(spec: EngineSpec) -> dict[str, Any]:
     }
 
 
-def _cache_key(core: ov.Core, recipe: Recipe, spec: EngineSpec, weights_id: str) -> str:
+def _cache_key(core: ov.Core, transform: Transform, spec: EngineSpec, weights_id: str) -> str:
     """Everything that a compiled graph depends on."""
     cpu = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-    return repr((__version__, ov.__version__, cpu, weights_id, recipe, spec))
+    return repr((__version__, ov.__version__, cpu, weights_id, transform, spec))
 
 
 def with_precision(core: ov.Core, spec: EngineSpec) -> EngineSpec:

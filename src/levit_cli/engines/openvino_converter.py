@@ -24,7 +24,7 @@ class ConvertedEngine(Requests):
         graph.reshape([self.spec.batch_size or -1, *network.image_size, 3])
         super().__init__(core.compile_model(graph, "CPU", properties(self.spec)), self.spec)
 
-    def remember(self) -> None:
+    def save_cache(self) -> None:
         """Nothing: what is converted is only measured."""
 
 

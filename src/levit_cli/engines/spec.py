@@ -16,7 +16,7 @@ class EngineSpec:
     Args:
         threads: of the network on a CPU, all streams together; 0 for as many as this process may use.
         streams: how many batches may be computed at once, from as many threads of the caller.
-        batch_size: pictures that a batch will have; a smaller one is filled up. 0 for batches of any size.
+        batch_size: images that a batch will have; a smaller one is filled up. 0 for batches of any size.
     """
 
     device: Device = "auto"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from levit_cli.choices import Precision
-from levit_cli.engines.batch import filled_up
+from levit_cli.engines.batch import pad_batch
 from levit_cli.engines.spec import EngineSpec, require_precision
 from levit_cli.errors import RefusedError
-from levit_cli.images.transforms import Recipe
+from levit_cli.images.transforms import Transform
 from levit_cli.model import folded as fused
 from levit_cli.model.config import Grid, LevitConfig
 
@@ -77,7 +77,7 @@ class FoldedLevit(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, weights: Mapping[str, NDArray[Any]], config: LevitConfig, recipe: Recipe) -> None:
+    def __init__(self, weights: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform) -> None:
         super().__init__()
         self.config = config
         self._places = {name: name.replace(".", "_") for name in weights}  # a buffer's name takes no dots
@@ -86,7 +86,7 @@ class FoldedLevit(nn.Module):
             if tensor.ndim == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
             self.register_buffer(self._places[name], tensor)
-        mean, std = (255 * torch.tensor(values).reshape(3, 1, 1) for values in (recipe.mean, recipe.std))
+        mean, std = (255 * torch.tensor(values).reshape(3, 1, 1) for values in (transform.mean, transform.std))
         self.register_buffer("mean", mean)
         self.register_buffer("scale", 1 / std)
 
@@ -118,7 +118,7 @@ class ModuleEngine:
     """Any network from bytes to logits in torch: as it is, or compiled where the spec says so; on CUDA as graphs."""
 
     def __init__(self, network: BytesNetwork, spec: EngineSpec) -> None:
-        self.spec = _with_streams(resolved(spec))
+        self.spec = _with_streams(resolve_torch_spec(spec))
         if self.spec.device == "cpu":
             torch.set_num_threads(self.spec.threads)
         module: Module = network.to_dtype(DTYPES[self.spec.precision]).eval().to(self.spec.device)
@@ -134,9 +134,9 @@ class ModuleEngine:
             self._run = CudaGraphs(module, shape, self.spec.streams)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._run(filled_up(pixels, self.spec.batch_size))[: len(pixels)]
+        return self._run(pad_batch(pixels, self.spec.batch_size))[: len(pixels)]
 
-    def remember(self) -> None:
+    def save_cache(self) -> None:
         """Nothing: eager torch makes nothing that would be worth it, and what torch.compile makes, torch keeps."""
 
 
@@ -144,9 +144,9 @@ class TorchEngine(ModuleEngine):
     """Folded LeViT in torch."""
 
     def __init__(
-        self, state: Mapping[str, NDArray[Any]], config: LevitConfig, recipe: Recipe, spec: EngineSpec
+        self, state: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform, spec: EngineSpec
     ) -> None:
-        super().__init__(FoldedLevit(fused.fold(state, config), config, recipe), spec)
+        super().__init__(FoldedLevit(fused.fold(state, config), config, transform), spec)
 
 
 class Eager:
@@ -162,7 +162,7 @@ class Eager:
         return result
 
 
-def resolved(spec: EngineSpec) -> EngineSpec:
+def resolve_torch_spec(spec: EngineSpec) -> EngineSpec:
     """The spec with device and precision decided; ``auto`` is a GPU where there is one.
 
     Raises:

@@ -1,10 +1,10 @@
-"""``levit eval``: how good a model is on pictures whose classes are known.
+"""``levit eval``: how good a model is on images whose classes are known.
 
-``evaluate`` and ``summarise`` are the way in for a library.
+``evaluate`` and ``summarize`` are the way in for a library.
 """
 
 from levit_cli.eval.evaluate import Evaluated, evaluate
 from levit_cli.eval.results import Summary
-from levit_cli.eval.summarize import summarise
+from levit_cli.eval.summarize import summarize
 
-__all__ = ["Evaluated", "Summary", "evaluate", "summarise"]
+__all__ = ["Evaluated", "Summary", "evaluate", "summarize"]

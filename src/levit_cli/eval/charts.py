@@ -43,7 +43,7 @@ STYLE: Any = {  # typed by matplotlib as one of its hundreds of keys
 
 
 def confusion_chart(rows: Sequence[str], columns: Sequence[str], counts: NDArray[np.int64]) -> str:
-    """A matrix of pictures, the true class down, the answer across; colours by the share of a row.
+    """A matrix of images, the true class down, the answer across; colours by the share of a row.
 
     Args:
         rows, columns: names; the class of a row is that of the column at the same place. A last column without a row
@@ -95,7 +95,7 @@ def _short(name: str) -> str:
 
 
 def reliability_chart(calibration: Calibration, fitted: Calibration | None) -> str:
-    """Accuracy over confidence, bin by bin, and how many pictures are in each."""
+    """Accuracy over confidence, bin by bin, and how many images are in each."""
     with rc_context(STYLE):
         figure = Figure(figsize=(5.6, 5.4))
         axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1), gridspec_kw={"hspace": 0.08})
@@ -120,21 +120,21 @@ def _bars(axes: Axes, bins: Sequence[Bin]) -> list[Artist | Container]:
 
 
 def _dots(axes: Axes, fitted: Calibration) -> Artist:
-    """Accuracy after fitting, as dots whose area is the number of pictures."""
-    most = max(slot.pictures for slot in fitted.bins)
+    """Accuracy after fitting, as dots whose area is the number of images."""
+    most = max(slot.images for slot in fitted.bins)
     return axes.scatter(
         [slot.confidence for slot in fitted.bins],
         [slot.accuracy for slot in fitted.bins],
-        [10 + 90 * slot.pictures / most for slot in fitted.bins],
+        [10 + 90 * slot.images / most for slot in fitted.bins],
         color=ORANGE, alpha=0.9, zorder=3, clip_on=False, label=f"with a temperature of {fitted.temperature:.3g}",
     )  # fmt: skip
 
 
 def _histogram(axes: Axes, bins: Sequence[Bin]) -> None:
     axes.bar(
-        [slot.low for slot in bins], [slot.pictures for slot in bins], 1 / BINS, align="edge", color=MUTED, alpha=0.6
+        [slot.low for slot in bins], [slot.images for slot in bins], 1 / BINS, align="edge", color=MUTED, alpha=0.6
     )
-    axes.set(xlabel="how sure it is", ylabel="pictures")
+    axes.set(xlabel="how sure it is", ylabel="images")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.locator_params(axis="y", nbins=3, integer=True)
 

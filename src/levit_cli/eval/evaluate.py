@@ -1,4 +1,4 @@
-"""Labelled pictures classified as ``predict`` does it: every picture's logits, kept beside its true class.
+"""Labelled images classified as ``predict`` does it: every image's logits, kept beside its true class.
 
 What cannot be read has no part in the figures and is kept apart.
 """
@@ -21,25 +21,26 @@ from levit_cli.eval.results import Classes
 from levit_cli.predict.decoding import Preparation
 from levit_cli.predict.pipeline import Prediction, Stats, predict
 from levit_cli.predict.reader import Reader
-from levit_cli.predict.request import Request, Say, engine_for, sized
+from levit_cli.predict.request import Request, engine_for, sized
+from levit_cli.system.progress import Log
 
 TOP_K = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """What a model answered to labelled pictures, N of which could be read.
+    """What a model answered to labelled images, N of which could be read.
 
     Args:
-        folders: the pictures.
+        folders: the images.
         labels: the model's.
         class_of_folder: the model's class for each class of ``folders``.
-        paths: of the N pictures.
+        paths: of the N images.
         targets: (N,) their true classes.
         ranked: (N, k) the k likeliest classes, best first; k is 5, or all where the model has fewer.
         confidences: (N,) the probability of the first of them, as ``predict`` prints it.
         logits: (N, classes), not divided by the temperature.
-        failures: the pictures that could not be read, with the reasons.
+        failures: the images that could not be read, with the reasons.
         temperature: the model's.
         engine: that computed this, and with what.
         stats: what it took.
@@ -68,15 +69,15 @@ def evaluate(
     batch_size: int = 16,
     workers: int = 0,
     verbose: bool = False,
-    say: Say = lambda _: None,
+    log: Log = lambda _: None,
     advance: Callable[[], None] = lambda: None,
 ) -> Evaluated:
-    """Classify the pictures of a data set, by the same path as ``levit predict``.
+    """Classify the images of a data set, by the same path as ``levit predict``.
 
     Args:
         folders: each of its classes is matched to one of the model's labels by name.
         spec: threads are shared out as ``predict`` does.
-        advance: called for each picture that is done.
+        advance: called for each image that is done.
 
     Raises:
         RefusedError: a folder has no label, or there is no such device.
@@ -87,10 +88,10 @@ def evaluate(
     asked = Request((), checkpoint.origin, spec=spec, batch_size=batch_size, workers=workers, verbose=verbose)
     asked = sized(asked, alone=len(folders.samples) == 1)
     inputs = (Input(str(path)) for path, _ in folders.samples)
-    with Preparation(Reader(checkpoint.recipe, decoding), limit_s=asked.timeout_s, isolate=False) as preparation:
+    with Preparation(Reader(checkpoint.transform, decoding), limit_s=asked.timeout_s, isolate=False) as preparation:
         ahead = preparation.ahead(inputs, batch_size=asked.batch_size, workers=asked.workers)
         try:
-            engine, stats = engine_for(asked, checkpoint, say), Stats()
+            engine, stats = engine_for(asked, checkpoint, log), Stats()
             stream = predict(
                 ahead,
                 engine,
@@ -118,12 +119,12 @@ def _collected(
     stats: Stats,
     stream: Iterator[Prediction],
 ) -> Evaluated:
-    """The stream as arrays, filled as it comes: a hundred thousand pictures of a thousand classes are 400 MB."""
-    num_pictures, num_classes = len(folders.samples), len(checkpoint.labels)
+    """The stream as arrays, filled as it comes: a hundred thousand images of a thousand classes are 400 MB."""
+    num_images, num_classes = len(folders.samples), len(checkpoint.labels)
     top_k = min(TOP_K, num_classes)
-    logits = np.empty((num_pictures, num_classes), np.float32)
-    ranked = np.empty((num_pictures, top_k), np.int64)
-    confidences, targets = np.empty(num_pictures), np.empty(num_pictures, np.int64)
+    logits = np.empty((num_images, num_classes), np.float32)
+    ranked = np.empty((num_images, top_k), np.int64)
+    confidences, targets = np.empty(num_images), np.empty(num_images, np.int64)
     paths: list[str] = []
     failures: list[Prediction] = []
     for (_, folder), prediction in zip(folders.samples, stream, strict=True):

@@ -28,7 +28,7 @@ def document(evaluated: Evaluated, summary: Summary, meta: Mapping[str, Any]) ->
         "data": {
             **path_fields(str(evaluated.folders.root)),
             "classes": len(evaluated.folders.classes),
-            "pictures": len(evaluated.folders.samples),
+            "images": len(evaluated.folders.samples),
             "readable": len(evaluated.paths),
             "failed": len(evaluated.failures),
         },
@@ -87,7 +87,7 @@ def _score(score: ClassScore, labels: Labels) -> dict[str, Any]:
     return {
         **_class(score.index, labels),
         **{name.replace("path", "folder"): value for name, value in folder.items()},
-        "pictures": score.pictures,
+        "images": score.images,
         "predicted": score.predicted,
         "correct": score.correct,
         "precision": _rounded(score.precision),

@@ -109,7 +109,7 @@ def _require_apart(folders: Sequence[str], indexes: Sequence[int], labels: Label
         if other != folder:
             raise RefusedError(
                 f"The folders {printable(other)} and {printable(folder)} mean the same class, {labels.names[index]}",
-                hint="put their pictures into one folder",
+                hint="put their images into one folder",
             )
 
 

@@ -1,5 +1,5 @@
 """The figures of an evaluation, from torchmetrics, and the temperature of Guo et al. 2017 ("On Calibration of Modern
-Neural Networks"). Importing this takes seconds, as it imports torch: import it when the pictures are classified.
+Neural Networks"). Importing this takes seconds, as it imports torch: import it when the images are classified.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ from torchmetrics.functional.classification import (
     multiclass_stat_scores,
 )
 
-CHUNK = 4096  # pictures at once: of a thousand classes, 32 MB a copy
+CHUNK = 4096  # images at once: of a thousand classes, 32 MB a copy
 ITERATIONS = 100
 
 Classes = NDArray[np.int64]
 
 
 class ClassFigures(NamedTuple):
-    """(classes,) each; 0 where a class has no pictures, or was never the answer."""
+    """(classes,) each; 0 where a class has no images, or was never the answer."""
 
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
@@ -50,7 +50,7 @@ def count_hits(ranked: Classes, targets: Classes, num_classes: int) -> int:
 
 
 def count_confusions(predicted: Classes, targets: Classes, num_classes: int) -> Classes:
-    """(classes, classes) pictures: the true class down, the predicted one across."""
+    """(classes, classes) images: the true class down, the predicted one across."""
     counts = multiclass_confusion_matrix(_tensor(predicted), _tensor(targets), num_classes)
     return np.asarray(counts.numpy(), np.int64)
 

@@ -36,7 +36,7 @@ from levit_cli.predict.reader import open_regular
 from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.text import printable
 
-MATRIX_CLASSES = 30  # in one picture; of more those that are confused most
+MATRIX_CLASSES = 30  # in one image; of more those that are confused most
 SHOWN_CLASSES = 20
 BESIDE = 12  # classes; a larger matrix leaves no room beside it
 CLASSES, CONFUSIONS, FAILURES = 30, 12, 200
@@ -140,7 +140,7 @@ def _stretch(low: float, high: float, kind: str) -> str:
 def _classes(evaluated: Evaluated, summary: Summary) -> str:
     scores = worst_first(summary.scores)
     about = (
-        "The worst first. Recall: how many of a class’s pictures were found. Precision: how many of the pictures that "
+        "The worst first. Recall: how many of a class’s images were found. Precision: how many of the images that "
         "got its name deserve it. F1 is the harmonic mean of the two."
     )
     shown = _class_table(scores[:CLASSES], evaluated, summary)
@@ -153,7 +153,7 @@ def _classes(evaluated: Evaluated, summary: Summary) -> str:
 
 def _class_table(scores: Iterable[ClassScore], evaluated: Evaluated, summary: Summary) -> str:
     head = (
-        '<th class="text" scope="col">class</th><th scope="col">pictures</th><th scope="col">recall</th>'
+        '<th class="text" scope="col">class</th><th scope="col">images</th><th scope="col">recall</th>'
         '<td class="bar"></td><th scope="col">precision</th><th class="optional" scope="col">F1</th>'
         '<th class="text" scope="col">most often taken for</th>'
     )
@@ -167,7 +167,7 @@ def _class_table(scores: Iterable[ClassScore], evaluated: Evaluated, summary: Su
 def _class_row(score: ClassScore, confused: str, evaluated: Evaluated) -> str:
     bar = f'<div class="track">{_stretch(0, score.recall, "whole")}</div>' if score.recall is not None else ""
     return (
-        f'<tr><th scope="row">{_text(evaluated.labels.names[score.index])}</th><td>{score.pictures:,}</td>'
+        f'<tr><th scope="row">{_text(evaluated.labels.names[score.index])}</th><td>{score.images:,}</td>'
         f'<td>{percent(score.recall)}</td><td class="bar">{bar}</td><td>{percent(score.precision)}</td>'
         f'<td class="optional">{percent(score.f1)}</td><td class="text muted">{_text(confused)}</td></tr>\n'
     )
@@ -184,7 +184,7 @@ def _confusion(evaluated: Evaluated, summary: Summary) -> str:
     drawn = f'<div class="wide">{chart}</div>'
     side = "columns" if len(matrix.columns) <= BESIDE else "stacked"
     pairs = [
-        f'<tr><td>{pair.pictures:,}</td><td class="text">{_text(evaluated.labels.names[pair.true])} taken for '
+        f'<tr><td>{pair.images:,}</td><td class="text">{_text(evaluated.labels.names[pair.true])} taken for '
         f"{_text(evaluated.labels.names[pair.predicted])}</td></tr>\n"
         for pair in summary.confusions[:CONFUSIONS]
     ]
@@ -216,7 +216,7 @@ def _mistakes(evaluated: Evaluated, summary: Summary) -> str:
         return ""
     about = "Where the model is wrong though it is sure. Look for labels that are wrong, too: they often end up here."
     figures = "".join(_mistake(mistake, evaluated) for mistake in summary.mistakes)
-    return _section("Its surest mistakes", about, f'<div class="pictures">\n{figures}</div>')
+    return _section("Its surest mistakes", about, f'<div class="images">\n{figures}</div>')
 
 
 def _mistake(mistake: Mistake, evaluated: Evaluated) -> str:
@@ -229,12 +229,12 @@ def _mistake(mistake: Mistake, evaluated: Evaluated) -> str:
 
 
 def _thumbnail(path: str, alternative: str) -> str:
-    """The picture, small; it was read before, but it need not be there any more."""
+    """The image, small; it was read before, but it need not be there any more."""
     with suppress(InputError, OSError), open_regular(path) as file:
-        picture = decode(file, THUMBNAIL)
-        picture.thumbnail(THUMBNAIL)
+        image = decode(file, THUMBNAIL)
+        image.thumbnail(THUMBNAIL)
         jpeg = io.BytesIO()
-        picture.save(jpeg, "JPEG", quality=82)
+        image.save(jpeg, "JPEG", quality=82)
         data = base64.b64encode(jpeg.getvalue()).decode("ascii")
         return f'<img src="data:image/jpeg;base64,{data}" alt="{alternative}">'
     return '<div class="missing">gone</div>'
@@ -274,7 +274,7 @@ def _failures(evaluated: Evaluated) -> str:
     ]
     hidden = len(evaluated.failures) - len(rows)
     about = "These have no part in the figures." + (f" {hidden:,} more are not shown." if hidden else "")
-    head = "".join(f'<th class="text" scope="col">{name}</th>' for name in ("picture", "kind", "reason"))
+    head = "".join(f'<th class="text" scope="col">{name}</th>' for name in ("image", "kind", "reason"))
     table = (
         f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{"".join(rows)}</tbody>\n</table></div>'
     )
@@ -282,14 +282,14 @@ def _failures(evaluated: Evaluated) -> str:
 
 
 def _origin(meta: Mapping[str, Any]) -> str:
-    model, recipe = meta["model"], meta["preprocessing"]
+    model, transform = meta["model"], meta["preprocessing"]
     facts: Sequence[tuple[str, str]] = (
         ("model", f"{model['name']}, {model['architecture']}, {model['classes']} classes"),
         ("weights’ SHA-256", model["sha256"]),
         ("temperature", f"{model['temperature']:.4g}"),
         (
             "preprocessing",
-            f"{recipe['name']}: {recipe['filter']}, {recipe['crop_size'][0]} x {recipe['crop_size'][1]} px",
+            f"{transform['name']}: {transform['filter']}, {transform['crop_size'][0]} x {transform['crop_size'][1]} px",
         ),
         ("computed by", f"levit {meta['version']}, {meta['engine']} on {meta['device']} in {meta['precision']}"),
     )

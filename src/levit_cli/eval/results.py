@@ -27,7 +27,7 @@ class Proportion:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the true value lies with 95 % confidence, by Wilson's score, if the pictures are a fair sample."""
+        """Where the true value lies with 95 % confidence, by Wilson's score, if the images are a fair sample."""
         if not self.total:
             return 0.0, 1.0
         z, n, p = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), self.total, self.value
@@ -42,17 +42,17 @@ class ClassScore:
 
     Args:
         index: the model's.
-        folder: where its pictures are.
-        pictures: of it that could be read.
-        predicted: pictures of any class that were taken for it.
+        folder: where its images are.
+        images: of it that could be read.
+        predicted: images of any class that were taken for it.
         precision: None where it was never predicted.
-        recall: None where it has no pictures.
+        recall: None where it has no images.
         f1: None where neither is there.
     """
 
     index: int
     folder: str
-    pictures: int
+    images: int
     predicted: int
     correct: int
     precision: float | None
@@ -62,11 +62,11 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Bin:
-    """Pictures whose confidence lies in [low, high)."""
+    """Images whose confidence lies in [low, high)."""
 
     low: float
     high: float
-    pictures: int
+    images: int
     confidence: float
     accuracy: float
 
@@ -79,7 +79,7 @@ class Calibration:
         error: the expected calibration error, over ``BINS`` bins.
         confidence: the mean probability of the first answer.
         log_loss: the mean negative log likelihood, in nats.
-        bins: those that hold pictures.
+        bins: those that hold images.
     """
 
     temperature: float
@@ -91,7 +91,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture that was taken for another class, and how surely."""
+    """An image that was taken for another class, and how surely."""
 
     path: str
     true: int
@@ -101,11 +101,11 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many pictures of one class were taken for another."""
+    """How many images of one class were taken for another."""
 
     true: int
     predicted: int
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +115,11 @@ class Summary:
     Args:
         top5: None where the model has no more than five classes.
         scores: of the classes that have a folder, in the folders' order.
-        balanced_accuracy, macro_f1: means of recall and F1 over the classes that have pictures, each class counting
+        balanced_accuracy, macro_f1: means of recall and F1 over the classes that have images, each class counting
             the same; NaN of none.
-        confusion: (classes, classes) pictures, the true class down, the predicted one across.
-        calibration: at the model's temperature; None where no picture could be read.
-        fitted: at the temperature that fits these very pictures best; None where there is none.
+        confusion: (classes, classes) images, the true class down, the predicted one across.
+        calibration: at the model's temperature; None where no image could be read.
+        fitted: at the temperature that fits these very images best; None where there is none.
         mistakes: those with the highest confidence.
     """
 
@@ -139,7 +139,7 @@ class Summary:
         off_diagonal = self.confusion - np.diag(np.diag(self.confusion))
         pairs = np.argwhere(off_diagonal)
         found = [Confusion(int(true), int(other), int(off_diagonal[true, other])) for true, other in pairs]
-        return sorted(found, key=lambda confusion: -confusion.pictures)
+        return sorted(found, key=lambda confusion: -confusion.images)
 
     @property
     def classes_in_play(self) -> list[int]:

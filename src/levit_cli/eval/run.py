@@ -1,7 +1,6 @@
 """One run of ``levit eval``: what can be refused for free is refused first, results are written when all are there."""
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,14 +13,14 @@ from levit_cli.eval.evaluate import Evaluated, evaluate
 from levit_cli.eval.json_document import document
 from levit_cli.eval.report import as_html
 from levit_cli.eval.results import Summary
-from levit_cli.eval.summarize import summarise
+from levit_cli.eval.summarize import summarize
 from levit_cli.eval.table import as_table
 from levit_cli.eval.wording import percent
 from levit_cli.predict.records import as_json
-from levit_cli.predict.request import Request, Say, closing_line, describe_run, load_model
+from levit_cli.predict.request import Request, closing_line, describe_run, load_model
 from levit_cli.system.atomic import replace_bytes, same_file
 from levit_cli.system.output import Sink, is_terminal, require_free
-from levit_cli.system.progress import progress
+from levit_cli.system.progress import Log, progress, shows_progress
 
 Form = Literal["table", "json"]
 
@@ -50,7 +49,7 @@ class Verdict(NamedTuple):
     summary: Summary
 
 
-def run(wish: Wish, say: Say) -> Verdict:
+def run(wish: Wish, log: Log) -> Verdict:
     """Evaluate a model on a folder and write what was found.
 
     Args:
@@ -61,14 +60,14 @@ def run(wish: Wish, say: Say) -> Verdict:
     """
     form = _form(wish)
     store = _require_store(wish)
-    folders = _class_folders(wish, say)
+    folders = _class_folders(wish, log)
     _require_outputs(wish, folders)
-    checkpoint = load_model(wish.run, say)
-    evaluated = _evaluated(wish, checkpoint, folders, say)
-    summary = summarise(evaluated)
+    checkpoint = load_model(wish.run, log)
+    evaluated = _evaluated(wish, checkpoint, folders, log)
+    summary = summarize(evaluated)
     _write(wish, form, checkpoint, evaluated, summary)
-    stored = _store(store, summary, wish, say) if store else True
-    passed = _passes(wish, summary, say)
+    stored = _store(store, summary, wish, log) if store else True
+    passed = _passes(wish, summary, log)
     good = passed and stored and not evaluated.failures
     return Verdict(ExitCode.OK if good else ExitCode.SOME_FAILED, evaluated, summary)
 
@@ -100,41 +99,40 @@ def _require_store(wish: Wish) -> Path | None:
     return folder
 
 
-def _class_folders(wish: Wish, say: Say) -> ClassFolders:
+def _class_folders(wish: Wish, log: Log) -> ClassFolders:
     """The class folders of what was named, or of the validation part inside it."""
     try:
         inside = next((wish.folder / name for name in VAL_NAMES if _holds_folders(wish.folder / name)), None)
         if inside and not wish.run.quiet:
-            say(f"Evaluating on {inside}")
+            log(f"Evaluating on {inside}")
         return class_folders(inside or wish.folder)
     except OSError as error:
         raise UsageError(f"Cannot read {error.filename}", why=error.strerror or "", hint=LAYOUT) from error
 
 
 def _holds_folders(folder: Path) -> bool:
-    """Whether this can be a data set; a folder of pictures may as well be a class that is called ``test``."""
+    """Whether this can be a data set; a folder of images may as well be a class that is called ``test``."""
     return folder.is_dir() and any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def _require_outputs(wish: Wish, folders: ClassFolders) -> None:
     output, report = wish.run.output, wish.report
-    pictures = [str(path) for path, _ in folders.samples]
+    images = [str(path) for path, _ in folders.samples]
     for file in filter(None, (output, report)):
         if file.is_dir():
             raise UsageError(f"{file} is a folder", hint="name a file")
         if file.is_file() and not wish.run.overwrite:
             raise UsageError(f"{file} exists", why="it was not touched", hint="--overwrite replaces it")
-        require_free(file, pictures, overwrite=wish.run.overwrite, resume=None)
+        require_free(file, images, overwrite=wish.run.overwrite, resume=None)
         if file.is_file() and not os.access(file.resolve().parent, os.W_OK):
             raise OutputError(f"Cannot write {file}", why="its folder may not be written to")
     if output and report and (output.resolve() == report.resolve() or same_file(str(output), str(report))):
         raise UsageError(f"-o and --report are the same file, {output}")
 
 
-def _evaluated(wish: Wish, checkpoint: Checkpoint, folders: ClassFolders, say: Say) -> Evaluated:
+def _evaluated(wish: Wish, checkpoint: Checkpoint, folders: ClassFolders, log: Log) -> Evaluated:
     asked = wish.run
-    shown = sys.stderr is not None and sys.stderr.isatty() and not asked.quiet
-    with progress(shown=shown, total=len(folders.samples)) as advance:
+    with progress(shown=shows_progress(quiet=asked.quiet), total=len(folders.samples)) as bar:
         evaluated = evaluate(
             checkpoint,
             folders,
@@ -143,11 +141,11 @@ def _evaluated(wish: Wish, checkpoint: Checkpoint, folders: ClassFolders, say: S
             batch_size=asked.batch_size,
             workers=asked.workers,
             verbose=asked.verbose,
-            say=say,
-            advance=advance,
+            log=log,
+            advance=bar.advance,
         )
     if not asked.quiet:
-        say(closing_line(evaluated.stats))
+        log(closing_line(evaluated.stats))
     return evaluated
 
 
@@ -175,21 +173,21 @@ def _put(file: Path | None, content: bytes) -> None:
         replace_bytes(file.resolve(), content)
 
 
-def _store(folder: Path, summary: Summary, wish: Wish, say: Say) -> bool:
+def _store(folder: Path, summary: Summary, wish: Wish, log: Log) -> bool:
     if summary.fitted is None:
-        say("No temperature was stored · none fits: that takes right answers and wrong ones")
+        log("No temperature was stored · none fits: that takes right answers and wrong ones")
         return False
     file = store_temperature(folder, summary.fitted.temperature)
     if not wish.run.quiet:
-        say(f"Temperature {summary.fitted.temperature:.4g} stored in {file}: predict divides the logits by it")
+        log(f"Temperature {summary.fitted.temperature:.4g} stored in {file}: predict divides the logits by it")
     return True
 
 
-def _passes(wish: Wish, summary: Summary, say: Say) -> bool:
-    """Whether top-1 reaches what was asked for; of no picture it does not."""
+def _passes(wish: Wish, summary: Summary, log: Log) -> bool:
+    """Whether top-1 reaches what was asked for; of no image it does not."""
     top1 = summary.top1
     if wish.fail_under is None or top1.value >= wish.fail_under:
         return True
     found = f"{percent(top1.value)}, {top1.correct:,} of {top1.total:,}"
-    say(f"Failed: top-1 is below --fail-under {wish.fail_under:g} · it is {found}")
+    log(f"Failed: top-1 is below --fail-under {wish.fail_under:g} · it is {found}")
     return False

@@ -19,8 +19,8 @@ MISTAKES = 24
 CHUNK = 4096
 
 
-def summarise(evaluated: Evaluated) -> Summary:
-    """The figures of what was evaluated; over the readable pictures, and top-k over all of the model's classes."""
+def summarize(evaluated: Evaluated) -> Summary:
+    """The figures of what was evaluated; over the readable images, and top-k over all of the model's classes."""
     from levit_cli.eval import metrics
 
     targets, ranked, num_classes = evaluated.targets, evaluated.ranked, len(evaluated.labels)
@@ -34,7 +34,7 @@ def summarise(evaluated: Evaluated) -> Summary:
         top5=Proportion(metrics.count_hits(ranked, targets, num_classes), total) if num_classes > TOP_K else None,
         scores=scores,
         balanced_accuracy=_mean([score.recall for score in scores if score.recall is not None]),
-        macro_f1=_mean([score.f1 or 0.0 for score in scores if score.pictures]),
+        macro_f1=_mean([score.f1 or 0.0 for score in scores if score.images]),
         confusion=confusion,
         calibration=_calibration(evaluated, evaluated.temperature) if total else None,
         fitted=_calibration(evaluated, fitted) if fitted else None,
@@ -43,14 +43,14 @@ def summarise(evaluated: Evaluated) -> Summary:
 
 
 def _scores(evaluated: Evaluated, confusion: Classes, figures: "ClassFigures") -> Iterator[ClassScore]:
-    """A class without pictures, or never predicted, has no figure rather than a zero."""
-    pictures, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    """A class without images, or never predicted, has no figure rather than a zero."""
+    images, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     for folder, index in zip(evaluated.folders.classes, evaluated.class_of_folder, strict=True):
-        has, was = bool(pictures[index]), bool(predicted[index])
+        has, was = bool(images[index]), bool(predicted[index])
         yield ClassScore(
             index=index,
             folder=folder,
-            pictures=int(pictures[index]),
+            images=int(images[index]),
             predicted=int(predicted[index]),
             correct=int(confusion[index, index]),
             precision=float(figures.precision[index]) if was else None,
@@ -94,7 +94,7 @@ def _bins(confidences: NDArray[np.float64], correct: NDArray[np.bool_]) -> Itera
         yield Bin(
             low=float(edges[place]),
             high=float(edges[place + 1]),
-            pictures=int(here.sum()),
+            images=int(here.sum()),
             confidence=float(confidences[here].mean()),
             accuracy=float(correct[here].mean()),
         )

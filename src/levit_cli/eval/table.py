@@ -34,7 +34,7 @@ WIDE = 70  # characters; in less there is no room for what a class was taken for
 TAKEN_FOR = 2
 CONFUSIONS = MISTAKES = FAILURES = 10
 LEGEND = (
-    " recall: of a class's pictures, how many were found; precision: of the pictures that got its name, how many "
+    " recall: of a class's images, how many were found; precision: of the images that got its name, how many "
     "deserve it; F1: the harmonic mean of both"
 )
 
@@ -68,7 +68,7 @@ def _blocks(evaluated: Evaluated, summary: Summary, console: Console) -> Iterato
         yield from _section("Surest mistakes", _mistakes(evaluated, summary))
     if evaluated.failures:
         yield from _section(f"Not read ({kinds(evaluated)})", _failures(evaluated))
-        yield from _hidden(len(evaluated.failures), FAILURES, "picture", "pictures")
+        yield from _hidden(len(evaluated.failures), FAILURES, "image", "images")
     yield ""
 
 
@@ -106,7 +106,7 @@ def _figures(summary: Summary) -> Table:
         )
         grid.add_row("ECE", percent(summary.calibration.error), f"calibration error; {sure}")
     if summary.fitted:
-        told = f"with a temperature of {summary.fitted.temperature:.4g}, fitted to these pictures"
+        told = f"with a temperature of {summary.fitted.temperature:.4g}, fitted to these images"
         grid.add_row("", percent(summary.fitted.error), told)
     return grid
 
@@ -114,7 +114,7 @@ def _figures(summary: Summary) -> Table:
 def _classes(evaluated: Evaluated, summary: Summary, console: Console) -> Table:
     grid = _grid()
     grid.add_column("class", overflow="fold")
-    for name in ("pictures", "recall"):
+    for name in ("images", "recall"):
         grid.add_column(name, justify="right", no_wrap=True)
     for name in ("precision", "F1"):
         grid.add_column(name, justify="right", no_wrap=True)
@@ -124,7 +124,7 @@ def _classes(evaluated: Evaluated, summary: Summary, console: Console) -> Table:
     for score in worst_first(summary.scores)[:CLASSES]:
         grid.add_row(
             Text(printable(evaluated.labels.names[score.index])),
-            f"{score.pictures:,}",
+            f"{score.images:,}",
             percent(score.recall),
             percent(score.precision),
             percent(score.f1),
@@ -156,8 +156,8 @@ def _matrix(evaluated: Evaluated, summary: Summary) -> Table:
     return grid
 
 
-def _cell(pictures: int, *, right: bool) -> Text:
-    return Text(f"{pictures:,}" if pictures else "·", style="bold cyan" if right else "" if pictures else "dim")
+def _cell(images: int, *, right: bool) -> Text:
+    return Text(f"{images:,}" if images else "·", style="bold cyan" if right else "" if images else "dim")
 
 
 def _most_confused(evaluated: Evaluated, summary: Summary) -> Table:
@@ -168,13 +168,13 @@ def _most_confused(evaluated: Evaluated, summary: Summary) -> Table:
     names = evaluated.labels.names
     for confusion in summary.confusions[:CONFUSIONS]:
         pair = f"{printable(names[confusion.true])} taken for {printable(names[confusion.predicted])}"
-        grid.add_row(f"{confusion.pictures:,}", Text(pair))
+        grid.add_row(f"{confusion.images:,}", Text(pair))
     return grid
 
 
 def _mistakes(evaluated: Evaluated, summary: Summary) -> Table:
     grid = _grid()
-    for name in ("picture", "is", "answer"):
+    for name in ("image", "is", "answer"):
         grid.add_column(name, overflow="fold")
     grid.add_column("sure", justify="right", no_wrap=True)
     for mistake in summary.mistakes[:MISTAKES]:

@@ -33,7 +33,7 @@ def count(number: int, noun: str) -> str:
 
 def extent(evaluated: Evaluated) -> str:
     """How much was evaluated."""
-    return f"{count(len(evaluated.paths), 'picture')} in {count(len(evaluated.folders.classes), 'class')}"
+    return f"{count(len(evaluated.paths), 'image')} in {count(len(evaluated.folders.classes), 'class')}"
 
 
 def remarks(evaluated: Evaluated) -> list[str]:
@@ -42,7 +42,7 @@ def remarks(evaluated: Evaluated) -> list[str]:
     if failed := len(evaluated.failures):
         tried = len(evaluated.folders.samples)
         found.append(
-            f"{failed:,} of {count(tried, 'picture')} could not be read and {'is' if failed == 1 else 'are'} listed; "
+            f"{failed:,} of {count(tried, 'image')} could not be read and {'is' if failed == 1 else 'are'} listed; "
             "the figures are over the others."
         )
     covered, known = len(evaluated.folders.classes), len(evaluated.labels)
@@ -54,7 +54,7 @@ def remarks(evaluated: Evaluated) -> list[str]:
 
 
 def kinds(evaluated: Evaluated) -> str:
-    """How many pictures could not be read for which reason, the most frequent first."""
+    """How many images could not be read for which reason, the most frequent first."""
     counted = Counter(failure.error.kind for failure in evaluated.failures if failure.error)
     return ", ".join(f"{number:,} {kind}" for kind, number in counted.most_common())
 
@@ -78,7 +78,7 @@ def temperature_advice(evaluated: Evaluated, summary: Summary) -> str:
     now = f" instead of {evaluated.temperature:.4g}" if evaluated.temperature != 1 else ""
     return (
         f"With a temperature of {summary.fitted.temperature:.4g}{now}, by which its logits are divided, they would be "
-        f"{points(summary.fitted.error)} off on these same pictures."
+        f"{points(summary.fitted.error)} off on these same images."
     )
 
 
@@ -88,16 +88,16 @@ def points(value: float) -> str:
 
 
 def worst_first(scores: Sequence[ClassScore]) -> list[ClassScore]:
-    """By recall; those without pictures last."""
+    """By recall; those without images last."""
     return sorted(scores, key=lambda score: math.inf if score.recall is None else score.recall)
 
 
 def taken_for(index: int, confusions: Sequence[Confusion], labels: Labels, most: int = 3) -> str:
-    """What pictures of a class were most often mistaken for."""
+    """What images of a class were most often mistaken for."""
     own = [confusion for confusion in confusions if confusion.true == index][:most]
-    return ", ".join(f"{printable(labels.names[confusion.predicted])} {confusion.pictures:,}" for confusion in own)
+    return ", ".join(f"{printable(labels.names[confusion.predicted])} {confusion.images:,}" for confusion in own)
 
 
 def below(path: str, evaluated: Evaluated) -> str:
-    """A picture's path below the data set's folder."""
+    """An image's path below the data set's folder."""
     return printable(path.removeprefix(f"{evaluated.folders.root}{os.sep}"))

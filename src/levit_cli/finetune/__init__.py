@@ -1,14 +1,14 @@
 """``levit finetune``: from class folders to a model of one's own classes. ``start`` is the way in."""
 
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from levit_cli.choices import Preset
 from levit_cli.engines.spec import usable_threads
 from levit_cli.errors import ExitCode, RefusedError, UsageError
+from levit_cli.system.progress import Log, shows_progress, silent
 
 VARIABLES = {"model": "LEVIT_MODEL", "device": "LEVIT_DEVICE"}
 
@@ -26,7 +26,7 @@ def start(
     threads: int,
     offline: bool,
     quiet: bool,
-    say: Callable[[str], None],
+    log: Log,
 ) -> ExitCode:
     """Train, with the options of the command line as they are.
 
@@ -35,7 +35,7 @@ def start(
     """
     if resume and (overwrite or config):
         raise UsageError("--resume goes on with what is there", why="--overwrite and --config begin anew")
-    given = {**given, "max_bad": _share(given["max_bad"])}
+    given = {**given, "max_unreadable": _share(given["max_unreadable"])}
     if not resume:
         given |= {name: os.environ.get(variable) or None for name, variable in VARIABLES.items() if not given[name]}
     try:
@@ -51,13 +51,9 @@ def start(
     torch.set_num_threads(usable_threads(threads or int(os.environ.get("OMP_NUM_THREADS") or 0)))
     request = Request(
         data, output, preset, config, given, resume=resume, overwrite=overwrite, workers=workers, offline=offline,
-        shows_progress=not quiet and sys.stderr is not None and sys.stderr.isatty(),
+        shows_progress=shows_progress(quiet=quiet),
     )  # fmt: skip
-    return finetune(request, _silence if quiet else say)
-
-
-def _silence(_: str) -> None:
-    """What --quiet hears."""
+    return finetune(request, silent if quiet else log)
 
 
 def _share(text: str | None) -> float | None:
@@ -67,4 +63,4 @@ def _share(text: str | None) -> float | None:
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError as error:
-        raise UsageError(f"--max-bad {text} is no share", hint="write 0.01 or 1%") from error
+        raise UsageError(f"--max-unreadable {text} is no share", hint="write 0.01 or 1%") from error

@@ -1,6 +1,6 @@
-"""Pictures for training and validation, decoded and augmented.
+"""Images for training and validation, decoded and augmented.
 
-What happens to a picture is decided by the run's seed, the epoch and the picture's place in it, and by nothing else:
+What happens to an image is decided by the run's seed, the epoch and the image's place in it, and by nothing else:
 neither the number of workers nor an interruption changes a run.
 """
 
@@ -15,22 +15,22 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
 from levit_cli.data.inputs import Input
-from levit_cli.errors import InputError, StoppedError
+from levit_cli.errors import InputError, TrainingStoppedError
 from levit_cli.finetune.settings import Settings
-from levit_cli.finetune.split import Sample, picture_of
-from levit_cli.images.transforms import Recipe
+from levit_cli.finetune.split import Sample, image_of
+from levit_cli.images.transforms import Transform
 from levit_cli.predict.reader import Reader
 
 CROP_RATIO = (3 / 4, 4 / 3)  # sides of a training crop, as in Inception's and everyone's since
 READERS_NICENESS = 19
 
 
-class LostPictureError(StoppedError):
-    """A picture that was there when the run began cannot be read any more. No other takes its place."""
+class LostImageError(TrainingStoppedError):
+    """An image that was there when the run began cannot be read any more. No other takes its place."""
 
 
-class TrainingPictures(Dataset[Any]):
-    """Augmented pictures (3, H, W) uint8 and their classes, by (epoch, place in the epoch, number of the sample)."""
+class TrainingImages(Dataset[Any]):
+    """Augmented images (3, H, W) uint8 and their classes, by (epoch, place in the epoch, number of the sample)."""
 
     def __init__(self, samples: Sequence[Sample], settings: Settings, image_size: tuple[int, int]) -> None:
         self.samples, self.seed = samples, settings.seed
@@ -43,11 +43,11 @@ class TrainingPictures(Dataset[Any]):
         epoch, place, number = key
         path, target = self.samples[number]
         try:
-            picture = transforms.pil_to_tensor(picture_of(path))
+            image = transforms.pil_to_tensor(image_of(path))
         except InputError as error:
-            raise LostPictureError(f"Cannot read {path} any more", why=error.message) from error
+            raise LostImageError(f"Cannot read {path} any more", why=error.message) from error
         with seeded(hash((self.seed, epoch, place))):
-            return self.transform(picture), target
+            return self.transform(image), target
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def augmentation(settings: Settings, image_size: tuple[int, int]) -> v2.Transform:
-    """The transform of one picture (3, any, any) uint8 into (3, H, W) uint8.
+    """The transform of one image (3, any, any) uint8 into (3, H, W) uint8.
 
     RandAugment is torchvision's of the same magnitude, where the paper has timm's with its noise of the magnitude; an
     erased rectangle takes ImageNet's mean colour.
@@ -83,11 +83,11 @@ def augmentation(settings: Settings, image_size: tuple[int, int]) -> v2.Transfor
     return v2.Compose(steps)
 
 
-class ValidationPictures(Dataset[Any]):
-    """Pictures (3, H, W) uint8 as ``levit predict`` sees them, and their classes."""
+class ValidationImages(Dataset[Any]):
+    """Images (3, H, W) uint8 as ``levit predict`` sees them, and their classes."""
 
-    def __init__(self, samples: Sequence[Sample], recipe: Recipe) -> None:
-        self.samples, self.read = samples, Reader(recipe)
+    def __init__(self, samples: Sequence[Sample], transform: Transform) -> None:
+        self.samples, self.read = samples, Reader(transform)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -97,15 +97,15 @@ class ValidationPictures(Dataset[Any]):
         try:
             pixels = self.read(Input(str(path)))
         except InputError as error:
-            raise LostPictureError(f"Cannot read {path} any more", why=error.message) from error
+            raise LostImageError(f"Cannot read {path} any more", why=error.message) from error
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1), target
 
 
 class EpochBatches:
     """The keys of one process's share of each batch of an epoch, from a step on.
 
-    An epoch is a shuffle of all samples, ``repeats`` times over if asked for, cut to whole batches of the size that all
-    processes have together; each takes every ``world``-th of a batch.
+    An epoch is a shuffle of all samples, each ``repeated_augmentation`` times, cut to whole batches of the size that
+    all processes have together; each takes every ``world``-th of a batch.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class EpochBatches:
         self.batch_size, self.steps = steps_of(count, settings)
         self.epoch, self.first_step, self.rank, self.world = epoch, first_step, rank, world
         shuffle = torch.Generator().manual_seed(hash((settings.seed, epoch)))
-        self.order = torch.randperm(count, generator=shuffle).repeat_interleave(settings.repeats)[
+        self.order = torch.randperm(count, generator=shuffle).repeat_interleave(settings.repeated_augmentation)[
             : self.steps * self.batch_size
         ]
 
@@ -128,25 +128,25 @@ class EpochBatches:
 
 
 def steps_of(count: int, settings: Settings) -> tuple[int, int]:
-    """(pictures in a batch, batches in an epoch): an epoch shows ``count`` pictures, each repetition counted."""
+    """(images in a batch, batches in an epoch): an epoch shows ``count`` images, each repetition counted."""
     batch_size = min(settings.batch_size, count)
     return batch_size, count // batch_size
 
 
-def training_loader(data: TrainingPictures, batches: EpochBatches, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
+def training_loader(data: TrainingImages, batches: EpochBatches, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
     return DataLoader(data, batch_sampler=batches, num_workers=workers, worker_init_fn=_be_reader)
 
 
 def validation_loader(
-    data: ValidationPictures, batch_size: int, workers: int, rank: int = 0, world: int = 1
+    data: ValidationImages, batch_size: int, workers: int, rank: int = 0, world: int = 1
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Every ``world``-th picture, so that all processes together see each once."""
+    """Every ``world``-th image, so that all processes together see each once."""
     own = range(rank, len(data), world)
     return DataLoader(data, sampler=list(own), batch_size=batch_size, num_workers=workers, worker_init_fn=_be_reader)
 
 
 def _be_reader(_: int) -> None:
-    """What a process that reads pictures does first.
+    """What a process that reads images does first.
 
     A terminal or a service manager signals every process; only the one that saves shall act on it. And a reader takes
     what the training leaves of the processor: the other way round the training's threads wait for the one whose core

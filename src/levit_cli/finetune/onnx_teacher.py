@@ -12,7 +12,7 @@ NETWORK_SUFFIXES = (".onnx", ".xml")
 
 
 class NetworkFile:
-    """Callable from float32 pictures (B, 3, H, W) to float32 logits (B, classes), any B.
+    """Callable from float32 images (B, 3, H, W) to float32 logits (B, classes), any B.
 
     Raises:
         RefusedError: no such file, or no network of one such input and one such output.
@@ -38,7 +38,7 @@ class NetworkFile:
         except (RuntimeError, ValueError) as error:
             why = (str(error).strip().splitlines() or ["no reason given"])[-1][:300]
             raise RefusedError(
-                f"{path} is no network from pictures (B, 3, H, W) to logits (B, classes)", why=why
+                f"{path} is no network from images (B, 3, H, W) to logits (B, classes)", why=why
             ) from error
 
     def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What ``levit finetune`` does: settle, look through the pictures, build student and teacher, train, say how good."""
+"""What ``levit finetune`` does: settle, look through the images, build student and teacher, train, say how good."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,15 +21,14 @@ from levit_cli.finetune.loop import train
 from levit_cli.finetune.model_card import run_card
 from levit_cli.finetune.run_folder import Metrics, RunFolder
 from levit_cli.finetune.settings import Settings, settle
-from levit_cli.finetune.split import Split, find_pictures, look_through, without
+from levit_cli.finetune.split import Split, find_images, look_through, without
 from levit_cli.finetune.state import Run
 from levit_cli.finetune.student import adapted, freeze_backbone, fresh
 from levit_cli.finetune.teachers import Teacher, make_teacher
-from levit_cli.images.transforms import Recipe, recipe_for
+from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig
 from levit_cli.model.levit import Levit
-
-Say = Callable[[str], None]
+from levit_cli.system.progress import Log, silent
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Request:
 
     Args:
         given: settings that were named, by field of ``Settings``; None for those that were not.
-        workers: processes that read pictures.
+        workers: processes that read images.
     """
 
     data: Path
@@ -53,7 +52,7 @@ class Request:
     shows_progress: bool = False
 
 
-def finetune(request: Request, say: Say) -> ExitCode:
+def finetune(request: Request, log: Log) -> ExitCode:
     """Train a model on class folders.
 
     Raises:
@@ -64,29 +63,25 @@ def finetune(request: Request, say: Say) -> ExitCode:
     folder = RunFolder(request.output)
     settings = _settle(request, folder)
     with joined(settings.device) as processes:
-        say = say if processes.is_first else _silence
-        split = _pictures(settings, folder, processes, say)
+        log = log if processes.is_first else silent
+        split = _images(settings, folder, processes, log)
         settings = replace(settings, precision=_precision(settings, processes.device))
-        say(f"Training on {processes.device} in {settings.precision}{_shared_by(processes)}")
+        log(f"Training on {processes.device} in {settings.precision}{_shared_by(processes)}")
         torch.manual_seed(settings.seed)
-        network, recipe = _student(settings, split, request, say)
+        network, transform = _student(settings, split, request, log)
         run = Run(
-            settings, split, recipe, network, _teacher(settings, split, recipe, processes, say), folder, processes,
-            save_best=_saver(folder, split, recipe, settings), say=say, workers=request.workers,
+            settings, split, transform, network, _teacher(settings, split, transform, processes, log), folder,
+            processes, save_best=_saver(folder, split, transform, settings), log=log, workers=request.workers,
             shows_progress=request.shows_progress,
         )  # fmt: skip
         if state := folder.load_state() if request.resume else None:
             run.restore(state)
-            say(f"Resumed at epoch {run.position.epoch + 1}, step {run.position.step + 1}")
+            log(f"Resumed at epoch {run.position.epoch + 1}, step {run.position.step + 1}")
         train(run)
         if processes.is_first:
-            _conclude(run, say)
+            _conclude(run, log)
         processes.wait()
     return ExitCode.OK
-
-
-def _silence(_: str) -> None:
-    """What the other processes say."""
 
 
 def _settle(request: Request, folder: RunFolder) -> Settings:
@@ -102,20 +97,20 @@ def _settle(request: Request, folder: RunFolder) -> Settings:
 
 def _require_apart(request: Request) -> None:
     if request.output.resolve() == request.data.resolve():
-        raise UsageError(f"The run folder {request.output} is the folder of the pictures", hint="name another with -o")
+        raise UsageError(f"The run folder {request.output} is the folder of the images", hint="name another with -o")
 
 
-def _pictures(settings: Settings, folder: RunFolder, processes: Processes, say: Say) -> Split:
-    """The pictures, looked through by the first process, once in a run."""
-    split = find_pictures(Path(settings.data), settings.val_split, settings.seed)
+def _images(settings: Settings, folder: RunFolder, processes: Processes, log: Log) -> Split:
+    """The images, looked through by the first process, once in a run."""
+    split = find_images(Path(settings.data), settings.val_split, settings.seed)
     if processes.is_first and folder.read_bad() is None:
-        folder.write_bad(look_through(split, settings.max_bad).bad)
+        folder.write_bad(look_through(split, settings.max_unreadable).bad)
     processes.wait()
     split = without(split, folder.read_bad() or ())
     for path, problem in split.bad:
-        say(f"Left out {path}: {problem}")
-    say(
-        f"{len(split.classes)} classes, {len(split.train):,} pictures to train on, {len(split.val):,} to validate on"
+        log(f"Left out {path}: {problem}")
+    log(
+        f"{len(split.classes)} classes, {len(split.train):,} images to train on, {len(split.val):,} to validate on"
         + (f", {len(split.bad):,} left out" if split.bad else "")
     )
     return split
@@ -135,23 +130,23 @@ def _shared_by(processes: Processes) -> str:
     return share + (f", {torch.get_num_threads()} threads" if processes.device.type == "cpu" else "")
 
 
-def _student(settings: Settings, split: Split, request: Request, say: Say) -> tuple[Levit, Recipe]:
+def _student(settings: Settings, split: Split, request: Request, log: Log) -> tuple[Levit, Transform]:
     """The network to train, and the preprocessing that it will be used with."""
     if settings.from_scratch:
-        shape, origin = _shape(settings.from_scratch), recipe_for("hf", (224, 224))
+        shape, origin = _shape(settings.from_scratch), transform_for("hf", (224, 224))
         config = _wanted(shape, settings, split, distilled=True)
         network = fresh(config)
     else:
-        checkpoint = load(settings.model, offline=request.offline, warn=lambda message: say(f"Warning: {message}"))
+        checkpoint = load(settings.model, offline=request.offline, warn=lambda message: log(f"Warning: {message}"))
         config = _wanted(
             checkpoint.config, settings, split, distilled=checkpoint.config.distilled or bool(settings.teacher)
         )
-        network, origin = adapted(checkpoint.state, checkpoint.config, config), checkpoint.recipe
+        network, origin = adapted(checkpoint.state, checkpoint.config, config), checkpoint.transform
         if config.image_size != checkpoint.config.image_size:
-            say(f"Attention biases interpolated from {checkpoint.config.grids} to {config.grids} tokens")
+            log(f"Attention biases interpolated from {checkpoint.config.grids} to {config.grids} tokens")
     if settings.freeze == "backbone":
         freeze_backbone(network)
-    return network, _recipe(origin, config, settings)
+    return network, _transform(origin, config, settings)
 
 
 def _shape(name: str) -> LevitConfig:
@@ -192,54 +187,58 @@ def _image_size(text: str) -> tuple[int, int] | None:
     return height, width
 
 
-def _recipe(origin: Recipe, config: LevitConfig, settings: Settings) -> Recipe:
+def _transform(origin: Transform, config: LevitConfig, settings: Settings) -> Transform:
     """The checkpoint's own preprocessing where the size stays, else Hugging Face's for the new size."""
     edge = settings.resize_to
     if origin.crop_size == config.image_size and not edge:
         return origin
-    recipe = replace(recipe_for("hf", config.image_size), mean=origin.mean, std=origin.std)
+    transform = replace(transform_for("hf", config.image_size), mean=origin.mean, std=origin.std)
     if edge:
-        recipe = replace(recipe, resize_to=(edge, edge))
-    return recipe if recipe == recipe_for("hf", config.image_size) else replace(recipe, name="custom")
+        transform = replace(transform, resize_to=(edge, edge))
+    return transform if transform == transform_for("hf", config.image_size) else replace(transform, name="custom")
 
 
-def _teacher(settings: Settings, split: Split, recipe: Recipe, processes: Processes, say: Say) -> Teacher | None:
+def _teacher(settings: Settings, split: Split, transform: Transform, processes: Processes, log: Log) -> Teacher | None:
     if not settings.teacher:
         return None
     return make_teacher(
-        settings.teacher, settings.teacher_weights, split.classes, recipe,
-        image_size=settings.teacher_size, device=processes.device, say=say,
+        settings.teacher, settings.teacher_weights, split.classes, transform,
+        image_size=settings.teacher_size, device=processes.device, log=log,
     )  # fmt: skip
 
 
-def _saver(folder: RunFolder, split: Split, recipe: Recipe, settings: Settings) -> Callable[[Levit, Metrics], None]:
+def _saver(
+    folder: RunFolder, split: Split, transform: Transform, settings: Settings
+) -> Callable[[Levit, Metrics], None]:
     def save_best(network: Levit, row: Metrics) -> None:
-        measured = Evaluation(_name_of_val(settings), row["val_pictures"], row["val_top1"])
-        checkpoint = as_checkpoint(network, split.classes, recipe, measured)
+        measured = Evaluation(_name_of_val(settings), row["val_images"], row["val_top1"])
+        checkpoint = as_checkpoint(network, split.classes, transform, measured)
         save(checkpoint, folder.path, "hf", card=run_card(checkpoint, settings, len(split.train), row["epoch"]))
 
     return save_best
 
 
 def _name_of_val(settings: Settings) -> str:
-    return f"the validation pictures of {Path(settings.data).name}"
+    return f"the validation images of {Path(settings.data).name}"
 
 
-def as_checkpoint(network: Levit, classes: tuple[str, ...], recipe: Recipe, measured: Evaluation | None) -> Checkpoint:
+def as_checkpoint(
+    network: Levit, classes: tuple[str, ...], transform: Transform, measured: Evaluation | None
+) -> Checkpoint:
     """A network in training as a checkpoint that can be saved."""
     state = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in network.state_dict().items()}
     return Checkpoint(
-        config=network.config, labels=from_names(classes), recipe=recipe, state=state, dialect="hf", dtype="float32",
-        origin="a run of levit finetune", files=(), translation=Translation(state, network.config, "hf", len(state)),
-        evaluation=measured,
+        config=network.config, labels=from_names(classes), transform=transform, state=state, format="hf",
+        dtype="float32", origin="a run of levit finetune", files=(),
+        translation=Translation(state, network.config, "hf", len(state)), evaluation=measured,
     )  # fmt: skip
 
 
-def _conclude(run: Run, say: Say) -> None:
+def _conclude(run: Run, log: Log) -> None:
     """Measure the best once more, as ``levit eval`` does and on the engine that will run it; that is what is stated."""
     checkpoint = load(run.folder.path)
-    pictures = ClassFolders(Path(run.settings.data), run.split.classes, run.split.val)
-    answers = evaluate(checkpoint, pictures, EngineSpec())
+    images = ClassFolders(Path(run.settings.data), run.split.classes, run.split.val)
+    answers = evaluate(checkpoint, images, EngineSpec())
     correct, count = int((answers.ranked[:, 0] == answers.targets).sum()), len(answers.targets)
     measured = Evaluation(_name_of_val(run.settings), count, correct / count)
     best = max(run.rows, key=lambda row: float(row["val_top1"]))
@@ -247,7 +246,7 @@ def _conclude(run: Run, say: Say) -> None:
     card = run_card(checkpoint, run.settings, len(run.split.train), best["epoch"])
     save(checkpoint, run.folder.path, "hf", card=card)
     spec = answers.engine.spec
-    say(
+    log(
         f"The best of {len(run.rows)} epochs: top-1 {measured.top1:.2%}, {correct:,} of {count:,}, by {spec.engine} in "
-        f"{spec.precision} · levit predict -m {run.folder.path} PICTURE"
+        f"{spec.precision} · levit predict -m {run.folder.path} IMAGE"
     )

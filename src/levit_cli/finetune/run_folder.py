@@ -1,7 +1,7 @@
 """What a run leaves: a model folder of Hugging Face's layout with the best weights, and the run's own files.
 
 ``state.pt`` is all that a broken-off run goes on from; ``metrics.jsonl`` has a line an epoch, ``curves.png`` shows
-them, ``config.toml`` repeats the run, ``bad_pictures.tsv`` names what was left out. Each is the old one or the new one
+them, ``config.toml`` repeats the run, ``unreadable.tsv`` names what was left out. Each is the old one or the new one
 at every moment.
 """
 
@@ -43,7 +43,7 @@ class RunFolder:
 
     @property
     def bad_file(self) -> Path:
-        return self.path / "bad_pictures.tsv"
+        return self.path / "unreadable.tsv"
 
     def begin(self, settings: Settings, *, overwrite: bool) -> None:
         """Make the folder, or empty it of an earlier run.
@@ -124,7 +124,7 @@ class RunFolder:
         replace_text(self.bad_file, "".join(lines))
 
     def read_bad(self) -> tuple[tuple[Path, str], ...] | None:
-        """What an earlier look at the pictures found; None if there was none.
+        """What an earlier look at the images found; None if there was none.
 
         Raises:
             RefusedError: the file is damaged.

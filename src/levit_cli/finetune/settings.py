@@ -26,20 +26,21 @@ class Settings:
         model: where the weights to start from are; unused with ``from_scratch``.
         from_scratch: a variant's name, or a ``config.json`` of Hugging Face's layout, to start with random weights.
         image_size: ``N`` or ``HxW``; empty for the checkpoint's own.
-        resize_to: shortest edge before the centre crop, in evaluation and in use; 0 for the recipe's usual margin.
+        resize_to: shortest edge before the centre crop, in evaluation and in use; 0 for the usual margin.
         learning_rate: at its peak; 0 for the preset's rule, see ``peak_rate``.
-        clip: gradients longer than this are cut; by ``clip_mode`` as a whole, or unit by unit relative to the weights.
+        clip_grad: maximum gradient norm; ``clip_mode`` takes it of all gradients at once, or of each unit relative to
+            its weights. 0 disables clipping.
         ema: decay a step of the moving average of the weights, which is what is validated and kept; 0 for none.
         rand_augment: magnitude of torchvision's ``RandAugment``; 0 for none.
-        crop_scale: the smallest share of a picture that a training crop keeps.
-        repeats: how often a picture is in one epoch's order, each time augmented anew (Meta's ``RASampler``: 3).
+        crop_scale: the smallest share of an image that a training crop keeps.
+        repeated_augmentation: how often an epoch holds each image, differently augmented (Meta's ``RASampler``: 3).
         teacher_weights: a file for a torchvision teacher; without it torchvision's own, of ImageNet.
         teacher_size: pixels a side that a torchvision teacher sees; 0 for the student's, or 224 for its own weights.
         distill: how ``teacher`` speaks: by its best class, or by its softened probabilities.
         alpha: the teacher's share of the loss.
         distill_temperature: by which the logits are divided for ``soft``.
         val_split: share of each class that is kept for validation where there is no val folder.
-        max_bad: share of unreadable pictures from which on the run is refused.
+        max_bad: share of unreadable images from which on the run is refused.
     """
 
     data: str = ""
@@ -49,12 +50,12 @@ class Settings:
     resize_to: int = 0
     epochs: int = 20
     batch_size: int = 64
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     learning_rate: float = 0.0
-    min_rate: float = 1e-5
+    min_lr: float = 1e-5
     warmup_epochs: float = 1.0
     weight_decay: float = 0.025
-    clip: float = 1.0
+    clip_grad: float = 1.0
     clip_mode: ClipMode = "norm"
     ema: float = 0.998
     label_smoothing: float = 0.1
@@ -64,7 +65,7 @@ class Settings:
     rand_augment: int = 0
     crop_scale: float = 0.35
     flip: bool = True
-    repeats: int = 1
+    repeated_augmentation: int = 1
     drop_path: float = 0.0
     freeze: Frozen = "nothing"
     teacher: str = ""
@@ -74,7 +75,7 @@ class Settings:
     alpha: float = 0.5
     distill_temperature: float = 1.0
     val_split: float = 0.1
-    max_bad: float = 0.01
+    max_unreadable: float = 0.01
     seed: int = 0
     device: Device = "auto"
     precision: Precision = "auto"
@@ -85,8 +86,8 @@ class Settings:
             if not low <= getattr(self, name) <= high:
                 option = f"--{name.replace('_', '-')} {getattr(self, name)}"
                 raise UsageError(f"{option} is out of range", why=f"{low} to {high}")
-        if self.batch_size % self.accumulate:
-            raise UsageError(f"A batch of {self.batch_size} does not part into {self.accumulate} equal steps")
+        if self.batch_size % self.grad_accum_steps:
+            raise UsageError(f"A batch of {self.batch_size} does not part into {self.grad_accum_steps} equal steps")
 
     def peak_rate(self) -> float:
         """The learning rate at its peak.
@@ -104,19 +105,20 @@ class Settings:
 
 
 RANGES: tuple[tuple[str, float, float], ...] = (
-    ("resize_to", 0, 65_535), ("epochs", 1, 100_000), ("batch_size", 1, 1 << 20), ("accumulate", 1, 1 << 20),
-    ("learning_rate", 0, 10), ("min_rate", 0, 10), ("warmup_epochs", 0, 100_000), ("weight_decay", 0, 10),
-    ("clip", 0, 1e6), ("ema", 0, 0.9999999), ("label_smoothing", 0, 0.99), ("mixup", 0, 100), ("cutmix", 0, 100),
-    ("erasing", 0, 1), ("rand_augment", 0, 30), ("crop_scale", 0.01, 1), ("repeats", 1, 100), ("drop_path", 0, 0.99),
-    ("alpha", 0, 1), ("distill_temperature", 1e-3, 1e3), ("teacher_size", 0, 65_535), ("val_split", 0.001, 0.9),
-    ("max_bad", 0, 1),
+    ("resize_to", 0, 65_535), ("epochs", 1, 100_000), ("batch_size", 1, 1 << 20), ("grad_accum_steps", 1, 1 << 20),
+    ("learning_rate", 0, 10), ("min_lr", 0, 10), ("warmup_epochs", 0, 100_000), ("weight_decay", 0, 10),
+    ("clip_grad", 0, 1e6), ("ema", 0, 0.9999999), ("label_smoothing", 0, 0.99), ("mixup", 0, 100), ("cutmix", 0, 100),
+    ("erasing", 0, 1), ("rand_augment", 0, 30), ("crop_scale", 0.01, 1), ("repeated_augmentation", 1, 100),
+    ("drop_path", 0, 0.99), ("alpha", 0, 1), ("distill_temperature", 1e-3, 1e3), ("teacher_size", 0, 65_535),
+    ("val_split", 0.001, 0.9), ("max_unreadable", 0, 1),
 )  # fmt: skip
 
 
 PAPER: dict[str, Any] = {  # Meta's main.py and README; its batch is 256 on each of 32 GPUs
-    "epochs": 1000, "batch_size": 8192, "warmup_epochs": 5.0, "weight_decay": 0.025, "clip": 0.01, "clip_mode": "agc",
-    "ema": 0.99996, "label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "erasing": 0.25, "rand_augment": 9,
-    "crop_scale": 0.08, "repeats": 3, "teacher": "regnet_y_16gf", "distill": "hard", "alpha": 0.5,
+    "epochs": 1000, "batch_size": 8192, "warmup_epochs": 5.0, "weight_decay": 0.025, "clip_grad": 0.01,
+    "clip_mode": "agc", "ema": 0.99996, "label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "erasing": 0.25,
+    "rand_augment": 9, "crop_scale": 0.08, "repeated_augmentation": 3, "teacher": "regnet_y_16gf", "distill": "hard",
+    "alpha": 0.5,
 }  # fmt: skip
 PRESETS: dict[Preset, dict[str, Any]] = {"small": {}, "paper": PAPER}
 WORDS = {"clip_mode": ClipMode, "distill": Distillation, "freeze": Frozen, "device": Device, "precision": Precision}

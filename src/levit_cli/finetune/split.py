@@ -1,4 +1,4 @@
-"""Which pictures a run learns from and which it is validated on: found, looked through, the bad ones left out."""
+"""Which images a run learns from and which it is validated on: found, looked through, the bad ones left out."""
 
 import random
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL.Image import Image as Picture
+from PIL.Image import Image
 
 from levit_cli.data.image_folder import ClassFolders, class_folders, split_folders
 from levit_cli.engines.spec import usable_threads
@@ -15,12 +15,12 @@ from levit_cli.images.decode import decode
 from levit_cli.predict.reader import open_regular
 
 Sample = tuple[Path, int]
-LOOKED_AT_ONCE = 256  # pictures handed to the threads that look through them
+LOOKED_AT_ONCE = 256  # images handed to the threads that look through them
 
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures of a run.
+    """The images of a run.
 
     Args:
         classes: names in the order of their numbers.
@@ -33,8 +33,8 @@ class Split:
     bad: tuple[tuple[Path, str], ...] = ()
 
 
-def find_pictures(root: Path, val_split: float, seed: int) -> Split:
-    """The training and validation pictures of a data set: of its two folders, or split class by class.
+def find_images(root: Path, val_split: float, seed: int) -> Split:
+    """The training and validation images of a data set: of its two folders, or split class by class.
 
     Raises:
         UsageError: no data set, one class only, or nothing left to validate on.
@@ -58,24 +58,22 @@ def _same_classes(train: ClassFolders, val: ClassFolders) -> tuple[Sample, ...]:
 
 
 def _stratified(folders: ClassFolders, share: float, seed: int) -> set[Sample]:
-    """One picture at least of each class, and never all of one."""
+    """One image at least of each class, and never all of one."""
     chosen: set[Sample] = set()
     for number, name in enumerate(folders.classes):
         samples = [sample for sample in folders.samples if sample[1] == number]
         if len(samples) < 2:
-            raise UsageError(
-                f"{folders.root / name} has one picture only", why="one is needed to train, one to validate"
-            )
+            raise UsageError(f"{folders.root / name} has one image only", why="one is needed to train, one to validate")
         count = min(max(round(share * len(samples)), 1), len(samples) - 1)
         chosen.update(random.Random(f"{seed} {name}").sample(samples, count))
     return chosen
 
 
-def look_through(split: Split, max_bad: float) -> Split:
-    """Decode every picture once, and leave out those that cannot be.
+def look_through(split: Split, max_unreadable: float) -> Split:
+    """Decode every image once, and leave out those that cannot be.
 
     Raises:
-        RefusedError: more than ``max_bad`` of them, or all of one class.
+        RefusedError: more than ``max_unreadable`` of them, or all of one class.
     """
     samples = (*split.train, *split.val)
     with ThreadPoolExecutor(usable_threads()) as pool:
@@ -89,16 +87,18 @@ def look_through(split: Split, max_bad: float) -> Split:
             )
             if problem
         )
-    if len(bad) > max_bad * len(samples):
+    if len(bad) > max_unreadable * len(samples):
         shown = "; ".join(f"{path}: {problem}" for path, problem in bad[:3])
         raise RefusedError(
-            f"{len(bad)} of {len(samples)} pictures cannot be read", why=shown, hint="mend them, or raise --max-bad"
+            f"{len(bad)} of {len(samples)} images cannot be read",
+            why=shown,
+            hint="mend them, or raise --max-unreadable",
         )
     return without(split, bad)
 
 
 def without(split: Split, bad: Sequence[tuple[Path, str]]) -> Split:
-    """The split with these pictures left out.
+    """The split with these images left out.
 
     Raises:
         RefusedError: nothing is left of a class, or to validate on.
@@ -108,12 +108,12 @@ def without(split: Split, bad: Sequence[tuple[Path, str]]) -> Split:
     left = {number for _, number in train}
     gone = [name for number, name in enumerate(split.classes) if number not in left]
     if gone or not val:
-        raise RefusedError(f"No readable picture is left of {', '.join(gone) or 'the validation set'}")
+        raise RefusedError(f"No readable image is left of {', '.join(gone) or 'the validation set'}")
     return Split(split.classes, train, val, tuple(bad))
 
 
-def picture_of(path: Path) -> Picture:
-    """The whole picture, oriented, in RGB.
+def image_of(path: Path) -> Image:
+    """The whole image, oriented, in RGB.
 
     Raises:
         InputError: whatever is wrong with it.
@@ -124,7 +124,7 @@ def picture_of(path: Path) -> Picture:
 
 def _problem(sample: Sample) -> str:
     try:
-        picture_of(sample[0])
+        image_of(sample[0])
     except InputError as error:
         return f"{error.kind}: {error.message}"
     return ""

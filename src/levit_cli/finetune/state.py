@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from levit_cli.engines.torch_compile import compiled_for_training
-from levit_cli.finetune.data import TrainingPictures, ValidationPictures, steps_of
+from levit_cli.finetune.data import TrainingImages, ValidationImages, steps_of
 from levit_cli.finetune.ddp import Processes
 from levit_cli.finetune.optim import make_optimizer, moving_average
 from levit_cli.finetune.run_folder import Metrics, RunFolder
@@ -18,10 +18,9 @@ from levit_cli.finetune.settings import Settings
 from levit_cli.finetune.split import Split
 from levit_cli.finetune.student import Heads
 from levit_cli.finetune.teachers import Teacher
-from levit_cli.images.transforms import Recipe
+from levit_cli.images.transforms import Transform
 from levit_cli.model.levit import Levit
-
-Say = Callable[[str], None]
+from levit_cli.system.progress import Log
 
 
 @dataclass
@@ -43,18 +42,18 @@ class Run:
 
     Args:
         save_best: called with the validated network and the metrics of its epoch.
-        workers: processes that read pictures; 0 reads them in this one.
+        workers: processes that read images; 0 reads them in this one.
     """
 
     settings: Settings
     split: Split
-    recipe: Recipe
+    transform: Transform
     network: Levit
     teacher: Teacher | None
     folder: RunFolder
     processes: Processes
     save_best: Callable[[Levit, Metrics], None]
-    say: Say
+    log: Log
     workers: int = 0
     shows_progress: bool = False
     clock: Callable[[], float] = time.perf_counter
@@ -70,14 +69,14 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=settings.precision == "fp16")
         self.batch_size, self.epoch_steps = steps_of(len(self.split.train), settings)
         self.mix = mixing(settings, len(self.split.classes))
-        self.pictures = TrainingPictures(self.split.train, settings, self.network.config.image_size)
-        self.val_pictures = ValidationPictures(self.split.val, self.recipe)
+        self.images = TrainingImages(self.split.train, settings, self.network.config.image_size)
+        self.val_images = ValidationImages(self.split.val, self.transform)
 
     def _heads(self) -> nn.Module:
         heads = Heads(self.network)
         if not self.settings.compile:
             return heads
-        self.say("Compiling the network, which takes a minute or two")
+        self.log("Compiling the network, which takes a minute or two")
         return compiled_for_training(heads, self.processes.device.type)
 
     @property

@@ -46,9 +46,9 @@ def adapted(state: Mapping[str, NDArray[Any]], config: LevitConfig, wanted: Levi
 
 
 def resample_biases(biases: Tensor, grid: Grid, wanted: Grid) -> Tensor:
-    """(heads, distances of ``grid``) -> (heads, distances of ``wanted``), such that equal shares of the picture match.
+    """(heads, distances of ``grid``) -> (heads, distances of ``wanted``), such that equal shares of the image match.
 
-    Entry (dy, dx) belongs to a distance of dy / (rows - 1) of the picture's height, and so for dx.
+    Entry (dy, dx) belongs to a distance of dy / (rows - 1) of the image's height, and so for dx.
     """
     if grid == wanted:
         return biases

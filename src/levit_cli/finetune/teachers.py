@@ -18,11 +18,11 @@ from levit_cli.checkpoints.weights import read_weights
 from levit_cli.engines.spec import usable_threads
 from levit_cli.errors import RefusedError, UnreachableError
 from levit_cli.finetune.onnx_teacher import NETWORK_SUFFIXES, NetworkFile
-from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from levit_cli.model.levit import Levit
+from levit_cli.system.progress import Log
 
 Network = Callable[[Tensor], Tensor]
-Say = Callable[[str], None]
 IMAGENET_SIDE = 224
 
 
@@ -30,7 +30,7 @@ class Teacher:
     """Callable from the student's normalised batch (B, 3, H, W) to logits (B, classes) in the student's order.
 
     Args:
-        network: what takes normalised pictures of ``image_size``.
+        network: what takes normalised images of ``image_size``.
         mean, std: by which it wants them normalised.
         order: for each of the student's classes, the teacher's.
     """
@@ -38,7 +38,7 @@ class Teacher:
     def __init__(
         self,
         network: Network,
-        student: Recipe,
+        student: Transform,
         image_size: tuple[int, int],
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
@@ -63,11 +63,11 @@ def make_teacher(
     name: str,
     weights: str,
     classes: tuple[str, ...],
-    student: Recipe,
+    student: Transform,
     *,
     image_size: int,
     device: torch.device,
-    say: Say = lambda _: None,
+    log: Log = lambda _: None,
 ) -> Teacher:
     """A teacher by the name of a MODEL, of a torchvision network, or of an ONNX file.
 
@@ -83,12 +83,12 @@ def make_teacher(
         return _from_file(Path(name), classes, student)
     if not Path(name).exists() and name in _torchvision_names():
         return _from_torchvision(name, weights, classes, student, image_size, device)
-    checkpoint = load(name, warn=lambda message: say(f"Warning: {message}"))
+    checkpoint = load(name, warn=lambda message: log(f"Warning: {message}"))
     return _from_checkpoint(checkpoint, classes, student, device)
 
 
 def _from_checkpoint(
-    checkpoint: Checkpoint, classes: tuple[str, ...], student: Recipe, device: torch.device
+    checkpoint: Checkpoint, classes: tuple[str, ...], student: Transform, device: torch.device
 ) -> Teacher:
     theirs = checkpoint.labels.names
     if sorted(theirs) != sorted(classes):
@@ -99,12 +99,12 @@ def _from_checkpoint(
         )
     network = Levit(checkpoint.config)
     network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in checkpoint.state.items()})
-    recipe = checkpoint.recipe
+    transform = checkpoint.transform
     order = [theirs.index(name) for name in classes]
-    return Teacher(_still(network, device), student, checkpoint.config.image_size, recipe.mean, recipe.std, order)
+    return Teacher(_still(network, device), student, checkpoint.config.image_size, transform.mean, transform.std, order)
 
 
-def _from_file(path: Path, classes: tuple[str, ...], student: Recipe) -> Teacher:
+def _from_file(path: Path, classes: tuple[str, ...], student: Transform) -> Teacher:
     network = NetworkFile(path, usable_threads())
     _require_classes(str(path), network.num_classes, classes)
 
@@ -122,7 +122,7 @@ def _torchvision_names() -> list[str]:
 
 
 def _from_torchvision(
-    name: str, weights: str, classes: tuple[str, ...], student: Recipe, image_size: int, device: torch.device
+    name: str, weights: str, classes: tuple[str, ...], student: Transform, image_size: int, device: torch.device
 ) -> Teacher:
     from torchvision import models
 

@@ -1,1 +1,1 @@
-"""From the bytes of a picture to the pixels of a recipe, without a clock, a thread or an engine."""
+"""From the bytes of an image to the pixels of a preprocessing, without a clock, a thread or an engine."""

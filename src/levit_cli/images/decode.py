@@ -1,9 +1,9 @@
-"""From bytes to an upright RGB picture, or to an ``InputError`` that says why not.
+"""From bytes to an upright RGB image, or to an ``InputError`` that says why not.
 
 Six formats are decoded; what a file is, its content decides, never its name. The declared size is checked before any
 pixel is allocated, and whatever a decoder raises concerns this file only.
 
-A picture of which anything is missing is refused as ``truncated``. What is wrong beside the picture is no reason to
+An image of which anything is missing is refused as ``truncated``. What is wrong beside the image is no reason to
 refuse it: notes (texts, profiles) that are broken or huge are left out, and a JPEG may lack its end marker.
 """
 
@@ -12,7 +12,6 @@ from io import SEEK_END, BytesIO
 from typing import BinaryIO
 
 from PIL import Image, ImageFile, UnidentifiedImageError
-from PIL.Image import Image as Picture
 
 from levit_cli.errors import InputError
 from levit_cli.images import jpeg
@@ -25,7 +24,7 @@ MAX_SIDE = 65_535
 LIMITS = f"the limits are {MAX_PIXELS:,} pixels in all and {MAX_SIDE:,} a side"
 SNIFFED_BYTES = 512
 BULKY_BYTES = 8 << 20
-PNG_PICTURE = (b"IHDR", b"PLTE", b"IDAT", b"eXIf", b"IEND")  # all that ``decode`` makes use of
+PNG_IMAGE = (b"IHDR", b"PLTE", b"IDAT", b"eXIf", b"IEND")  # all that ``decode`` makes use of
 
 EXIF_ORIENTATION = 0x0112
 TILE_SIDES = (322, 323)
@@ -43,18 +42,18 @@ UPRIGHT = {
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # Broken metadata is not news. Once for the process: its threads share the filters.
 warnings.filterwarnings("ignore", module="PIL")
-assert not ImageFile.LOAD_TRUNCATED_IMAGES  # a truncated picture is an error, never gray below the cut
+assert not ImageFile.LOAD_TRUNCATED_IMAGES  # a truncated image is an error, never gray below the cut
 
 
-def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -> Picture:
-    """Decode a picture's first frame, apply its EXIF orientation, convert it to RGB.
+def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -> Image.Image:
+    """Decode an image's first frame, apply its EXIF orientation, convert it to RGB.
 
     Args:
         source: the bytes, or a seekable binary file at its start.
         shrink_to: (width, height) from which on the JPEG decoder may scale down by 2, 4 or 8; None for exact pixels.
 
     Raises:
-        InputError: whatever is wrong with the picture.
+        InputError: whatever is wrong with the image.
     """
     file = BytesIO(source) if isinstance(source, bytes) else source
     head = file.read(SNIFFED_BYTES)
@@ -74,32 +73,32 @@ def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -
         raise broken(str(error) or type(error).__name__, file) from error
 
 
-def _decode_or_look_again(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> Picture:
+def _decode_or_look_again(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> Image.Image:
     try:
         return _decode(_without_bulk(file, head), shrink_to)
     except (InputError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception:
-        picture = _look_again(file, head, shrink_to)
-        if picture is None:
+        image = _look_again(file, head, shrink_to)
+        if image is None:
             raise
-        return picture
+        return image
 
 
-def _look_again(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> Picture | None:
-    """The picture where nothing of it is missing and only what surrounds it is broken."""
+def _look_again(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> Image.Image | None:
+    """The image where nothing of it is missing and only what surrounds it is broken."""
     if head.startswith(PNG):
         return _decode(BytesIO(_png_without_notes(read_whole(file))), shrink_to)
     if head.startswith(JPEG):
         data = jpeg.without_notes(read_whole(file))
         versions = jpeg.with_ends(data) if jpeg.is_cut_short(data) else [data]
-        pictures = (_decode(BytesIO(version), shrink_to) for version in versions)
-        first = next(pictures, None)
-        return first if all(other == first for other in pictures) else None
+        images = (_decode(BytesIO(version), shrink_to) for version in versions)
+        first = next(images, None)
+        return first if all(other == first for other in images) else None
     return None
 
 
-def _decode(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Picture:
+def _decode(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Image.Image:
     image = Image.open(file, formats=ALLOWED_FORMATS)
     _check_size(*image.size)
     _check_size(*_tile_size(image))
@@ -118,16 +117,16 @@ def _check_size(width: int, height: int) -> None:
         raise InputError("too_large", f"{width} x {height} pixels; {LIMITS}")
 
 
-def _tile_size(image: Picture) -> tuple[int, int]:
-    """(width, height) of the tiles of a TIFF, each of which is decoded whole, however little of it is picture."""
+def _tile_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of the tiles of a TIFF, each of which is decoded whole, however little of it is image."""
     tags = getattr(image, "tag_v2", {})
     sides = [tags.get(tag) for tag in TILE_SIDES]
     width, height = (side if isinstance(side, int) else 0 for side in sides)
     return width, height
 
 
-def _upright(image: Picture) -> Picture:
-    """The picture as its EXIF orientation means it; a value or a block that makes no sense is ignored."""
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation means it; a value or a block that makes no sense is ignored."""
     try:
         method = UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # broken EXIF and XMP blocks; the pixels are fine
@@ -151,7 +150,7 @@ def _png_without_notes(data: bytes) -> bytes:
     kept, position = [data[:8]], 8
     while position < len(data):
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")  # length, name, content, checksum
-        if data[position + 4 : position + 8] in PNG_PICTURE:
+        if data[position + 4 : position + 8] in PNG_IMAGE:
             kept.append(data[position:end])
         position = end
     return b"".join(kept)

@@ -1,7 +1,7 @@
 """The segments of a JPEG file: what can be left out, and whether anything is missing.
 
 libjpeg draws gray in place of missing data and says so only to those who ask; Pillow refuses every file without an end
-marker. Neither will do: a picture of which only the marker is missing is whole, any other would get a wrong label.
+marker. Neither will do: an image of which only the marker is missing is whole, any other would get a wrong label.
 """
 
 import re
@@ -59,7 +59,7 @@ def is_cut_short(data: bytes) -> bool:
 
 
 def with_ends(data: bytes) -> list[bytes]:
-    """Versions of a JPEG without end marker that show the same picture if nothing but the marker is missing.
+    """Versions of a JPEG without end marker that show the same image if nothing but the marker is missing.
 
     Decoders skip what lies between complete data and the end marker, but draw what they find in place of missing data.
     """

@@ -1,10 +1,10 @@
-"""From an RGB picture to the pixels that a network sees: resize by a recipe, but only what its crop keeps.
+"""From an RGB image to the pixels that a network sees: resize by a preprocessing, but only what its crop keeps.
 
 Pillow resizes in two passes, across and down, and rounds to whole levels after each. Doing the passes one by one on
 the region that ends inside the crop gives the reference's pixels (resize all, then crop) within a level or two, for
-less work, and makes a 1 x 60000 picture harmless. One call with ``box=`` would let Pillow choose the order of the
+less work, and makes a 1 x 60000 image harmless. One call with ``box=`` would let Pillow choose the order of the
 passes by the size of the output, and then differs by up to 13 levels; so the order is chosen here, as Pillow chooses
-it for the whole picture.
+it for the whole image.
 """
 
 from math import ceil, floor
@@ -14,9 +14,8 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.Image import Image as Picture
 
-from levit_cli.images.transforms import Recipe
+from levit_cli.images.transforms import Transform
 
 WIDEST_FILTER = 3.0  # source pixels to each side that Pillow's widest filter (Lanczos) reads, at a scale of one
 ORDERS_PASSES = int(PIL.__version__.partition(".")[0]) >= 13  # Pillows before it, as on Python 3.10, go across first
@@ -32,13 +31,13 @@ class Span(NamedTuple):
     last_tap: int
 
 
-def preprocess(image: Picture, recipe: Recipe) -> NDArray[np.uint8]:
-    """(height, width, 3) bytes of the recipe's crop from an RGB picture."""
-    resized = recipe.resized_size(*image.size)
-    crop = recipe.crop_size[::-1]
-    resample = Image.Resampling[recipe.filter.upper()]
+def preprocess(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
+    """(height, width, 3) bytes of the preprocessing's crop from an RGB image."""
+    resized = transform.resized_size(*image.size)
+    crop = transform.crop_size[::-1]
+    resample = Image.Resampling[transform.filter.upper()]
     across, down = (
-        _span(source, length, recipe.crop_offset(length, side), side)
+        _span(source, length, transform.crop_offset(length, side), side)
         for source, length, side in zip(image.size, resized, crop, strict=True)
     )
     order = (DOWN, ACROSS) if _goes_down_first(image.size, resized) else (ACROSS, DOWN)
@@ -49,7 +48,7 @@ def preprocess(image: Picture, recipe: Recipe) -> NDArray[np.uint8]:
 
 
 def _goes_down_first(source: tuple[int, int], resized: tuple[int, int]) -> bool:
-    """Whether Pillow resizes the whole picture down first: it does where much more height is lost than width."""
+    """Whether Pillow resizes the whole image down first: it does where much more height is lost than width."""
     lost_width, lost_height = (before - after for before, after in zip(source, resized, strict=True))
     return ORDERS_PASSES and lost_height > max(2 * lost_width, 0)
 
@@ -61,7 +60,7 @@ def _span(source: int, resized: int, start: int, length: int) -> Span:
     return Span(first, last, max(floor(first - reach), 0), min(ceil(last + reach), source))
 
 
-def _resize_axis(image: Picture, axis: int, length: int, span: Span, resample: Image.Resampling) -> Picture:
+def _resize_axis(image: Image.Image, axis: int, length: int, span: Span, resample: Image.Resampling) -> Image.Image:
     size, box = [*image.size], [0.0, 0.0, *image.size]
     size[axis] = length
     box[axis], box[axis + 2] = span.first - span.first_tap, span.last - span.first_tap

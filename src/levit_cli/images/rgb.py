@@ -11,7 +11,6 @@
 
 import numpy as np
 from PIL import Image
-from PIL.Image import Image as Picture
 
 from levit_cli.errors import InputError
 
@@ -19,7 +18,7 @@ TIFF_BITS = 258
 BAND_PIXELS = 1 << 20
 
 
-def to_rgb(image: Picture) -> Picture:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any of Pillow's modes by the rules in this module's docstring.
 
     Raises:
@@ -46,8 +45,8 @@ def to_rgb(image: Picture) -> Picture:
         raise InputError("unsupported_mode", f"pixels of mode {mode} cannot be turned into RGB") from error
 
 
-def _scaled(image: Picture, factor: float, highest: float | None = None) -> Picture:
-    """Gray of many levels in 256, in bands: as floats, or only as an array, a large picture would be too much."""
+def _scaled(image: Image.Image, factor: float, highest: float | None = None) -> Image.Image:
+    """Gray of many levels in 256, in bands: as floats, or only as an array, a large image would be too much."""
     width, height = image.size
     gray = np.empty((height, width), np.uint8)
     rows = max(BAND_PIXELS // width, 1)
@@ -64,12 +63,12 @@ def _scaled(image: Picture, factor: float, highest: float | None = None) -> Pict
     return Image.fromarray(gray).convert("RGB")
 
 
-def _has_twelve_bits(image: Picture) -> bool:
+def _has_twelve_bits(image: Image.Image) -> bool:
     return getattr(image, "tag_v2", {}).get(TIFF_BITS) == (12,)
 
 
-def _lab_to_rgb(image: Picture) -> Picture:
-    from PIL import ImageCms  # loads a colour engine that hardly any picture needs
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms  # loads a colour engine that hardly any image needs
 
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")

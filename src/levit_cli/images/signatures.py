@@ -7,8 +7,8 @@ from typing import BinaryIO, NamedTuple
 from levit_cli.errors import InputError, InputErrorKind
 from levit_cli.images import jpeg
 
-SHORTEST_TEXT = 12  # bytes; what is shorter may be the beginning of a picture
-MAX_READ_BYTES = 1 << 29  # of a picture that is broken, to see how
+SHORTEST_TEXT = 12  # bytes; what is shorter may be the beginning of an image
+MAX_READ_BYTES = 1 << 29  # of an image that is broken, to see how
 
 JPEG, PNG, GIF, RIFF, BMP = b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM"
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0")  # either byte order; the large form
@@ -46,7 +46,7 @@ SIGNATURES = (
     *(Signature(0, b"P%d\n" % kind, "a portable bitmap, graymap or pixmap (PNM)", _REFUSED) for kind in range(1, 7)),
     Signature(4, b"ftyp", "HEIF, AVIF or a film", _REFUSED),
     Signature(0, b"<svg", "SVG", _REFUSED),
-    Signature(0, b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the picture", _NO_IMAGE),
+    Signature(0, b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the image", _NO_IMAGE),
     Signature(0, b"<!doctype html", "an HTML page", _NO_IMAGE),
     Signature(0, b"<html", "an HTML page", _NO_IMAGE),
     Signature(0, b"PK\3\4", "a ZIP archive", _NO_IMAGE),
@@ -65,14 +65,14 @@ def unidentified(head: bytes, file: BinaryIO) -> InputError:
             if len(head) < SHORTEST_TEXT or not _is_text(head):  # "BMW" is no bitmap
                 return broken(f"begins like {looks_like} but cannot be read", file)
     if _is_beginning(head):
-        return InputError("truncated", f"only the first {len(head)} bytes of a picture")
+        return InputError("truncated", f"only the first {len(head)} bytes of an image")
     if b"<svg" in lowered:
         return InputError("format_not_allowed", "this is SVG")
     return InputError("not_an_image", f"this is {'text' if _is_text(head) else 'data of an unknown kind'}")
 
 
 def _is_beginning(head: bytes) -> bool:
-    """Whether the file ends amid the signature of a picture."""
+    """Whether the file ends amid the signature of an image."""
     if head.startswith(RIFF[: len(head)]):
         return len(head) < 12
     return any(magic.startswith(head) for offset, magic, _, kind in SIGNATURES if kind == _BROKEN and not offset)
@@ -83,7 +83,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def broken(message: str, file: BinaryIO) -> InputError:
-    """The error of a picture that a decoder gave up: ``truncated`` or ``corrupt``."""
+    """The error of an image that a decoder gave up: ``truncated`` or ``corrupt``."""
     if "truncated" in message.lower() or _is_cut_short(read_whole(file)):
         return InputError("truncated", message)
     return InputError("corrupt", message)

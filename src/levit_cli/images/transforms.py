@@ -1,6 +1,6 @@
-"""How a picture becomes what a checkpoint was evaluated on: the three published recipes, as data.
+"""How an image becomes what a checkpoint was evaluated on: the three published preprocessing, as data.
 
-All three resize with Pillow's bicubic filter so that the picture covers a box, then cut the middle out of it. They
+All three resize with Pillow's bicubic filter so that the image covers a box, then cut the middle out of it. They
 differ in the box and in how half a pixel of offset is rounded.
 """
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import floor, isfinite
 from typing import Literal, get_args
 
-from levit_cli.choices import RecipeName, Resizer
+from levit_cli.choices import PreprocessingName, Resizer
 from levit_cli.errors import RefusedError
 
 Rounding = Literal["half_even", "floor"]
@@ -19,12 +19,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Transform:
     """Resize to cover ``resize_to``, cut ``crop_size`` out of the middle, normalise.
 
     Args:
-        name: the published recipe that this is, or ``"custom"``.
-        resize_to: (height, width) that the resized picture covers; one side fits exactly. For a square this is the
+        name: the published preprocessing that this is, or ``"custom"``.
+        resize_to: (height, width) that the resized image covers; one side fits exactly. For a square this is the
             shortest edge.
         crop_size: (height, width) of the result.
         crop_rounding: what becomes of half a pixel of offset: torchvision and timm round it half to even, transformers
@@ -48,17 +48,17 @@ class Recipe:
     def __post_init__(self) -> None:
         for word, known in ((self.filter, Filter), (self.crop_rounding, Rounding), (self.resizer, Resizer)):
             if word not in get_args(known):
-                raise RefusedError(f"The recipe says {word!r}", why=f"known is {', '.join(get_args(known))}")
+                raise RefusedError(f"The preprocessing says {word!r}", why=f"known is {', '.join(get_args(known))}")
         if not all(map(isfinite, self.mean)) or not all(0 < deviation < float("inf") for deviation in self.std):
-            raise RefusedError(f"The recipe normalises by the mean {self.mean} and the deviation {self.std}")
+            raise RefusedError(f"The preprocessing normalises by the mean {self.mean} and the deviation {self.std}")
         if any(edge < side for edge, side in zip(self.resize_to, self.crop_size, strict=True)):
             raise RefusedError(
-                f"The recipe cuts {self.crop_size} out of a picture resized to cover only {self.resize_to}",
+                f"The preprocessing cuts {self.crop_size} out of an image resized to cover only {self.resize_to}",
                 why="the margin would be invented",
             )
 
     def resized_size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) of a picture once it covers ``resize_to``; the long side is truncated, as in torchvision."""
+        """(width, height) of an image once it covers ``resize_to``; the long side is truncated, as in torchvision."""
         box_height, box_width = self.resize_to
         if box_width * height <= box_height * width:
             return int(box_height * width / height), box_height
@@ -70,14 +70,14 @@ class Recipe:
         return margin // 2 if self.crop_rounding == "floor" else round(margin / 2)
 
 
-def recipe_for(name: RecipeName, image_size: Size) -> Recipe:
-    """The published recipe of that name for a final size (height, width) in pixels."""
+def transform_for(name: PreprocessingName, image_size: Size) -> Transform:
+    """The published preprocessing of that name for a final size (height, width) in pixels."""
     rounding: Rounding = "floor" if name in ("hf", "hf-tensor") else "half_even"
     resizer: Resizer = "torch" if name == "hf-tensor" else "pillow"
-    return Recipe(name, _covering(name, image_size), image_size, rounding, resizer=resizer)
+    return Transform(name, _covering(name, image_size), image_size, rounding, resizer=resizer)
 
 
-def _covering(name: RecipeName, image_size: Size) -> Size:
+def _covering(name: PreprocessingName, image_size: Size) -> Size:
     """256 for 224 in Meta's and transformers' code; timm resizes so that the crop keeps 0.9 of the edge: 248."""
     if name == "timm":
         return floor(image_size[0] / 0.9), floor(image_size[1] / 0.9)

@@ -16,7 +16,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "model": checkpoint.origin,
         "architecture": checkpoint.architecture,
-        "dialect": checkpoint.dialect,
+        "dialect": checkpoint.format,
         "files": [str(path) for path in checkpoint.files],
         "sha256": checkpoint.sha256,
         "dtype": checkpoint.dtype,
@@ -24,7 +24,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": count_parameters(config),
         "parameters_folded": count_folded_parameters(config),
         "macs": config.macs,
-        "preprocessing": asdict(checkpoint.recipe),
+        "preprocessing": asdict(checkpoint.transform),
         "labels": {"count": len(checkpoint.labels), "first": list(checkpoint.labels.names[:SHOWN_LABELS])},
         "evaluation": asdict(checkpoint.evaluation) if checkpoint.evaluation else None,
         "temperature": checkpoint.temperature,
@@ -44,7 +44,7 @@ def as_json(facts: dict[str, Any]) -> str:
 
 def as_text(facts: dict[str, Any]) -> str:
     """A line a fact, for people."""
-    config, recipe, tensors = facts["config"], facts["preprocessing"], facts["tensors"]
+    config, transform, tensors = facts["config"], facts["preprocessing"], facts["tensors"]
     evaluation, labels = facts["evaluation"], facts["labels"]
     rows = {
         "model": facts["model"],
@@ -53,17 +53,17 @@ def as_text(facts: dict[str, Any]) -> str:
         "key dims": _list(config["key_dims"]),
         "heads": _list(config["num_heads"]),
         "depths": _list(config["depths"]),
-        "picture": "{} x {} px".format(*config["image_size"]),
+        "image": "{} x {} px".format(*config["image_size"]),
         "classes": f"{labels['count']}: {', '.join(labels['first'])}{', …' if labels['count'] > SHOWN_LABELS else ''}",
         "outputs": "two heads, averaged" if config["distilled"] else "one head",
         "parameters": f"{facts['parameters']:,} ({facts['parameters_folded']:,} folded)",
         "MACs": f"{facts['macs']:,}",
         "preprocessing": (
-            f"{recipe['name']}: cover {_list(recipe['resize_to'])}, {recipe['filter']}, "
-            f"crop {_list(recipe['crop_size'])} ({recipe['crop_rounding']})"
+            f"{transform['name']}: cover {_list(transform['resize_to'])}, {transform['filter']}, "
+            f"crop {_list(transform['crop_size'])} ({transform['crop_rounding']})"
         ),
         "accuracy": (
-            f"top-1 {evaluation['top1']:.4f} on {evaluation['images']:,} pictures of {evaluation['dataset']}"
+            f"top-1 {evaluation['top1']:.4f} on {evaluation['images']:,} images of {evaluation['dataset']}"
             if evaluation
             else "not stated in its files"
         ),

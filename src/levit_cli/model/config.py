@@ -84,7 +84,7 @@ class LevitConfig:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates for one picture, all heads run.
+        """Multiply-accumulates for one image, all heads run.
 
         Convolutions, linear layers and both attention products, plus one for the scale of each attention logit;
         batch norms, biases and activations are not counted. Equals the counts of the paper's table 3.

@@ -195,7 +195,7 @@ class Head(nn.Module):
 
 
 class Levit(nn.Module):
-    """The whole network, for normalised pictures (B, 3, H, W) of exactly ``config.image_size``."""
+    """The whole network, for normalised images (B, 3, H, W) of exactly ``config.image_size``."""
 
     def __init__(self, config: LevitConfig) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ class Levit(nn.Module):
         return tokens
 
     def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The output of each stage as (B, C, h, w), at 1/16, 1/32 and 1/64 of the picture; as timm's intermediates."""
+        """The output of each stage as (B, C, h, w), at 1/16, 1/32 and 1/64 of the image; as timm's intermediates."""
         tokens = zip(self._stage_outputs(x), self.config.grids, strict=True)
         return tuple(output.transpose(1, 2).reshape(len(x), -1, *grid) for output, grid in tokens)
 
@@ -247,7 +247,7 @@ class Levit(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Four convolutions: (B, 3, H, W) -> (B, H/16 * W/16, C)."""
         if x.shape[2:] != self.config.image_size:
-            raise ValueError(f"expected pictures of {self.config.image_size}, got {tuple(x.shape[2:])}")
+            raise ValueError(f"expected images of {self.config.image_size}, got {tuple(x.shape[2:])}")
         for index, layer in enumerate(self.stem):
             x = layer(x if index == 0 else F.hardswish(x))
         return x.flatten(2).transpose(1, 2)

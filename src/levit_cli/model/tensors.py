@@ -1,7 +1,7 @@
-"""Every tensor of a LeViT: its shape, its kind, and its name in our form and in the three published dialects.
+"""Every tensor of a LeViT: its shape, its kind, and its name in our form and in the three published formats.
 
 Strings and integers only. ``tensors(config)`` is the one list that loading, saving, counting and the training form are
-held against. The dialects differ in more than words: Meta (``fb``) numbers blocks in one flat list, timm keeps the
+held against. The formats differ in more than words: Meta (``fb``) numbers blocks in one flat list, timm keeps the
 shrink block at the head of the stage that it leads into, Hugging Face (``hf``) at the tail of the stage that it leaves.
 So modules are mapped by their place, not by position in the file.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Literal, NamedTuple
 
-from levit_cli.choices import Dialect
+from levit_cli.choices import CheckpointFormat
 from levit_cli.model.config import MLP_RATIO, SHRINK_VALUE_RATIO, VALUE_RATIO, LevitConfig
 
 Kind = Literal["matrix", "vector", "attention_bias", "statistic", "counter"]
@@ -20,7 +20,7 @@ BIAS_INDEX = "attention_bias_idxs"  # beside each attention bias in Meta's files
 
 
 class Names(NamedTuple):
-    """One place in the network, in our words and in the dialects'."""
+    """One place in the network, in our words and in the formats'."""
 
     ours: str
     fb: str
@@ -31,8 +31,8 @@ class Names(NamedTuple):
         parts = child if isinstance(child, Names) else (child,) * len(self)
         return Names(*(f"{parent}.{part}" for parent, part in zip(self, parts, strict=True)))
 
-    def of(self, dialect: Dialect) -> str:
-        return str(getattr(self, dialect))
+    def of(self, format: CheckpointFormat) -> str:
+        return str(getattr(self, format))
 
 
 class Tensor(NamedTuple):

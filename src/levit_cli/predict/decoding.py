@@ -1,15 +1,15 @@
-"""How the pictures of a run are prepared: on threads, or in processes that may die of it.
+"""How the images of a run are prepared: on threads, or in processes that may die of it.
 
 Threads cost nothing but cannot be ended, and what crashes one of them ends the run. So processes take over behind the
-first picture that does not come to an end, and do all of it where that is asked for or where a run is resumed: what
-ended it may be the very next picture.
+first image that does not come to an end, and do all of it where that is asked for or where a run is resumed: what
+ended it may be the very next image.
 """
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from levit_cli.data.inputs import Input
-from levit_cli.predict.prefetch import DecodeAhead
+from levit_cli.predict.prefetch import Prefetcher
 from levit_cli.predict.reader import Reader
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Preparation:
     """Makes pixels of inputs, until it is closed.
 
     Args:
-        limit_s: wall clock for one picture, from when its bytes are there.
+        limit_s: wall clock for one image, from when its bytes are there.
         isolate: in processes from the start.
     """
 
@@ -28,16 +28,16 @@ class Preparation:
         self._reader, self._limit_s, self._isolate = reader, limit_s, isolate
         self._isolated: IsolatedReader | None = None
 
-    def ahead(self, inputs: Iterable[Input], *, batch_size: int, workers: int) -> DecodeAhead:
+    def ahead(self, inputs: Iterable[Input], *, batch_size: int, workers: int) -> Prefetcher:
         """The inputs on their way, from now on."""
-        return DecodeAhead(
+        return Prefetcher(
             inputs,
             self._in_processes() if self._isolate else self._reader,
             batch_size=batch_size,
             workers=workers,
             fetch=self._reader.fetch,
             limit_s=None if self._isolate else self._limit_s,
-            when_stuck=self._in_processes,
+            on_timeout=self._in_processes,
         )
 
     def __enter__(self) -> "Preparation":

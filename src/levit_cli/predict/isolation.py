@@ -1,4 +1,4 @@
-"""Decoding in processes that may die of it: a crash or a hang costs one picture and never the run.
+"""Decoding in processes that may die of it: a crash or a hang costs one image and never the run.
 
 A worker is a Python of its own. It reads inputs from its standard input and answers on its standard output, one after
 another; what comes back is a length and bytes, and nothing that is unpickled. It ends when this process does, as its
@@ -46,7 +46,7 @@ class IsolatedReader:
     """Callable like a ``Reader``; may be called from several threads, each of which has a worker for that time.
 
     Args:
-        limit_s: wall clock for one picture.
+        limit_s: wall clock for one image.
     """
 
     def __init__(self, reader: Reader, limit_s: float) -> None:
@@ -81,7 +81,7 @@ class IsolatedReader:
         with self._changing:
             if self._is_closed:
                 raise CancelledError
-            worker = _Worker(self._limit_s, self._reader.recipe.crop_size)
+            worker = _Worker(self._limit_s, self._reader.transform.crop_size)
             self._all.add(worker)
         worker.start(self._reader)
         return worker
@@ -114,7 +114,7 @@ class _Worker:
             raise _not_started(error) from error
 
     def start(self, reader: Reader) -> None:
-        """Let it import what it needs, which counts for no picture."""
+        """Let it import what it needs, which counts for no image."""
         try:
             self._send((reader, self._limit_s))
             self._receive(START_LIMIT_S)

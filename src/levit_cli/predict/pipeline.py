@@ -1,7 +1,7 @@
 """One stream of predictions: decode ahead on threads, batch, run, yield in input order.
 
 There is one prediction for each input, errors included, and never another input's answer. Memory is bounded: at most
-``workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size`` pictures wait for a batch, and two batches a stream are
+``workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size`` images wait for a batch, and two batches a stream are
 behind them.
 A batch takes what has been asked for by then and does not wait for more input, so a slow list still streams.
 """
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.errors import InputError
-from levit_cli.predict.prefetch import DecodeAhead, End, Pixels, Prepared, Task
+from levit_cli.predict.prefetch import End, Pixels, Prefetcher, Prepared, Task
 
-__all__ = ["DecodeAhead", "Network", "Prediction", "Ranked", "Stats", "predict", "probabilities"]
+__all__ = ["Network", "Prediction", "Prefetcher", "Ranked", "Stats", "predict", "probabilities"]
 
 # How those libraries call it that raise no MemoryError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
@@ -68,7 +68,7 @@ class _Answers(NamedTuple):
 class Stats:
     """Where the time went. ``prepare_s``, ``wait_s`` and ``network_s`` add up over their threads."""
 
-    pictures: int = 0
+    images: int = 0
     failed: int = 0
     batches: int = 0
     prepare_s: float = 0.0
@@ -81,7 +81,7 @@ class Stats:
         return time.perf_counter() - self.started
 
     def add(self, answers: _Answers) -> None:
-        self.pictures += len(answers.predictions)
+        self.images += len(answers.predictions)
         self.failed += sum(prediction.error is not None for prediction in answers.predictions)
         self.batches += 1
         self.prepare_s += answers.prepare_s
@@ -90,7 +90,7 @@ class Stats:
 
 
 def predict(
-    ahead: DecodeAhead,
+    ahead: Prefetcher,
     network: Network,
     *,
     top_k: int,
@@ -123,7 +123,7 @@ def predict(
 class _Batches:
     """Batches under way: one thread forms them, ``streams`` threads compute them, the caller takes them in order."""
 
-    def __init__(self, ahead: DecodeAhead, network: Network, rank: Rank, streams: int) -> None:
+    def __init__(self, ahead: Prefetcher, network: Network, rank: Rank, streams: int) -> None:
         self._ahead, self._network, self._rank = ahead, network, rank
         self._running: Queue[Future[_Answers] | End] = Queue(maxsize=streams)
         self._streams = ThreadPoolExecutor(streams, thread_name_prefix="network")
@@ -177,7 +177,7 @@ class _Batches:
 
 
 def _logits(network: Network, pixels: Sequence[Pixels]) -> list[Logits | InputError]:
-    """The logits of each picture. What is too much for the memory at once is computed in halves, down to one."""
+    """The logits of each image. What is too much for the memory at once is computed in halves, down to one."""
     if not pixels:
         return []
     try:

@@ -1,7 +1,7 @@
 """Inputs on their way to being pixels: read and decoded ahead on threads, in order, each within its time.
 
 Nobody can stop a decoder that does not come to an end by itself. Its thread is left alone and another one takes its
-place; its picture has an error, and pixels that come late are nobody's. So that such threads do not take the cores one
+place; its image has an error, and pixels that come late are nobody's. So that such threads do not take the cores one
 by one, everything behind the first of them may be prepared otherwise: in processes, which can be ended.
 """
 
@@ -20,7 +20,7 @@ from levit_cli.errors import InputError
 
 AHEAD_PER_WORKER = 4
 BATCHES_AHEAD = 3  # fewer, and a batch is cut short because nobody was allowed to list more
-PATIENCE_S = 0.5  # between two looks at whether a picture without a deadline is still wanted
+POLL_INTERVAL_S = 0.5  # between two looks at whether an image without a deadline is still wanted
 
 Pixels = NDArray[np.uint8]
 Prepare = Callable[[Input], Pixels]
@@ -53,7 +53,7 @@ class Task:
 
     @property
     def seconds_left(self) -> float:
-        return PATIENCE_S if self.deadline is None else self.deadline - time.monotonic()
+        return POLL_INTERVAL_S if self.deadline is None else self.deadline - time.monotonic()
 
     def finish(self, outcome: Prepared | BaseException) -> bool:
         """Set its outcome; False if it has one."""
@@ -67,12 +67,12 @@ class Task:
         return True
 
 
-def as_it_is(item: Input) -> Input:
+def identity(item: Input) -> Input:
     """The input itself: nothing of it must be fetched."""
     return item
 
 
-class DecodeAhead:
+class Prefetcher:
     """Inputs on their way to being pixels, in order, from now on.
 
     Decoding begins at once, while the caller still makes its network ready.
@@ -93,12 +93,12 @@ class DecodeAhead:
         *,
         batch_size: int,
         workers: int,
-        fetch: Callable[[Input], Input] = as_it_is,
+        fetch: Callable[[Input], Input] = identity,
         limit_s: float | None = None,
-        when_stuck: Callable[[], Prepare] | None = None,
+        on_timeout: Callable[[], Prepare] | None = None,
     ) -> None:
         self._inputs, self._batch_size, self._workers, self._fetch = inputs, batch_size, workers, fetch
-        self._prepare, self._limit_s, self._when_stuck = prepare, limit_s, when_stuck
+        self._prepare, self._limit_s, self._on_timeout = prepare, limit_s, on_timeout
         self._slots = threading.Semaphore(workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size)
         self._tasks: SimpleQueue[Task | End] = SimpleQueue()  # in order, for who takes them
         self._waiting: SimpleQueue[Task | None] = SimpleQueue()  # for a thread
@@ -176,7 +176,7 @@ class DecodeAhead:
             task.deadline = time.monotonic() + (self._limit_s or 0) if is_watched else None
             return Prepared(prepare(item), time.perf_counter() - start)
         except InputError as error:
-            return InputError(error.kind, error.message)  # without its trace, which holds on to picture and file
+            return InputError(error.kind, error.message)  # without its trace, which holds on to image and file
         except BaseException as error:  # for whoever asks for the result
             return error
 
@@ -184,6 +184,6 @@ class DecodeAhead:
         with self._giving_up:  # the threads of the network may come at once
             if not task.finish(InputError("timeout", f"not decoded within {self._limit_s:g} s")):
                 return  # at the last moment
-            if self._is_watched and self._when_stuck is not None:
-                self._is_watched, self._prepare = False, self._when_stuck()
+            if self._is_watched and self._on_timeout is not None:
+                self._is_watched, self._prepare = False, self._on_timeout()
             self._start_worker()

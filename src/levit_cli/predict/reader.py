@@ -1,4 +1,4 @@
-"""Getting one input's bytes and turning them into the pixels of a recipe: the work of a decode thread."""
+"""Getting one input's bytes and turning them into the pixels of a preprocessing: the work of a decode thread."""
 
 import os
 import stat
@@ -9,14 +9,14 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image as Picture
+from PIL.Image import Image
 
 from levit_cli.choices import Decoding
 from levit_cli.data.inputs import Input, is_url
 from levit_cli.errors import InputError
 from levit_cli.images.decode import decode
 from levit_cli.images.preprocess import preprocess
-from levit_cli.images.transforms import Recipe
+from levit_cli.images.transforms import Transform
 
 MAX_DOWNLOAD_BYTES = 100 << 20
 MAX_STDIN_BYTES = 1 << 30
@@ -26,12 +26,12 @@ DOWNLOAD_TIMEOUT_S = 60.0
 class Reader:
     """Callable from ``Input`` to (height, width, 3) bytes; what ``pipeline.predict`` wants as ``prepare``."""
 
-    def __init__(self, recipe: Recipe, decoding: Decoding = "exact", *, offline: bool = False) -> None:
-        self.recipe = recipe
-        # the decoder may scale down to the size that the recipe resizes to, and no further
-        self._shrink_to = (recipe.resize_to[1], recipe.resize_to[0]) if decoding == "fast" else None
+    def __init__(self, transform: Transform, decoding: Decoding = "exact", *, offline: bool = False) -> None:
+        self.transform = transform
+        # the decoder may scale down to the size that the preprocessing resizes to, and no further
+        self._shrink_to = (transform.resize_to[1], transform.resize_to[0]) if decoding == "fast" else None
         self._offline = offline
-        self._preprocess = _preprocessor(recipe)
+        self._preprocess = _preprocessor(transform)
 
     def fetch(self, item: Input) -> Input:
         """The input together with its content, where that is in no file but on standard input or at an address."""
@@ -43,13 +43,13 @@ class Reader:
 
     def __call__(self, item: Input) -> NDArray[np.uint8]:
         try:
-            return self._preprocess(self._picture(self.fetch(item)), self.recipe)
+            return self._preprocess(self._image(self.fetch(item)), self.transform)
         except MemoryError:
             raise InputError("too_large", "not enough memory to decode it") from None
         except OSError as error:  # decoders' own are input errors by now
             raise InputError("corrupt", f"the file cannot be read: {error.strerror or type(error).__name__}") from error
 
-    def _picture(self, item: Input) -> Picture:
+    def _image(self, item: Input) -> Image:
         if item.content is not None:
             return decode(item.content, self._shrink_to)
         with open_regular(item.path) as file:
@@ -66,8 +66,8 @@ class Reader:
             raise InputError("download", str(error)) from error
 
 
-def _preprocessor(recipe: Recipe) -> Callable[[Picture, Recipe], NDArray[np.uint8]]:
-    if recipe.resizer == "pillow":
+def _preprocessor(transform: Transform) -> Callable[[Image, Transform], NDArray[np.uint8]]:
+    if transform.resizer == "pillow":
         return preprocess
     from levit_cli.images.resize_torch import preprocess_tensor  # the only one that needs torch
 

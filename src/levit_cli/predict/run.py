@@ -5,7 +5,6 @@ and only then is a model loaded. What is resumed is not touched before it is kno
 """
 
 import itertools
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,12 +19,11 @@ from levit_cli.engines import Engine
 from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UsageError
 from levit_cli.predict.decoding import Preparation
 from levit_cli.predict.pipeline import Prediction, Stats, predict
-from levit_cli.predict.prefetch import DecodeAhead
+from levit_cli.predict.prefetch import Prefetcher
 from levit_cli.predict.reader import Reader
 from levit_cli.predict.records import RESUMABLE, record_format
 from levit_cli.predict.request import (
     Request,
-    Say,
     closing_line,
     describe_run,
     engine_for,
@@ -35,7 +33,7 @@ from levit_cli.predict.request import (
 )
 from levit_cli.predict.writers import Writer, format_for, make_writer
 from levit_cli.system.output import Document, OutputFile, Sink, Target, is_terminal, open_output, require_free
-from levit_cli.system.progress import progress
+from levit_cli.system.progress import Log, progress, shows_progress
 
 if TYPE_CHECKING:
     from levit_cli.predict.resume.fingerprint import Note
@@ -48,7 +46,7 @@ class Outcome(NamedTuple):
     engine: Engine
 
 
-def classify(request: Request, say: Say) -> Outcome:
+def classify(request: Request, log: Log) -> Outcome:
     """Classify everything and write it.
 
     Args:
@@ -67,10 +65,10 @@ def classify(request: Request, say: Say) -> Outcome:
     with open_output(request.output, overwrite=request.overwrite, resume=request.resume) as output:
         inputs, alone = _require_some(_listed(request), request)
         request = sized(request, alone=alone)
-        checkpoint = load_model(request, say)
-        reader = Reader(checkpoint.recipe, request.decoding, offline=request.offline)
+        checkpoint = load_model(request, log)
+        reader = Reader(checkpoint.transform, request.decoding, offline=request.offline)
         with Preparation(reader, limit_s=request.timeout_s, isolate=request.isolate or request.resume) as preparation:
-            run = _Run(request, format, checkpoint, preparation, say)
+            run = _Run(request, format, checkpoint, preparation, log)
             if request.resume and isinstance(output, OutputFile):
                 return run.resume(inputs, output)
             return run.begin(inputs, output)
@@ -80,7 +78,7 @@ def _require_sense(request: Request, format: Format) -> None:
     if not request.inputs and request.files_from is None:
         raise UsageError("Nothing to classify", hint="name files, folders or addresses, or use --files-from")
     if request.files_from == STDIN and STDIN in request.inputs:
-        raise UsageError("Standard input cannot be a picture and a list at once")
+        raise UsageError("Standard input cannot be an image and a list at once")
     if request.resume and request.overwrite:
         raise UsageError("--resume keeps what stands and --overwrite does not", hint="leave one of them out")
     if request.resume and (request.output is None or format not in RESUMABLE):
@@ -104,7 +102,7 @@ def _require_some(inputs: Iterator[Input], request: Request) -> tuple[Iterator[I
     ahead = list(itertools.islice(inputs, 2 if request.files_from is None else 1))
     if not ahead:
         where = ", ".join(request.inputs) or f"the list {request.files_from}"
-        raise UsageError(f"No pictures in {where}", why=f"looked for {' '.join(SUFFIXES)}")
+        raise UsageError(f"No images in {where}", why=f"looked for {' '.join(SUFFIXES)}")
     return itertools.chain(ahead, inputs), request.files_from is None and len(ahead) == 1
 
 
@@ -116,13 +114,13 @@ class _Run:
     format: Format
     checkpoint: Checkpoint
     preparation: Preparation
-    say: Say
+    log: Log
     stats: Stats = field(default_factory=Stats)
 
     def begin(self, inputs: Iterable[Input], output: Sink | OutputFile) -> Outcome:
         """Write everything."""
         ahead = self._ahead(inputs)  # decoding begins while the engine is made
-        return self._begin(ahead, output, engine_for(self.request, self.checkpoint, self.say))
+        return self._begin(ahead, output, engine_for(self.request, self.checkpoint, self.log))
 
     def resume(self, inputs: Iterable[Input], output: OutputFile) -> Outcome:
         """Write what is missing in an output, and again what failed there."""
@@ -131,7 +129,7 @@ class _Run:
         from levit_cli.predict.resume.plan import Plan
         from levit_cli.predict.resume.verify import require_shared, standing_in
 
-        engine = engine_for(self.request, self.checkpoint, self.say)
+        engine = engine_for(self.request, self.checkpoint, self.log)
         records = record_format(self.format, self.checkpoint.labels, self.request.top_k)
         assert records is not None
         standing = standing_in(output, records, self._note(engine), partial(self._sample, engine))
@@ -145,12 +143,12 @@ class _Run:
         self._write(self._ahead(plan), engine, target, continues=True)
         outcome = self._outcome(engine, f"; {plan.num_kept:,} stood already")
         if target.num_left_out:
-            self.say(f"Left out {target.num_left_out:,} records of inputs that are not listed any more.")
+            self.log(f"Left out {target.num_left_out:,} records of inputs that are not listed any more.")
         if target.num_kept_apart:
-            self.say(f"Kept {target.num_kept_apart:,} records of inputs that were not listed, at the end.")
+            self.log(f"Kept {target.num_kept_apart:,} records of inputs that were not listed, at the end.")
         return outcome
 
-    def _begin(self, ahead: DecodeAhead, output: Sink | OutputFile, engine: Engine) -> Outcome:
+    def _begin(self, ahead: Prefetcher, output: Sink | OutputFile, engine: Engine) -> Outcome:
         if not isinstance(output, OutputFile):
             self._write(ahead, engine, output)
         elif self.format == "json":
@@ -161,10 +159,10 @@ class _Run:
             self._write(ahead, engine, output)
         return self._outcome(engine)
 
-    def _ahead(self, inputs: Iterable[Input]) -> DecodeAhead:
+    def _ahead(self, inputs: Iterable[Input]) -> Prefetcher:
         return self.preparation.ahead(inputs, batch_size=self.request.batch_size, workers=self.request.workers)
 
-    def _answers(self, ahead: DecodeAhead, engine: Engine, stats: Stats) -> Generator[Prediction, None, None]:
+    def _answers(self, ahead: Prefetcher, engine: Engine, stats: Stats) -> Generator[Prediction, None, None]:
         return predict(
             ahead,
             engine,
@@ -191,7 +189,7 @@ class _Run:
 
     def _write(
         self,
-        ahead: DecodeAhead,
+        ahead: Prefetcher,
         engine: Engine,
         target: Target,
         *,
@@ -205,13 +203,13 @@ class _Run:
                 self.format, target, self.checkpoint.labels, self.request.top_k, meta,
                 color=self.request.color, continues=continues,
             )  # fmt: skip
-            with self._ending(writer, target), progress(shown=_shows_progress(self.request)) as advance:
+            with self._ending(writer, target), progress(shown=_shows_progress(self.request)) as bar:
                 for answer in answers:
                     writer.write(answer)
                     if on_first is not None:
                         on_first()
                         on_first = None
-                    advance()
+                    bar.advance()
 
     @contextmanager
     def _ending(self, writer: Writer, target: Target) -> Iterator[None]:
@@ -226,7 +224,7 @@ class _Run:
                 writer.finish()
             target.stop()
             if isinstance(error, (KeyboardInterrupt, Terminated)) and self._is_resumable and not self.request.quiet:
-                self.say("The same command with --resume goes on from here.")
+                self.log("The same command with --resume goes on from here.")
             raise
         writer.finish()
         target.finish()
@@ -237,14 +235,13 @@ class _Run:
 
     def _outcome(self, engine: Engine, remark: str = "") -> Outcome:
         if not self.request.quiet:
-            self.say(closing_line(self.stats) + remark)
+            self.log(closing_line(self.stats) + remark)
         if self.request.stats:
-            self.say(time_table(self.stats))
-        engine.remember()
+            self.log(time_table(self.stats))
+        engine.save_cache()
         return Outcome(ExitCode.SOME_FAILED if self.stats.failed else ExitCode.OK, engine)
 
 
 def _shows_progress(request: Request) -> bool:
     """On a terminal, unless the results themselves are shown there."""
-    on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return on_terminal and not request.quiet and not (request.output is None and is_terminal())
+    return shows_progress(quiet=request.quiet) and not (request.output is None and is_terminal())

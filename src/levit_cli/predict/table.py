@@ -1,4 +1,4 @@
-"""The table for people: a block for each picture, as it comes."""
+"""The table for people: a block for each image, as it comes."""
 
 import io
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ def caption(meta: Mapping[str, Any]) -> str:
     )
     if evaluation := model.get("evaluation"):
         text += (
-            f"; right on {100 * evaluation['top1']:.1f} % of {evaluation['images']:,} pictures "
+            f"; right on {100 * evaluation['top1']:.1f} % of {evaluation['images']:,} images "
             f"({printable(evaluation['dataset'])})"
         )
     return text

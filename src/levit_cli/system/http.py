@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK_BYTES = 1 << 16
-SILENCE_S = 30.0  # who has something to send is not silent for longer
+READ_TIMEOUT_S = 30.0  # who has something to send is not silent for longer
 
 
 class FetchError(Exception):
@@ -139,4 +139,4 @@ def _patience(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    return min(left, SILENCE_S)
+    return min(left, READ_TIMEOUT_S)

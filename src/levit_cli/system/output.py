@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 
 from levit_cli.errors import LevitError, OutputError, UsageError
 from levit_cli.system.atomic import Replacement, remove_leftover, same_file, write_all, writing
-from levit_cli.system.signals import uninterrupted
+from levit_cli.system.signals import deferred_signals
 
 locks: ModuleType | None
 try:
@@ -157,7 +157,7 @@ class OutputFile:
         """Append what belongs together. Where that fails, nothing of it stays; the first write begins the file anew."""
         end = self.continue_at(0) if self._end is None else self._end
         try:
-            with uninterrupted(), writing(self.name):
+            with deferred_signals(), writing(self.name):
                 write_all(self.descriptor, data)
                 self._end = end + len(data)
         except OutputError:
@@ -219,7 +219,7 @@ class Document:
 
     def finish(self) -> None:
         if self._replacement:
-            with uninterrupted():
+            with deferred_signals():
                 self._output.take_over(self._replacement)
 
     def stop(self) -> None:
@@ -281,7 +281,7 @@ def _is_in_use(path: Path) -> bool:
     return False
 
 
-def mute_libraries() -> None:
+def silence_native_stderr() -> None:
     """Keep standard error for our words: what libraries of C write there, as libtiff of broken files, is not heard."""
     if sys.stderr is None:
         return

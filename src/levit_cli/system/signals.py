@@ -1,4 +1,4 @@
-"""Signals that come while a file is between two states are heard when it is in one."""
+"""SIGINT and SIGTERM: raised as exceptions, and deferred where a step must finish first."""
 
 import signal
 import threading
@@ -6,25 +6,68 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-HEARD_LATER = (signal.SIGINT, signal.SIGTERM)
+from levit_cli.errors import Terminated
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def raise_on_signals() -> None:
+    """Let SIGTERM raise ``Terminated`` and SIGINT ``KeyboardInterrupt``; a second signal ends the process at once."""
+    signal.signal(signal.SIGTERM, _raise)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else SIGINT is ignored, as under nohup
+        signal.signal(signal.SIGINT, _raise)
+
+
+def _raise(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise _exception(number)
+
+
+def _exception(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+
+
+class DeferredSignals:
+    """The first signal that arrived, 0 for none.
+
+    Args:
+        second_ends: a second signal of the same kind ends the process at once.
+    """
+
+    def __init__(self, *, second_ends: bool) -> None:
+        self.arrived, self._second_ends = 0, second_ends
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        self.arrived = self.arrived or number
+        if self._second_ends:
+            signal.signal(number, signal.SIG_DFL)
+
+    def act(self) -> None:
+        """Raise the exception of the signal now.
+
+        Raises:
+            KeyboardInterrupt: it is SIGINT.
+            Terminated: it is SIGTERM, or another process received it.
+        """
+        number, self.arrived = self.arrived, 0
+        raise _exception(number)
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """What is done within is done whole; a signal that came meanwhile has its effect at the end."""
-    if threading.current_thread() is not threading.main_thread():  # which is the only one that signals interrupt
-        yield
+def deferred_signals(*, second_ends: bool = False) -> Iterator[DeferredSignals]:
+    """Defer SIGINT and SIGTERM to the end of the block, or to ``DeferredSignals.act``.
+
+    Outside the main thread, which is the only one that signals interrupt, nothing changes.
+    """
+    deferred = DeferredSignals(second_ends=second_ends)
+    if threading.current_thread() is not threading.main_thread():
+        yield deferred
         return
-    arrived: list[int] = []
-
-    def remember(number: int, _: FrameType | None) -> None:
-        arrived.append(number)
-
-    handlers = {number: signal.signal(number, remember) for number in HEARD_LATER}
+    handlers = {number: signal.signal(number, deferred.handle) for number in SIGNALS}
     try:
-        yield
+        yield deferred
     finally:
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
-        if arrived:
-            signal.raise_signal(arrived[0])
+        if deferred.arrived:
+            signal.raise_signal(deferred.arrived)

@@ -14,7 +14,7 @@ from levit_cli.choices import Format
 from levit_cli.data.inputs import Input
 from levit_cli.data.labels import Labels
 from levit_cli.errors import InputError, OutputError
-from levit_cli.predict.pipeline import DecodeAhead, predict
+from levit_cli.predict.pipeline import Prefetcher, predict
 from levit_cli.predict.records import RESUMABLE, RecordFormat, record_format
 from levit_cli.predict.resume.merge import SETTLE_EVERY_S, Continuation
 from levit_cli.predict.resume.plan import Plan, Standing
@@ -66,7 +66,7 @@ def run(
         if len(standing):
             inputs = plan = Plan(standing, inputs)
             target = Continuation(output, plan, clock=clock)
-        ahead = DecodeAhead(inputs, prepare, batch_size=2, workers=1)
+        ahead = Prefetcher(inputs, prepare, batch_size=2, workers=1)
         writer = make_writer(name, target, LABELS, 2, {}, continues=len(standing) > 0)
         try:
             for prediction in predict(ahead, network, top_k=2):
@@ -90,7 +90,7 @@ def unbroken(folder: Path, name: Format, paths: Iterable[str], bad: str = "") ->
     return content
 
 
-@pytest.mark.promise("killed")
+@pytest.mark.guarantee("killed")
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_cut_at_any_byte_it_continues_to_the_same_file(tmp_path: Path, name: Format) -> None:
     names = ['2 "quoted"', "3 new\nline", "4, comma", "5 caf\udce9"]
@@ -103,7 +103,7 @@ def test_cut_at_any_byte_it_continues_to_the_same_file(tmp_path: Path, name: For
         assert os.listdir(tmp_path) == ["out"]
 
 
-@pytest.mark.promise("killed")
+@pytest.mark.guarantee("killed")
 @pytest.mark.parametrize("name", RESUMABLE)
 @pytest.mark.parametrize(
     ("old", "old_bad", "new"),
@@ -200,7 +200,7 @@ def test_records_of_a_folder_that_cannot_be_listed_today_stay(tmp_path: Path) ->
     assert path.read_bytes().splitlines() == lines
 
 
-@pytest.mark.promise("killed")
+@pytest.mark.guarantee("killed")
 def test_where_only_a_folder_failed_that_can_be_listed_now_nothing_is_left_of_it(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, "jsonl", ["shut"], unlisted="shut")

@@ -14,7 +14,7 @@ from levit_cli.errors import OutputError
 from levit_cli.predict.resume.plan import Due, Plan, Range
 from levit_cli.system.atomic import Replacement, writing
 from levit_cli.system.output import OutputFile
-from levit_cli.system.signals import uninterrupted
+from levit_cli.system.signals import deferred_signals
 
 SETTLE_EVERY_S = 60.0
 COPIED_BYTES = 1 << 20
@@ -61,20 +61,20 @@ class Continuation:
         return self._plan.is_complete and self._plan.is_shared
 
     def write(self, data: bytes) -> None:
-        with uninterrupted():
+        with deferred_signals():
             self._place(self._plan.due.popleft())
             (self._replacement or self._output).write(data)
             if self._replacement and (self._num_open == 0 or self._clock() - self._settled_at > SETTLE_EVERY_S):
                 self._settle(self._open_ranges())
 
     def finish(self) -> None:
-        with uninterrupted():
+        with deferred_signals():
             self._place(self._plan.due.popleft())
             if self._replacement:
                 self._settle(() if self._leaves_out else self._open_ranges())
 
     def stop(self) -> None:
-        with uninterrupted():
+        with deferred_signals():
             if self._replacement:
                 self._settle(self._open_ranges())
 

@@ -14,7 +14,7 @@ from levit_cli.predict.resume.plan import DamagedError, Standing, has_any
 from levit_cli.system.atomic import writing
 from levit_cli.system.output import OutputFile
 
-WITNESSES = 16  # pictures that are classified again where a file has no note
+WITNESSES = 16  # images that are classified again where a file has no note
 UNTOUCHED = "it was not touched; --overwrite begins it anew, another name keeps it"
 
 Classify = Callable[[Iterable[Input]], Iterator[Prediction]]
@@ -69,13 +69,13 @@ def _require_same_answers(output: OutputFile, format: RecordFormat, standing: St
         if format.encode(answer) != witnesses[answer.path]:
             raise UsageError(
                 f"{output.name} was made otherwise",
-                why=f"{answer.path} now has another answer: another model, preprocessing, precision or picture",
+                why=f"{answer.path} now has another answer: another model, preprocessing, precision or image",
                 hint=UNTOUCHED,
             )
     if not answers:
         raise UsageError(
             f"{output.name} cannot be continued",
-            why="it does not say what made it, and no picture in it is there any more to compare the answer",
+            why="it does not say what made it, and no image in it is there any more to compare the answer",
             hint=UNTOUCHED,
         )
 
