@@ -36,14 +36,10 @@ def our_engine(variant: str, threads: int, batch: int, precision: str) -> Work:
 
 
 def random_network(variant: str) -> tuple[Any, dict[str, Any]]:
-    import numpy as np
-
-    from benchmarks.models import random_array
     from levit_cli.model.config import VARIANTS
-    from levit_cli.model.tensors import tensors
+    from levit_cli.model.tensors import random_state
 
-    rng = np.random.default_rng(0)
-    return VARIANTS[variant], {tensor.names.ours: random_array(tensor, rng) for tensor in tensors(VARIANTS[variant])}
+    return VARIANTS[variant], random_state(VARIANTS[variant])
 
 
 def timm_network(variant: str) -> Any:

@@ -214,7 +214,7 @@ def test_unreadable_images_are_named_and_remembered(images: Path, shape: Path, t
 
 def test_what_a_folder_holds_is_not_overwritten(first: Path, images: Path, shape: Path) -> None:
     before = (first / "model.safetensors").read_bytes()
-    with pytest.raises(UsageError, match="--resume goes on"):
+    with pytest.raises(UsageError, match="--resume continues it"):
         run(images, first, from_scratch=str(shape))
     with pytest.raises(UsageError, match="other settings · epochs 4, not 9"):
         run(images, first, resume=True, epochs=9)

@@ -15,7 +15,7 @@ from levit_cli.choices import Baseline
 from levit_cli.engines import EngineSpec, Weights
 from levit_cli.engines.torch import DTYPES
 from levit_cli.engines.tracing import trace
-from levit_cli.model.levit import AttentionBase, ConvNorm, Head, Levit, LinearNorm
+from levit_cli.model.levit import AttentionBase, ConvNorm, Head, Levit, LinearNorm, load_arrays
 
 
 def step(made_of: Weights | Baseline, shape: tuple[int, ...], spec: EngineSpec) -> Step:
@@ -55,7 +55,7 @@ def _autocast(spec: EngineSpec) -> torch.autocast:
 def both_heads(weights: Weights) -> nn.Module:
     """The training form in evaluation, its batch norms folded: (B, 3, H, W) -> (B, classes), the mean of two heads."""
     model = Levit(weights.config)
-    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in weights.state.items()})
+    load_arrays(model, weights.state)
     for module in model.eval().modules():
         if isinstance(module, ConvNorm):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)

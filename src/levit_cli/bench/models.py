@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.bench.paper import CLAIMS, PUBLISHED
@@ -15,10 +14,9 @@ from levit_cli.data.labels import Labels, imagenet1k
 from levit_cli.errors import RefusedError, UsageError
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
-from levit_cli.model.tensors import Tensor, tensors
+from levit_cli.model.tensors import random_state
 
 Load = Callable[[str], Checkpoint]
-WEIGHT_SCALE = 0.7  # of a matrix's deviation: activations then keep their size from block to block
 
 
 class RandomWeights:
@@ -36,17 +34,7 @@ class RandomWeights:
 
     @property
     def state(self) -> Mapping[str, NDArray[Any]]:
-        rng = np.random.default_rng(0)
-        return {tensor.names.ours: _random(tensor, rng) for tensor in tensors(self.config)}
-
-
-def _random(tensor: Tensor, rng: np.random.Generator) -> NDArray[Any]:
-    if tensor.kind == "counter":
-        return np.zeros((), np.int64)
-    if tensor.kind == "matrix":
-        deviation = np.float32(WEIGHT_SCALE * np.prod(tensor.shape[1:]) ** -0.5)
-        return rng.standard_normal(tensor.shape, np.float32) * deviation
-    return rng.random(tensor.shape, np.float32) + np.float32(0.5)
+        return random_state(self.config)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What was asked of ``levit bench``, and what of it can be refused before anything is measured."""
 
-import os
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 from levit_cli.bench.protocol import PROTOCOLS, Protocol
 from levit_cli.choices import BenchFormat, BenchProtocol
 from levit_cli.engines import EngineSpec
-from levit_cli.errors import OutputError, UsageError
-from levit_cli.system.atomic import same_file
+from levit_cli.errors import UsageError
+from levit_cli.system.output import choose_format, require_free
 
 PLOT_SUFFIXES = (".png", ".svg")
 FORMATS: dict[str, BenchFormat] = {".json": "json", ".csv": "csv", ".txt": "table"}
@@ -63,7 +62,7 @@ def check(request: Request) -> None:
     if len(outputs) == 2 and outputs[0].absolute() == outputs[1].absolute():
         raise UsageError(f"-o and --plot are both {request.plot}")
     for path in outputs:
-        _require_free(path, request.compare, overwrite=request.overwrite)
+        require_free(path, filter(None, (request.compare,)), overwrite=request.overwrite)
 
 
 def _require_number(option: str, value: float | None, *, zero: bool = False) -> None:
@@ -71,31 +70,9 @@ def _require_number(option: str, value: float | None, *, zero: bool = False) -> 
         raise UsageError(f"{option} {value:g} makes no sense", why=f"it must be {'0 or more' if zero else 'above 0'}")
 
 
-def _require_free(path: Path, compare: Path | None, *, overwrite: bool) -> None:
-    if compare and path.exists() and same_file(str(path), str(compare)):
-        raise UsageError(f"The output {path} is also the run to compare with", why="it was not touched")
-    if path.is_dir():
-        raise OutputError(f"Cannot write {path}", why="it is a folder")
-    if path.is_file() and not overwrite:
-        raise UsageError(f"{path} exists", why="it was not touched", hint="--overwrite replaces it")
-    if not os.access(path.parent, os.W_OK):
-        why = "it may not be written to" if path.parent.is_dir() else "it does not exist"
-        raise OutputError(f"Cannot write {path}", why=f"its folder: {why}")
-
-
 def format_of(request: Request) -> BenchFormat:
-    """``--format`` wins, then the suffix of ``-o``, then a table.
-
-    Raises:
-        UsageError: the suffix says nothing.
-    """
-    if request.format or request.output is None:
-        return request.format or "table"
-    suffix = request.output.suffix.lower()
-    if suffix not in FORMATS:
-        hint = f"add --format, or end it in {', '.join(FORMATS)}"
-        raise UsageError(f"{request.output.name} does not say which format it is to have", hint=hint)
-    return FORMATS[suffix]
+    """``--format`` wins, then the suffix of ``-o``, then a table."""
+    return choose_format(request.format, request.output, FORMATS, "table")
 
 
 def protocol_of(request: Request) -> Protocol:

@@ -24,8 +24,7 @@ from levit_cli.choices import BenchFormat
 from levit_cli.engines import EngineSpec, resolve_spec
 from levit_cli.errors import ExitCode, RefusedError, UsageError
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
-from levit_cli.system.atomic import replace_bytes
-from levit_cli.system.output import Sink
+from levit_cli.system.output import write_output
 from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.progress import Log, progress, shows_progress
 
@@ -173,14 +172,10 @@ def _meta(first: Contestant, protocol: Protocol) -> dict[str, Any]:
 
 def _write(request: Request, format: BenchFormat, findings: Findings, draw: Draw | None) -> None:
     content = _rendered(request, format, findings)
-    if request.output is None or (request.output.exists() and not request.output.is_file()):
-        with Sink(request.output) as sink:
-            sink.write(content)
-    else:
-        replace_bytes(request.output, content)
+    write_output(request.output, content)
     if request.plot and draw:
         image = draw(findings.rows, findings.meta, request.plot.suffix.lower().removeprefix("."))
-        replace_bytes(request.plot, image)
+        write_output(request.plot, image)
 
 
 def _rendered(request: Request, format: BenchFormat, findings: Findings) -> bytes:

@@ -286,8 +286,10 @@ def cast(arrays: Mapping[str, Array], dtype: Dtype) -> dict[str, Any]:
     if dtype == "bfloat16":
         import torch
 
+        from levit_cli.model.levit import to_tensor
+
         return {
-            name: torch.from_numpy(array.copy()).to(torch.bfloat16 if array.dtype.kind == "f" else torch.int64)
+            name: to_tensor(array).to(torch.bfloat16 if array.dtype.kind == "f" else torch.int64)
             for name, array in arrays.items()
         }
     with np.errstate(over="ignore"):  # an overflow is found by the check of the result

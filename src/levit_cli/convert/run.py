@@ -10,6 +10,7 @@ from levit_cli.choices import CheckpointFormat, Dtype
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import RefusedError, UsageError
 from levit_cli.system.atomic import same_file
+from levit_cli.system.output import require_free
 
 PROOF_IMAGES = 8
 PROOF_SEED = 2021
@@ -75,7 +76,8 @@ def convert(
         RefusedError: the result does not give the source's logits.
         OutputError: the disk does not take it.
     """
-    _require_free(checkpoint, path, overwrite=overwrite)
+    _require_other_folder(checkpoint, path)
+    require_free(path, checkpoint.files, overwrite=overwrite, folder=True)
     files = save(checkpoint, path, format, dtype)
     result = load(path)
     images = _proof_images(checkpoint)
@@ -90,12 +92,9 @@ def convert(
     return report
 
 
-def _require_free(checkpoint: Checkpoint, path: Path, *, overwrite: bool) -> None:
-    targets = [path, path / "model.safetensors"]
-    if any(same_file(str(file), str(target)) for file in checkpoint.files for target in targets):
-        raise UsageError(f"The output {path} is the source itself", why="it was not touched")
-    if not overwrite and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UsageError(f"{path} exists", why="it was not touched", hint="--overwrite replaces it")
+def _require_other_folder(checkpoint: Checkpoint, path: Path) -> None:
+    if any(same_file(str(file), str(path / "model.safetensors")) for file in checkpoint.files):
+        raise UsageError(f"The output {path} is also an input", why="it was not touched")
 
 
 def _proof_images(checkpoint: Checkpoint) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

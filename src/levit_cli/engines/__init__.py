@@ -18,7 +18,16 @@ from levit_cli.model.config import LevitConfig
 if TYPE_CHECKING:
     from levit_cli.engines.torch import BytesNetwork
 
-__all__ = ["Engine", "EngineSpec", "Weights", "make_engine", "make_engine_of_module", "settled", "usable_threads"]
+__all__ = [
+    "Engine",
+    "EngineSpec",
+    "Weights",
+    "keep_until_exit",
+    "make_engine",
+    "make_engine_of_module",
+    "resolve_spec",
+    "usable_threads",
+]
 
 
 class Engine(Protocol):
@@ -102,3 +111,11 @@ def resolve_spec(spec: EngineSpec) -> EngineSpec:
     except (ImportError, OSError) as error:  # OSError: a library of torch's that does not load
         raise RefusedError(f"The {name} engine cannot be used", why=str(error), hint="install torch again") from error
     return resolve_torch_spec(spec)
+
+
+_kept: list[object] = []
+
+
+def keep_until_exit(engine: object) -> None:
+    """Hold on to an engine until the process ends: taking it down takes longer than leaving the process does."""
+    _kept.append(engine)

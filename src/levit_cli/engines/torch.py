@@ -17,6 +17,7 @@ from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import Transform
 from levit_cli.model import folded as fused
 from levit_cli.model.config import Grid, LevitConfig
+from levit_cli.model.levit import to_tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GPU_STREAMS, GPU_BATCH = 2, 64
@@ -82,7 +83,7 @@ class FoldedLevit(nn.Module):
         self.config = config
         self._places = {name: name.replace(".", "_") for name in weights}  # a buffer's name takes no dots
         for name, array in weights.items():
-            tensor = torch.from_numpy(np.array(array))
+            tensor = to_tensor(array)
             if tensor.ndim == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
             self.register_buffer(self._places[name], tensor)
@@ -157,7 +158,7 @@ class Eager:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits = self._module(torch.from_numpy(np.array(pixels)).to(self._device))
+            logits = self._module(to_tensor(pixels).to(self._device))
         result: NDArray[np.float32] = logits.float().cpu().numpy()
         return result
 

@@ -19,6 +19,8 @@ from torchmetrics.functional.classification import (
     multiclass_stat_scores,
 )
 
+from levit_cli.model.levit import to_tensor
+
 CHUNK = 4096  # images at once: of a thousand classes, 32 MB a copy
 ITERATIONS = 100
 
@@ -117,4 +119,4 @@ def _chunks(answers: NDArray[Any], targets: Classes) -> Iterator[tuple[Tensor, T
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return to_tensor(array)

@@ -18,11 +18,12 @@ from levit_cli.eval.table import as_table
 from levit_cli.eval.wording import percent
 from levit_cli.predict.records import as_json
 from levit_cli.predict.request import Request, closing_line, describe_run, load_model
-from levit_cli.system.atomic import replace_bytes, same_file
-from levit_cli.system.output import Sink, is_terminal, require_free
+from levit_cli.system.atomic import same_file
+from levit_cli.system.output import choose_format, is_terminal, require_free, write_output
 from levit_cli.system.progress import Log, progress, shows_progress
 
 Form = Literal["table", "json"]
+BY_SUFFIX: dict[str, Form] = {"": "table", ".txt": "table", ".json": "json"}
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,9 @@ def run(wish: Wish, log: Log) -> Verdict:
 
 
 def _form(wish: Wish) -> Form:
-    """``--format`` wins, then the suffix of ``-o``."""
-    if wish.form is not None:
-        return wish.form
     suffix = wish.run.output.suffix.lower() if wish.run.output else ""
-    if suffix not in ("", ".txt", ".json"):
-        hint = "--report makes the page" if suffix in (".html", ".htm") else "add --format, or end it in .json or .txt"
-        raise UsageError(f"{wish.run.output} does not say which format it is to have", hint=hint)
-    return "json" if suffix == ".json" else "table"
+    hint = "--report makes the page" if suffix in (".html", ".htm") else ""
+    return choose_format(wish.form, wish.run.output, BY_SUFFIX, "table", hint)
 
 
 def _require_store(wish: Wish) -> Path | None:
@@ -118,14 +114,8 @@ def _holds_folders(folder: Path) -> bool:
 def _require_outputs(wish: Wish, folders: ClassFolders) -> None:
     output, report = wish.run.output, wish.report
     images = [str(path) for path, _ in folders.samples]
-    for file in filter(None, (output, report)):
-        if file.is_dir():
-            raise UsageError(f"{file} is a folder", hint="name a file")
-        if file.is_file() and not wish.run.overwrite:
-            raise UsageError(f"{file} exists", why="it was not touched", hint="--overwrite replaces it")
-        require_free(file, images, overwrite=wish.run.overwrite, resume=None)
-        if file.is_file() and not os.access(file.resolve().parent, os.W_OK):
-            raise OutputError(f"Cannot write {file}", why="its folder may not be written to")
+    for file in (output, report):
+        require_free(file, images, overwrite=wish.run.overwrite)
     if output and report and (output.resolve() == report.resolve() or same_file(str(output), str(report))):
         raise UsageError(f"-o and --report are the same file, {output}")
 
@@ -159,18 +149,9 @@ def _write(wish: Wish, form: Form, checkpoint: Checkpoint, evaluated: Evaluated,
         content = as_table(evaluated, summary, meta, is_terminal=on_terminal, color=wish.run.color).encode()
     try:
         if wish.report:
-            _put(wish.report, as_html(evaluated, summary, meta).encode())
+            write_output(wish.report, as_html(evaluated, summary, meta).encode())
     finally:
-        _put(wish.run.output, content)
-
-
-def _put(file: Path | None, content: bytes) -> None:
-    """Write at once: a file is the old one or the new one, also behind a link; a device takes it as it comes."""
-    if file is None or (file.exists() and not file.is_file()):
-        with Sink(file) as sink:
-            sink.write(content)
-    else:
-        replace_bytes(file.resolve(), content)
+        write_output(wish.run.output, content)
 
 
 def _store(folder: Path, summary: Summary, wish: Wish, log: Log) -> bool:

@@ -19,6 +19,7 @@ from levit_cli.errors import InputError, TrainingStoppedError
 from levit_cli.finetune.settings import Settings
 from levit_cli.finetune.split import Sample, image_of
 from levit_cli.images.transforms import Transform
+from levit_cli.model.levit import to_tensor
 from levit_cli.predict.reader import Reader
 
 CROP_RATIO = (3 / 4, 4 / 3)  # sides of a training crop, as in Inception's and everyone's since
@@ -98,7 +99,7 @@ class ValidationImages(Dataset[Any]):
             pixels = self.read(Input(str(path)))
         except InputError as error:
             raise LostImageError(f"Cannot read {path} any more", why=error.message) from error
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), target
+        return to_tensor(pixels).permute(2, 0, 1), target
 
 
 class EpochBatches:

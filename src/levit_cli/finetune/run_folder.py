@@ -19,6 +19,7 @@ from levit_cli.errors import OutputError, RefusedError, UsageError
 from levit_cli.finetune.curves import draw_curves
 from levit_cli.finetune.settings import Settings, as_toml, read_toml
 from levit_cli.system.atomic import replace_bytes, replace_text
+from levit_cli.system.output import require_free
 
 Metrics = dict[str, Any]
 
@@ -52,10 +53,8 @@ class RunFolder:
             UsageError: it holds something.
             OutputError: the disk does not take it.
         """
-        if self.path.exists() and not overwrite and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UsageError(
-                f"{self.path} exists", why="it was not touched", hint="--resume goes on, --overwrite begins anew"
-            )
+        if self.path.exists():  # else it is made, with the folders above it
+            require_free(self.path, overwrite=overwrite, resume=False, folder=True)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for file in (self.state_file, self.metrics_file, self.bad_file, self.path / "model.safetensors"):

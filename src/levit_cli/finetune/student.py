@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from levit_cli.model.config import Grid, LevitConfig
-from levit_cli.model.levit import Levit
+from levit_cli.model.levit import Levit, to_tensor
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -28,7 +27,7 @@ def adapted(state: Mapping[str, NDArray[Any]], config: LevitConfig, wanted: Levi
             norms, which fit the features; a distillation head that is new gets those of the other.
     """
     network = Levit(wanted)
-    arrays = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+    arrays = {name: to_tensor(array) for name, array in state.items()}
     if wanted.distilled and not config.distilled:
         arrays |= {
             name.replace("head.", "head_dist.", 1): value for name, value in arrays.items() if name.startswith("head.")

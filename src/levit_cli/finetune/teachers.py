@@ -19,7 +19,7 @@ from levit_cli.engines.spec import usable_threads
 from levit_cli.errors import RefusedError, UnreachableError
 from levit_cli.finetune.onnx_teacher import NETWORK_SUFFIXES, NetworkFile
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
-from levit_cli.model.levit import Levit
+from levit_cli.model.levit import Levit, load_arrays, to_tensor
 from levit_cli.system.progress import Log
 
 Network = Callable[[Tensor], Tensor]
@@ -98,7 +98,7 @@ def _from_checkpoint(
             why=f"{len(theirs)} against {len(classes)} of the data; not in both: {', '.join(strange[:5])}",
         )
     network = Levit(checkpoint.config)
-    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in checkpoint.state.items()})
+    load_arrays(network, checkpoint.state)
     transform = checkpoint.transform
     order = [theirs.index(name) for name in classes]
     return Teacher(_still(network, device), student, checkpoint.config.image_size, transform.mean, transform.std, order)
@@ -109,7 +109,7 @@ def _from_file(path: Path, classes: tuple[str, ...], student: Transform) -> Teac
     _require_classes(str(path), network.num_classes, classes)
 
     def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(network(x.cpu().numpy().astype(np.float32))).to(x.device)
+        return to_tensor(network(x.cpu().numpy().astype(np.float32))).to(x.device)
 
     return Teacher(run, student, network.image_size)
 
@@ -141,7 +141,7 @@ def _from_torchvision(
     if last_bias in state:
         _require_classes(weights, len(state[last_bias]), classes)
     try:
-        network.load_state_dict({key: torch.from_numpy(array.copy()) for key, array in state.items()})
+        load_arrays(network, state)
     except RuntimeError as error:
         raise RefusedError(f"{weights} does not fit torchvision's {name}", why=str(error)[:300]) from error
     return Teacher(_still(network, device), student, (image_size, image_size) if image_size else student.crop_size)

@@ -5,13 +5,13 @@ own, for results that must match that processor.
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 from torch.nn import functional as F
 
 from levit_cli.errors import InputError
 from levit_cli.images.transforms import Transform
+from levit_cli.model.levit import to_tensor
 
 MAX_RESIZED_PIXELS = 64 << 20  # this way resizes the whole image; a 1 x 60000 one would become 4 gigapixels
 
@@ -25,7 +25,7 @@ def preprocess_tensor(image: Image, transform: Transform) -> NDArray[np.uint8]:
     width, height = transform.resized_size(*image.size)
     if width * height > MAX_RESIZED_PIXELS:
         raise InputError("extreme_aspect", f"{image.width} x {image.height} would be resized to {width} x {height}")
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, H, W), as torchvision makes it
+    pixels = to_tensor(np.asarray(image)).permute(2, 0, 1).contiguous()  # (3, H, W), as torchvision makes it
     if image.size != (width, height):
         pixels = F.interpolate(pixels[None], size=(height, width), mode="bicubic", antialias=True)[0]
     crop_height, crop_width = transform.crop_size

@@ -6,10 +6,13 @@ away; a learned bias for each head and distance instead of position embeddings; 
 ``checkpoints.names``, and ``load_state_dict`` takes a checkpoint's arrays as they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +26,16 @@ from levit_cli.model.config import (
     Grid,
     LevitConfig,
 )
+
+
+def to_tensor(array: NDArray[Any]) -> Tensor:
+    """A tensor with memory of its own: NumPy's may be read-only, or mapped from a file."""
+    return torch.from_numpy(np.array(array))
+
+
+def load_arrays(network: nn.Module, state: Mapping[str, NDArray[Any]]) -> None:
+    """Load a checkpoint's arrays into a network, strictly."""
+    network.load_state_dict({name: to_tensor(array) for name, array in state.items()})
 
 
 class ConvNorm(nn.Module):

@@ -1,6 +1,6 @@
 """Every tensor of a LeViT: its shape, its kind, and its name in our form and in the three published formats.
 
-Strings and integers only. ``tensors(config)`` is the one list that loading, saving, counting and the training form are
+``tensors(config)`` is the one list that loading, saving, counting and the training form are
 held against. The formats differ in more than words: Meta (``fb``) numbers blocks in one flat list, timm keeps the
 shrink block at the head of the stage that it leads into, Hugging Face (``hf``) at the tail of the stage that it leaves.
 So modules are mapped by their place, not by position in the file.
@@ -8,11 +8,15 @@ So modules are mapped by their place, not by position in the file.
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from levit_cli.choices import CheckpointFormat
 from levit_cli.model.config import MLP_RATIO, SHRINK_VALUE_RATIO, VALUE_RATIO, LevitConfig
 
+RANDOM_GAIN = 0.7  # activations then keep their size from block to block
 Kind = Literal["matrix", "vector", "attention_bias", "statistic", "counter"]
 Shape = tuple[int, ...]
 
@@ -184,3 +188,24 @@ def count_folded_parameters(config: LevitConfig) -> int:
     norms = sum(prod(tensor.shape) for tensor in tensors(config) if tensor.names.ours.endswith("norm.weight"))
     heads = len(config.head_names) * width
     return count_parameters(config) - 2 * norms + (norms - heads)
+
+
+def random_state(config: LevitConfig, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Random float32 arrays by our names, batch norms and attention biases included.
+
+    A newly initialised LeViT ends its residual branches in batch norms of weight 0, which would hide any mistake before
+    them. These weights hide nothing, and keep activations near one.
+    """
+    rng = np.random.default_rng(seed)
+    return {tensor.names.ours: _random_array(tensor, rng) for tensor in tensors(config)}
+
+
+def _random_array(tensor: Tensor, rng: np.random.Generator) -> NDArray[Any]:
+    name, shape = tensor.names.ours, tensor.shape
+    if tensor.kind == "counter":
+        return np.array(rng.integers(1, 1000), np.int64)
+    if tensor.kind == "matrix":
+        return rng.standard_normal(shape, np.float32) * np.float32(RANDOM_GAIN * np.prod(shape[1:]) ** -0.5)
+    if name.endswith(("running_var", "norm.weight")):
+        return rng.random(shape, np.float32) + np.float32(0.5)
+    return rng.standard_normal(shape, np.float32) * np.float32(0.5)

@@ -61,7 +61,9 @@ def classify(request: Request, log: Log) -> Outcome:
     format = format_for(request.format, request.output, is_terminal=is_terminal())
     _require_sense(request, format)
     named_files = [*request.inputs, request.files_from or ""]
-    require_free(request.output, named_files, overwrite=request.overwrite, resume=request.resume)
+    require_free(
+        request.output, named_files, overwrite=request.overwrite, resume=request.resume, replaces=format == "json"
+    )
     with open_output(request.output, overwrite=request.overwrite, resume=request.resume) as output:
         inputs, alone = _require_some(_listed(request), request)
         request = sized(request, alone=alone)

@@ -6,18 +6,18 @@ through Rich; a file's name goes in as it is, whatever it holds, and comes out t
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
-from levit_cli.choices import Format
+from levit_cli.choices import FORMATS, Format
 from levit_cli.data.labels import Labels
-from levit_cli.errors import UsageError
 from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat, as_json, json_record, path_fields, record_format
-from levit_cli.system.output import Target
+from levit_cli.system.output import Target, choose_format
 
 __all__ = ["Writer", "format_for", "make_writer", "path_fields", "record"]
 
 SCHEMA_VERSION = 1
+BY_SUFFIX: dict[str, Format] = {f".{format}": format for format in FORMATS}
 
 record = json_record
 
@@ -58,14 +58,8 @@ def make_writer(
 
 def format_for(format: Format | None, output: Path | None, *, is_terminal: bool) -> Format:
     """``--format`` wins, then the suffix of ``-o``, then a table for a terminal and tsv for anything else."""
-    if format is not None:
-        return format
-    if output is None:
-        return "table" if is_terminal else "tsv"
-    for known in get_args(Format):
-        if output.suffix.lower() == f".{known}":
-            return known  # type: ignore[no-any-return]
-    raise UsageError(f"{output.name} does not say which format it is to have", hint="add --format, or end it in .jsonl")
+    default: Format = "table" if is_terminal else "tsv"
+    return choose_format(format, output, BY_SUFFIX, default, hint="add --format, or end it in .jsonl")
 
 
 class Records:

@@ -6,14 +6,14 @@ that what would fail fails before a model is loaded; until the first write it st
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from levit_cli.errors import LevitError, OutputError, UsageError
-from levit_cli.system.atomic import Replacement, remove_leftover, same_file, write_all, writing
+from levit_cli.system.atomic import Replacement, remove_leftover, replace_bytes, same_file, write_all, writing
 from levit_cli.system.signals import deferred_signals
 
 locks: ModuleType | None
@@ -25,31 +25,90 @@ except ImportError:  # a system without: nothing is locked there
 IN_USE = "another run is writing it"
 
 
-def require_free(output: Path | None, inputs: list[str], *, overwrite: bool, resume: bool | None = False) -> None:
-    """Find out before any work that the output must not be written.
+def require_free(
+    output: Path | None,
+    inputs: Iterable[str | Path] = (),
+    *,
+    overwrite: bool = False,
+    resume: bool | None = None,
+    replaces: bool = True,
+    folder: bool = False,
+) -> None:
+    """Find out before any work whether an output may be written.
 
     Args:
-        resume: None for a command that cannot.
+        output: None is standard output, which always may.
+        inputs: files that it must not be.
+        resume: None for a command that has no ``--resume``.
+        replaces: an existing file is replaced by a new one, for which its folder must be writable.
+        folder: the output may be a folder; an empty one is free.
 
     Raises:
-        UsageError: it exists and was not given up, or it is one of the inputs.
-        OutputError: its folder is missing or read-only, or another run is writing it.
+        UsageError: it exists and neither ``overwrite`` nor ``resume`` was given, or it is one of the inputs.
+        OutputError: it is a folder, its own folder is missing or read-only, or another run writes it.
     """
     if output is None:
         return
     if not output.exists():
-        _require_folder(output)
-        return
-    if any(same_file(str(output), path) for path in inputs):
+        _require_writable_folder(output)
+    elif any(same_file(str(output), str(path)) for path in inputs):
         raise UsageError(f"The output {output} is also an input", why="it was not touched")
-    if not (overwrite or resume) and output.is_file():
+    elif output.is_dir() and not folder:
+        raise OutputError(f"Cannot write {output}", why="it is a folder")
+    elif not (overwrite or resume) and _holds_something(output):
         raise _exists(output, can_resume=resume is not None)
+    elif output.is_file() and replaces:
+        _require_writable_folder(Path(os.path.realpath(output)))
 
 
-def _require_folder(output: Path) -> None:
+def _holds_something(output: Path) -> bool:
+    """Whether writing loses something: not for devices and pipes, nor for an empty folder."""
+    return output.is_file() or (output.is_dir() and any(output.iterdir()))
+
+
+def _require_writable_folder(output: Path) -> None:
     if not os.access(output.parent, os.W_OK):
         why = "it may not be written to" if output.parent.is_dir() else "it does not exist"
         raise OutputError(f"Cannot write {output}", why=f"its folder: {why}")
+
+
+F = TypeVar("F")
+
+
+def choose_format(asked: F | None, output: Path | None, by_suffix: Mapping[str, F], default: F, hint: str = "") -> F:
+    """The format of an output: ``--format`` wins, then the suffix of ``-o``.
+
+    Args:
+        by_suffix: formats by suffix, lower case with its dot; a suffix of "" stands for a name without one.
+        default: where there is no ``-o``.
+        hint: what to do instead, for a suffix that is none of these.
+
+    Raises:
+        UsageError: the suffix is unknown.
+    """
+    if asked is not None:
+        return asked
+    if output is None:
+        return default
+    suffix = output.suffix.lower()
+    if suffix not in by_suffix:
+        known = ", ".join(filter(None, by_suffix))
+        raise UsageError(f"The suffix of {output.name} names no format", hint=hint or f"add --format, or use {known}")
+    return by_suffix[suffix]
+
+
+def write_output(output: Path | None, content: bytes) -> None:
+    """Write a whole result: to standard output, a device or a pipe as it is, a file by replacing it.
+
+    Raises:
+        OutputError: it cannot be written.
+        BrokenPipeError: the reader of standard output is gone.
+    """
+    if output is None or (output.exists() and not output.is_file()):
+        with Sink(output) as sink:
+            sink.write(content)
+    else:
+        replace_bytes(output, content)
 
 
 class Target(Protocol):
@@ -271,7 +330,7 @@ def _lock(descriptor: int) -> None:
 def _is_in_use(path: Path) -> bool:
     if locks is None:
         return False
-    with suppress(FileNotFoundError, PermissionError), path.open("rb") as file:
+    with suppress(FileNotFoundError, PermissionError, IsADirectoryError), path.open("rb") as file:
         try:
             locks.flock(file, locks.LOCK_SH | locks.LOCK_NB)
         except BlockingIOError:
