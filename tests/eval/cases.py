@@ -11,18 +11,14 @@ from levit_cli.data.labels import Labels
 from levit_cli.engines import EngineSpec
 from levit_cli.errors import InputError
 from levit_cli.eval.evaluate import TOP_K, Evaluated
+from levit_cli.images.transforms import transform_for
 from levit_cli.predict.pipeline import Prediction, Stats, probabilities
+from levit_cli.predict.run_description import ModelDescription, RunDescription
 
-META = {
-    "version": "0.1.0",
-    "model": {"name": "tiny", "architecture": "levit-tiny", "classes": 7, "temperature": 1.0, "sha256": "ab" * 32},
-    "preprocessing": {"name": "fb", "filter": "bicubic", "crop_size": (64, 64), "decode": "exact"},
-    "engine": "openvino",
-    "device": "cpu",
-    "precision": "fp32",
-    "threads": 2,
-    "top_k": 5,
-}
+RUN = RunDescription(
+    ModelDescription("tiny", "levit-tiny", 7, 1.0, sha256="ab" * 32),
+    transform_for("fb", (64, 64)), "exact", "openvino", "cpu", "fp32", threads=2, top_k=5, version="0.1.0",
+)  # fmt: skip
 
 
 class NoEngine:

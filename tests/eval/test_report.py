@@ -20,7 +20,7 @@ from levit_cli.eval.report import as_html
 from levit_cli.eval.summarize import summarize
 from levit_cli.eval.table import as_table
 from levit_cli.predict.records import as_json
-from tests.eval.cases import META, by_chance, evaluation
+from tests.eval.cases import RUN, by_chance, evaluation
 from tests.support.sample_images import sample_image
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -66,7 +66,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
 
 @pytest.fixture(scope="module")
 def page(hostile: Evaluated) -> str:
-    return as_html(hostile, summarize(hostile), META)
+    return as_html(hostile, summarize(hostile), RUN)
 
 
 def test_nothing_from_outside_becomes_a_tag_and_nothing_is_fetched(page: str) -> None:
@@ -96,13 +96,13 @@ def test_names_are_shown_as_they_are(page: str) -> None:
 
 
 def test_the_same_evaluation_gives_the_same_page(hostile: Evaluated, page: str) -> None:
-    assert as_html(hostile, summarize(hostile), META) == page
+    assert as_html(hostile, summarize(hostile), RUN) == page
 
 
 def test_images_that_are_gone_leave_a_gap(tmp_path: Path) -> None:
     logits, targets = by_chance(20, 3)
     evaluated = evaluation(logits, targets, root=tmp_path)
-    page = as_html(evaluated, summarize(evaluated), META)
+    page = as_html(evaluated, summarize(evaluated), RUN)
     assert "<img " not in page
     assert page.count('class="missing"') == len(summarize(evaluated).mistakes) > 0
 
@@ -112,10 +112,13 @@ def test_of_no_image_there_is_a_page_and_a_table() -> None:
     failures = [(Path("data/a/x.jpg"), InputError("empty_file", "nothing in it"))]
     evaluated = evaluation(logits, [], failures=failures)
     summary = summarize(evaluated)
-    for text in (as_html(evaluated, summary, META), as_table(evaluated, summary, META, is_terminal=False)):
+    for text in (
+        as_html(evaluated, summary, RUN),
+        as_table(evaluated, summary, RUN, is_terminal=False),
+    ):
         assert "empty_file" in text
         assert "nan" not in text.lower()
-    content = json.loads(as_json(document(evaluated, summary, META)))
+    content = json.loads(as_json(document(evaluated, summary, RUN)))
     assert content["top1"] == {"value": None, "low": 0, "high": 1, "correct": 0, "total": 0}
     assert content["calibration"] is content["balanced_accuracy"] is None
 
@@ -125,37 +128,37 @@ def test_many_classes_are_cut_down_to_those_that_matter(tmp_path: Path) -> None:
     logits, targets = by_chance(2000, 200)
     evaluated = evaluation(logits, targets, labels=labels, root=tmp_path)
     summary = summarize(evaluated)
-    page = as_html(evaluated, summary, META)
+    page = as_html(evaluated, summary, RUN)
     assert "Shown are the 20 of 200 classes" in page
     assert "The other 170 classes" in page
     assert "all others" in page
-    table = as_table(evaluated, summary, META, is_terminal=False)
+    table = as_table(evaluated, summary, RUN, is_terminal=False)
     assert "and 170 more classes" in table
     assert "Most often confused" in table
-    assert len(document(evaluated, summary, META)["confusion"]["matrix"]) == 200
+    assert len(document(evaluated, summary, RUN)["confusion"]["matrix"]) == 200
 
 
 def test_the_table_takes_no_name_for_markup_and_sends_no_control_characters(hostile: Evaluated) -> None:
     for is_terminal in (False, True):
-        table = as_table(hostile, summarize(hostile), META, is_terminal=is_terminal, color=False)
+        table = as_table(hostile, summarize(hostile), RUN, is_terminal=is_terminal, color=False)
         assert "[red]&amp;:smile:" in table
         assert "\x1b[31m" not in table.replace("\x1b[31mtruncated", "")
         assert "línea\\nnueva" in table
-    assert "\x1b" not in as_table(hostile, summarize(hostile), META, is_terminal=False)
+    assert "\x1b" not in as_table(hostile, summarize(hostile), RUN, is_terminal=False)
 
 
 @pytest.mark.parametrize(("columns", "shown"), [("80", "Confusion:"), ("40", "Most often confused")])
 def test_on_a_narrow_terminal_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch, columns: str, shown: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     logits, targets = by_chance(200, 9)
-    table = as_table(evaluated := evaluation(logits, targets), summarize(evaluated), META, is_terminal=False)
+    table = as_table(evaluated := evaluation(logits, targets), summarize(evaluated), RUN, is_terminal=False)
     assert shown in table
     assert "…" not in table
     assert max(map(len, table.splitlines())) <= int(columns)
 
 
 def test_json_gives_names_back_to_the_letter(hostile: Evaluated) -> None:
-    content = json.loads(as_json(document(hostile, summarize(hostile), META)))
+    content = json.loads(as_json(document(hostile, summarize(hostile), RUN)))
     assert [entry["label"] for entry in content["classes"]] == list(HOSTILE)
     assert {mistake["path"] for mistake in content["mistakes"]} <= set(hostile.paths)
     assert list(content) == [
@@ -167,7 +170,7 @@ def test_json_gives_names_back_to_the_letter(hostile: Evaluated) -> None:
 def test_the_labels_of_imagenet_bring_their_wordnet_ids(tmp_path: Path) -> None:
     logits, targets = by_chance(12, 2)
     labels = Labels(("tench", "goldfish"), ("n01440764", "n01443537"))
-    content = document(evaluated := evaluation(logits, targets, labels=labels), summarize(evaluated), META)
+    content = document(evaluated := evaluation(logits, targets, labels=labels), summarize(evaluated), RUN)
     assert [entry["wnid"] for entry in content["classes"]] == ["n01440764", "n01443537"]
 
 
@@ -226,7 +229,7 @@ def test_a_browser_shows_the_page_at_the_width_of_a_desk_and_of_a_phone(
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_the_page_says_which_temperature_was_used(hostile: Evaluated, temperature: float) -> None:
     evaluated = replace(hostile, temperature=temperature)
-    model = {**META["model"], "temperature": temperature}  # type: ignore[dict-item]
-    page = as_html(evaluated, summarize(evaluated), {**META, "model": model})
+    description = replace(RUN, model=replace(RUN.model, temperature=temperature))
+    page = as_html(evaluated, summarize(evaluated), description)
     assert ("instead of 2.5" in page) == (temperature == 2.5)
     assert f"<dt>temperature</dt><dd>{temperature:.4g}</dd>" in page

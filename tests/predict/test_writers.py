@@ -11,15 +11,23 @@ from hypothesis import strategies as st
 from levit_cli.choices import Format
 from levit_cli.data.labels import Labels, imagenet1k
 from levit_cli.errors import InputError, UsageError
+from levit_cli.images.transforms import transform_for
 from levit_cli.predict.pipeline import Prediction, Ranked
+from levit_cli.predict.run_description import ModelDescription, RunDescription
 from levit_cli.predict.writers import format_for, make_writer
 from levit_cli.system.text import printable
 
 LABELS = Labels(("cat", "dog, or wolf", 'a "quoted"\tone'))
-META = {
-    "model": {"name": "m", "architecture": "levit-128S", "classes": 3},
-    "preprocessing": {"crop_size": (224, 224)},
-}
+RUN = RunDescription(
+    ModelDescription("m", "levit-128S", 3, 1.0),
+    transform_for("hf", (224, 224)),
+    "exact",
+    "openvino",
+    "cpu",
+    "fp32",
+    2,
+    2,
+)
 OK = Prediction("a.jpg", (Ranked(1, 0.75), Ranked(2, 0.25)))
 BAD = Prediction("b.jpg", error=InputError("truncated", "cut, short"))
 
@@ -30,7 +38,7 @@ class Memory(io.BytesIO):
 
 def written(format: Format, predictions: list[Prediction], labels: Labels = LABELS, **options: Any) -> bytes:
     sink = Memory()
-    writer = make_writer(format, sink, labels, 2, META, **options)  # type: ignore[arg-type]
+    writer = make_writer(format, sink, labels, 2, RUN, **options)  # type: ignore[arg-type]
     for prediction in predictions:
         writer.write(prediction)
     writer.finish()

@@ -1,7 +1,6 @@
 """An evaluation as one JSON document. Its keys are stable; a figure that does not exist is null, never NaN."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -9,22 +8,23 @@ from levit_cli.data.labels import Labels
 from levit_cli.eval.evaluate import Evaluated
 from levit_cli.eval.results import Calibration, ClassScore, Mistake, Proportion, Summary
 from levit_cli.predict.records import json_record, path_fields
+from levit_cli.predict.run_description import RunDescription
 
 SCHEMA_VERSION = 1
 DIGITS = 6
 
 
-def document(evaluated: Evaluated, summary: Summary, meta: Mapping[str, Any]) -> dict[str, Any]:
+def document(evaluated: Evaluated, summary: Summary, description: RunDescription) -> dict[str, Any]:
     """The document, ready for JSON.
 
     Args:
-        meta: what the answers depend on, as in ``predict --format json``.
+        description: what the answers depend on.
     """
     labels = evaluated.labels
     in_play = summary.classes_in_play
     return {
         "schema_version": SCHEMA_VERSION,
-        "meta": dict(meta),
+        "meta": description.as_json(),
         "data": {
             **path_fields(str(evaluated.folders.root)),
             "classes": len(evaluated.folders.classes),

@@ -6,11 +6,11 @@ text, whatever they hold.
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from html import escape
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from levit_cli.eval.wording import (
 )
 from levit_cli.images.decode import decode
 from levit_cli.predict.reader import open_regular
+from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.text import printable
 
@@ -53,16 +54,16 @@ class _Matrix(NamedTuple):
     remark: str
 
 
-def as_html(evaluated: Evaluated, summary: Summary, meta: Mapping[str, Any]) -> str:
+def as_html(evaluated: Evaluated, summary: Summary, description: RunDescription) -> str:
     """The page.
 
     Args:
-        meta: what the answers depend on, as in ``predict --format json``.
+        description: what the answers depend on.
     """
     prepare_matplotlib()
-    title = f"{meta['model']['name']} on {evaluated.folders.root}"
+    title = f"{description.model.name} on {evaluated.folders.root}"
     parts = [
-        _header(title, evaluated, meta),
+        _header(title, evaluated, description),
         _tiles(evaluated, summary),
         *(f'<p class="note">{_text(remark)}</p>' for remark in remarks(evaluated)),
         _classes(evaluated, summary),
@@ -70,7 +71,7 @@ def as_html(evaluated: Evaluated, summary: Summary, meta: Mapping[str, Any]) -> 
         _mistakes(evaluated, summary),
         _reliability(evaluated, summary),
         _failures(evaluated),
-        _origin(meta),
+        _origin(description),
     ]
     style = resources.files("levit_cli").joinpath("assets/report.css").read_text(encoding="utf-8")
     return (
@@ -97,8 +98,8 @@ def _section(title: str, about: str, *content: str) -> str:
     return f'<section>\n<h2>{title}</h2>\n<p class="about">{about}</p>\n' + "\n".join(content) + "\n</section>"
 
 
-def _header(title: str, evaluated: Evaluated, meta: Mapping[str, Any]) -> str:
-    model = f"{meta['model']['architecture']}, which knows {count(meta['model']['classes'], 'class')}"
+def _header(title: str, evaluated: Evaluated, description: RunDescription) -> str:
+    model = f"{description.model.architecture}, which knows {count(description.model.classes, 'class')}"
     return f"<header>\n<h1>{_text(title)}</h1>\n<p>{extent(evaluated)} · {_text(model)}</p>\n</header>"
 
 
@@ -281,17 +282,20 @@ def _failures(evaluated: Evaluated) -> str:
     return _section("Not read", about, table)
 
 
-def _origin(meta: Mapping[str, Any]) -> str:
-    model, transform = meta["model"], meta["preprocessing"]
+def _origin(description: RunDescription) -> str:
+    model, transform = description.model, description.transform
     facts: Sequence[tuple[str, str]] = (
-        ("model", f"{model['name']}, {model['architecture']}, {model['classes']} classes"),
-        ("weights’ SHA-256", model["sha256"]),
-        ("temperature", f"{model['temperature']:.4g}"),
+        ("model", f"{model.name}, {model.architecture}, {model.classes} classes"),
+        ("weights’ SHA-256", model.sha256),
+        ("temperature", f"{model.temperature:.4g}"),
         (
             "preprocessing",
-            f"{transform['name']}: {transform['filter']}, {transform['crop_size'][0]} x {transform['crop_size'][1]} px",
+            f"{transform.name}: {transform.filter}, {transform.crop_size[0]} x {transform.crop_size[1]} px",
         ),
-        ("computed by", f"levit {meta['version']}, {meta['engine']} on {meta['device']} in {meta['precision']}"),
+        (
+            "computed by",
+            f"levit {description.version}, {description.engine} on {description.device} in {description.precision}",
+        ),
     )
     listed = "".join(f"<dt>{name}</dt><dd>{_text(str(value))}</dd>\n" for name, value in facts)
     return f"<section>\n<h2>How it was measured</h2>\n<dl>\n{listed}</dl>\n</section>"

@@ -17,7 +17,8 @@ from levit_cli.eval.summarize import summarize
 from levit_cli.eval.table import as_table
 from levit_cli.eval.wording import percent
 from levit_cli.predict.records import as_json
-from levit_cli.predict.request import Request, closing_line, describe_run, load_model
+from levit_cli.predict.request import Request, closing_line, load_model
+from levit_cli.predict.run_description import describe_run
 from levit_cli.system.atomic import same_file
 from levit_cli.system.output import choose_format, is_terminal, require_free, write_output
 from levit_cli.system.progress import Log, progress, shows_progress
@@ -141,15 +142,15 @@ def _evaluated(wish: Wish, checkpoint: Checkpoint, folders: ClassFolders, log: L
 
 def _write(wish: Wish, form: Form, checkpoint: Checkpoint, evaluated: Evaluated, summary: Summary) -> None:
     """The report first: who reads the rest may leave before its end. But the rest comes also where the report fails."""
-    meta = describe_run(checkpoint, evaluated.engine.spec, wish.run, with_hash=True)
+    description = describe_run(checkpoint, evaluated.engine.spec, wish.run.decoding, wish.run.top_k, with_hash=True)
     if form == "json":
-        content = as_json(document(evaluated, summary, meta)) + b"\n"
+        content = as_json(document(evaluated, summary, description)) + b"\n"
     else:
         on_terminal = wish.run.output is None and is_terminal()
-        content = as_table(evaluated, summary, meta, is_terminal=on_terminal, color=wish.run.color).encode()
+        content = as_table(evaluated, summary, description, is_terminal=on_terminal, color=wish.run.color).encode()
     try:
         if wish.report:
-            write_output(wish.report, as_html(evaluated, summary, meta).encode())
+            write_output(wish.report, as_html(evaluated, summary, description).encode())
     finally:
         write_output(wish.run.output, content)
 

@@ -4,8 +4,7 @@ Nothing from outside is read as markup, and control characters are shown, not se
 """
 
 import io
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -24,6 +23,7 @@ from levit_cli.eval.wording import (
     verdict,
     worst_first,
 )
+from levit_cli.predict.run_description import RunDescription
 from levit_cli.predict.table import caption
 from levit_cli.system.text import printable
 
@@ -40,7 +40,7 @@ LEGEND = (
 
 
 def as_table(
-    evaluated: Evaluated, summary: Summary, meta: Mapping[str, Any], *, is_terminal: bool, color: bool = True
+    evaluated: Evaluated, summary: Summary, description: RunDescription, *, is_terminal: bool, color: bool = True
 ) -> str:
     """The whole text, with colours if it is for a terminal."""
     text = io.StringIO()
@@ -49,7 +49,7 @@ def as_table(
     )  # fmt: skip
     for block in _blocks(evaluated, summary, console):
         console.print(block)
-    console.print(Text(caption(meta), style="dim"))
+    console.print(Text(caption(description), style="dim"))
     return text.getvalue()
 
 

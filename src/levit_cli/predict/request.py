@@ -1,10 +1,8 @@
 """What is asked of a run that classifies images, and its parts: the model, the engine, and the words about both."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from levit_cli import __version__
 from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.choices import Decoding, Format, PreprocessingName
 from levit_cli.engines import Engine, EngineSpec, make_engine, usable_threads
@@ -82,28 +80,6 @@ def engine_for(request: Request, checkpoint: Checkpoint, log: Log) -> Engine:
             f"engine {spec.engine} on {spec.device} in {spec.precision}, {spec.threads} threads, {spec.streams} streams"
         )
     return engine
-
-
-def describe_run(checkpoint: Checkpoint, spec: EngineSpec, request: Request, *, with_hash: bool) -> dict[str, Any]:
-    """What the answers depend on; the ``meta`` of the json format, and of the table, which leaves out the hash."""
-    evaluation = checkpoint.evaluation
-    return {
-        "version": __version__,
-        "model": {
-            "name": checkpoint.origin,
-            "architecture": checkpoint.architecture,
-            "classes": checkpoint.config.num_classes,
-            "temperature": checkpoint.temperature,
-            **({"sha256": checkpoint.sha256} if with_hash else {}),
-            **({"evaluation": asdict(evaluation)} if evaluation else {}),
-        },
-        "preprocessing": {**asdict(checkpoint.transform), "decode": request.decoding},
-        "engine": spec.engine,
-        "device": spec.device,
-        "precision": spec.precision,
-        "threads": spec.threads,
-        "top_k": request.top_k,
-    }
 
 
 def closing_line(stats: Stats) -> str:

@@ -25,12 +25,12 @@ from levit_cli.predict.records import RESUMABLE, record_format
 from levit_cli.predict.request import (
     Request,
     closing_line,
-    describe_run,
     engine_for,
     load_model,
     sized,
     time_table,
 )
+from levit_cli.predict.run_description import RunDescription, describe_run
 from levit_cli.predict.writers import Writer, format_for, make_writer
 from levit_cli.system.output import Document, OutputFile, Sink, Target, is_terminal, open_output, require_free
 from levit_cli.system.progress import Log, progress, shows_progress
@@ -180,8 +180,12 @@ class _Run:
     def _note(self, engine: Engine) -> "Note":
         from levit_cli.predict.resume.fingerprint import note_of
 
-        meta = describe_run(self.checkpoint, engine.spec, self.request, with_hash=True)
-        return note_of(meta, self.checkpoint.labels, self.format)
+        return note_of(self._description(engine, with_hash=True), self.checkpoint.labels, self.format)
+
+    def _description(self, engine: Engine, *, with_hash: bool) -> RunDescription:
+        return describe_run(
+            self.checkpoint, engine.spec, self.request.decoding, self.request.top_k, with_hash=with_hash
+        )
 
     def _attach_note(self, engine: Engine, descriptor: int, end: int | None = None) -> None:
         from levit_cli.predict.resume.fingerprint import attach
@@ -198,11 +202,11 @@ class _Run:
         on_first: Callable[[], None] | None = None,
         continues: bool = False,
     ) -> None:
-        meta = describe_run(self.checkpoint, engine.spec, self.request, with_hash=self.format == "json")
+        description = self._description(engine, with_hash=self.format == "json")
         self.stats = Stats()
         with closing(self._answers(ahead, engine, self.stats)) as answers:
             writer = make_writer(
-                self.format, target, self.checkpoint.labels, self.request.top_k, meta,
+                self.format, target, self.checkpoint.labels, self.request.top_k, description,
                 color=self.request.color, continues=continues,
             )  # fmt: skip
             with self._ending(writer, target), progress(shown=_shows_progress(self.request)) as bar:

@@ -1,8 +1,6 @@
 """The table for people: a block for each image, as it comes."""
 
 import io
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
@@ -10,6 +8,7 @@ from rich.text import Text
 
 from levit_cli.data.labels import Labels
 from levit_cli.predict.pipeline import Prediction
+from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.output import Target, is_terminal
 from levit_cli.system.text import printable
 
@@ -19,8 +18,8 @@ BAR_CELLS = 20
 class Table:
     """Writes Rich tables. Nothing from outside is read as markup, and control characters are shown, not sent."""
 
-    def __init__(self, sink: Target, labels: Labels, meta: Mapping[str, Any], *, color: bool) -> None:
-        self._sink, self._labels, self._meta = sink, labels, meta
+    def __init__(self, sink: Target, labels: Labels, description: RunDescription, *, color: bool) -> None:
+        self._sink, self._labels, self._description = sink, labels, description
         self._text = io.StringIO()
         self._console = Console(
             file=self._text, force_terminal=is_terminal(), no_color=not color or None,
@@ -35,7 +34,7 @@ class Table:
             self._print(self._ranking(prediction))
 
     def finish(self) -> None:
-        self._print(Text(caption(self._meta), style="dim"))
+        self._print(Text(caption(self._description), style="dim"))
 
     def _print(self, renderable: RenderableType) -> None:
         self._console.print(renderable)
@@ -55,16 +54,11 @@ class Table:
         return table
 
 
-def caption(meta: Mapping[str, Any]) -> str:
-    """Which model answered, and how good it was measured to be."""
-    model = meta["model"]
-    height, width = meta["preprocessing"]["crop_size"]
-    text = (
-        f"model {printable(model['name'])}: {model['architecture']}, {model['classes']} classes, {height} x {width} px"
-    )
-    if evaluation := model.get("evaluation"):
-        text += (
-            f"; right on {100 * evaluation['top1']:.1f} % of {evaluation['images']:,} images "
-            f"({printable(evaluation['dataset'])})"
-        )
+def caption(description: RunDescription) -> str:
+    """Which model answered, and its measured accuracy."""
+    model, (height, width) = description.model, description.transform.crop_size
+    text = f"model {printable(model.name)}: {model.architecture}, {model.classes} classes, {height} x {width} px"
+    if model.evaluation is not None:
+        measured = model.evaluation
+        text += f"; top-1 {100 * measured.top1:.1f} % on {measured.images:,} images ({printable(measured.dataset)})"
     return text

@@ -4,14 +4,14 @@ A writer takes predictions one by one and writes each at once. Machine formats a
 through Rich; a file's name goes in as it is, whatever it holds, and comes out the same when parsed.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from levit_cli.choices import FORMATS, Format
 from levit_cli.data.labels import Labels
 from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat, as_json, json_record, path_fields, record_format
+from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.output import Target, choose_format
 
 __all__ = ["Writer", "format_for", "make_writer", "path_fields", "record"]
@@ -35,7 +35,7 @@ def make_writer(
     target: Target,
     labels: Labels,
     top_k: int,
-    meta: Mapping[str, Any],
+    description: RunDescription,
     *,
     color: bool = True,
     continues: bool = False,
@@ -43,17 +43,17 @@ def make_writer(
     """The writer of a format.
 
     Args:
-        meta: what ``json`` says of the run; the other machine formats have no place for it.
+        description: for json and the table; the other formats have no place for it.
         continues: records stand there already, and what comes before them.
     """
     if format == "json":
-        return Json(target, labels, meta)
+        return Json(target, labels, description)
     records = record_format(format, labels, top_k)
     if records is not None:
         return Records(target, records, continues=continues)
     from levit_cli.predict.table import Table  # only this one needs Rich
 
-    return Table(target, labels, meta, color=color)
+    return Table(target, labels, description, color=color)
 
 
 def format_for(format: Format | None, output: Path | None, *, is_terminal: bool) -> Format:
@@ -80,10 +80,10 @@ class Records:
 class Json:
     """One document: schema version, meta, results. It is whole once ``finish`` was called."""
 
-    def __init__(self, target: Target, labels: Labels, meta: Mapping[str, Any]) -> None:
+    def __init__(self, target: Target, labels: Labels, description: RunDescription) -> None:
         self._target, self._labels = target, labels
         self._before = b"\n"
-        head = as_json({"schema_version": SCHEMA_VERSION, "meta": dict(meta)})
+        head = as_json({"schema_version": SCHEMA_VERSION, "meta": description.as_json()})
         self._target.write(head[:-1] + b', "results": [')
 
     def write(self, prediction: Prediction) -> None:

@@ -1,23 +1,23 @@
 """The note of a run goes with its file, and with no other contents."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from levit_cli.checkpoints import Evaluation
 from levit_cli.data.labels import Labels
+from levit_cli.images.transforms import transform_for
 from levit_cli.predict.resume.fingerprint import attach, differences, note_of, read_note
+from levit_cli.predict.run_description import ModelDescription, RunDescription
 
 LABELS = Labels(("cat", "dog"))
-META = {
-    "version": "1",
-    "model": {"name": "here", "sha256": "ab" * 32, "temperature": 1.0, "evaluation": {"top1": 0.8}},
-    "preprocessing": {"name": "hf", "resize_to": (256, 256)},
-    "engine": "openvino",
-    "precision": "bf16",
-    "threads": 2,
-    "top_k": 5,
-}
+RUN = RunDescription(
+    ModelDescription("here", "levit-128S", 2, 1.0, "ab" * 32, Evaluation("cats", 10, 0.8)),
+    transform_for("hf", (224, 224)), "exact", "openvino", "cpu", "bf16", threads=2, top_k=5, version="1",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def note_in(path: Path) -> object:
 
 
 def noted(path: Path, end: int | None = None) -> object:
-    note = note_of(META, LABELS, "jsonl")
+    note = note_of(RUN, LABELS, "jsonl")
     with path.open("rb+") as opened:
         attach(opened.fileno(), note, end)
     return note
@@ -77,9 +77,9 @@ def test_no_note_is_none(file: Path) -> None:
 
 
 def test_what_changes_no_answer_makes_no_difference() -> None:
-    model = {**META["model"], "name": "there", "evaluation": None}  # type: ignore[dict-item]
-    other = note_of({**META, "version": "2", "threads": 7, "model": model}, LABELS, "jsonl")
-    assert differences(note_of(META, LABELS, "jsonl"), other) == []
+    model = replace(RUN.model, name="there", evaluation=None)
+    other = note_of(replace(RUN, version="2", threads=7, model=model), LABELS, "jsonl")
+    assert differences(note_of(RUN, LABELS, "jsonl"), other) == []
 
 
 @pytest.mark.parametrize(
@@ -87,19 +87,19 @@ def test_what_changes_no_answer_makes_no_difference() -> None:
     [
         ({"top_k": 3}, "top-k was 5 and is 3"),
         ({"precision": "fp32"}, "precision was bf16 and is fp32"),
-        ({"preprocessing": {"name": "fb", "resize_to": (256, 256)}}, "preprocessing: name was hf and is fb"),
-        ({"model": {"sha256": "cd" * 32, "temperature": 1.0}}, "model: sha256 was abab"),
-        ({"model": {"sha256": "ab" * 32, "temperature": 1.5}}, "model: temperature was 1.0 and is 1.5"),
-        ({"something_new": 1}, "something-new was None and is 1"),
+        ({"decode": "fast"}, "preprocessing: decode was exact and is fast"),
+        ({"model": replace(RUN.model, sha256="cd" * 32)}, "model: sha256 was abab"),
+        ({"model": replace(RUN.model, temperature=1.5)}, "model: temperature was 1.0 and is 1.5"),
+        ({"model": replace(RUN.model, sha256=None)}, "model: sha256 was abab"),
     ],
 )
-def test_a_difference_is_told_in_words(change: dict[str, object], words: str) -> None:
-    (told,) = differences(note_of(META, LABELS, "jsonl"), note_of({**META, **change}, LABELS, "jsonl"))
+def test_a_difference_is_told_in_words(change: dict[str, Any], words: str) -> None:
+    (told,) = differences(note_of(RUN, LABELS, "jsonl"), note_of(replace(RUN, **change), LABELS, "jsonl"))
     assert told.startswith(words)
 
 
 def test_labels_and_format_count() -> None:
-    (labels,) = differences(note_of(META, LABELS, "jsonl"), note_of(META, Labels(("cat", "Dog")), "jsonl"))
+    (labels,) = differences(note_of(RUN, LABELS, "jsonl"), note_of(RUN, Labels(("cat", "Dog")), "jsonl"))
     assert labels.startswith("labels was ")
-    (format,) = differences(note_of(META, LABELS, "jsonl"), note_of(META, LABELS, "csv"))
+    (format,) = differences(note_of(RUN, LABELS, "jsonl"), note_of(RUN, LABELS, "csv"))
     assert format == "format was jsonl and is csv"

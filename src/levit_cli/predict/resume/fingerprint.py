@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import Any
 
 from levit_cli.data.labels import Labels
+from levit_cli.predict.run_description import RunDescription
 
 ATTRIBUTE = "user.levit.run"
 BEGINNING = "beginning"
@@ -25,12 +26,13 @@ SHOWN = 80  # characters of a value
 Note = dict[str, Any]
 
 
-def note_of(meta: Mapping[str, Any], labels: Labels, format: str) -> Note:
+def note_of(description: RunDescription, labels: Labels, format: str) -> Note:
     """What must stay the same.
 
     Args:
-        meta: ``classifying.describe_run``'s, with the hash of the weights.
+        description: with the hash of the weights.
     """
+    meta = description.as_json()
     note = {"format": format, **{key: value for key, value in meta.items() if key not in INDIFFERENT}}
     note["model"] = {key: value for key, value in meta["model"].items() if key not in INDIFFERENT_OF_MODEL}
     note["labels"] = _digest(json.dumps([labels.names, labels.wnids]).encode())
