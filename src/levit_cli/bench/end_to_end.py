@@ -28,7 +28,8 @@ from levit_cli.images.decode import decode
 from levit_cli.images.transforms import Transform
 from levit_cli.predict.pipeline import Prefetcher, Stats, predict
 from levit_cli.predict.reader import Reader, open_regular
-from levit_cli.predict.writers import make_writer
+from levit_cli.predict.records import JsonLines
+from levit_cli.predict.writers import Records
 from levit_cli.system.output import Sink
 
 MOST_IMAGES = 256
@@ -139,7 +140,7 @@ class _Line:
         ahead = Prefetcher(self.images, reader, batch_size=self.batch_size, workers=self.workers)
         predictions = predict(ahead, self.engine, top_k=TOP_K, streams=self.engine.spec.streams, stats=stats)
         with Sink(Path(os.devnull)) as sink:
-            writer = make_writer("jsonl", sink, self.labels, TOP_K, {})
+            writer = Records(sink, JsonLines(self.labels, TOP_K))
             for prediction in predictions:
                 start = time.perf_counter()
                 writer.write(prediction)

@@ -282,9 +282,9 @@ def _failures(evaluated: Evaluated) -> str:
     return _section("Not read", about, table)
 
 
-def _origin(description: RunDescription) -> str:
-    model, transform = description.model, description.transform
-    facts: Sequence[tuple[str, str]] = (
+def _origin(run: RunDescription) -> str:
+    model, transform = run.model, run.transform
+    facts: Sequence[tuple[str, str | None]] = (
         ("model", f"{model.name}, {model.architecture}, {model.classes} classes"),
         ("weights’ SHA-256", model.sha256),
         ("temperature", f"{model.temperature:.4g}"),
@@ -294,7 +294,7 @@ def _origin(description: RunDescription) -> str:
         ),
         (
             "computed by",
-            f"levit {description.version}, {description.engine} on {description.device} in {description.precision}",
+            f"levit {run.version}, {run.engine} on {run.device} in {run.precision}",
         ),
     )
     listed = "".join(f"<dt>{name}</dt><dd>{_text(str(value))}</dd>\n" for name, value in facts)

@@ -65,7 +65,7 @@ def format_for(format: Format | None, output: Path | None, *, is_terminal: bool)
 class Records:
     """One record after another, each written at once."""
 
-    def __init__(self, target: Target, format: RecordFormat, *, continues: bool) -> None:
+    def __init__(self, target: Target, format: RecordFormat, *, continues: bool = False) -> None:
         self._target, self._format = target, format
         if format.header and not continues:
             target.write(format.header)

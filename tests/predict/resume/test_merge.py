@@ -18,7 +18,7 @@ from levit_cli.predict.pipeline import Prefetcher, predict
 from levit_cli.predict.records import RESUMABLE, RecordFormat, record_format
 from levit_cli.predict.resume.merge import SETTLE_EVERY_S, Continuation
 from levit_cli.predict.resume.plan import Plan, Standing
-from levit_cli.predict.writers import make_writer
+from levit_cli.predict.writers import Records
 from levit_cli.system.output import OutputFile, Target
 from tests.support.killed import KilledError, dies_at
 
@@ -67,7 +67,7 @@ def run(
             inputs = plan = Plan(standing, inputs)
             target = Continuation(output, plan, clock=clock)
         ahead = Prefetcher(inputs, prepare, batch_size=2, workers=1)
-        writer = make_writer(name, target, LABELS, 2, {}, continues=len(standing) > 0)
+        writer = Records(target, format_of(name), continues=len(standing) > 0)
         try:
             for prediction in predict(ahead, network, top_k=2):
                 writer.write(prediction)
