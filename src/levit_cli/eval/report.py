@@ -242,11 +242,11 @@ def _confident_errors(evaluated: Evaluated, summary: Summary) -> str:
 
 def _confident_error(error: ConfidentError, evaluated: Evaluated) -> str:
     true, predicted = (_text(evaluated.labels.names[index]) for index in (error.true, error.predicted))
+    path = escape(relative_path(error.path, evaluated))
     return (
         f"<figure>{_thumbnail(error.path, f'{true}, predicted as {predicted}')}"
-        f'<figcaption>predicted: <span class="wrong">{predicted}</span> ({_keep_units(percent(error.prob))})<br>'
-        f'true class: {true}<span class="path">{escape(relative_path(error.path, evaluated))}</span></figcaption>'
-        "</figure>\n"
+        f'<figcaption>predicted: <span class="wrong">{predicted}</span><br>true class: {true}<br>'
+        f'confidence: {_keep_units(percent(error.prob))}<span class="path">{path}</span></figcaption></figure>\n'
     )
 
 
