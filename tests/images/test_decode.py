@@ -530,7 +530,7 @@ def test_a_jpeg_with_a_tail_of_zeros_is_truncated(name: str) -> None:
 @pytest.mark.guarantee("truncated")
 @pytest.mark.parametrize("name", JPEGS)
 def test_a_jpeg_cut_in_a_segment_within_a_scan_is_truncated(name: str) -> None:
-    """Found by the fuzzer: such a segment would contain the filler, so that the filler could not show."""
+    """Found by the fuzzer: such a segment contains the filler, which then cannot show."""
     data = JPEGS[name]
     assert error_of(data[: len(data) * 3 // 4] + b"\xff\xe6\x47\x63\xb3").kind == "truncated"
 

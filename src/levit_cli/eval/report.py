@@ -1,7 +1,7 @@
 """The HTML report of an evaluation: one self-contained page with its styles, charts and thumbnails inside.
 
 The page has no JavaScript and makes no network requests; its content security policy forbids both. Names of classes
-and files are escaped, so that they are always shown as text.
+and files are escaped and always shown as text.
 """
 
 import base64
@@ -37,9 +37,9 @@ from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.text import count_noun, printable
 
-MATRIX_CLASSES = 30  # the largest matrix that is shown whole
-SHOWN_CLASSES = 20  # of a larger one
-TWO_COLUMN_CLASSES = 12  # a larger matrix leaves no room for the list of confusions at its side
+MATRIX_CLASSES = 30  # the largest confusion matrix that is shown completely
+SHOWN_CLASSES = 20  # classes of a larger matrix that are shown
+TWO_COLUMN_CLASSES = 12  # with more classes, the list of confusions goes below the matrix
 CLASSES, CONFUSIONS, FAILURES = 30, 12, 200
 THUMBNAIL = (320, 240)  # width, height; twice the size on the page, for high-density screens
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -210,7 +210,7 @@ def _confusion(evaluated: Evaluated, summary: Summary) -> str:
 
 
 def _matrix(evaluated: Evaluated, summary: Summary) -> _Matrix:
-    """Select the classes to show: all, or of too many those with the most errors and one column for the rest."""
+    """Select the classes to show: all, or the ones with the most errors and one column for all others."""
     classes = summary.confusion_classes
     names = [printable(name) for name in evaluated.labels.names]
     if len(classes) <= MATRIX_CLASSES:

@@ -42,11 +42,11 @@ TRANSPOSE_BY_ORIENTATION = {
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # Pillow warns about broken metadata, which we tolerate. Filters are set once because all threads share them.
 warnings.filterwarnings("ignore", module="PIL")
-assert not ImageFile.LOAD_TRUNCATED_IMAGES  # a truncated image must be an error, not an image with a gray rest
+assert not ImageFile.LOAD_TRUNCATED_IMAGES  # Pillow would fill missing data with gray; it must be an error
 
 
 def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -> Image.Image:
-    """Decode an image's first frame, apply its EXIF orientation, convert it to RGB.
+    """Decode the first frame of an image, apply its EXIF orientation, and convert it to RGB.
 
     Args:
         source: the bytes, or a seekable binary file at its start.
@@ -94,7 +94,7 @@ def _decode_without_metadata(file: BinaryIO, head: bytes, shrink_to: tuple[int, 
         versions = jpeg.with_filler_and_end(data) if jpeg.lacks_end_marker(data) else [data]
         images = (_decode(BytesIO(version), shrink_to) for version in versions)
         first = next(images, None)
-        return first if all(other == first for other in images) else None  # filler that shows replaces missing data
+        return first if all(other == first for other in images) else None  # else the filler shows in a gap
     return None
 
 

@@ -1,7 +1,7 @@
 """Parse the segments of a JPEG file, remove its metadata, and detect missing image data.
 
-libjpeg fills missing data with gray without an error; Pillow rejects every file without an end marker. We need the
-distinction: an image that lacks only the marker is complete, but one with a gray rest would get a wrong label.
+libjpeg fills missing data with gray without an error, and Pillow rejects every file without an end marker. We need a
+finer distinction: an image that lacks only the end marker is complete, but a partly gray image would get a wrong label.
 """
 
 import re
@@ -54,7 +54,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def lacks_end_marker(data: bytes) -> bool:
-    """Whether the last segment is not followed by an end marker."""
+    """Whether the file has no end marker where the format requires one."""
     return all(segment.marker != END for segment in segments(data))
 
 
