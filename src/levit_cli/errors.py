@@ -69,7 +69,7 @@ class UnreachableError(LevitError):
 
 
 class TrainingStoppedError(LevitError):
-    """Training stopped before its last epoch. The best weights so far are kept."""
+    """Training stopped before its last epoch. The run folder keeps what was saved."""
 
     exit_code = ExitCode.SOME_FAILED
 
