@@ -46,8 +46,9 @@ class _ExamplesFirst(_Base):
         formatter.width = min(formatter.width, columns)
         head = type(formatter)(width=formatter.width)
         head.write_text(self.short_help or "")
-        with head.section("Examples"):
-            head.write("".join(f"  {line.strip()}\n" for line in self.examples.splitlines()))
+        if self.examples:  # python -OO removes docstrings
+            with head.section("Examples"):
+                head.write("".join(f"  {line.strip()}\n" for line in self.examples.splitlines()))
         typer.echo(head.getvalue().rstrip())
         if columns < NARROW_COLUMNS:
             self.rich_markup_mode = None
