@@ -75,7 +75,7 @@ def test_every_option_is_in_a_named_panel(command: tuple[str, ...]) -> None:
     assert {name for options in panels.values() for name in options} >= {*names, "--help"}
 
 
-@pytest.mark.parametrize("command", [(), *((command,) for command in COMMANDS if command != "bench")])
+@pytest.mark.parametrize("command", [(), *((command,) for command in COMMANDS if command not in ("bench", "finetune"))])
 def test_the_general_panel_holds_general_options_only(command: tuple[str, ...]) -> None:
     assert set(panels_of(*command)[GENERAL]) <= GENERAL_OPTIONS
 

@@ -72,7 +72,7 @@ def _read(response: HTTPResponse, max_bytes: int) -> bytes:
     while chunk := response.read1(CHUNK_BYTES):
         body += chunk
         if len(body) > max_bytes:
-            raise FetchError(f"more than {max_bytes:,} bytes, the limit")
+            raise FetchError(f"more than the limit of {max_bytes:,} bytes")
     if declared is not None and len(body) < declared:
         raise FetchError(f"cut off after {len(body):,} of {declared:,} bytes")
     return bytes(body)
