@@ -59,7 +59,7 @@ def convert_checkpoint(
             metavar="PIXELS",
             show_default=False,
             rich_help_panel=options.PREPROCESSING,
-            help="Resize the shorter edge to this before the crop. For sizes that no published preprocessing has.",
+            help="Resize the shorter edge to this size before the crop, if no published preprocessing does.",
         ),
     ] = None,
     offline: options.OfflineOption = False,
