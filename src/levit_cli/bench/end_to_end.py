@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from levit_cli.bench.models import BenchModel, RandomWeights
-from levit_cli.bench.protocol import Protocol, Step, Timing, interleave
+from levit_cli.bench.protocol import Step, Timing, interleave, single_steps
 from levit_cli.bench.results import rounded, utf8_name
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.data.inputs import SUFFIXES, Input, walk
@@ -34,7 +34,7 @@ from levit_cli.system.output import Sink
 
 MAX_IMAGES = 256
 MAX_LISTED = 100_000
-PROTOCOL = Protocol("quick", warmup_s=0, duration_s=0, rounds=3, average="median", untimed=0)
+PROTOCOL = single_steps(rounds=3)
 BATCH_SIZE = 16
 TOP_K = 5
 PARTS = ("decode", "resize", "network", "output")

@@ -52,6 +52,11 @@ PROTOCOLS: dict[BenchProtocol, Protocol] = {
 }
 
 
+def single_steps(rounds: int) -> Protocol:
+    """Return a protocol for long steps: one warm-up step, then one timed step in each round."""
+    return Protocol("quick", warmup_s=0, duration_s=0, rounds=rounds, average="median", untimed=0)
+
+
 def make_protocol(name: BenchProtocol, *, warmup_s: float | None = None, duration_s: float | None = None) -> Protocol:
     """Return the named protocol, with its times replaced by those that are not None.
 
