@@ -18,7 +18,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from benchmarks.measuring import Run, collect, machine, random_model, ratios, run_process, versions
-from levit_cli.system.text import count
+from levit_cli.system.text import count_noun
 
 PHOTO = Path(__file__).parent.parent / "examples" / "cat.jpg"
 TRANSFORMERS = (
@@ -64,7 +64,9 @@ def main() -> None:
     options = parser.parse_args()
     runs = measure(options.variant, options.rounds)
     print(f"{options.variant}, {machine()}; {versions('torch', 'transformers', 'openvino', 'typer')}")
-    print(f"median of {count(options.rounds, 'interleaved round')}\n\n| command | wall s | peak MB |\n|---|---|---|")
+    print(
+        f"median of {count_noun(options.rounds, 'interleaved round')}\n\n| command | wall s | peak MB |\n|---|---|---|"
+    )
     for name, measured in runs.items():
         wall_s, peak_mb = median(run.wall_s for run in measured), median(run.peak_mb for run in measured)
         print(f"| {name} | {wall_s:.2f} | {peak_mb:.0f} |")

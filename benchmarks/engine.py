@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.measuring import machine, ratios, versions
 from levit_cli.bench.protocol import Protocol, Step, interleave
-from levit_cli.system.text import count
+from levit_cli.system.text import count_noun
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # switches off OpenVINO's telemetry
 
@@ -130,8 +130,9 @@ def main() -> None:
     protocol = Protocol("quick", TURN_S, TURN_S * options.rounds, options.rounds, average="median")
     timings = interleave(steps, protocol)
     print(
-        f"\n{options.variant}, {options.precision}, batch {options.batch_size}, {count(options.threads, 'thread')}, "
-        f"{machine()}; {versions('torch', 'timm', 'openvino')}; {count(options.rounds, 'interleaved round')}\n"
+        f"\n{options.variant}, {options.precision}, batch {options.batch_size}, "
+        f"{count_noun(options.threads, 'thread')}, {machine()}; {versions('torch', 'timm', 'openvino')}; "
+        f"{count_noun(options.rounds, 'interleaved round')}\n"
     )
     print("| engine | images/s, median | levit is faster by, least / median / most |\n|---|---|---|")
     for name, timing in timings.items():

@@ -23,7 +23,7 @@ from levit_cli.bench.protocol import measure
 from levit_cli.choices import Decoding, Precision
 from levit_cli.data.inputs import Input, walk
 from levit_cli.engines.spec import usable_threads
-from levit_cli.system.text import count
+from levit_cli.system.text import count_noun
 
 BOUND_PHOTOS = 128
 CLOSING_LINE = re.compile(r"images? in ([\d.]+) s")
@@ -96,14 +96,14 @@ def main() -> None:
     cores = usable_threads()
     bound = len(paths) * (decode_s + network_s) / cores
     print(
-        f"{count(len(paths), 'photo')}, {options.variant}, {options.precision}, --decode {options.decode}, "
+        f"{count_noun(len(paths), 'photo')}, {options.variant}, {options.precision}, --decode {options.decode}, "
         f"{machine()}; {versions('torch', 'transformers', 'openvino', 'pillow')}; "
-        f"{count(options.rounds, 'interleaved round')}\n"
+        f"{count_noun(options.rounds, 'interleaved round')}\n"
     )
     print("| command | wall s, median | photos/s |\n|---|---|---|")
     for name, times in wall_s.items():
         print(f"| {name} | {median(times):.2f} | {len(paths) / median(times):.1f} |")
-    print(f"| bound on {count(cores, 'core')} | {bound:.2f} | {len(paths) / bound:.1f} |")
+    print(f"| bound on {count_noun(cores, 'core')} | {bound:.2f} | {len(paths) / bound:.1f} |")
     print(f"\none core: {1000 * decode_s:.2f} ms for decoding and {1000 * network_s:.2f} ms for the network per photo")
     whole, streaming = (100 * bound / median(times) for times in (wall_s["levit"], streaming_s))
     print(f"levit reaches {whole:.0f} % of the bound with start-up, {streaming:.0f} % without")

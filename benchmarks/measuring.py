@@ -15,7 +15,7 @@ from statistics import median
 from typing import NamedTuple, TypeVar
 
 from levit_cli.bench.protocol import Step, interleave, single_steps
-from levit_cli.system.text import count
+from levit_cli.system.text import count_noun
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def machine() -> str:
     """Return the name of the CPU and the number of cores that this process may use."""
     from levit_cli.bench.machine import cpu_name
 
-    return f"{cpu_name()}, {count(len(os.sched_getaffinity(0)), 'core')}"
+    return f"{cpu_name()}, {count_noun(len(os.sched_getaffinity(0)), 'core')}"
 
 
 def versions(*names: str) -> str:

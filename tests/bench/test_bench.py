@@ -246,6 +246,10 @@ def test_an_existing_output_is_replaced_only_with_overwrite(tmp_path: Path) -> N
     Outputs(path, overwrite=True).require_free()
     with pytest.raises(UsageError, match="also an input"):
         Outputs(path, overwrite=True).require_free([path])
+    plot = tmp_path / "speed.svg"
+    plot.write_text("kept")
+    with pytest.raises(UsageError, match="also an input"):
+        Outputs(tmp_path / "now.json", plot=plot, overwrite=True).require_free([plot])
 
 
 def test_the_suffix_determines_the_format_unless_it_is_named() -> None:

@@ -13,7 +13,7 @@ from levit_cli.bench.results import SCHEMA_VERSION, Row, rounded, utf8_name
 from levit_cli.bench.runners import ModelRunner
 from levit_cli.errors import ExitCode, UsageError
 from levit_cli.system.progress import Log
-from levit_cli.system.text import count
+from levit_cli.system.text import count_noun
 
 MAX_BYTES = 16 << 20
 HINT = "--compare takes a file written by levit bench --format json"
@@ -29,7 +29,7 @@ class Key(NamedTuple):
     threads: int
 
     def __str__(self) -> str:
-        threads = count(self.threads, "thread")
+        threads = count_noun(self.threads, "thread")
         return f"{self.model} ({self.engine}, {self.precision}, batch size {self.batch_size}, {threads})"
 
 

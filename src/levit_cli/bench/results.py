@@ -15,7 +15,7 @@ from typing import Any
 from levit_cli.bench.paper import CLAIMS, HARDWARE, PUBLISHED, Claim
 from levit_cli.bench.protocol import Average, Timing
 from levit_cli.bench.runners import ModelRunner
-from levit_cli.system.text import count
+from levit_cli.system.text import count_noun
 
 SCHEMA_VERSION = 1
 SIGNIFICANT_DIGITS = 5  # more than a measurement has
@@ -173,7 +173,7 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
 def describe_machine(meta: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Return the device, the engine and the precision of a run; for a CPU also the number of threads."""
     spec = rows[0].runner.spec
-    device = f"{meta['cpu']}, {count(spec.threads, 'thread')}" if meta["device"] == "cpu" else meta["device"]
+    device = f"{meta['cpu']}, {count_noun(spec.threads, 'thread')}" if meta["device"] == "cpu" else meta["device"]
     return f"{device}, {spec.engine} in {spec.precision}"
 
 

@@ -4,7 +4,7 @@ Errors are found before minutes are spent on measuring: first contradicting opti
 devices. Nothing is written before everything is measured.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from levit_cli.predict.pipeline import OUT_OF_MEMORY
 from levit_cli.system.output import choose_format, require_free, write_output
 from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.progress import Log, progress, shows_progress, silent
-from levit_cli.system.text import count
+from levit_cli.system.text import count_noun
 
 Draw = Callable[[Sequence[Row], dict[str, Any], str], bytes]
 
@@ -57,7 +57,7 @@ class Outputs:
     overwrite: bool = False
     color: bool = True
 
-    def require_free(self, inputs: Iterable[Path] = ()) -> None:
+    def require_free(self, inputs: Sequence[Path] = ()) -> None:
         """Check before any work that the files can be written.
 
         Raises:
@@ -126,7 +126,7 @@ def bench(
         LevitError: the models cannot be measured, or the results cannot be written.
     """
     _check_options(selection, protocol, folder, compare_with, fail_below)
-    outputs.require_free(filter(None, (compare_with,)))
+    outputs.require_free([compare_with] if compare_with else [])
     format = outputs.chosen_format()
     earlier = read_earlier_run(compare_with) if compare_with else None
     if folder:
@@ -161,7 +161,9 @@ def _check_options(
     if fail_below is not None and compare_with is None:
         raise UsageError("--fail-below needs an earlier run", hint="add --compare FILE")
     if folder and protocol.name == "paper":
-        raise UsageError("--end-to-end times levit predict, which has no paper protocol", hint="leave --protocol out")
+        raise UsageError(
+            "--end-to-end has no paper protocol", why="it measures levit predict", hint="leave --protocol out"
+        )
     require_number("--fail-below", fail_below)
 
 
@@ -213,8 +215,8 @@ def _make_runner(model: BenchModel, spec: EngineSpec, batch_size: int | None, *,
 def _describe(runner: ModelRunner) -> str:
     spec, weights = runner.spec, "trained" if runner.model.is_trained else "random"
     return (
-        f"{runner.model.name}: {spec.engine} on {spec.device} in {spec.precision}, {count(spec.threads, 'thread')}, "
-        f"batch size {runner.batch_size}, {weights} weights"
+        f"{runner.model.name}: {spec.engine} on {spec.device} in {spec.precision}, "
+        f"{count_noun(spec.threads, 'thread')}, batch size {runner.batch_size}, {weights} weights"
     )
 
 

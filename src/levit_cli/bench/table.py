@@ -14,7 +14,7 @@ from levit_cli.bench.paper import HARDWARE, PUBLISHED, SOURCE
 from levit_cli.bench.protocol import UNSTABLE_CV
 from levit_cli.bench.results import Row, Verdict, describe_machine, verdicts
 from levit_cli.system.output import is_terminal
-from levit_cli.system.text import count, printable
+from levit_cli.system.text import count_noun, printable
 
 NAME_WIDTH = 15  # characters; a longer name is folded if the table gets too wide
 VERDICT_STYLES = {"holds": "green", "less": "yellow", "not faster": "red"}
@@ -90,7 +90,7 @@ def _add_speeds(page: Page, meta: Mapping[str, Any], rows: Sequence[Row]) -> Non
     page.add_title(f"Speed on this machine: {describe_machine(meta, rows)}")
     page.add_note(
         f"{meta['protocol']} protocol: {_batch_sizes(rows)}; {meta['duration_s']:g} s timed per model, "
-        f"in {count(meta['rounds'], 'interleaved round')}; {_weights(rows)}"
+        f"in {count_noun(meta['rounds'], 'interleaved round')}; {_weights(rows)}"
     )
     page.add_blank_line()
     unstable = [row.timing.is_unstable for row in rows]
@@ -196,10 +196,12 @@ def _add_comparisons(page: Page, comparisons: Sequence[Comparison]) -> None:
 
 def _add_end_to_end(page: Page, runs: Sequence[EndToEndRun]) -> None:
     first = runs[0]
-    page.add_title(f"End to end, from file to record: {count(first.images, 'image')} in {printable(str(first.folder))}")
+    page.add_title(
+        f"End to end, from file to record: {count_noun(first.images, 'image')} in {printable(str(first.folder))}"
+    )
     page.add_note(
-        f"the pipeline of levit predict: {count(first.workers, 'decoding thread')}, "
-        f"{count(first.spec.streams, 'network thread')}, batch size {first.batch_size}"
+        f"the pipeline of levit predict: {count_noun(first.workers, 'decoding thread')}, "
+        f"{count_noun(first.spec.streams, 'network thread')}, batch size {first.batch_size}"
     )
     page.add_blank_line()
     page.add_table(
@@ -215,7 +217,7 @@ def _add_end_to_end(page: Page, runs: Sequence[EndToEndRun]) -> None:
         "Threads run in parallel, so the parts add up to more than the time between two images."
     )
     if first.failed:
-        page.add_note(f"{count(first.failed, 'image')} could not be decoded.", "yellow")
+        page.add_note(f"{count_noun(first.failed, 'image')} could not be decoded.", "yellow")
 
 
 def _end_to_end_cells(run: EndToEndRun) -> tuple[str, ...]:
