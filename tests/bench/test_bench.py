@@ -159,7 +159,8 @@ def test_only_rows_with_the_same_settings_are_compared(tmp_path: Path) -> None:
     comparisons = compare(now, read_earlier_run(path))
     assert [(each.key.model, each.ratio) for each in comparisons] == [("levit-256", 0.8), ("levit-128S", 1.5)]
     assert "0.80x" in text_of(now, comparisons)
-    assert "no model with the same engine, precision, batch size and threads" in " ".join(text_of(now, []).split())
+    unwrapped = " ".join(text_of(now, []).split())
+    assert "No model ran in both with the same engine, precision, batch size and number of threads" in unwrapped
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ class _TimedPipeline:
     def run(self) -> None:
         """Classify all images once."""
         reader, stats, output_s = _TimedReader(self.transform), Stats(), 0.0
-        ahead = Prefetcher(self.images, reader, batch_size=self.batch_size, workers=self.workers)
-        predictions = predict(ahead, self.engine, top_k=TOP_K, streams=self.engine.spec.streams, stats=stats)
+        prefetcher = Prefetcher(self.images, reader, batch_size=self.batch_size, workers=self.workers)
+        predictions = predict(prefetcher, self.engine, top_k=TOP_K, streams=self.engine.spec.streams, stats=stats)
         with Sink(Path(os.devnull)) as sink:
             writer = Records(sink, JsonLines(self.labels, TOP_K))
             for prediction in predictions:

@@ -183,7 +183,7 @@ def _add_comparisons(page: Page, comparisons: Sequence[Comparison]) -> None:
     page.add_title("Compared with the earlier run (a ratio above 1 is faster now)")
     page.add_blank_line()
     if not comparisons:
-        page.add_note("The two runs have no model with the same engine, precision, batch size and threads in common.")
+        page.add_note("No model ran in both with the same engine, precision, batch size and number of threads.")
         return
     page.add_table(
         (" model", "images/s\nbefore", "images/s\nnow", "ratio"),
