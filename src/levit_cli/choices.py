@@ -17,7 +17,7 @@ ClipMode = Literal["norm", "agc"]  # norm: all gradients as one vector; agc: eac
 Format = Literal["table", "jsonl", "json", "csv", "tsv"]
 BenchFormat = Literal["table", "json", "csv"]
 BenchProtocol = Literal["quick", "paper"]
-Baseline = Literal[
+BaselineName = Literal[
     "efficientnet_b0",
     "efficientnet_b1",
     "efficientnet_b2",
@@ -30,4 +30,4 @@ Baseline = Literal[
 
 CHECKPOINT_FORMATS: tuple[CheckpointFormat, ...] = get_args(CheckpointFormat)
 FORMATS: tuple[Format, ...] = get_args(Format)
-BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
