@@ -4,8 +4,7 @@ What comes out is one thing, a ``Checkpoint``: shape, labels, preprocessing and 
 source was Meta's ``.pth``, timm's or Hugging Face's files, the model inside this package, the hub or an address.
 """
 
-from levit_cli.checkpoints.checkpoint import Checkpoint
-from levit_cli.checkpoints.load import DEMO, load, own_folder
+from levit_cli.checkpoints.load import DEMO, Checkpoint, load, own_folder
 from levit_cli.checkpoints.metadata_parts import Evaluation
 from levit_cli.checkpoints.save import save
 

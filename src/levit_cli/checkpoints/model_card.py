@@ -1,7 +1,7 @@
 """The README.md that travels in a converted folder: what it is, where it came from, how it wants its images."""
 
 from levit_cli import __version__
-from levit_cli.checkpoints.checkpoint import Checkpoint
+from levit_cli.checkpoints.load import Checkpoint
 from levit_cli.choices import CheckpointFormat
 from levit_cli.model.tensors import count_parameters
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints.checkpoint import Checkpoint
+from levit_cli.checkpoints.load import Checkpoint
 from levit_cli.checkpoints.metadata import write_metadata
 from levit_cli.checkpoints.model_card import model_card
 from levit_cli.checkpoints.weights import (

@@ -26,8 +26,7 @@ finally:
 
 from levit_cli import __version__
 from levit_cli.choices import Precision
-from levit_cli.engines.batch import pad_batch
-from levit_cli.engines.spec import Cache, EngineSpec, require_precision
+from levit_cli.engines.spec import Cache, EngineSpec, pad_batch, require_precision
 from levit_cli.images.transforms import Transform
 from levit_cli.model import folded as fused
 from levit_cli.model.config import Grid, LevitConfig

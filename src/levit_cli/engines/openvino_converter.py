@@ -8,8 +8,7 @@ import torch
 
 from levit_cli.engines.openvino import Requests, properties, shared_core, with_precision
 from levit_cli.engines.spec import EngineSpec
-from levit_cli.engines.torch import BytesNetwork
-from levit_cli.engines.tracing import trace
+from levit_cli.engines.torch import BytesNetwork, trace
 
 import openvino as ov  # isort: skip  # behind our engine, which keeps the telemetry out
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from levit_cli.choices import Device, EngineName, Precision
 from levit_cli.errors import RefusedError
 
@@ -66,3 +69,12 @@ def require_precision(spec: EngineSpec, supported: tuple[Precision, ...], prefer
             hint=f"it does in {', '.join(supported)}",
         )
     return spec
+
+
+def pad_batch(pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
+    """The batch with black images behind it, so that the last one of a run needs no graph of its own."""
+    if len(pixels) >= batch_size:
+        return np.ascontiguousarray(pixels)
+    filled = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
+    filled[: len(pixels)] = pixels
+    return filled

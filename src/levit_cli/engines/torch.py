@@ -1,6 +1,8 @@
 """The engine for GPUs, and a second opinion on CPUs: the inference form as torch functions."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from levit_cli.choices import Precision
-from levit_cli.engines.batch import pad_batch
-from levit_cli.engines.spec import EngineSpec, require_precision
+from levit_cli.engines.spec import EngineSpec, pad_batch, require_precision
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import Transform
 from levit_cli.model import folded as fused
@@ -193,3 +194,23 @@ def _with_streams(spec: EngineSpec) -> EngineSpec:
 def gpu_name() -> str:
     """The model of the GPU that ``cuda`` means."""
     return torch.cuda.get_device_name()
+
+
+def trace(module: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
+    """The module as a recorded graph. Constants that it computes from the shape of ``example`` are kept."""
+    with torch.no_grad(), _plain_attention(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated, and that shapes become constants
+        # without the check, which runs the module thrice more and takes three quarters of the time
+        traced: torch.jit.ScriptModule = torch.jit.trace(module.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+    return traced
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention of torch.nn as products and softmax instead of one operation of torch's own."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
