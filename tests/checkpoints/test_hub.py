@@ -286,7 +286,7 @@ def test_what_could_be_no_hub_id_is_none(source: str) -> None:
 def test_an_id_that_the_hub_does_not_allow_is_refused_unasked(machine: Machine, fake: FakeHub) -> None:
     outcome = machine.load("owner/two--dashes")
     assert outcome.exit_code == ExitCode.REFUSED
-    assert "owner/two--dashes is no hub id" in outcome.message
+    assert "owner/two--dashes is not a hub id" in outcome.message
     assert fake.asked() == []
 
 
@@ -412,10 +412,10 @@ def test_a_system_without_symbolic_links_is_served_too(machine: Machine, fake: F
     config.write_bytes(flip(config.read_bytes()))
     outcome = machine.load(env=no_links)
     outcome.require()
-    assert outcome.warnings == [f"config.json of {REPO} is damaged; fetching it again"]
+    assert outcome.warnings == [f"config.json of {REPO} is damaged; downloading it again"]
 
 
-# A hub that does not answer
+# A hub that does not respond
 
 
 @pytest.mark.guarantee("hub-down")
@@ -436,20 +436,20 @@ def test_a_hub_that_is_down_is_replaced_by_the_cached_copy_with_one_warning(warm
     outcome = warm.load(env={"HF_ENDPOINT": nowhere})
     outcome.require()
     (warning,) = outcome.warnings
-    assert f"The hub at {nowhere} does not answer" in warning
+    assert f"The hub at {nowhere} does not respond" in warning
     assert "refused" in warning
 
 
 def test_a_hub_that_is_down_before_anything_is_cached_is_unreachable_at_once(machine: Machine, nowhere: str) -> None:
     outcome = machine.load(env={"HF_ENDPOINT": nowhere})
-    require_unreachable(outcome, f"The hub at {nowhere} does not answer", "refused")
+    require_unreachable(outcome, f"The hub at {nowhere} does not respond", "refused")
     assert outcome.seconds < LONG_S
 
 
 @pytest.mark.guarantee("hub-down")
 @pytest.mark.parametrize("endpoint", ["http://somebody.invalid", "no address"])
 def test_an_endpoint_that_leads_nowhere_is_unreachable(machine: Machine, endpoint: str) -> None:
-    require_unreachable(machine.load(env={"HF_ENDPOINT": endpoint}), f"The hub at {endpoint} does not answer")
+    require_unreachable(machine.load(env={"HF_ENDPOINT": endpoint}), f"The hub at {endpoint} does not respond")
 
 
 @pytest.mark.parametrize("variable", ["HF_ENDPOINT", "HF_HUB_ETAG_TIMEOUT"])
@@ -461,7 +461,7 @@ def test_a_setting_that_the_client_cannot_read_is_a_usage_error(machine: Machine
 
 def test_what_answers_in_place_of_the_hub_is_no_hub(machine: Machine, fake: FakeHub) -> None:
     fake.add(REPO, {}).answer = (200, "")  # as a portal of a hotel does
-    require_unreachable(machine.load(), "does not answer")
+    require_unreachable(machine.load(), "does not respond")
 
 
 @pytest.mark.guarantee("hub-slow")
@@ -470,20 +470,20 @@ def test_a_hub_that_falls_silent_is_given_up_within_seconds(
 ) -> None:
     monkeypatch.setattr(fake, "answer", lambda exchange, path: exchange.stall())
     outcome = machine.load()
-    require_unreachable(outcome, "does not answer", "Timeout")
+    require_unreachable(outcome, "does not respond", "Timeout")
     assert outcome.seconds < 2 * hub.ANSWER_TIMEOUT_S
 
 
 # A hub that refuses
 
 REFUSALS = [
-    ((401, "RepoNotFound"), "it is private or does not exist, or HF_TOKEN is missing or not valid"),
-    ((401, "GatedRepo"), "access to it must be granted first"),
-    ((403, "GatedRepo"), "access to it must be granted first"),
+    ((401, "RepoNotFound"), "the repository is private or does not exist, or HF_TOKEN is missing or invalid"),
+    ((401, "GatedRepo"), "the repository is gated: request access"),
+    ((403, "GatedRepo"), "the repository is gated: request access"),
     ((403, ""), "the account of HF_TOKEN may not read it"),
     ((404, "RepoNotFound"), "there is no such repository"),
     ((429, ""), "too many requests"),
-    ((503, ""), "the hub answered with status 503"),
+    ((503, ""), "the hub responded with HTTP status 503"),
 ]
 
 
@@ -493,17 +493,17 @@ def test_a_refusal_is_unreachable_with_its_own_reason_and_without_the_token(
     machine: Machine, repository: Repository, answer: tuple[int, str], why: str
 ) -> None:
     repository.answer = answer
-    require_unreachable(machine.load(env={"HF_TOKEN": TOKEN}), f"The hub does not give {REPO}", why)
+    require_unreachable(machine.load(env={"HF_TOKEN": TOKEN}), f"Cannot get {REPO}", why)
 
 
 def test_a_repository_that_is_not_there_is_unreachable(machine: Machine, fake: FakeHub) -> None:
-    require_unreachable(machine.load("nobody/nothing"), "The hub does not give nobody/nothing", "no such repository")
+    require_unreachable(machine.load("nobody/nothing"), "Cannot get nobody/nothing from the hub", "no such repository")
 
 
 def test_a_revision_that_is_not_there_is_unreachable_and_is_the_reason(
     machine: Machine, repository: Repository
 ) -> None:
-    require_unreachable(machine.load(f"{REPO}@v9"), f"The hub does not give {REPO}@v9", "it has no such revision")
+    require_unreachable(machine.load(f"{REPO}@v9"), f"Cannot get {REPO}@v9", "the repository has no such revision")
 
 
 @pytest.mark.parametrize(("answer", "why"), REFUSALS[2:4] + REFUSALS[5:])
@@ -512,7 +512,7 @@ def test_files_that_are_refused_though_listed_are_unreachable_at_once(
 ) -> None:
     repository.file_answer = answer
     outcome = machine.load(env={"HF_TOKEN": TOKEN})
-    require_unreachable(outcome, f"The hub does not give {REPO}", why)
+    require_unreachable(outcome, f"Cannot get {REPO}", why)
     assert outcome.seconds < LONG_S
 
 
@@ -528,12 +528,12 @@ def test_the_token_goes_to_the_hub_and_not_to_where_the_hub_sends_us(
 
 def test_a_token_that_no_request_can_carry_is_not_printed(machine: Machine, repository: Repository) -> None:
     outcome = machine.load(env={"HF_TOKEN": f"{TOKEN}\vand more"})
-    require_unreachable(outcome, "does not answer", "Illegal header value")
+    require_unreachable(outcome, "does not respond", "Illegal header value")
 
 
 def test_the_password_in_an_endpoint_is_not_printed(machine: Machine, nowhere: str) -> None:
     outcome = machine.load(env={"HF_ENDPOINT": nowhere.replace("//", f"//me:{TOKEN}@")})
-    require_unreachable(outcome, "does not answer")
+    require_unreachable(outcome, "does not respond")
 
 
 # Bytes that are not the hub's
@@ -555,7 +555,7 @@ def test_a_bit_flipped_on_the_way_once_costs_a_warning(machine: Machine, reposit
     repository.faults = {"model.safetensors": "flip once"}
     outcome = machine.load()
     outcome.require()
-    assert outcome.warnings == [f"model.safetensors of {REPO} is damaged; fetching it again"]
+    assert outcome.warnings == [f"model.safetensors of {REPO} is damaged; downloading it again"]
 
 
 @pytest.mark.guarantee("hub-flipped-byte")
@@ -568,7 +568,7 @@ def test_a_bit_flipped_in_the_cache_is_found_and_offline_refused(warm: Machine, 
     assert f"{name} of {REPO} is damaged" in outcome.message
     outcome = warm.load()
     outcome.require()
-    assert outcome.warnings == [f"{name} of {REPO} is damaged; fetching it again"]
+    assert outcome.warnings == [f"{name} of {REPO} is damaged; downloading it again"]
     assert fake.asked().count(f"GET {name}") == 1
     warm.load(offline=True).require()
 
@@ -620,7 +620,7 @@ def test_bodies_that_are_cut_or_stall_end_in_bounded_time_and_leave_nothing(
         runs[name] = machine.start(f"somebody/{name}", env={"HF_HUB_DOWNLOAD_TIMEOUT": "1"})
     for name, run in runs.items():
         outcome = run.finish()
-        require_unreachable(outcome, f"Fetching model.safetensors of somebody/{name} failed")
+        require_unreachable(outcome, f"Cannot download model.safetensors of somebody/{name}")
         held = [path.read_bytes() for path in machine.cache.glob(f"models--somebody--{name}/blobs/*")]
         assert sorted(held) == sorted([whole["config.json"], whole["preprocessor_config.json"]])
         fake.repositories[f"somebody/{name}"].faults.clear()
@@ -669,7 +669,7 @@ def test_a_newer_commit_that_does_not_come_leaves_the_older_in_use(
     outcome = warm.load()
     outcome.require()
     (warning,) = outcome.warnings
-    assert "the hub answered with status 503" in warning
+    assert "the hub responded with HTTP status 503" in warning
     assert f"commit {older[:8]}" in warning
     warm.load(offline=True).require()
 
@@ -718,7 +718,7 @@ def test_a_read_only_cache_serves_what_it_holds(
     outcome = read_only.load(first=LIKE_ANYONE)
     outcome.require()
     (warning,) = outcome.warnings
-    assert f"Cannot write the hub's cache {read_only.cache}" in warning
+    assert f"Cannot write the hub cache {read_only.cache}" in warning
     fake.add("somebody/else", newer)
     outcome = read_only.load("somebody/else", first=LIKE_ANYONE)
     assert outcome.exit_code == ExitCode.OUTPUT

@@ -15,8 +15,8 @@ def test_it_converts_and_proves_it(tiny_folder: Path, tmp_path: Path, format: st
     done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / name, "--to", format, *dtype)
     assert done.returncode == 0, done.stderr
     report = done.stdout.decode()
-    assert "left over     0" in report
-    assert "proof         logits differ by at most" in report
+    assert "unmapped      0" in report
+    assert "verification  logits differ by at most" in report
     assert (tmp_path / name).exists()
     if not dtype:
         assert "at most 0 (of" in report  # the same weights, the same engine

@@ -77,7 +77,10 @@ def test_nothing_is_written_to_the_home_folder_and_no_library_reports(tiny_folde
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--engine", "torch", "-m", "demo"], b"The torch engine cannot be used"), (["-m", "w.pth"], b"only torch reads")],
+    [
+        (["--engine", "torch", "-m", "demo"], b"The torch engine cannot be used"),
+        (["-m", "w.pth"], b"which only torch"),
+    ],
 )
 def test_a_torch_that_does_not_import_is_exit_3_and_no_bug(tmp_path: Path, arguments: list[str], said: bytes) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is not there')")

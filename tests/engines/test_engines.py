@@ -89,7 +89,7 @@ def test_without_a_compiler_the_compiled_engine_is_refused(tiny_folder: Path, tm
     without = environment(CXX=str(tmp_path / "no-compiler"), XDG_CACHE_HOME=str(tmp_path / "cache"))
     done = levit("predict", image, "-m", tiny_folder, "--engine", "compile", env=without)
     assert done.returncode == 3, done.stderr
-    assert b"torch.compile does not work here" in done.stderr
+    assert b"torch.compile does not work on this machine" in done.stderr
     assert b"--engine openvino" in done.stderr
     assert b"Traceback" not in done.stderr
 
@@ -117,7 +117,7 @@ def test_a_device_or_a_precision_that_is_not_there_is_refused(demo: Checkpoint) 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("engine", ["auto", "torch", "compile"])
 def test_a_gpu_that_is_not_there_is_refused(demo: Checkpoint, engine: EngineName) -> None:
-    with pytest.raises(RefusedError, match="There is no cuda device here"):
+    with pytest.raises(RefusedError, match="There is no cuda device on this machine"):
         make_engine(demo, EngineSpec(device="cuda", engine=engine))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from levit_cli.checkpoints import Checkpoint, load, save
-from levit_cli.checkpoints.detect import translate
+from levit_cli.checkpoints.detect import convert_state_dict
 from levit_cli.checkpoints.save import to_format
 from levit_cli.choices import CheckpointFormat, PreprocessingName
 from levit_cli.data.labels import Labels, from_names, imagenet1k
@@ -278,7 +278,7 @@ def test_a_folder_of_an_older_transformers_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(published))
     checkpoint = load(tmp_path)
     assert_random_model(checkpoint)
-    assert len(checkpoint.translation.dropped) == sum(TINY.depths) + 2
+    assert len(checkpoint.conversion.dropped) == sum(TINY.depths) + 2
     assert checkpoint.transform == transform_for("hf", (64, 64))
 
 
@@ -360,16 +360,16 @@ def test_a_folder_of_timm_is_loaded(tmp_path: Path, safe: bool) -> None:
         ("vit_tiny_patch16_224", "ViT or DeiT"),
         ("deit_tiny_distilled_patch16_224", "ViT or DeiT"),
         ("efficientnet_b0", "EfficientNet"),
-        ("efficientformer_l1", "nothing known"),
+        ("efficientformer_l1", "an unknown architecture"),
         ("swin_tiny_patch4_window7_224", "ViT or DeiT"),
-        ("convnext_atto", "nothing known"),
+        ("convnext_atto", "an unknown architecture"),
     ],
 )
 def test_another_architecture_of_timm_is_refused(architecture: str, likeness: str) -> None:
     with torch.device("meta"):
         state = timm.create_model(architecture).state_dict()
-    with pytest.raises(RefusedError, match=f"no LeViT checkpoint: it looks like .*{likeness}"):
-        translate(hollow(state), Path("model.safetensors"))
+    with pytest.raises(RefusedError, match=f"not a LeViT checkpoint: it looks like .*{likeness}"):
+        convert_state_dict(hollow(state), Path("model.safetensors"))
 
 
 @pytest.mark.parametrize("architecture", ["levit_384_s8", "levit_512_s8"])
@@ -377,7 +377,7 @@ def test_a_levit_with_another_stem_is_refused(architecture: str) -> None:
     with torch.device("meta"):
         state = timm.create_model(architecture).state_dict()
     with pytest.raises(RefusedError, match=r"stem\.conv4"):
-        translate(hollow(state), Path("model.safetensors"))
+        convert_state_dict(hollow(state), Path("model.safetensors"))
 
 
 def hollow(state: dict[str, torch.Tensor]) -> dict[str, NDArray[Any]]:

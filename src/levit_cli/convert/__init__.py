@@ -1,4 +1,4 @@
-"""Translating a checkpoint and proving that nothing was lost: both sides classify the same images."""
+"""Convert a checkpoint and verify the result: source and result must return the same logits (convert-checkpoint)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,20 +12,20 @@ from levit_cli.errors import RefusedError, UsageError
 from levit_cli.system.atomic import same_file
 from levit_cli.system.output import require_free
 
-PROOF_IMAGES = 8
-PROOF_SEED = 2021
-# What half a unit in the last place of each type, carried through the network, may do to the logits. A slip in a name
-# or in an order of rows shows as a difference of the logits' own size.
+VERIFICATION_IMAGES = 8
+VERIFICATION_SEED = 2021
+# Maximum difference of the logits relative to the largest one. It allows for the rounding of the weights to each type.
+# A wrong name or a wrong order of rows causes a difference as large as the logits themselves.
 TOLERANCE = {"float32": 1e-5, "float16": 0.05, "bfloat16": 0.3}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did, tensor by tensor, and how far the logits moved.
+    """The result of a conversion and the difference of the logits.
 
     Args:
-        logit_difference: the largest, over ``PROOF_IMAGES`` images of noise and all classes.
-        logit_scale: the largest logit of the source, to compare with.
+        logit_difference: largest absolute difference over ``VERIFICATION_IMAGES`` noise images and all classes.
+        logit_scale: largest absolute logit of the source.
     """
 
     source: Checkpoint
@@ -35,20 +35,21 @@ class Report:
     logit_scale: float
 
     def as_text(self) -> str:
-        """Lines for people."""
-        translation, transform, names = self.source.translation, self.source.transform, self.source.labels
+        """Return the report as lines of text."""
+        conversion, transform, labels = self.source.conversion, self.source.transform, self.source.labels
+        not_stored = "not stored (a weight file has no metadata)"
         lines = [
             f"source        {self.source.origin} ({self.source.format}, {self.source.dtype})",
             f"architecture  {self.source.architecture}",
             f"result        {self.files[0]} ({self.result.format}, {self.result.dtype})",
-            f"mapped        {translation.mapped} tensors",
-            f"derived       {_count(translation.derived)}",
-            f"dropped       {_count(translation.dropped)}",
-            "left over     0",
-            f"labels        {'kept' if self.result.labels == names else 'no place for them in this layout'}",
-            f"preprocessing {'kept' if self.result.transform == transform else 'no place for it in this layout'}",
-            f"proof         logits differ by at most {self.logit_difference:.3g} (of {self.logit_scale:.3g}) "
-            f"on {PROOF_IMAGES} fixed images",
+            f"mapped        {conversion.mapped} tensors",
+            f"derived       {_count(conversion.derived)}",
+            f"dropped       {_count(conversion.dropped)}",
+            "unmapped      0",
+            f"labels        {'kept' if self.result.labels == labels else not_stored}",
+            f"preprocessing {'kept' if self.result.transform == transform else not_stored}",
+            f"verification  logits differ by at most {self.logit_difference:.3g} (of {self.logit_scale:.3g}) "
+            f"on {VERIFICATION_IMAGES} fixed images",
         ]
         lines[4:4] = [f"note          {note}" for note in self.source.notes]
         return "\n".join(lines) + "\n"
@@ -59,7 +60,7 @@ def _count(names: tuple[str, ...]) -> str:
 
 
 def with_shortest_edge(checkpoint: Checkpoint, pixels: int) -> Checkpoint:
-    """The checkpoint with images resized to cover this many pixels a side before the crop."""
+    """Return the checkpoint with a preprocessing that resizes the shortest edge to ``pixels`` before the crop."""
     transform = replace(checkpoint.transform, resize_to=(pixels, pixels))
     return replace(
         checkpoint, transform=transform if transform == checkpoint.transform else replace(transform, name="custom")
@@ -69,37 +70,40 @@ def with_shortest_edge(checkpoint: Checkpoint, pixels: int) -> Checkpoint:
 def convert(
     checkpoint: Checkpoint, path: Path, format: CheckpointFormat, dtype: Dtype | None = None, *, overwrite: bool = False
 ) -> Report:
-    """Save a checkpoint in a format, load what was written, and compare the logits of both.
+    """Save a checkpoint in a format, load the result, and compare the logits of both.
+
+    Args:
+        path: a weight file or a folder; see ``checkpoints.save``.
+        dtype: type of the stored weights; None keeps the type of the source.
 
     Raises:
         UsageError: the output exists, or is the source.
-        RefusedError: the result does not give the source's logits.
-        OutputError: the disk does not take it.
+        RefusedError: the logits of the result differ from those of the source, or a weight does not fit ``dtype``.
+        OutputError: the output cannot be written.
     """
     _require_other_folder(checkpoint, path)
     require_free(path, checkpoint.files, overwrite=overwrite, folder=True)
     files = save(checkpoint, path, format, dtype)
     result = load(path)
-    images = _proof_images(checkpoint)
-    expected, found = (_logits(side, images) for side in (checkpoint, result))
+    images = _verification_images(checkpoint)
+    expected, actual = (_logits(model, images) for model in (checkpoint, result))
     report = Report(
-        checkpoint, result, tuple(files), float(np.abs(found - expected).max()), float(np.abs(expected).max())
+        checkpoint, result, tuple(files), float(np.abs(actual - expected).max()), float(np.abs(expected).max())
     )
     if not report.logit_difference <= TOLERANCE[result.dtype] * max(report.logit_scale, 1.0):
-        raise RefusedError(
-            f"{path} does not answer like its source", why=f"logits differ by {report.logit_difference:.3g}"
-        )
+        what = f"The logits of {path} differ from those of its source"
+        raise RefusedError(what, why=f"by up to {report.logit_difference:.3g} (of {report.logit_scale:.3g})")
     return report
 
 
 def _require_other_folder(checkpoint: Checkpoint, path: Path) -> None:
     if any(same_file(str(file), str(path / "model.safetensors")) for file in checkpoint.files):
-        raise UsageError(f"The output {path} is also an input", why="it was not touched")
+        raise UsageError(f"The output {path} is also the source", why="it was not changed", hint="choose another name")
 
 
-def _proof_images(checkpoint: Checkpoint) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    shape = (PROOF_IMAGES, *checkpoint.config.image_size, 3)
-    return np.random.default_rng(PROOF_SEED).integers(0, 256, shape, dtype=np.uint8)
+def _verification_images(checkpoint: Checkpoint) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    shape = (VERIFICATION_IMAGES, *checkpoint.config.image_size, 3)
+    return np.random.default_rng(VERIFICATION_SEED).integers(0, 256, shape, dtype=np.uint8)
 
 
 def _logits(

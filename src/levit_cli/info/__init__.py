@@ -1,4 +1,4 @@
-"""What ``levit info`` tells of a checkpoint."""
+"""Describe a checkpoint as JSON or text, for ``levit info``."""
 
 import json
 from dataclasses import asdict
@@ -11,8 +11,8 @@ SHOWN_LABELS = 5
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The facts, ready for JSON."""
-    config, translation = checkpoint.config, checkpoint.translation
+    """Return the facts about a checkpoint as a dict of JSON values."""
+    config, conversion = checkpoint.config, checkpoint.conversion
     return {
         "model": checkpoint.origin,
         "architecture": checkpoint.architecture,
@@ -29,21 +29,21 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "evaluation": asdict(checkpoint.evaluation) if checkpoint.evaluation else None,
         "temperature": checkpoint.temperature,
         "tensors": {
-            "mapped": translation.mapped,
-            "derived": list(translation.derived),
-            "dropped": list(translation.dropped),
+            "mapped": conversion.mapped,
+            "derived": list(conversion.derived),
+            "dropped": list(conversion.dropped),
         },
         "notes": list(checkpoint.notes),
     }
 
 
 def as_json(facts: dict[str, Any]) -> str:
-    """One indented object."""
+    """Return the facts as an indented JSON object."""
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """A line a fact, for people."""
+    """Return the facts as text, one per line."""
     config, transform, tensors = facts["config"], facts["preprocessing"], facts["tensors"]
     evaluation, labels = facts["evaluation"], facts["labels"]
     rows = {
@@ -53,22 +53,22 @@ def as_text(facts: dict[str, Any]) -> str:
         "key dims": _list(config["key_dims"]),
         "heads": _list(config["num_heads"]),
         "depths": _list(config["depths"]),
-        "image": "{} x {} px".format(*config["image_size"]),
+        "image size": "{} x {} px".format(*config["image_size"]),
         "classes": f"{labels['count']}: {', '.join(labels['first'])}{', …' if labels['count'] > SHOWN_LABELS else ''}",
         "outputs": "two heads, averaged" if config["distilled"] else "one head",
         "parameters": f"{facts['parameters']:,} ({facts['parameters_folded']:,} folded)",
         "MACs": f"{facts['macs']:,}",
         "preprocessing": (
-            f"{transform['name']}: cover {_list(transform['resize_to'])}, {transform['filter']}, "
-            f"crop {_list(transform['crop_size'])} ({transform['crop_rounding']})"
+            f"{transform['name']}: resize to cover {_size(transform['resize_to'])} ({transform['filter']}), "
+            f"crop {_size(transform['crop_size'])} ({transform['crop_rounding']})"
         ),
         "accuracy": (
             f"top-1 {evaluation['top1']:.4f} on {evaluation['images']:,} images of {evaluation['dataset']}"
             if evaluation
-            else "not stated in its files"
+            else "not stated in the metadata"
         ),
         "temperature": f"{facts['temperature']:.4g}{' (divides the logits)' if facts['temperature'] != 1 else ''}",
-        "dialect": f"{facts['dialect']}, {facts['dtype']}",
+        "format": f"{facts['dialect']}, {facts['dtype']}",
         "tensors": (
             f"{tensors['mapped']} mapped, {len(tensors['derived'])} derived, "
             f"{len(tensors['dropped'])} dropped on purpose"
@@ -82,3 +82,8 @@ def as_text(facts: dict[str, Any]) -> str:
 
 def _list(values: Any) -> str:
     return ", ".join(str(value) for value in values)
+
+
+def _size(size: Any) -> str:
+    height, width = size
+    return f"{height} x {width} px"
