@@ -90,7 +90,7 @@ def test_a_rectangular_image_size_must_be_given() -> None:
     assert convert_state_dict(arrays, PATH, image_size=(80, 48)).config.image_size == (80, 48)
     message = refusal(arrays)
     assert "not square (15 tokens)" in message
-    assert "the weights do not tell height from width" in message
+    assert "the weights do not determine height and width" in message
 
 
 @pytest.mark.parametrize("options", [{"image_size": (64, 100)}, {"image_size": (0, 0)}, {"drop_path_rate": 2.0}])

@@ -471,7 +471,7 @@ def test_a_silent_hub_times_out_within_seconds(
     monkeypatch.setattr(fake, "answer", lambda exchange, path: exchange.stall())
     outcome = machine.load()
     require_unreachable(outcome, "does not respond", "Timeout")
-    assert outcome.seconds < 2 * hub.ANSWER_TIMEOUT_S
+    assert outcome.seconds < 2 * hub.RESPONSE_TIMEOUT_S
 
 
 # A hub that refuses access

@@ -321,15 +321,15 @@ def first_changed(arrays: Arrays, change: Callable[[NDArray[Any]], NDArray[Any]]
     return {**arrays, name: change(arrays[name])}
 
 
-@pytest.mark.parametrize("place", ["a.safetensors", "a.pth", "folder/model.safetensors", "folder/pytorch_model.bin"])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "folder/model.safetensors", "folder/pytorch_model.bin"])
 @pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_model_is_refused_with_its_path_and_a_reason(
-    tmp_path: Path, damage: str, format: CheckpointFormat, place: str
+    tmp_path: Path, damage: str, format: CheckpointFormat, name: str
 ) -> None:
     change, reason = DAMAGES[damage]
-    path = write_arrays(tmp_path / place, change(arrays_of(format)))
-    source = path.parent if place.startswith("folder") else path
+    path = write_arrays(tmp_path / name, change(arrays_of(format)))
+    source = path.parent if name.startswith("folder") else path
     error = refusal(source)
     assert reason in str(error)
     assert str(source) in str(error)

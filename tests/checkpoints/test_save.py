@@ -206,9 +206,9 @@ def test_a_weight_that_overflows_is_refused_by_name(
     checkpoint = load(write_model(tmp_path / "source.pth", "fb"))
     array = checkpoint.state[name].copy()
     array.flat[-1] = value
-    spoilt = replace(checkpoint, state={**checkpoint.state, name: array})
+    damaged = replace(checkpoint, state={**checkpoint.state, name: array})
     with pytest.raises(RefusedError, match=f"{name} cannot be stored as {dtype}") as caught:
-        save(spoilt, tmp_path / target, "timm", dtype)
+        save(damaged, tmp_path / target, "timm", dtype)
     assert caught.value.exit_code == ExitCode.REFUSED
     assert caught.value.hint == hint
     assert [path.name for path in tmp_path.iterdir()] == ["source.pth"]

@@ -157,9 +157,9 @@ def test_every_flipped_bit_of_a_header_is_refused_or_harmless(tmp_path: Path) ->
             arrays = read_weights(path).arrays
         except RefusedError:
             continue
-        found = {name: (array.dtype, array.shape, array.tolist()) for name, array in arrays.items()}
+        actual = {name: (array.dtype, array.shape, array.tolist()) for name, array in arrays.items()}
         # Another name or another type of the same size is detected later, by the conversion of the state dict.
-        assert len(found) == len(expected)
+        assert len(actual) == len(expected)
 
 
 @pytest.mark.guarantee("damaged-weights")
@@ -222,8 +222,8 @@ def test_any_changed_bytes_of_a_pickle_are_refused_or_harmless(
 ) -> None:
     path = saved(tmp_path / "a.pth", {"a": torch.arange(9.0)}, _use_new_zipfile_serialization=in_zip)
     content = bytearray(path.read_bytes())
-    for place, byte in changes:
-        content[int(place * (len(content) - 1))] = byte
+    for fraction, byte in changes:
+        content[int(fraction * (len(content) - 1))] = byte
     path.write_bytes(content)
     try:
         weights = read_weights(path)

@@ -1,8 +1,8 @@
 """Fuzz the image decoder or the model loader with atheris: ``python -m tests.fuzz image|model CORPUS [OPTIONS]``.
 
 CORPUS is a folder for inputs that reach new code; it starts with valid files. OPTIONS are those of libFuzzer. atheris
-is in the extra ``fuzz``, for Linux only. An input that violates a guarantee of ``targets`` is saved as ``crash-…`` in the
-current folder. Move it to ``finds``, named ``image …`` or ``model …``, and the test suite will include it.
+is in the extra ``fuzz``, for Linux only. An input that violates a guarantee of ``targets`` is saved as ``crash-…`` in
+the current folder. Move it to ``finds``, named ``image …`` or ``model …``, and the test suite will include it.
 """
 
 import sys

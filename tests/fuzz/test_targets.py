@@ -1,5 +1,6 @@
 """Run the fuzz targets on valid files, on randomly damaged ones, and on all inputs that once violated a guarantee."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,6 @@ def test_valid_and_damaged_models(model: Model, tmp_path: Path) -> None:
 
 
 def test_inputs_found_by_fuzzing(model: Model) -> None:
-    targets = {"image": image, "model": model}
+    targets: dict[str, Callable[[bytes], None]] = {"image": image, "model": model}
     for path in FINDS:
         targets[path.name.partition(" ")[0]](path.read_bytes())

@@ -122,9 +122,8 @@ def _infer_config(
     except RefusedError as error:
         raise RefusedError(f"{path} is refused: {error.what}", why=error.why, hint=error.hint) from error
     except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
-        raise RefusedError(
-            f"{path} is not a complete LeViT checkpoint", why=f"missing or mis-shaped: {error}"
-        ) from error
+        what = f"{path} is not a complete LeViT checkpoint"
+        raise RefusedError(what, why=f"missing or mis-shaped: {error}") from error
 
 
 class _Inference:
@@ -193,7 +192,7 @@ def _square_image(tokens: int) -> Grid:
     if side * side != tokens:
         raise RefusedError(
             f"the model expects images that are not square ({tokens} tokens)",
-            hint='the weights do not tell height from width: add a config.json with "image_size" to their folder',
+            hint='the weights do not determine height and width: add a config.json with "image_size" to their folder',
         )
     return side * PATCH_SIZE, side * PATCH_SIZE
 
@@ -229,9 +228,8 @@ def _validated(state: Mapping[str, Array], path: Path) -> dict[str, Array]:
     for name, array in state.items():
         counter = name.endswith("num_batches_tracked")
         if array.dtype.kind not in ("iuf" if counter else "f"):
-            raise RefusedError(
-                f"{path} holds weights that are not floating-point numbers", why=f"{name} is {array.dtype}"
-            )
+            what = f"{path} holds weights that are not floating-point numbers"
+            raise RefusedError(what, why=f"{name} is {array.dtype}")
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # float64 may overflow; checked below
             validated[name] = np.asarray(array, dtype=np.int64 if counter else np.float32)
         if not np.isfinite(array if counter else validated[name]).all():

@@ -48,7 +48,7 @@ REFUSALS = {
     "404": "there is no such repository",
     "429": "too many requests; try again later, or set HF_TOKEN",
 }
-ANSWER_TIMEOUT_S = 5
+RESPONSE_TIMEOUT_S = 5
 
 Warn = Callable[[str], None]
 
@@ -118,7 +118,7 @@ def _client_constants() -> ModuleType:
     applies to each IP address of the host in turn.
     """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(ANSWER_TIMEOUT_S))
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(RESPONSE_TIMEOUT_S))
     try:
         from huggingface_hub import constants
     except ValueError as error:

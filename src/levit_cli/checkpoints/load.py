@@ -14,9 +14,8 @@ from levit_cli.checkpoints.metadata import read_metadata
 from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluation, Metadata
 from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
 from levit_cli.choices import CheckpointFormat, Dtype, PreprocessingName
-from levit_cli.data import labels as label_sets
 from levit_cli.data.inputs import is_url
-from levit_cli.data.labels import Labels
+from levit_cli.data.labels import Labels, imagenet1k, numbered, read_labels, require_length
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
@@ -186,11 +185,11 @@ def _has_own_metadata(path: Path) -> bool:
 
 def _labels(config: LevitConfig, metadata: Metadata, file: Path | None, source: str) -> Labels:
     if file is not None:
-        return label_sets.require_length(label_sets.read_labels(file), config.num_classes, str(file))
+        return require_length(read_labels(file), config.num_classes, str(file))
     if metadata.labels is not None:
-        return label_sets.require_length(metadata.labels, config.num_classes, f"The metadata of {source}")
-    imagenet = label_sets.imagenet1k()
-    return imagenet if len(imagenet) == config.num_classes else label_sets.numbered(config.num_classes)
+        return require_length(metadata.labels, config.num_classes, f"The metadata of {source}")
+    imagenet = imagenet1k()
+    return imagenet if len(imagenet) == config.num_classes else numbered(config.num_classes)
 
 
 def _transform(conversion: StateDictConversion, metadata: Metadata, name: PreprocessingName | None) -> Transform:

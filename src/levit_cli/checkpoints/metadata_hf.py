@@ -15,8 +15,7 @@ from levit_cli.checkpoints.metadata_parts import (
     transform_in,
     triple_of,
 )
-from levit_cli.data import labels as label_sets
-from levit_cli.data.labels import Labels
+from levit_cli.data.labels import Labels, from_id2label
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Filter, Transform
 from levit_cli.model.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, LevitConfig
@@ -35,7 +34,7 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metad
     named = any(name != f"LABEL_{index}" for index, name in id2label.items())  # LABEL_0 … are placeholders
     return Metadata(
         image_size=pair_of(config["image_size"]) if "image_size" in config else None,
-        labels=label_sets.from_id2label(id2label) if named else None,
+        labels=from_id2label(id2label) if named else None,
         transform=_transform_from_hf(preprocessor) if preprocessor else None,
         drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
         evaluation=evaluation_in(ours),

@@ -17,8 +17,7 @@ from levit_cli.checkpoints.metadata_parts import (
     transform_in,
     triple_of,
 )
-from levit_cli.data import labels as label_sets
-from levit_cli.data.labels import Labels
+from levit_cli.data.labels import Labels, from_list
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from levit_cli.model.config import LevitConfig, variant_name
@@ -35,7 +34,7 @@ def from_timm(config: Mapping[str, Any], with_transform: bool) -> Metadata:
     ours = config.get(OURS, {})
     return Metadata(
         image_size=pair_of(trained["input_size"][1:]) if "input_size" in trained else None,
-        labels=label_sets.from_list(names) if names else None,
+        labels=from_list(names) if names else None,
         transform=_transform_from_timm(trained) if with_transform and "input_size" in trained else None,
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
         evaluation=evaluation_in(ours),

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, sha256_of
 from levit_cli.errors import OutputError, RefusedError, UnreachableError
-from levit_cli.system import http as web
+from levit_cli.system import http
 from levit_cli.system.atomic import replace_bytes
 from levit_cli.system.cache import cache_folder
 
@@ -77,8 +77,8 @@ def _is_intact(path: Path, expected: str) -> bool:
 
 def _download(url: str) -> bytes:
     try:
-        return web.fetch(url, max_bytes=MAX_BYTES, timeout_s=TIMEOUT_S)
-    except web.FetchError as error:
+        return http.fetch(url, max_bytes=MAX_BYTES, timeout_s=TIMEOUT_S)
+    except http.FetchError as error:
         raise UnreachableError(f"Cannot download {url}", why=str(error), hint=HINT) from error
 
 

@@ -54,7 +54,7 @@ class _Stream:
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, stream=self._stream):
             self._logits = module(self._pixels).float()
-        self._answer = torch.empty(self._logits.shape, pin_memory=True)
+        self._result = torch.empty(self._logits.shape, pin_memory=True)
 
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -62,7 +62,7 @@ class _Stream:
         with torch.cuda.stream(self._stream):
             self._pixels.copy_(self._host, non_blocking=True)
             self._graph.replay()
-            self._answer.copy_(self._logits, non_blocking=True)
+            self._result.copy_(self._logits, non_blocking=True)
         self._stream.synchronize()
-        logits: NDArray[np.float32] = self._answer.numpy().copy()
+        logits: NDArray[np.float32] = self._result.numpy().copy()
         return logits
