@@ -73,7 +73,7 @@ def assert_random_model(checkpoint: Checkpoint, config: LevitConfig = TINY) -> N
 
 @pytest.mark.parametrize("distilled", [True, False], ids=["two heads", "one head"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_names_and_shapes_equal_theirs(variant: str, distilled: bool) -> None:
+def test_names_and_shapes_equal_those_of_transformers_and_timm(variant: str, distilled: bool) -> None:
     config = replace(VARIANTS[variant], distilled=distilled)
     suffix = "WithTeacher" if distilled else ""
     with torch.device("meta"):
@@ -104,7 +104,7 @@ def our_index_tensors(config: LevitConfig) -> list[NDArray[Any]]:
 
 
 @pytest.mark.parametrize("image_size", [(224, 224), (96, 96), (16, 16), (80, 80), (96, 160), (240, 64)], ids=str)
-def test_index_tensors_equal_theirs(image_size: Grid) -> None:
+def test_index_tensors_equal_those_of_transformers_and_timm(image_size: Grid) -> None:
     config = replace(TINY, image_size=image_size)
     state = random_state(config)
     networks = [timm_network(config, state)] + ([hf_network(config, state)] if image_size[0] == image_size[1] else [])
