@@ -92,7 +92,7 @@ def test_killed_again_and_again_it_comes_to_the_same_file(
         assert records(left[: left.rfind(b"\n") + 1]) == records(whole("jsonl"))[: left.count(b"\n")]
     done = resume(tiny_folder, photos, output)
     assert done.returncode == 1, done.stderr
-    assert b"stood already" in done.stderr
+    assert b"existing records kept" in done.stderr
     assert output.read_bytes() == whole("jsonl")
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
@@ -123,8 +123,8 @@ def test_what_failed_is_tried_again_and_files_may_come_and_go(tiny_folder: Path,
     done = resume(tiny_folder, folder, output, "-v")
     assert done.returncode == 1
     assert b"3 images in" in done.stderr
-    assert b"1 failed; 21 stood already" in done.stderr
-    assert b"Left out 1 records" in done.stderr
+    assert b"1 failed; 21 existing records kept" in done.stderr
+    assert b"Removed 1 record of inputs" in done.stderr
     levit("predict", "-m", tiny_folder, folder, "-o", unbroken, "-k", "3")
     assert output.read_bytes() == unbroken.read_bytes()
     assert b"017.jpg,error" in output.read_bytes()
@@ -244,8 +244,8 @@ def test_a_file_without_note_whose_images_are_gone_cannot_be_checked(
     ("options", "words"),
     [
         (["--resume"], b"there is no --output"),
-        (["--resume", "-o", "out.json"], b"json makes sense only as a whole"),
-        (["--resume", "-o", "out.csv", "--overwrite"], b"leave one of them out"),
+        (["--resume", "-o", "out.json"], b"json is one document"),
+        (["--resume", "-o", "out.csv", "--overwrite"], b"use only one of them"),
     ],
 )
 def test_what_cannot_be_resumed_is_a_usage_error(

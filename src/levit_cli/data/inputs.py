@@ -78,23 +78,39 @@ def _folders(start: str) -> Iterator[str]:
         yield path if start else path[len(os.curdir + os.sep) :]
 
 
-def listed(arguments: Iterable[str], files_from: str | None, *, null: bool) -> Iterator[Input]:
-    """All inputs: those that arguments mean, then those of a list.
+@dataclass(frozen=True)
+class InputOptions:
+    """What the user named.
 
     Args:
-        files_from: the list's path, or ``-`` for standard input.
-        null: its paths end in NUL, see ``read_list``.
-
-    Raises:
-        UsageError: the list cannot be read.
+        arguments: files, folders, globs, URLs, or ``-`` for an image on standard input.
+        files_from: file that lists paths, or ``-`` for standard input.
+        null: the paths in it end in NUL, see ``read_list``.
     """
-    yield from expand(arguments)
-    if files_from is not None:
+
+    arguments: tuple[str, ...]
+    files_from: str | None = None
+    null: bool = False
+
+    def stream(self) -> Iterator[Input]:
+        """Yield the inputs of the arguments, then those of the list.
+
+        Raises:
+            UsageError: the list cannot be read.
+        """
+        yield from expand(self.arguments)
+        if self.files_from is None:
+            return
         try:
-            with _open_list(files_from) as file:
-                yield from named(read_list(file, null=null))
+            with _open_list(self.files_from) as file:
+                yield from named(read_list(file, null=self.null))
         except OSError as error:
-            raise UsageError(f"Cannot read the list {files_from}", why=error.strerror or str(error)) from error
+            raise UsageError(f"Cannot read the list {self.files_from}", why=error.strerror or str(error)) from error
+
+    @property
+    def can_be_read_again(self) -> bool:
+        """Whether ``stream`` yields the same inputs a second time; a list on a pipe is gone after the first."""
+        return self.files_from is None or os.path.isfile(self.files_from)
 
 
 def _open_list(path: str) -> BinaryIO:

@@ -9,14 +9,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError, wait
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from levit_cli.choices import Decoding
 from levit_cli.data.inputs import Input
+from levit_cli.engines import usable_threads
 from levit_cli.errors import InputError
+from levit_cli.predict.reader import Reader
+
+if TYPE_CHECKING:
+    from levit_cli.predict.isolation import IsolatedReader
+
+DECODE_TIMEOUT_S = 30.0  # the largest image that is allowed takes about 5 s on one core
 
 AHEAD_PER_WORKER = 4
 BATCHES_AHEAD = 3  # fewer, and a batch is cut short because nobody was allowed to list more
@@ -187,3 +196,59 @@ class Prefetcher:
             if self._is_watched and self._on_timeout is not None:
                 self._is_watched, self._prepare = False, self._on_timeout()
             self._start_worker()
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How the images of a run are decoded.
+
+    Args:
+        mode: ``exact``, or ``fast`` to let the JPEG decoder scale large photos down.
+        timeout_s: wall-clock limit for one image, counted from when its bytes have been fetched.
+        isolate: decode in separate processes from the start.
+        workers: number of decode threads; 0 for one per usable core.
+    """
+
+    mode: Decoding = "exact"
+    timeout_s: float = DECODE_TIMEOUT_S
+    isolate: bool = False
+    workers: int = 0
+
+
+class Decoder:
+    """Decodes the images of a run: on threads, or in processes that a crash or a hang does not take down with it.
+
+    Threads cost nothing, but a hanging thread cannot be ended, and a crash in one ends the run. So decoding moves to
+    processes after the first timeout, or at once with ``isolate``. Close it to end the processes.
+    """
+
+    def __init__(self, reader: Reader, options: DecodeOptions) -> None:
+        self._reader, self._options = reader, options
+        self._isolated: IsolatedReader | None = None
+
+    def prefetch(self, inputs: Iterable[Input], batch_size: int) -> Prefetcher:
+        """Start to decode inputs in the background, for batches of up to ``batch_size`` images."""
+        options = self._options
+        return Prefetcher(
+            inputs,
+            self._in_processes() if options.isolate else self._reader,
+            batch_size=batch_size,
+            workers=options.workers or usable_threads(),
+            fetch=self._reader.fetch,
+            limit_s=None if options.isolate else options.timeout_s,
+            on_timeout=self._in_processes,
+        )
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._isolated is not None:
+            self._isolated.close()
+
+    def _in_processes(self) -> "IsolatedReader":
+        if self._isolated is None:
+            from levit_cli.predict.isolation import IsolatedReader  # imports what is needed to start processes
+
+            self._isolated = IsolatedReader(self._reader, self._options.timeout_s)
+        return self._isolated

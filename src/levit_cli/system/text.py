@@ -7,3 +7,9 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode("ascii")
         for character in text
     )
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun in the singular or the plural: "1 image", "2 images", "3 batches"."""
+    plural = f"{noun}es" if noun.endswith(("s", "ch")) else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
