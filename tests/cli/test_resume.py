@@ -165,15 +165,15 @@ def test_another_run_is_told_by_what_differs_and_the_file_stays(
     done = resume(model, photos, output, *options)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
-    assert b"was not touched" in done.stderr
+    assert b"was not changed" in done.stderr
     assert output.read_bytes() == before
     assert not done.stdout
 
 
 @pytest.mark.guarantee("another-run")
 @pytest.mark.parametrize(("what", "words"), [
-    ("model", b"now has another answer"),
-    ("transform", b"now has another answer"),
+    ("model", b"has another prediction now"),
+    ("transform", b"has another prediction now"),
     ("top-k", b"top-k is 3 there and 2 now"),
     ("format", b"it begins with"),
     ("labels", b"not as this model and its labels would have it"),
@@ -236,7 +236,7 @@ def test_a_file_without_note_whose_images_are_gone_cannot_be_checked(
     sample_image(seed=5).save(folder / "new.png")
     done = resume(tiny_folder, [folder / "000.jpg", folder / "new.png"], tmp_path / "copy.jsonl")
     assert done.returncode == 2, done.stderr
-    assert b"no image in it is there any more" in done.stderr
+    assert b"none of its images can be read" in done.stderr
     assert resume(tiny_folder, [folder / "000.jpg", folder / "new.png"], tmp_path / "out.jsonl").returncode == 0
 
 

@@ -29,7 +29,7 @@ from levit_cli.system.progress import Log, progress, shows_progress
 from levit_cli.system.text import count
 
 if TYPE_CHECKING:
-    from levit_cli.predict.resume.fingerprint import Note
+    from levit_cli.predict.resume.fingerprint import Fingerprint
 
 Prefetch = Callable[[Iterable[Input]], Prefetcher]
 
@@ -161,33 +161,34 @@ class _Run:
         elif self.format == "json":
             self._write(prefetcher, Document(output))
         else:
-            attach = partial(self._attach_note, output.descriptor)
-            self._write(prefetcher, output, on_first=attach if self._is_resumable else None)
+            store = partial(self._store_fingerprint, output.descriptor)
+            self._write(prefetcher, output, on_first=store if self._is_resumable else None)
         return self._finish()
 
     def resume(self, stream: Iterable[Input], output: OutputFile, inputs: InputOptions) -> ExitCode:
         """Add the records that are missing in an output, and replace its error records."""
         # imported here because most runs do not resume
-        from levit_cli.predict.resume.merge import Continuation
+        from levit_cli.predict.resume.merge import Merger
         from levit_cli.predict.resume.plan import Plan
-        from levit_cli.predict.resume.verify import require_shared, standing_in
+        from levit_cli.predict.resume.verify import compatible_records, require_shared
 
         records = record_format(self.format, self.checkpoint.labels, self.top_k)
         assert records is not None
-        standing = standing_in(output, records, self._note(), self._sample)
-        if standing is None:
+        existing = compatible_records(output, records, self._fingerprint(), self._classify_again)
+        if existing is None:
             return self.start(self.prefetch(stream), output)
         if inputs.can_be_read_again:
-            require_shared(output, standing, inputs.stream())
-        self._attach_note(output.descriptor, standing.end)
-        plan = Plan(standing, stream)
-        merger = Continuation(output, plan, self._attach_note)
+            require_shared(output, existing, inputs.stream())
+        self._store_fingerprint(output.descriptor, existing.end)
+        plan = Plan(existing, stream)
+        merger = Merger(output, plan, self._store_fingerprint)
         self._write(self.prefetch(plan), merger, continues=True)
         exit_code = self._finish(f"; {count(plan.num_kept, 'existing record')} kept")
-        if merger.num_left_out:
-            self.log(f"Removed {count(merger.num_left_out, 'record')} of inputs that are no longer listed.")
-        if merger.num_kept_apart:
-            self.log(f"Kept {count(merger.num_kept_apart, 'record')} of inputs that were not listed, at the end.")
+        if merger.num_removed:
+            self.log(f"Removed {count(merger.num_removed, 'record')} of inputs that are no longer listed.")
+        if merger.num_moved_to_end:
+            moved = count(merger.num_moved_to_end, "record")
+            self.log(f"Kept {moved} of inputs that were not listed, at the end of the file.")
         return exit_code
 
     def _predict(self, prefetcher: Prefetcher, stats: Stats) -> Generator[Prediction, None, None]:
@@ -200,22 +201,22 @@ class _Run:
             temperature=self.checkpoint.temperature,
         )
 
-    def _sample(self, inputs: Iterable[Input]) -> Iterator[Prediction]:
+    def _classify_again(self, inputs: Iterable[Input]) -> Iterator[Prediction]:
         return self._predict(self.prefetch(inputs), Stats())
 
-    def _note(self) -> "Note":
-        from levit_cli.predict.resume.fingerprint import note_of
+    def _fingerprint(self) -> "Fingerprint":
+        from levit_cli.predict.resume.fingerprint import fingerprint_of
 
-        return note_of(self._description(with_hash=True), self.checkpoint.labels, self.format)
+        return fingerprint_of(self._description(with_hash=True), self.checkpoint.labels, self.format)
 
     def _description(self, *, with_hash: bool) -> RunDescription:
         return describe_run(self.checkpoint, self.engine.spec, self.decode, self.top_k, with_hash=with_hash)
 
-    def _attach_note(self, descriptor: int, end: int | None = None) -> None:
-        from levit_cli.predict.resume.fingerprint import attach
+    def _store_fingerprint(self, descriptor: int, end: int | None = None) -> None:
+        from levit_cli.predict.resume.fingerprint import store_fingerprint
 
         with suppress(RefusedError):  # weights that can no longer be read are no reason to stop
-            attach(descriptor, self._note(), end)
+            store_fingerprint(descriptor, self._fingerprint(), end)
 
     def _write(
         self,
