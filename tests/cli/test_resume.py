@@ -174,9 +174,9 @@ def test_another_run_is_told_by_what_differs_and_the_file_stays(
 @pytest.mark.parametrize(("what", "words"), [
     ("model", b"has another prediction now"),
     ("transform", b"has another prediction now"),
-    ("top-k", b"top-k is 3 there and 2 now"),
+    ("top-k", b"top-k is 3, this run's is 2"),
     ("format", b"it begins with"),
-    ("labels", b"not as this model and its labels would have it"),
+    ("labels", b"this model and its labels would write it differently"),
 ])  # fmt: skip
 def test_another_run_is_known_by_its_answers_where_a_copy_lost_its_note(
     tiny_folder: Path, other_model: Path, photos: Path, whole: Whole, tmp_path: Path, what: str, words: bytes
@@ -195,8 +195,8 @@ def test_another_run_is_known_by_its_answers_where_a_copy_lost_its_note(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"mine\n", b"record 1: it is no record in jsonl"),
-        (b"RECORDS\0\0\0\nRECORDS", b"it is no record in jsonl"),
+        (b"mine\n", b"record 1: it is not a jsonl record"),
+        (b"RECORDS\0\0\0\nRECORDS", b"it is not a jsonl record"),
         (b'RECORDS{"path": "x", "status": "ok", "top": []}\n', b"top-k is 0"),
     ],
 )

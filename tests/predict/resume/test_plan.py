@@ -62,7 +62,7 @@ def test_torn_header_is_ignored_and_another_header_is_an_error(name: str) -> Non
 def test_damaged_record_is_an_error_with_its_number() -> None:
     format = format_of()
     content = content_of("abc", format).splitlines(keepends=True)
-    with pytest.raises(DamagedError, match="record 2: it is no record"):
+    with pytest.raises(DamagedError, match="record 2: it is not a jsonl record"):
         ExistingRecords(io.BytesIO(content[0] + b"\0\0\0\n" + content[2]), format)
 
 
