@@ -10,16 +10,12 @@ from typing import Protocol
 from levit_cli.choices import FORMATS, Format
 from levit_cli.data.labels import Labels
 from levit_cli.predict.pipeline import Prediction
-from levit_cli.predict.records import RecordFormat, as_json, json_record, path_fields, record_format
+from levit_cli.predict.records import RecordFormat, as_json, json_record, record_format
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.output import Target, choose_format
 
-__all__ = ["Writer", "format_for", "make_writer", "path_fields", "record"]
-
 SCHEMA_VERSION = 1
 BY_SUFFIX: dict[str, Format] = {f".{format}": format for format in FORMATS}
-
-record = json_record
 
 
 class Writer(Protocol):
