@@ -74,7 +74,7 @@ def evaluate(
         folder,
         ModelOptions(model, labels, preprocessing, sha256, offline),
         EngineSpec(device, engine, precision, threads),
-        decode=decode,
+        decoding=decode,
         batch_size=batch_size,
         workers=workers,
         format=format,

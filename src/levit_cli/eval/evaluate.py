@@ -65,7 +65,7 @@ def evaluate(
     folders: ClassFolders,
     spec: EngineSpec,
     *,
-    decode: Decoding = "exact",
+    decoding: Decoding = "exact",
     batch_size: int = 16,
     workers: int = 0,
     verbose: bool = False,
@@ -88,7 +88,7 @@ def evaluate(
     class_of_folder = match(folders.classes, checkpoint.labels)
     spec = spec.with_batching(batch_size, single=len(folders.samples) == 1)
     inputs = (Input(str(path)) for path, _ in folders.samples)
-    with Decoder(Reader(checkpoint.transform, decode), DecodeOptions(workers=workers)) as decoder:
+    with Decoder(Reader(checkpoint.transform, decoding), DecodeOptions(workers=workers)) as decoder:
         prefetcher = decoder.prefetch(inputs, spec.batch_size)
         try:
             engine, stats = make_prediction_engine(checkpoint, spec, log, verbose=verbose), Stats()

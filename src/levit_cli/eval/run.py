@@ -40,7 +40,7 @@ class EvalRequest:
     folder: Path
     model: ModelOptions
     spec: EngineSpec
-    decode: Decoding = "exact"
+    decoding: Decoding = "exact"
     batch_size: int = 16
     workers: int = 0
     format: EvalFormat | None = None
@@ -130,7 +130,7 @@ def _evaluate(request: EvalRequest, checkpoint: Checkpoint, folders: ClassFolder
             checkpoint,
             folders,
             request.spec,
-            decode=request.decode,
+            decoding=request.decoding,
             batch_size=request.batch_size,
             workers=request.workers,
             verbose=request.verbose,
@@ -150,7 +150,7 @@ def _write(
     The report comes first, because the reader of standard output may leave early. The results are written even if
     the report fails.
     """
-    description = describe_run(checkpoint, evaluated.engine.spec, request.decode, TOP_K, with_hash=True)
+    description = describe_run(checkpoint, evaluated.engine.spec, request.decoding, TOP_K, with_hash=True)
     if format == "json":
         content = as_json(document(evaluated, summary, description)) + b"\n"
     else:

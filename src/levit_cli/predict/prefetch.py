@@ -205,13 +205,13 @@ class DecodeOptions:
     """How the images of a run are decoded.
 
     Args:
-        mode: ``exact``, or ``fast`` to let the JPEG decoder scale large photos down.
+        decoding: ``exact``, or ``fast`` to let the JPEG decoder scale large photos down.
         timeout_s: wall-clock limit for one image, counted from when its bytes were fetched.
         isolate: decode in separate processes from the start.
         workers: number of decode threads; 0 for one per usable core.
     """
 
-    mode: Decoding = "exact"
+    decoding: Decoding = "exact"
     timeout_s: float = DECODE_TIMEOUT_S
     isolate: bool = False
     workers: int = 0

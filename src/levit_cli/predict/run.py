@@ -72,7 +72,7 @@ def classify(
     inputs: InputOptions,
     model: ModelOptions,
     spec: EngineSpec,
-    decode: DecodeOptions,
+    decode_options: DecodeOptions,
     output: OutputOptions,
     display: DisplayOptions,
     log: Log,
@@ -97,9 +97,9 @@ def classify(
     with open_output(output.path, overwrite=output.overwrite, resume=output.resume) as file:
         stream, is_single = _require_some(inputs)
         checkpoint = load_model(model, log, verbose=display.verbose)
-        reader = Reader(checkpoint.transform, decode.mode, offline=model.offline)
+        reader = Reader(checkpoint.transform, decode_options.decoding, offline=model.offline)
         # A run is often resumed because an image crashed it, and that image is usually the next one.
-        with Decoder(reader, replace(decode, isolate=decode.isolate or output.resume)) as decoder:
+        with Decoder(reader, replace(decode_options, isolate=decode_options.isolate or output.resume)) as decoder:
             spec = spec.with_batching(batch_size, single=is_single)
             prefetch = partial(decoder.prefetch, batch_size=spec.batch_size)
             resumes = output.resume and isinstance(file, OutputFile)
@@ -107,7 +107,7 @@ def classify(
             prefetcher = None if resumes else prefetch(stream)
             engine = make_prediction_engine(checkpoint, spec, log, verbose=display.verbose)
             keep_until_exit(engine)
-            run = _Run(checkpoint, engine, prefetch, decode.mode, top_k, format, output.path, display, log)
+            run = _Run(checkpoint, engine, prefetch, decode_options.decoding, top_k, format, output.path, display, log)
             if prefetcher is None:
                 assert isinstance(file, OutputFile)
                 return run.resume(stream, file, inputs)
@@ -146,7 +146,7 @@ class _Run:
     checkpoint: Checkpoint
     engine: Engine
     prefetch: Prefetch
-    decode: Decoding
+    decoding: Decoding
     top_k: int
     format: Format
     path: Path | None
@@ -210,7 +210,7 @@ class _Run:
         return fingerprint_of(self._description(with_hash=True), self.checkpoint.labels, self.format)
 
     def _description(self, *, with_hash: bool) -> RunDescription:
-        return describe_run(self.checkpoint, self.engine.spec, self.decode, self.top_k, with_hash=with_hash)
+        return describe_run(self.checkpoint, self.engine.spec, self.decoding, self.top_k, with_hash=with_hash)
 
     def _store_fingerprint(self, descriptor: int, end: int | None = None) -> None:
         from levit_cli.predict.resume.fingerprint import store_fingerprint

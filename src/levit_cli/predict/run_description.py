@@ -61,7 +61,7 @@ class RunDescription:
 
 
 def describe_run(
-    checkpoint: Checkpoint, spec: EngineSpec, decode: Decoding, top_k: int, *, with_hash: bool
+    checkpoint: Checkpoint, spec: EngineSpec, decoding: Decoding, top_k: int, *, with_hash: bool
 ) -> RunDescription:
     """Return the description of a run.
 
@@ -74,5 +74,5 @@ def describe_run(
         checkpoint.sha256 if with_hash else None, checkpoint.evaluation,
     )  # fmt: skip
     return RunDescription(
-        model, checkpoint.transform, decode, spec.engine, spec.device, spec.precision, spec.threads, top_k
+        model, checkpoint.transform, decoding, spec.engine, spec.device, spec.precision, spec.threads, top_k
     )
