@@ -222,7 +222,7 @@ def test_an_output_that_cannot_be_written_is_told_at_once(tmp_path: Path, before
         command = unprivileged(LEVIT, "bench", "-f", "json", option, locked / "speed.svg")
         done = subprocess.run(command, capture_output=True, env=environment(), timeout=120, check=False)
         assert done.returncode == 4, done.stderr
-        assert b"it may not be written to" in done.stderr
+        assert b"its folder is not writable" in done.stderr
     kept = before.read_bytes()
     done = levit("bench", "-o", before)
     assert done.returncode == 2

@@ -113,17 +113,13 @@ def bench(
 ) -> Result:
     """Measure speed on this machine, beside the paper's claims.
 
-    levit bench
-
-    levit bench --device cpu --protocol paper
-
-    levit bench levit-128S levit-256 --engine openvino --threads 2 --batch-size 32
-
-    levit bench --against efficientnet_b2,resnet50 --plot speed.svg
-
-    levit bench --end-to-end photos/
-
-    levit bench -f json > before.json; levit bench --compare before.json
+    Examples:
+        levit bench
+        levit bench --device cpu --protocol paper
+        levit bench levit-128S levit-256 --engine openvino --threads 2 --batch-size 32
+        levit bench --against efficientnet_b2,resnet50 --plot speed.svg
+        levit bench --end-to-end photos/
+        levit bench -f json > before.json; levit bench --compare before.json
     """
     from levit_cli.bench.request import Request
     from levit_cli.bench.run import bench as measure

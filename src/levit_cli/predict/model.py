@@ -9,7 +9,7 @@ from levit_cli.engines import Engine, EngineSpec, make_engine
 from levit_cli.errors import UsageError
 from levit_cli.system.cache import GraphCache, cache_folder
 from levit_cli.system.progress import Log
-from levit_cli.system.text import count
+from levit_cli.system.text import count_noun
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,6 @@ def make_prediction_engine(checkpoint: Checkpoint, spec: EngineSpec, log: Log, *
     if checkpoint.transform.resizer == "torch" and chosen.engine != "torch":
         raise UsageError(f"The preprocessing {checkpoint.transform.name} resizes with torch", hint="add --engine torch")
     if verbose:
-        threads, streams = count(chosen.threads, "thread"), count(chosen.streams, "stream")
+        threads, streams = count_noun(chosen.threads, "thread"), count_noun(chosen.streams, "stream")
         log(f"engine {chosen.engine} on {chosen.device} in {chosen.precision}, {threads}, {streams}")
     return engine

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from levit_cli.errors import InputError
 from levit_cli.predict.prefetch import Decoded, End, Pixels, Prefetcher, Task
-from levit_cli.system.text import count
+from levit_cli.system.text import count_noun
 
 __all__ = ["Network", "Prediction", "Prefetcher", "Ranked", "Stats", "predict", "probabilities"]
 
@@ -95,16 +95,21 @@ class Stats:
         elapsed_s = self.elapsed_s
         rate = self.images / elapsed_s if elapsed_s else 0.0
         failed = f", {self.failed:,} failed" if self.failed else ""
-        return f"{count(self.images, 'image')} in {elapsed_s:.2f} s ({rate:.1f}/s){failed}"
+        return f"{count_noun(self.images, 'image')} in {elapsed_s:.2f} s ({rate:.1f}/s){failed}"
 
     def timings(self) -> str:
         """A table of where the time went, one line for each part."""
         classified = max(self.images - self.failed, 1)
         decode_ms, network_ms = 1000 * self.decode_s / classified, 1000 * self.network_s / classified
+        batches = count_noun(self.batches, "batch", "batches")
         rows = (
             ("elapsed", self.elapsed_s, "from the first image to the last record"),
             ("read + decode + resize", self.decode_s, f"summed over threads; {decode_ms:.2f} ms per image"),
-            ("network", self.network_s, f"{count(self.batches, 'batch')}; {network_ms:.2f} ms per image"),
+            (
+                "network",
+                self.network_s,
+                f"{batches}; {network_ms:.2f} ms per image",
+            ),
             ("waiting for images", self.wait_s, "the network was idle"),
         )
         return "\n".join(f"{name:<24}{seconds:9.3f} s  {remark}" for name, seconds, remark in rows)

@@ -26,7 +26,7 @@ from levit_cli.predict.run_description import RunDescription, describe_run
 from levit_cli.predict.writers import Writer, format_for, make_writer
 from levit_cli.system.output import Document, OutputFile, Sink, Target, is_terminal, open_output, require_free
 from levit_cli.system.progress import Log, progress, shows_progress
-from levit_cli.system.text import count
+from levit_cli.system.text import count_noun
 
 if TYPE_CHECKING:
     from levit_cli.predict.resume.fingerprint import Fingerprint
@@ -183,11 +183,11 @@ class _Run:
         plan = Plan(existing, stream)
         merger = Merger(output, plan, self._store_fingerprint)
         self._write(self.prefetch(plan), merger, continues=True)
-        exit_code = self._finish(f"; {count(plan.num_kept, 'existing record')} kept")
+        exit_code = self._finish(f"; {count_noun(plan.num_kept, 'existing record')} kept")
         if merger.num_removed:
-            self.log(f"Removed {count(merger.num_removed, 'record')} of inputs that are no longer listed.")
+            self.log(f"Removed {count_noun(merger.num_removed, 'record')} of inputs that are no longer listed.")
         if merger.num_moved_to_end:
-            moved = count(merger.num_moved_to_end, "record")
+            moved = count_noun(merger.num_moved_to_end, "record")
             self.log(f"Kept {moved} of inputs that were not listed, at the end of the file.")
         return exit_code
 
