@@ -165,7 +165,7 @@ def test_another_run_is_told_by_what_differs_and_the_file_stays(
     done = resume(model, photos, output, *options)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
-    assert b"was not changed" in done.stderr
+    assert b"was not touched" in done.stderr
     assert output.read_bytes() == before
     assert not done.stdout
 

@@ -15,7 +15,7 @@ from levit_cli.system.atomic import writing
 from levit_cli.system.output import OutputFile
 
 SPOT_CHECK_IMAGES = 16  # classified again if a file has no fingerprint
-UNCHANGED = "it was not changed; use --overwrite to replace it, or another output name to keep it"
+NOT_TOUCHED = "it was not touched; use --overwrite to replace it, or another output name to keep it"
 
 Classify = Callable[[Iterable[Input]], Iterator[Prediction]]
 
@@ -34,7 +34,7 @@ def compatible_records(
     """
     stored = read_fingerprint(output.descriptor)
     if stored is not None and (differing := differences(stored, fingerprint)):
-        raise UsageError(f"{output.name} has other settings", why=", ".join(differing), hint=UNCHANGED)
+        raise UsageError(f"{output.name} has other settings", why=", ".join(differing), hint=NOT_TOUCHED)
     existing = _read(output, format)
     if not len(existing):
         return None
@@ -50,7 +50,7 @@ def require_shared(output: OutputFile, existing: ExistingRecords, inputs: Iterab
         UsageError: all records are of other inputs, so none of them would be kept.
     """
     if any(existing.is_ok) and not has_any(existing, inputs):
-        raise UsageError(f"{output.name} has records of other inputs only", hint=UNCHANGED)
+        raise UsageError(f"{output.name} has records of other inputs only", hint=NOT_TOUCHED)
 
 
 def _read(output: OutputFile, format: RecordFormat) -> ExistingRecords:
@@ -59,7 +59,7 @@ def _read(output: OutputFile, format: RecordFormat) -> ExistingRecords:
             file.seek(0)
             return ExistingRecords(file, format)
     except DamagedError as error:
-        raise UsageError(f"Cannot resume {output.name}", why=str(error), hint=UNCHANGED) from error
+        raise UsageError(f"Cannot resume {output.name}", why=str(error), hint=NOT_TOUCHED) from error
 
 
 def _spot_check(output: OutputFile, format: RecordFormat, existing: ExistingRecords, classify: Classify) -> None:
@@ -73,13 +73,13 @@ def _spot_check(output: OutputFile, format: RecordFormat, existing: ExistingReco
             raise UsageError(
                 f"{output.name} has other settings",
                 why=f"{prediction.path} has another prediction now: another model, preprocessing, precision or image",
-                hint=UNCHANGED,
+                hint=NOT_TOUCHED,
             )
     if not predictions:
         raise UsageError(
             f"Cannot resume {output.name}",
             why="it has no fingerprint, and none of its images can be read to compare predictions",
-            hint=UNCHANGED,
+            hint=NOT_TOUCHED,
         )
 
 
