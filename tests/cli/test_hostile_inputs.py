@@ -155,7 +155,7 @@ def test_nan_logits_are_an_error_record_without_a_label(tmp_path: Path) -> None:
         done = levit("predict", "-m", tmp_path / "hf", path, "-f", format, "-q")
         assert done.returncode == 1, done.stderr
         assert b"non_finite" in done.stdout
-        assert b"NaN" not in done.stdout.replace(b"holds NaN or", b"")
+        assert b"NaN" not in done.stdout.replace(b"contain NaN or", b"")
         assert b"label" not in done.stdout.replace(b"label1", b"") or format == "csv"
 
 

@@ -163,7 +163,7 @@ def test_one_core_uses_one_thread_and_gives_the_same_records(
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )  # fmt: skip
     assert done.stdout == expected["jsonl"]
-    assert b"1 threads, 1 streams" in done.stderr
+    assert b"1 thread, 1 stream" in done.stderr
 
 
 def test_an_image_larger_than_the_address_space_is_an_error_record(tiny_folder: Path, tmp_path: Path) -> None:

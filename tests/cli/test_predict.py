@@ -222,7 +222,7 @@ def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> No
         ([], b"Nothing to classify"),
         (["--files-from", "-"], b"No images in the list -"),
         (["--files-from", "/nowhere/list"], b"Cannot read the list"),
-        (["--files-from", "-", "-"], b"at once"),
+        (["--files-from", "-", "-"], b"cannot be both"),
         (["--no-such-option"], b"No such option"),
         (["x.jpg", "-o", "x.unknown"], b"names no format"),
         (["x.jpg", "-k", "0"], b"--top-k"),
@@ -358,7 +358,7 @@ def test_a_signal_ends_the_run_with_its_code_and_keeps_what_is_done(
 def test_verbose_says_what_was_chosen_and_stats_where_time_went(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-v", "--stats", "--threads", "1", "--precision", "fp32")
-    assert b"engine openvino on cpu in fp32, 1 threads" in done.stderr
+    assert b"engine openvino on cpu in fp32, 1 thread, 1 stream" in done.stderr
     assert b"network" in done.stderr
     assert b"read + decode + resize" in done.stderr
 

@@ -29,6 +29,16 @@ class EngineSpec:
     streams: int = 1
     batch_size: int = 0
 
+    def with_batching(self, batch_size: int, *, single: bool) -> "EngineSpec":
+        """Return the spec with its threads divided among the batches that run at the same time.
+
+        A single image gets all threads. Otherwise each thread computes a batch of its own, which gives the highest
+        throughput.
+        """
+        threads = usable_threads(self.threads)
+        batch_size, streams = (1, 1) if single else (batch_size, threads)
+        return replace(self, threads=threads, streams=streams, batch_size=batch_size)
+
 
 class Cache(Protocol):
     """Storage for compiled data between runs."""
