@@ -206,7 +206,7 @@ def test_an_unexpected_key_is_named(format: CheckpointFormat) -> None:
     assert refusal(hollow(format, TINY) | {"ema.decay": ones(())}).endswith("1 unexpected: ema.decay")
 
 
-@pytest.mark.guarantee("other-network")
+@pytest.mark.guarantee("architecture-mismatch")
 def test_all_that_is_wrong_comes_in_one_message_with_counts_and_the_first_five() -> None:
     arrays = hollow("timm", THREE_DEEP)
     missing = [name for name in arrays if ".bn.weight" in name][10:17]
@@ -237,7 +237,7 @@ def test_a_half_of_each_of_two_formats_is_refused() -> None:
     assert "unexpected" in message or "missing" in message
 
 
-@pytest.mark.guarantee("other-network")
+@pytest.mark.guarantee("architecture-mismatch")
 @pytest.mark.parametrize(
     ("keys", "likeness"),
     [
@@ -266,7 +266,7 @@ def test_nothing_at_all_is_refused() -> None:
 # --- values that no training leaves behind
 
 
-@pytest.mark.guarantee("impossible-weights")
+@pytest.mark.guarantee("invalid-weights")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_one_number_that_is_none_is_found_in_any_tensor(value: float) -> None:
     arrays = arrays_of("fb")
@@ -277,7 +277,7 @@ def test_one_number_that_is_none_is_found_in_any_tensor(value: float) -> None:
             assert f"holds NaN or infinity · in {tensor.names.ours}" in refusal(arrays | {tensor.names.fb: spoilt})
 
 
-@pytest.mark.guarantee("impossible-weights")
+@pytest.mark.guarantee("invalid-weights")
 @pytest.mark.parametrize("value", [0.0, -0.0, -1e-9, -3.0])
 def test_a_variance_must_be_positive(value: float) -> None:
     variance = np.ones(24, np.float32)
@@ -286,7 +286,7 @@ def test_a_variance_must_be_positive(value: float) -> None:
     assert "variance is not positive · in stages.1.blocks.1.attention.proj.norm.running_var" in refusal(arrays)
 
 
-@pytest.mark.guarantee("impossible-weights")
+@pytest.mark.guarantee("invalid-weights")
 @pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint8, np.bool_, np.complex64])
 def test_weights_must_be_real_numbers(kind: Any) -> None:
     arrays = arrays_of("hf")

@@ -319,7 +319,7 @@ def test_a_warm_cache_serves_offline_without_a_request(
     assert fake.asked() == []
 
 
-@pytest.mark.guarantee("hub-down")
+@pytest.mark.guarantee("hub-unreachable")
 @pytest.mark.parametrize(("offline", "variable"), [(True, "0"), (False, "1")], ids=["--offline", "HF_HUB_OFFLINE"])
 def test_a_cold_cache_offline_is_unreachable_and_names_two_ways_out(
     machine: Machine, fake: FakeHub, repository: Repository, offline: bool, variable: str
@@ -394,7 +394,7 @@ def test_a_local_path_never_touches_the_network(machine: Machine, fake: FakeHub,
     assert fake.asked() == []
 
 
-@pytest.mark.guarantee("hub-many-runs")
+@pytest.mark.guarantee("hub-concurrent-runs")
 def test_many_runs_at_once_on_a_cold_cache_all_succeed(machine: Machine, repository: Repository) -> None:
     for run in [machine.start() for _ in range(20)]:
         run.finish().require()
@@ -418,7 +418,7 @@ def test_a_system_without_symbolic_links_is_served_too(machine: Machine, fake: F
 # A hub that does not answer
 
 
-@pytest.mark.guarantee("hub-down")
+@pytest.mark.guarantee("hub-unreachable")
 @pytest.mark.parametrize("answer", [(503, ""), (429, "")])
 def test_a_hub_in_trouble_is_replaced_by_the_cached_copy_with_one_warning(
     warm: Machine, repository: Repository, answer: tuple[int, str]
@@ -431,7 +431,7 @@ def test_a_hub_in_trouble_is_replaced_by_the_cached_copy_with_one_warning(
     assert f"using the cached copy of {REPO}, commit {repository.branches['main'][:8]}" in warning
 
 
-@pytest.mark.guarantee("hub-down")
+@pytest.mark.guarantee("hub-unreachable")
 def test_a_hub_that_is_down_is_replaced_by_the_cached_copy_with_one_warning(warm: Machine, nowhere: str) -> None:
     outcome = warm.load(env={"HF_ENDPOINT": nowhere})
     outcome.require()
@@ -446,7 +446,7 @@ def test_a_hub_that_is_down_before_anything_is_cached_is_unreachable_at_once(mac
     assert outcome.seconds < LONG_S
 
 
-@pytest.mark.guarantee("hub-down")
+@pytest.mark.guarantee("hub-unreachable")
 @pytest.mark.parametrize("endpoint", ["http://somebody.invalid", "no address"])
 def test_an_endpoint_that_leads_nowhere_is_unreachable(machine: Machine, endpoint: str) -> None:
     require_unreachable(machine.load(env={"HF_ENDPOINT": endpoint}), f"The hub at {endpoint} does not answer")
@@ -487,7 +487,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.guarantee("hub-refuses")
+@pytest.mark.guarantee("hub-errors")
 @pytest.mark.parametrize(("answer", "why"), REFUSALS)
 def test_a_refusal_is_unreachable_with_its_own_reason_and_without_the_token(
     machine: Machine, repository: Repository, answer: tuple[int, str], why: str
@@ -516,7 +516,7 @@ def test_files_that_are_refused_though_listed_are_unreachable_at_once(
     assert outcome.seconds < LONG_S
 
 
-@pytest.mark.guarantee("hub-refuses")
+@pytest.mark.guarantee("hub-errors")
 def test_the_token_goes_to_the_hub_and_not_to_where_the_hub_sends_us(
     machine: Machine, fake: FakeHub, repository: Repository
 ) -> None:
@@ -539,7 +539,7 @@ def test_the_password_in_an_endpoint_is_not_printed(machine: Machine, nowhere: s
 # Bytes that are not the hub's
 
 
-@pytest.mark.guarantee("hub-flipped-byte")
+@pytest.mark.guarantee("hub-corruption")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_bit_flipped_on_the_way_is_refused_and_not_kept(machine: Machine, repository: Repository, name: str) -> None:
     repository.faults = {name: "flip"}
@@ -558,7 +558,7 @@ def test_a_bit_flipped_on_the_way_once_costs_a_warning(machine: Machine, reposit
     assert outcome.warnings == [f"model.safetensors of {REPO} is damaged; fetching it again"]
 
 
-@pytest.mark.guarantee("hub-flipped-byte")
+@pytest.mark.guarantee("hub-corruption")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_bit_flipped_in_the_cache_is_found_and_offline_refused(warm: Machine, fake: FakeHub, name: str) -> None:
     blob = warm.blob(name)
@@ -573,7 +573,7 @@ def test_a_bit_flipped_in_the_cache_is_found_and_offline_refused(warm: Machine, 
     warm.load(offline=True).require()
 
 
-@pytest.mark.guarantee("hub-flipped-byte")
+@pytest.mark.guarantee("hub-corruption")
 def test_a_pin_counts_more_than_what_the_hub_says(machine: Machine, repository: Repository, newer: Files) -> None:
     pin = f"from levit_cli.checkpoints import hub; hub.PINNED_SHA256[{REPO!r}, 'model.safetensors'] = '0' * 64"
     outcome = machine.load(first=pin)

@@ -207,7 +207,7 @@ def test_what_is_no_pickle_asks_for_nothing(tmp_path: Path, content: bytes) -> N
     assert globals_asked_for(tmp_path / "a") == []
 
 
-@pytest.mark.guarantee("foreign-archive")
+@pytest.mark.guarantee("unsupported-archive")
 def test_a_zip_that_unpacks_to_more_than_itself_is_refused_unopened(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(100_000_000))

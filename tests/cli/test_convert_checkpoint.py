@@ -22,7 +22,7 @@ def test_it_converts_and_proves_it(tiny_folder: Path, tmp_path: Path, format: st
         assert "at most 0 (of" in report  # the same weights, the same engine
 
 
-@pytest.mark.guarantee("converting")
+@pytest.mark.guarantee("safe-conversion")
 def test_an_existing_output_or_the_source_itself_is_not_touched(tiny_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "there.safetensors"
     output.write_bytes(b"mine")

@@ -86,7 +86,7 @@ def test_what_a_file_is_its_content_decides_and_a_named_file_is_tried(tiny_folde
     assert [Path(record["path"]).name for record in records(walked.stdout)] == ["png.jpg", "words.png"]
 
 
-@pytest.mark.guarantee("mentioned-twice", "folder-named-like-an-image")
+@pytest.mark.guarantee("duplicate-inputs", "folder-named-like-an-image")
 def test_each_mention_has_its_record(tiny_folder: Path, tmp_path: Path) -> None:
     first, second = write_images(tmp_path / "x.jpg", 2)
     done = levit("predict", "-m", tiny_folder, first, tmp_path, first, tmp_path / "x.jpg", "-f", "jsonl")
@@ -95,7 +95,7 @@ def test_each_mention_has_its_record(tiny_folder: Path, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.guarantee("missing-or-forbidden")
+@pytest.mark.guarantee("missing-or-unreadable")
 def test_what_is_missing_vanishes_or_may_not_be_read_is_a_record(tiny_folder: Path, tmp_path: Path) -> None:
     first, second, third = write_images(tmp_path / "photos", 3)
     (tmp_path / "photos" / "shut").mkdir()
@@ -125,7 +125,7 @@ def test_what_is_missing_vanishes_or_may_not_be_read_is_a_record(tiny_folder: Pa
     ]
 
 
-@pytest.mark.guarantee("no-file", "links")
+@pytest.mark.guarantee("not-regular-file", "symbolic-links")
 def test_pipes_sockets_devices_and_links_to_nothing_are_records_at_once(tiny_folder: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "dangling.jpg").symlink_to("nowhere")
@@ -143,7 +143,7 @@ def test_pipes_sockets_devices_and_links_to_nothing_are_records_at_once(tiny_fol
     assert [Path(record["path"]).name for record in records(walked.stdout)] == ["good.png", "pipe.jpg", "socket.jpg"]
 
 
-@pytest.mark.guarantee("not-a-number")
+@pytest.mark.guarantee("non-finite")
 def test_an_answer_that_is_no_number_is_a_record_and_no_label(tmp_path: Path) -> None:
     state = random_state(TINY)
     for name in [name for name in state if name.endswith(("weight", "bias")) and "norm" in name]:
@@ -159,7 +159,7 @@ def test_an_answer_that_is_no_number_is_a_record_and_no_label(tmp_path: Path) ->
         assert b"label" not in done.stdout.replace(b"label1", b"") or format == "csv"
 
 
-@pytest.mark.guarantee("data-and-words")
+@pytest.mark.guarantee("stdout-and-stderr")
 def test_what_libraries_say_of_broken_files_is_not_passed_on(tiny_folder: Path, tmp_path: Path) -> None:
     file = io.BytesIO()
     sample_image().save(file, "TIFF", compression="tiff_lzw")
@@ -172,7 +172,7 @@ def test_what_libraries_say_of_broken_files_is_not_passed_on(tiny_folder: Path, 
     assert done.stderr.startswith(b"1 image in")
 
 
-@pytest.mark.guarantee("modes")
+@pytest.mark.guarantee("color-modes")
 def test_a_twin_in_ink_gets_the_label_of_its_twin_in_light(tmp_path: Path) -> None:
     light = sample_image(200, 180, seed=7)
     light.save(tmp_path / "a.png")
@@ -184,7 +184,7 @@ def test_a_twin_in_ink_gets_the_label_of_its_twin_in_light(tmp_path: Path) -> No
     assert len(set(labels)) == 1
 
 
-@pytest.mark.guarantee("extreme-shape")
+@pytest.mark.guarantee("extreme-aspect")
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 1), (65_535, 2)])
 def test_extreme_shapes_have_answers(tiny_folder: Path, tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, (9, 99, 199)).save(tmp_path / "thin.png")
@@ -216,7 +216,7 @@ def test_a_hundred_thousand_files_start_at_once_and_keep_their_order(tmp_path: P
     assert start_s < (time.perf_counter() - begun) / 3
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 def test_a_list_of_very_many_lines_is_streamed() -> None:
     number = 200_000
 

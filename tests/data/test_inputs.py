@@ -25,7 +25,7 @@ def test_a_folder_is_walked_depth_first_in_the_order_of_names(tmp_path: Path) ->
     assert below(tmp_path) == ["B.gif", "a/b/c.JPEG", "a/z.png", "a.webp", "b.jpg", "c.tiff"]
 
 
-@pytest.mark.guarantee("links")
+@pytest.mark.guarantee("symbolic-links")
 def test_hidden_entries_other_files_and_links_are_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, ".hidden.jpg", ".git/x.jpg", "notes.txt", "kept.bmp", "noext")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "kept.bmp")
@@ -47,7 +47,7 @@ def test_three_hundred_levels_are_walked(tmp_path: Path) -> None:
     assert below(tmp_path) == [f"{deep}/x.jpg"]
 
 
-@pytest.mark.guarantee("missing-or-forbidden")
+@pytest.mark.guarantee("missing-or-unreadable")
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_an_unreadable_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0)
@@ -84,7 +84,7 @@ def test_a_glob_that_the_shell_left_alone_is_resolved_in_order(tmp_path: Path) -
     assert [item.path for item in expand([f"{tmp_path}/**/*.jpg"])][-1] == f"{tmp_path}/sub/d.jpg"
 
 
-@pytest.mark.guarantee("links")
+@pytest.mark.guarantee("symbolic-links")
 def test_a_glob_of_all_levels_follows_no_link_and_names_each_file_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +120,7 @@ def test_a_dash_in_a_list_is_a_file() -> None:
     assert not item.is_stdin
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 @pytest.mark.parametrize(
     ("content", "null", "expected"),
     [
@@ -154,7 +154,7 @@ class InPieces(io.BytesIO):
         return self.read(self._sizes.pop() if self._sizes else -1)
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 @given(st.lists(PATHS), st.booleans(), st.lists(st.integers(1, 9)))
 def test_any_paths_come_out_of_a_list_that_ends_them_in_nul(paths: list[bytes], ends: bool, sizes: list[int]) -> None:
     content = b"\0".join(paths) + b"\0" * (ends and bool(paths))
@@ -167,7 +167,7 @@ def test_any_lines_come_out_of_a_list(lines: list[bytes], sizes: list[int]) -> N
     assert list(read_list(InPieces(content, sizes), null=False)) == [os.fsdecode(line) for line in lines]
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 def test_a_list_is_streamed_and_survives_any_cut_between_reads() -> None:
     class OneByteAtATime(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:

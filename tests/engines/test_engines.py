@@ -29,7 +29,7 @@ def demo() -> Checkpoint:
     return load("demo")
 
 
-@pytest.mark.guarantee("any-batch")
+@pytest.mark.guarantee("batch-invariance")
 def test_the_answer_is_the_same_in_any_batch(demo: Checkpoint) -> None:
     pixels = random_pixels(demo.config, 33)
     engine = make_engine(demo, FP32)
@@ -105,7 +105,7 @@ def test_a_gpu_agrees_with_the_cpu_from_several_threads(engine: EngineName) -> N
             np.testing.assert_allclose(logits, expected[:size], rtol=0, atol=1e-2)
 
 
-@pytest.mark.guarantee("no-device")
+@pytest.mark.guarantee("device-unavailable")
 def test_a_device_or_a_precision_that_is_not_there_is_refused(demo: Checkpoint) -> None:
     with pytest.raises(RefusedError, match="fp16"):
         make_engine(demo, replace(FP32, precision="fp16"))
@@ -113,7 +113,7 @@ def test_a_device_or_a_precision_that_is_not_there_is_refused(demo: Checkpoint) 
         make_engine(demo, EngineSpec(device="cuda", engine="openvino"))
 
 
-@pytest.mark.guarantee("no-device")
+@pytest.mark.guarantee("device-unavailable")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("engine", ["auto", "torch", "compile"])
 def test_a_gpu_that_is_not_there_is_refused(demo: Checkpoint, engine: EngineName) -> None:
@@ -121,7 +121,7 @@ def test_a_gpu_that_is_not_there_is_refused(demo: Checkpoint, engine: EngineName
         make_engine(demo, EngineSpec(device="cuda", engine=engine))
 
 
-@pytest.mark.guarantee("quota-and-affinity")
+@pytest.mark.guarantee("cpu-limits")
 @pytest.mark.parametrize(
     ("affinity", "quota", "asked", "expected"), [(8, 0, 0, 8), (8, 2, 0, 2), (2, 4, 0, 2), (8, 4, 1, 1), (4, 0, 9, 4)]
 )

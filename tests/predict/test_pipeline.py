@@ -81,7 +81,7 @@ def test_more_classes_wanted_than_there_are() -> None:
     assert len(prediction.top) == CLASSES
 
 
-@pytest.mark.guarantee("not-a-number")
+@pytest.mark.guarantee("non-finite")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_logits_that_are_not_finite_are_an_error_of_that_image_only(bad: float) -> None:
     def broken(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -40,7 +40,7 @@ def test_a_file_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-@pytest.mark.guarantee("old-or-new")
+@pytest.mark.guarantee("atomic-replacement")
 def test_a_file_is_replaced_by_another(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with (tmp_path / "a").open("rb") as reader:
@@ -95,7 +95,7 @@ def test_a_relative_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
-@pytest.mark.guarantee("old-or-new")
+@pytest.mark.guarantee("atomic-replacement")
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with full_disk(1000):
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-@pytest.mark.guarantee("old-or-new", "converting")
+@pytest.mark.guarantee("atomic-replacement", "safe-conversion")
 @pytest.mark.parametrize("old", [b"old", None])
 def test_killed_at_any_moment_it_is_the_old_file_or_the_new_one(tmp_path: Path, old: bytes | None) -> None:
     path = tmp_path / "a"

@@ -70,7 +70,7 @@ def test_of_a_record_that_cannot_be_written_nothing_stays(tmp_path: Path, monkey
     assert (tmp_path / "out").read_bytes() == b"first\n"
 
 
-@pytest.mark.guarantee("two-runs")
+@pytest.mark.guarantee("concurrent-runs")
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
 def test_who_comes_second_is_refused_until_the_first_is_gone(tmp_path: Path, options: dict[str, bool]) -> None:
     path = tmp_path / "out"

@@ -90,7 +90,7 @@ def unbroken(folder: Path, name: Format, paths: Iterable[str], bad: str = "") ->
     return content
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_cut_at_any_byte_it_continues_to_the_same_file(tmp_path: Path, name: Format) -> None:
     names = ['2 "quoted"', "3 new\nline", "4, comma", "5 caf\udce9"]
@@ -103,7 +103,7 @@ def test_cut_at_any_byte_it_continues_to_the_same_file(tmp_path: Path, name: For
         assert os.listdir(tmp_path) == ["out"]
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 @pytest.mark.parametrize("name", RESUMABLE)
 @pytest.mark.parametrize(
     ("old", "old_bad", "new"),
@@ -200,7 +200,7 @@ def test_records_of_a_folder_that_cannot_be_listed_today_stay(tmp_path: Path) ->
     assert path.read_bytes().splitlines() == lines
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 def test_where_only_a_folder_failed_that_can_be_listed_now_nothing_is_left_of_it(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, "jsonl", ["shut"], unlisted="shut")
