@@ -207,7 +207,7 @@ def test_an_unexpected_key_is_named(format: CheckpointFormat) -> None:
     assert refusal(hollow(format, TINY) | {"ema.decay": ones(())}).endswith("1 unexpected: ema.decay")
 
 
-@pytest.mark.guarantee("other-network")
+@pytest.mark.guarantee("architecture-mismatch")
 def test_one_message_lists_all_problems_with_counts_and_the_first_five_keys() -> None:
     arrays = hollow("timm", THREE_DEEP)
     missing = [name for name in arrays if ".bn.weight" in name][10:17]
@@ -238,7 +238,7 @@ def test_a_mix_of_two_formats_is_refused() -> None:
     assert "unexpected" in message or "missing" in message
 
 
-@pytest.mark.guarantee("other-network")
+@pytest.mark.guarantee("architecture-mismatch")
 @pytest.mark.parametrize(
     ("keys", "guess"),
     [
@@ -267,7 +267,7 @@ def test_an_empty_state_dict_is_refused() -> None:
 # --- invalid values
 
 
-@pytest.mark.guarantee("impossible-weights")
+@pytest.mark.guarantee("invalid-weights")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_single_nan_or_infinity_is_detected_in_any_tensor(value: float) -> None:
     arrays = arrays_of("fb")
@@ -278,7 +278,7 @@ def test_a_single_nan_or_infinity_is_detected_in_any_tensor(value: float) -> Non
             assert f"holds NaN or infinity · in {tensor.names.ours}" in refusal(arrays | {tensor.names.fb: damaged})
 
 
-@pytest.mark.guarantee("impossible-weights")
+@pytest.mark.guarantee("invalid-weights")
 @pytest.mark.parametrize("value", [0.0, -0.0, -1e-9, -3.0])
 def test_a_variance_must_be_positive(value: float) -> None:
     variance = np.ones(24, np.float32)
@@ -287,7 +287,7 @@ def test_a_variance_must_be_positive(value: float) -> None:
     assert "variance is not positive · in stages.1.blocks.1.attention.proj.norm.running_var" in refusal(arrays)
 
 
-@pytest.mark.guarantee("impossible-weights")
+@pytest.mark.guarantee("invalid-weights")
 @pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint8, np.bool_, np.complex64])
 def test_weights_must_be_floating_point(kind: Any) -> None:
     arrays = arrays_of("hf")

@@ -319,7 +319,7 @@ def test_a_warm_cache_serves_offline_without_a_request(
     assert fake.take_requests() == []
 
 
-@pytest.mark.guarantee("hub-down")
+@pytest.mark.guarantee("hub-unreachable")
 @pytest.mark.parametrize(("offline", "variable"), [(True, "0"), (False, "1")], ids=["--offline", "HF_HUB_OFFLINE"])
 def test_a_cold_cache_is_unreachable_offline_and_the_hint_names_alternatives(
     machine: Machine, fake: FakeHub, repository: Repository, offline: bool, variable: str
@@ -394,7 +394,7 @@ def test_a_local_path_never_uses_the_network(machine: Machine, fake: FakeHub, wh
     assert fake.take_requests() == []
 
 
-@pytest.mark.guarantee("hub-many-runs")
+@pytest.mark.guarantee("hub-concurrent-runs")
 def test_many_runs_at_once_on_a_cold_cache_all_succeed(machine: Machine, repository: Repository) -> None:
     for run in [machine.start() for _ in range(20)]:
         run.finish().require()
@@ -418,7 +418,7 @@ def test_a_system_without_symbolic_links_is_supported(machine: Machine, fake: Fa
 # A hub that does not respond
 
 
-@pytest.mark.guarantee("hub-down")
+@pytest.mark.guarantee("hub-unreachable")
 @pytest.mark.parametrize("answer", [(503, ""), (429, "")])
 def test_an_http_error_of_the_hub_falls_back_to_the_cached_copy_with_one_warning(
     warm: Machine, repository: Repository, answer: tuple[int, str]
@@ -431,7 +431,7 @@ def test_an_http_error_of_the_hub_falls_back_to_the_cached_copy_with_one_warning
     assert f"using the cached copy of {REPO}, commit {repository.branches['main'][:8]}" in warning
 
 
-@pytest.mark.guarantee("hub-down")
+@pytest.mark.guarantee("hub-unreachable")
 def test_a_hub_that_is_down_falls_back_to_the_cached_copy_with_one_warning(warm: Machine, dead_url: str) -> None:
     outcome = warm.load(env={"HF_ENDPOINT": dead_url})
     outcome.require()
@@ -446,7 +446,7 @@ def test_a_hub_that_is_down_is_unreachable_at_once_with_a_cold_cache(machine: Ma
     assert outcome.seconds < LONG_S
 
 
-@pytest.mark.guarantee("hub-down")
+@pytest.mark.guarantee("hub-unreachable")
 @pytest.mark.parametrize("endpoint", ["http://host.invalid", "not a url"])
 def test_an_invalid_endpoint_is_unreachable(machine: Machine, endpoint: str) -> None:
     require_unreachable(machine.load(env={"HF_ENDPOINT": endpoint}), f"The hub at {endpoint} does not respond")
@@ -487,7 +487,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.guarantee("hub-refuses")
+@pytest.mark.guarantee("hub-errors")
 @pytest.mark.parametrize(("answer", "why"), REFUSALS)
 def test_a_refusal_is_unreachable_with_its_own_reason_and_without_the_token(
     machine: Machine, repository: Repository, answer: tuple[int, str], why: str
@@ -514,7 +514,7 @@ def test_refused_files_are_unreachable_at_once(
     assert outcome.seconds < LONG_S
 
 
-@pytest.mark.guarantee("hub-refuses")
+@pytest.mark.guarantee("hub-errors")
 def test_the_token_is_sent_to_the_hub_but_not_to_its_storage(
     machine: Machine, fake: FakeHub, repository: Repository
 ) -> None:
@@ -537,7 +537,7 @@ def test_the_password_in_an_endpoint_is_not_printed(machine: Machine, dead_url: 
 # Damaged files
 
 
-@pytest.mark.guarantee("hub-flipped-byte")
+@pytest.mark.guarantee("hub-corruption")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_bit_flipped_in_transit_is_refused_and_not_kept(machine: Machine, repository: Repository, name: str) -> None:
     repository.faults = {name: "flip"}
@@ -556,7 +556,7 @@ def test_a_bit_flipped_once_in_transit_causes_a_warning(machine: Machine, reposi
     assert outcome.warnings == [f"model.safetensors of {REPO} is damaged; downloading it again"]
 
 
-@pytest.mark.guarantee("hub-flipped-byte")
+@pytest.mark.guarantee("hub-corruption")
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_bit_flipped_in_the_cache_is_detected_and_refused_offline(warm: Machine, fake: FakeHub, name: str) -> None:
     blob = warm.blob(name)
@@ -571,7 +571,7 @@ def test_a_bit_flipped_in_the_cache_is_detected_and_refused_offline(warm: Machin
     warm.load(offline=True).require()
 
 
-@pytest.mark.guarantee("hub-flipped-byte")
+@pytest.mark.guarantee("hub-corruption")
 def test_a_pin_takes_precedence_over_the_hubs_hash(machine: Machine, repository: Repository, newer: Files) -> None:
     pin = f"from levit_cli.checkpoints import hub; hub.PINNED_SHA256[{REPO!r}, 'model.safetensors'] = '0' * 64"
     outcome = machine.load(first=pin)

@@ -141,7 +141,7 @@ def test_timms_training_checkpoint_is_loaded(tmp_path: Path) -> None:
     assert_random_model(load(tmp_path / "last.pth.tar", ema=True).state, seed=5)
 
 
-@pytest.mark.guarantee("wrapped-names")
+@pytest.mark.guarantee("key-prefixes")
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
 def test_wrapper_prefixes_are_removed_with_a_note(tmp_path: Path, format: CheckpointFormat, prefix: str) -> None:
@@ -211,7 +211,7 @@ def test_the_users_labels_take_precedence(tmp_path: Path, name: str, content: st
     assert load(folder, labels=tmp_path / name).labels == ANIMALS
 
 
-@pytest.mark.guarantee("labels-and-heads")
+@pytest.mark.guarantee("label-and-head-counts")
 def test_labels_of_another_length_are_refused_with_both_numbers(tmp_path: Path) -> None:
     path = write_model(tmp_path / "a.pth", "fb")
     (tmp_path / "names.txt").write_text("cat\ndog\n")
@@ -344,7 +344,7 @@ def test_a_rectangular_image_size_requires_a_config(tmp_path: Path) -> None:
     assert load(path.parent).config == load(path).config == config
 
 
-@pytest.mark.guarantee("labels-and-heads")
+@pytest.mark.guarantee("label-and-head-counts")
 def test_heads_of_different_class_counts_are_refused_with_both_numbers(tmp_path: Path) -> None:
     ten = arrays_of("fb", replace(TINY, num_classes=10))
     arrays = arrays_of("fb") | {name: array for name, array in ten.items() if name.startswith("head_dist.")}
@@ -352,7 +352,7 @@ def test_heads_of_different_class_counts_are_refused_with_both_numbers(tmp_path:
     assert "2 mis-shaped: head_dist.l.weight (expected (7, 32), found (10, 32)), head_dist.l.bias" in message
 
 
-@pytest.mark.guarantee("labels-and-heads")
+@pytest.mark.guarantee("label-and-head-counts")
 def test_a_model_with_one_head_is_loaded(tmp_path: Path) -> None:
     arrays = {name: array for name, array in arrays_of("timm").items() if not name.startswith("head_dist.")}
     checkpoint = load(write_arrays(tmp_path / "a.safetensors", arrays))

@@ -209,7 +209,7 @@ def test_files_that_are_not_pickles_have_no_unsafe_imports(tmp_path: Path, conte
     assert unsafe_imports(tmp_path / "a") == []
 
 
-@pytest.mark.guarantee("foreign-archive")
+@pytest.mark.guarantee("unsupported-archive")
 def test_a_zip_bomb_is_refused_before_unpacking(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(100_000_000))

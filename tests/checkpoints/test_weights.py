@@ -132,7 +132,7 @@ def put(name: str, **changes: Any) -> Edit:
     return lambda header: {**header, name: {**header[name], **changes}}
 
 
-@pytest.mark.guarantee("damaged-weights")
+@pytest.mark.guarantee("corrupt-weights")
 @pytest.mark.parametrize("length", [9, 40, len(WHOLE) - 49, len(WHOLE) - 1])
 def test_a_truncated_file_is_refused_with_both_sizes(tmp_path: Path, length: int) -> None:
     (tmp_path / "a.safetensors").write_bytes(WHOLE[:length])
@@ -145,7 +145,7 @@ def test_trailing_bytes_are_refused_with_both_sizes(tmp_path: Path) -> None:
     assert f"the header expects {len(WHOLE):,} bytes, but the file has {len(WHOLE) + 5:,}" in message
 
 
-@pytest.mark.guarantee("damaged-weights")
+@pytest.mark.guarantee("corrupt-weights")
 def test_every_flipped_bit_of_a_header_is_refused_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     expected = {name: (array.dtype, array.shape, array.tolist()) for name, array in ARRAYS.items()}
@@ -162,7 +162,7 @@ def test_every_flipped_bit_of_a_header_is_refused_or_harmless(tmp_path: Path) ->
         assert len(actual) == len(expected)
 
 
-@pytest.mark.guarantee("damaged-weights")
+@pytest.mark.guarantee("corrupt-weights")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -201,7 +201,7 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.guarantee("damaged-weights")
+@pytest.mark.guarantee("corrupt-weights")
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JSON | st.dictionaries(st.text(max_size=8), ENTRIES | JSON, max_size=3), st.binary(max_size=64))
 def test_any_header_is_refused_or_read_safely(tmp_path: Path, header: Any, body: bytes) -> None:
@@ -214,7 +214,7 @@ def test_any_header_is_refused_or_read_safely(tmp_path: Path, header: Any, body:
     assert sum(array.nbytes for array in weights.arrays.values()) <= 2 * len(body)  # bfloat16 is widened
 
 
-@pytest.mark.guarantee("damaged-weights", "malicious-pickle")
+@pytest.mark.guarantee("corrupt-weights", "malicious-pickle")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.booleans(), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8))
 def test_any_changed_bytes_of_a_pickle_are_refused_or_harmless(
@@ -254,7 +254,7 @@ def zip_of(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:96703c44\nsize 32152063\n"
 
 
-@pytest.mark.guarantee("not-weights", "foreign-archive")
+@pytest.mark.guarantee("not-weights", "unsupported-archive")
 @pytest.mark.parametrize("suffix", ["safetensors", "pth", "bin"])
 @pytest.mark.parametrize(
     ("content", "reason"),
@@ -279,7 +279,7 @@ def test_other_files_are_refused_with_a_guess_of_their_type(
     assert f"it looks like {reason}" in refusal(path)
 
 
-@pytest.mark.guarantee("foreign-archive")
+@pytest.mark.guarantee("unsupported-archive")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -296,7 +296,7 @@ def test_an_archive_without_weights_is_refused(tmp_path: Path, content: bytes, r
     assert reason in refusal(tmp_path / "a.pth")
 
 
-@pytest.mark.guarantee("foreign-archive")
+@pytest.mark.guarantee("unsupported-archive")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning:torch")
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
     assert "it is a TorchScript archive" in refusal(tmp_path / "a.pt")
 
 
-@pytest.mark.guarantee("damaged-weights")
+@pytest.mark.guarantee("corrupt-weights")
 @pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
 def test_a_pickle_truncated_anywhere_is_refused(tmp_path: Path, in_zip: bool) -> None:
     path = saved(tmp_path / "a.pth", {"a": torch.arange(100.0)}, _use_new_zipfile_serialization=in_zip)
@@ -314,7 +314,7 @@ def test_a_pickle_truncated_anywhere_is_refused(tmp_path: Path, in_zip: bool) ->
         refusal(path)
 
 
-@pytest.mark.guarantee("damaged-weights")
+@pytest.mark.guarantee("corrupt-weights")
 def test_a_flipped_bit_in_the_weights_of_a_zip_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", {"a": torch.arange(100.0)})
     flipped = bytearray(path.read_bytes())
@@ -379,7 +379,7 @@ def test_missing_ema_weights_are_refused(tmp_path: Path) -> None:
 # --- wrappers
 
 
-@pytest.mark.guarantee("wrapped-names")
+@pytest.mark.guarantee("key-prefixes")
 @pytest.mark.parametrize(
     "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
 )

@@ -24,7 +24,7 @@ def test_a_checkpoint_is_converted_and_verified(tiny_folder: Path, tmp_path: Pat
         assert "at most 0 (of" in report  # same weights, same engine
 
 
-@pytest.mark.guarantee("converting")
+@pytest.mark.guarantee("safe-conversion")
 def test_an_existing_output_and_the_source_are_not_overwritten(tiny_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "there.safetensors"
     output.write_bytes(b"mine")

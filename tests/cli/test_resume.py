@@ -75,7 +75,7 @@ def records(content: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in content.splitlines()]
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 def test_killed_again_and_again_it_comes_to_the_same_file(
     tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
 ) -> None:
@@ -97,7 +97,7 @@ def test_killed_again_and_again_it_comes_to_the_same_file(
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 @pytest.mark.parametrize(
     ("suffix", "share"), [("jsonl", 0.0), ("jsonl", 0.5), ("jsonl", 1.0), ("csv", 0.03), ("csv", 0.5), ("tsv", 0.7)]
 )
@@ -111,7 +111,7 @@ def test_a_part_of_a_file_even_a_copied_one_is_continued(
     assert output.read_bytes() == whole(suffix)
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 def test_what_failed_is_tried_again_and_files_may_come_and_go(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
@@ -151,7 +151,7 @@ def noted(tiny_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFact
     return output
 
 
-@pytest.mark.guarantee("another-run")
+@pytest.mark.guarantee("resume-mismatch")
 @pytest.mark.parametrize("what", OTHERWISE)
 def test_another_run_is_told_by_what_differs_and_the_file_stays(
     tiny_folder: Path, other_model: Path, photos: Path, noted: Path, tmp_path: Path, what: str
@@ -170,7 +170,7 @@ def test_another_run_is_told_by_what_differs_and_the_file_stays(
     assert not done.stdout
 
 
-@pytest.mark.guarantee("another-run")
+@pytest.mark.guarantee("resume-mismatch")
 @pytest.mark.parametrize(("what", "words"), [
     ("model", b"has another prediction now"),
     ("transform", b"has another prediction now"),
@@ -191,7 +191,7 @@ def test_another_run_is_known_by_its_answers_where_a_copy_lost_its_note(
     assert output.read_bytes() == whole("jsonl")[:2000]
 
 
-@pytest.mark.guarantee("another-run")
+@pytest.mark.guarantee("resume-mismatch")
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -330,7 +330,7 @@ def test_a_disk_that_fills_up_leaves_whole_records_and_the_rest_to_resume(
     assert output.read_bytes() == whole("jsonl")
 
 
-@pytest.mark.guarantee("two-runs")
+@pytest.mark.guarantee("concurrent-runs")
 @pytest.mark.parametrize("options", [[], ["--overwrite"], ["--resume"]])
 def test_a_second_run_onto_the_same_file_is_refused(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
     first, second = write_images(tmp_path / "photos", 2)

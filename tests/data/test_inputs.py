@@ -25,7 +25,7 @@ def test_folder_is_walked_depth_first_in_name_order(tmp_path: Path) -> None:
     assert below(tmp_path) == ["B.gif", "a/b/c.JPEG", "a/z.png", "a.webp", "b.jpg", "c.tiff"]
 
 
-@pytest.mark.guarantee("links")
+@pytest.mark.guarantee("symbolic-links")
 def test_hidden_entries_links_and_other_files_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, ".hidden.jpg", ".git/x.jpg", "notes.txt", "kept.bmp", "noext")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "kept.bmp")
@@ -47,7 +47,7 @@ def test_three_hundred_nested_folders_are_walked(tmp_path: Path) -> None:
     assert below(tmp_path) == [f"{deep}/x.jpg"]
 
 
-@pytest.mark.guarantee("missing-or-forbidden")
+@pytest.mark.guarantee("missing-or-unreadable")
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
 def test_unreadable_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
     (tmp_path / "unreadable").mkdir(mode=0)
@@ -84,7 +84,7 @@ def test_unexpanded_glob_is_expanded_in_order(tmp_path: Path) -> None:
     assert [item.path for item in expand([f"{tmp_path}/**/*.jpg"])][-1] == f"{tmp_path}/sub/d.jpg"
 
 
-@pytest.mark.guarantee("links")
+@pytest.mark.guarantee("symbolic-links")
 def test_recursive_glob_follows_no_link_and_lists_each_file_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +120,7 @@ def test_dash_in_a_list_is_a_file() -> None:
     assert not item.is_stdin
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 @pytest.mark.parametrize(
     ("content", "null", "expected"),
     [
@@ -154,7 +154,7 @@ class InPieces(io.BytesIO):
         return self.read(self._sizes.pop() if self._sizes else -1)
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 @given(st.lists(PATHS), st.booleans(), st.lists(st.integers(1, 9)))
 def test_any_paths_are_read_from_a_list_with_nul(paths: list[bytes], ends: bool, sizes: list[int]) -> None:
     content = b"\0".join(paths) + b"\0" * (ends and bool(paths))
@@ -167,7 +167,7 @@ def test_any_lines_are_read_from_a_list(lines: list[bytes], sizes: list[int]) ->
     assert list(read_list(InPieces(content, sizes), null=False)) == [os.fsdecode(line) for line in lines]
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 def test_list_is_read_correctly_one_byte_at_a_time() -> None:
     class OneByteAtATime(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:

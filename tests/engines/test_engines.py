@@ -31,7 +31,7 @@ def demo() -> Checkpoint:
     return load("demo")
 
 
-@pytest.mark.guarantee("any-batch")
+@pytest.mark.guarantee("batch-invariance")
 def test_logits_do_not_depend_on_the_batch(demo: Checkpoint) -> None:
     pixels = random_pixels(demo.config, 33)
     engine = make_engine(demo, FP32)
@@ -107,7 +107,7 @@ def test_a_gpu_agrees_with_the_cpu_from_several_threads(engine: EngineName) -> N
             np.testing.assert_allclose(logits, expected[:size], rtol=0, atol=1e-2)
 
 
-@pytest.mark.guarantee("no-device")
+@pytest.mark.guarantee("device-unavailable")
 def test_an_unsupported_device_or_precision_is_refused(demo: Checkpoint) -> None:
     with pytest.raises(RefusedError, match="fp16"):
         make_engine(demo, replace(FP32, precision="fp16"))
@@ -115,7 +115,7 @@ def test_an_unsupported_device_or_precision_is_refused(demo: Checkpoint) -> None
         make_engine(demo, EngineSpec(device="cuda", engine="openvino"))
 
 
-@pytest.mark.guarantee("no-device")
+@pytest.mark.guarantee("device-unavailable")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
 @pytest.mark.parametrize("engine", ["auto", "torch", "compile"])
 def test_a_missing_gpu_is_refused(demo: Checkpoint, engine: EngineName) -> None:
@@ -123,7 +123,7 @@ def test_a_missing_gpu_is_refused(demo: Checkpoint, engine: EngineName) -> None:
         make_engine(demo, EngineSpec(device="cuda", engine=engine))
 
 
-@pytest.mark.guarantee("quota-and-affinity")
+@pytest.mark.guarantee("cpu-limits")
 @pytest.mark.parametrize(
     ("affinity", "quota", "requested", "expected"),
     [(8, 0, 0, 8), (8, 2, 0, 2), (2, 4, 0, 2), (8, 4, 1, 1), (4, 0, 9, 4)],

@@ -81,7 +81,7 @@ def test_top_k_may_exceed_the_number_of_classes() -> None:
     assert len(prediction.top) == CLASSES
 
 
-@pytest.mark.guarantee("not-a-number")
+@pytest.mark.guarantee("non-finite")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_non_finite_logits_are_an_error_of_that_image_only(bad: float) -> None:
     def broken(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

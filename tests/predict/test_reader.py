@@ -27,7 +27,7 @@ def test_pixels_have_the_size_of_the_transform(tmp_path: Path) -> None:
     assert pixels.dtype == np.uint8
 
 
-@pytest.mark.guarantee("no-file")
+@pytest.mark.guarantee("not-regular-file")
 def test_pipes_devices_folders_and_sockets_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     assert kind_of(tmp_path / "pipe.jpg") == "not_regular"

@@ -90,7 +90,7 @@ def uninterrupted(folder: Path, name: Format, paths: Iterable[str], bad: str = "
     return content
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_file_truncated_at_any_byte_is_completed(tmp_path: Path, name: Format) -> None:
     names = ['2 "quoted"', "3 new\nline", "4, comma", "5 caf\udce9"]
@@ -103,7 +103,7 @@ def test_file_truncated_at_any_byte_is_completed(tmp_path: Path, name: Format) -
         assert os.listdir(tmp_path) == ["out"]
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 @pytest.mark.parametrize("name", RESUMABLE)
 @pytest.mark.parametrize(
     ("old", "old_bad", "new"),
@@ -200,7 +200,7 @@ def test_records_of_a_folder_that_can_no_longer_be_listed_are_kept(tmp_path: Pat
     assert path.read_bytes().splitlines() == lines
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 def test_error_record_of_a_folder_is_removed_once_it_can_be_listed(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, "jsonl", ["shut"], unlisted="shut")
