@@ -1,4 +1,4 @@
-"""The values that options accept. This module imports nothing heavy, so that help can show them."""
+"""Define the values that options accept. The module imports nothing heavy, so that ``--help`` is fast."""
 
 from typing import Literal, get_args
 
@@ -13,7 +13,7 @@ Decoding = Literal["exact", "fast"]
 Preset = Literal["small", "paper"]
 Distillation = Literal["hard", "soft"]
 Frozen = Literal["nothing", "backbone"]
-ClipMode = Literal["norm", "agc"]  # norm: all gradients as one vector; agc: each unit's, in proportion to its weights
+ClipMode = Literal["norm", "agc"]  # norm: clip the global norm; agc: adaptive gradient clipping
 Format = Literal["table", "jsonl", "json", "csv", "tsv"]
 BenchFormat = Literal["table", "json", "csv"]
 BenchProtocol = Literal["quick", "paper"]

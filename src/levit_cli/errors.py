@@ -1,7 +1,7 @@
-"""Exit codes and exceptions.
+"""Define the exit codes and exceptions.
 
 A ``LevitError`` ends the command and carries its exit code; the error handler in ``cli`` prints its message.
-An ``InputError`` concerns one input only: it becomes that input's record, and the run continues.
+An ``InputError`` concerns one input only: it becomes the error record of that input, and the run continues.
 """
 
 from enum import IntEnum
@@ -24,12 +24,12 @@ class ExitCode(IntEnum):
 
     @property
     def exit_code(self) -> "ExitCode":
-        """The code itself, so that a command may return a code or a result that has one."""
+        """Return the code itself. A command may return an ``ExitCode`` or a result that has one."""
         return self
 
 
 class LevitError(Exception):
-    """An error to report to the user.
+    """An error that ends the command and is reported to the user.
 
     Args:
         what: what happened; names the path.
@@ -45,7 +45,7 @@ class LevitError(Exception):
 
 
 class UsageError(LevitError):
-    """The command line cannot be carried out: no inputs, the output exists."""
+    """The command line cannot be executed, for example because there are no inputs or the output exists."""
 
     exit_code = ExitCode.USAGE
 
@@ -57,7 +57,7 @@ class RefusedError(LevitError):
 
 
 class OutputError(LevitError):
-    """The output cannot be written: disk full, read-only, folder missing."""
+    """The output cannot be written: the disk is full, or the folder is read-only or missing."""
 
     exit_code = ExitCode.OUTPUT
 
@@ -75,7 +75,7 @@ class TrainingStoppedError(LevitError):
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. It is no ``Exception``, so ``except Exception`` does not catch it."""
+    """SIGTERM was received. As with ``KeyboardInterrupt``, ``except Exception`` does not catch it."""
 
 
 InputErrorKind = Literal[
@@ -101,8 +101,8 @@ class InputError(Exception):
     """One input cannot be classified. It gets an error record, and the run continues.
 
     Args:
-        kind: stable name of the error, for scripts.
-        message: text for people. It names sizes and limits, but not the path, which the record holds.
+        kind: stable name of the error, on which scripts can rely.
+        message: explanation for people. It gives sizes and limits, but not the path, which is in the record.
     """
 
     def __init__(self, kind: InputErrorKind, message: str) -> None:

@@ -257,7 +257,7 @@ def test_the_suffix_determines_the_format_unless_it_is_named() -> None:
     assert Outputs().chosen_format() == "table"
     assert Outputs(Path("a.CSV")).chosen_format() == "csv"
     assert Outputs(Path("a.csv"), "json").chosen_format() == "json"
-    with pytest.raises(UsageError, match="names no format"):
+    with pytest.raises(UsageError, match="No output format matches the suffix"):
         Outputs(Path("a.md")).chosen_format()
 
 

@@ -116,7 +116,7 @@ def test_a_closed_stdout_is_exit_4_and_a_closed_stderr_is_ignored(
     command = f"{LEVIT} predict -m {tiny_folder} {photos} -f jsonl"
     closed = shell(f"{command} >&-", tmp_path)
     assert closed.returncode == 4
-    assert b"Cannot write standard output" in closed.stderr
+    assert b"Cannot write to standard output" in closed.stderr
     without_stderr = shell(f"{command} 2>&-", tmp_path)
     assert (without_stderr.returncode, without_stderr.stdout) == (1, expected["jsonl"])
     full = shell(f"{command} 2>/dev/full", tmp_path)

@@ -224,7 +224,7 @@ def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> No
         (["--files-from", "/nowhere/list"], b"Cannot read the list"),
         (["--files-from", "-", "-"], b"cannot be both"),
         (["--no-such-option"], b"No such option"),
-        (["x.jpg", "-o", "x.unknown"], b"names no format"),
+        (["x.jpg", "-o", "x.unknown"], b"No output format matches the suffix"),
         (["x.jpg", "-k", "0"], b"--top-k"),
         (["x.jpg", "--device", "cuda", "--engine", "openvino"], b"not on cuda"),
         (["x.jpg", "--preprocessing", "hf-tensor", "--engine", "openvino"], b"--engine torch"),

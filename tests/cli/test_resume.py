@@ -344,7 +344,7 @@ def test_a_second_run_onto_the_same_file_is_refused(tiny_folder: Path, tmp_path:
             time.sleep(0.01)
         refused = levit("predict", "-m", tiny_folder, second, "-o", output, *options)
         assert refused.returncode == 4, refused.stderr
-        assert b"another run is writing it" in refused.stderr
+        assert b"another run is writing to it" in refused.stderr
         process.stdin.write(f"{second}\n".encode())
         process.stdin.close()
         assert process.wait(60) == 0

@@ -71,12 +71,12 @@ def test_a_declared_length_over_the_limit_is_refused_before_the_body_is_read(sit
         exchange.head(200, {"Content-Length": 10**12})
         exchange.stall()
 
-    assert error_of(serve(site, page), max_bytes=1000) == "1,000,000,000,000 bytes; the limit is 1,000"
+    assert error_of(serve(site, page), max_bytes=1000) == "the file has 1,000,000,000,000 bytes; the limit is 1,000"
 
 
 @pytest.mark.parametrize("page", [undeclared(BODY), chunked(BODY)], ids=["undeclared", "chunked"])
 def test_a_body_that_exceeds_the_limit_while_read_is_refused(site: FakeSite, page: Page) -> None:
-    assert error_of(serve(site, page), max_bytes=len(BODY) - 1) == "more than the limit of 25,599 bytes"
+    assert error_of(serve(site, page), max_bytes=len(BODY) - 1) == "the file is larger than the limit of 25,599 bytes"
 
 
 def stall_at_once(exchange: Exchange) -> None:
@@ -106,7 +106,7 @@ def redirect_and_drip(exchange: Exchange) -> None:
 @pytest.mark.parametrize("page", [stall_at_once, stall_in_the_body, drip_the_headers, drip_the_body, redirect_and_drip])
 def test_a_server_that_stalls_or_sends_slowly_is_stopped_at_the_timeout(site: FakeSite, page: Page) -> None:
     started = time.monotonic()
-    assert error_of(serve(site, page), timeout_s=SHORT_TIMEOUT_S) == "not finished after 0.3 s"
+    assert error_of(serve(site, page), timeout_s=SHORT_TIMEOUT_S) == "the download did not finish within 0.3 s"
     assert time.monotonic() - started < SHORT_TIMEOUT_S + 1
 
 
@@ -115,7 +115,7 @@ def test_a_server_that_sends_nothing_is_given_up_before_the_total_timeout(
 ) -> None:
     monkeypatch.setattr(web, "READ_TIMEOUT_S", SHORT_TIMEOUT_S)
     started = time.monotonic()
-    assert error_of(serve(site, stall_in_the_body), timeout_s=600) == "the server sent nothing for 0.3 s"
+    assert error_of(serve(site, stall_in_the_body), timeout_s=600) == "the server sent no data for 0.3 s"
     assert time.monotonic() - started < SHORT_TIMEOUT_S + 1
 
 
@@ -156,7 +156,7 @@ def test_an_invalid_response_is_an_error_in_one_line(site: FakeSite, answer: byt
 
 @pytest.mark.parametrize(("status", "message"), [(404, "404 Not Found"), (410, "410 Gone"), (503, "503 Service")])
 def test_an_error_status_is_reported(site: FakeSite, status: int, message: str) -> None:
-    assert f"the server answered {message}" in error_of(serve(site, lambda exchange: exchange.reply(status)))
+    assert f"the server returned {message}" in error_of(serve(site, lambda exchange: exchange.reply(status)))
 
 
 def test_escape_sequences_from_a_server_are_removed(site: FakeSite) -> None:
@@ -164,7 +164,7 @@ def test_escape_sequences_from_a_server_are_removed(site: FakeSite) -> None:
         exchange.send_response(404, "\x1b[31mred\x1b[0m")
         exchange.end_headers()
 
-    assert error_of(serve(site, page)) == "the server answered 404  [31mred [0m"
+    assert error_of(serve(site, page)) == "the server returned 404  [31mred [0m"
 
 
 def test_a_redirect_is_followed(site: FakeSite) -> None:

@@ -78,7 +78,7 @@ def test_a_second_run_is_refused_until_the_first_ends(tmp_path: Path, options: d
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"holding\n"
         settings = {"overwrite": False, "resume": False, **options}
-        with pytest.raises(OutputError, match="another run is writing it") as caught:
+        with pytest.raises(OutputError, match="another run is writing to it") as caught:
             open_for_run(path, **settings)
         assert caught.value.exit_code == ExitCode.OUTPUT
         assert path.read_bytes() == b"theirs\n"

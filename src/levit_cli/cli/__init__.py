@@ -1,6 +1,6 @@
 """The ``levit`` command and the layout of its help.
 
-Importing this module is enough to print help. Each command imports what it needs when it runs.
+To print help, only this package is imported. Each command imports its implementation when it runs.
 """
 
 import inspect
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     _Base = TyperCommand
 else:
     _Base = object
-NARROW_COLUMNS = 60  # in fewer columns, Typer's tables cut off the options' names
+NARROW_COLUMNS = 60  # on narrower terminals, Typer's tables truncate option names
 
 
 class _ExamplesFirst(_Base):
-    """Print the docstring's sentence and examples first, then usage and the options by panel.
+    """Lay out help: the docstring's sentence and examples first, then the usage and the options by panel.
 
     The docstring holds one sentence, a blank line, the heading "Examples:" and one indented command per line. Typer
     would wrap the commands at the terminal's width; here each stays on one line, so that it can be copied.
@@ -53,8 +53,8 @@ class _ExamplesFirst(_Base):
         if columns < NARROW_COLUMNS:
             self.rich_markup_mode = None
         for parameter in self.get_params(ctx):
-            _tidy(parameter, markup=self.rich_markup_mode is not None)
-        formatter.write("\n")  # between the examples and the usage; Typer's tables bring their own
+            _prepare_for_help(parameter, markup=self.rich_markup_mode is not None)
+        formatter.write("\n")  # an empty line before the usage; Typer's tables write their own
         super().format_help(ctx, formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -68,8 +68,8 @@ class _ExamplesFirst(_Base):
                 formatter.write_dl(records, col_max=formatter.width // 3)
 
 
-def _tidy(parameter: Any, *, markup: bool) -> None:
-    """Adapt a parameter to the help: a panel for Typer's own options, no type where it says nothing, no markup."""
+def _prepare_for_help(parameter: Any, *, markup: bool) -> None:
+    """Prepare a parameter for help: put Typer's own options in a panel, hide uninformative types, escape markup."""
     is_option = parameter.param_type_name == "option"
     if is_option:
         parameter.rich_help_panel = getattr(parameter, "rich_help_panel", None) or GENERAL
@@ -80,20 +80,20 @@ def _tidy(parameter: Any, *, markup: bool) -> None:
 
 
 def _no_type(ctx: Any) -> None:
-    """Return no type to show."""
+    """Return None, so that help shows no type."""
 
 
 class Command(_ExamplesFirst, TyperCommand):
     """One command of ``levit``."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Name each argument by its metavar. Typer would add brackets and dots to it."""
+        """Return the usage with the metavar of each argument. Typer would add brackets and dots."""
         arguments = [parameter for parameter in self.get_params(ctx) if parameter.param_type_name == "argument"]
         return ["[OPTIONS]", *(str(argument.metavar) for argument in arguments)]
 
 
 class Group(_ExamplesFirst, TyperGroup):
-    """``levit`` itself."""
+    """The ``levit`` command, which contains all others."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         super().format_options(ctx, formatter)
@@ -144,6 +144,6 @@ def main() -> NoReturn:
     except SystemExit as stop:
         exit_now(stop.code)
     except OSError as error:  # help or the version could not be printed
-        log(f"Error: Cannot write standard output · {error.strerror}")
+        log(f"Error: Cannot write to standard output · {error.strerror}")
         exit_now(ExitCode.OUTPUT)
     raise AssertionError("typer always exits")

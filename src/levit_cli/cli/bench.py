@@ -8,10 +8,11 @@ import typer
 from levit_cli import choices
 from levit_cli.cli import options
 from levit_cli.cli.errors import handle_errors
+from levit_cli.cli.options import ENGINE, OUTPUT
 from levit_cli.errors import ExitCode
 from levit_cli.system.progress import log
 
-MODELS, MEASUREMENT, OUTPUT, ENGINE, GENERAL = "Models", "Measurement", "Output", "Engine", "General"
+MODELS, MEASUREMENT = "Models", "Measurement"
 
 
 @handle_errors
@@ -20,8 +21,8 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="LeViTs to measure; by default the five variants. A variant name gets random weights; any other MODEL "
-            "of predict is loaded.",
+            help="LeViTs to measure. The default is all five variants. A variant gets random weights; any other MODEL "
+            "is loaded as for predict.",
         ),
     ] = None,
     against: Annotated[
@@ -29,7 +30,7 @@ def bench(
         typer.Option(
             metavar="NAMES",
             help=f"Baselines to measure, separated by commas: {', '.join(choices.BASELINES)}.",
-            show_default="those of the paper's claims",
+            show_default="the networks in the paper's claims",
             rich_help_panel=MODELS,
         ),
     ] = None,
@@ -41,7 +42,7 @@ def bench(
         typer.Option(
             "--sha256",
             metavar="HEX",
-            help="Expected SHA-256 hash of a model that is downloaded from a URL.",
+            help="Expected SHA-256 hash of the weight file, if the model is a URL.",
             show_default=False,
             rich_help_panel=MODELS,
         ),
@@ -58,15 +59,15 @@ def bench(
             min=1,
             metavar="N",
             help="Number of images per batch.",
-            show_default="16; on a GPU 256",
+            show_default="16, or 256 on a GPU",
             rich_help_panel=ENGINE,
         ),
     ] = None,
     protocol: Annotated[
         choices.BenchProtocol,
         typer.Option(
-            help="How to measure. paper runs torch as the authors' script does: 1 thread, fp32, 10 s of warm-up and "
-            "60 s timed per model.",
+            help="Measurement protocol. paper follows the authors' script: torch, 1 thread, fp32, and per model 10 s "
+            "of warm-up and 60 s of timing.",
             rich_help_panel=MEASUREMENT,
         ),
     ] = "quick",
@@ -75,7 +76,7 @@ def bench(
         typer.Option(
             metavar="SECONDS",
             help="Warm-up time per model.",
-            show_default="0.3; with --protocol paper 10",
+            show_default="0.3, or 10 with --protocol paper",
             rich_help_panel=MEASUREMENT,
         ),
     ] = None,
@@ -84,7 +85,7 @@ def bench(
         typer.Option(
             metavar="SECONDS",
             help="Timed duration per model.",
-            show_default="2.5; with --protocol paper 60",
+            show_default="2.5, or 60 with --protocol paper",
             rich_help_panel=MEASUREMENT,
         ),
     ] = None,
@@ -92,7 +93,7 @@ def bench(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Also time levit predict, from file to record and part by part, over up to 256 images of a folder.",
+            help="Also time levit predict from file to record, in total and per stage, on up to 256 images.",
             show_default=False,
             rich_help_panel=MEASUREMENT,
         ),
@@ -103,21 +104,11 @@ def bench(
             "--format",
             "-f",
             help="Output format.",
-            show_default="the suffix of -o, else table",
+            show_default="from the suffix of -o, else table",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write the results to a file instead of stdout.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    output: options.OutputOption = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -131,7 +122,7 @@ def bench(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Compare each model's speed with that in the JSON output of an earlier run.",
+            help="Compare the speeds with those of an earlier run. FILE is its JSON output.",
             show_default=False,
             rich_help_panel=OUTPUT,
         ),
@@ -140,7 +131,7 @@ def bench(
         float | None,
         typer.Option(
             metavar="RATIO",
-            help="Exit with 1 if a model's speed, divided by its earlier speed, is below this ratio.",
+            help="Exit with code 1 if a model's speed divided by its earlier speed is below this ratio.",
             show_default=False,
             rich_help_panel=OUTPUT,
         ),
@@ -150,9 +141,7 @@ def bench(
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
     debug: options.DebugOption = False,
-    no_color: Annotated[
-        bool, typer.Option("--no-color", help="Print the table without colors.", rich_help_panel=GENERAL)
-    ] = False,
+    no_color: options.NoColorOption = False,
 ) -> ExitCode:
     """Measure speed on this machine and compare it with the paper's claims.
 

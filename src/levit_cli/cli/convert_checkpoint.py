@@ -18,7 +18,7 @@ def convert_checkpoint(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A variant (levit-128S … levit-384), 'demo', a hub id owner/name[@rev], a path, or an https:// URL.",
+            help=options.MODEL_HELP,
         ),
     ],
     output: Annotated[
@@ -28,13 +28,15 @@ def convert_checkpoint(
             "-o",
             metavar="DST",
             rich_help_panel=options.OUTPUT,
-            help="Write to this folder, or to this file if it ends in .safetensors or .pth.",
+            help="Folder to write, or weight file if the name ends in .safetensors, .pth, .pt or .bin.",
         ),
     ],
     to: Annotated[
         choices.CheckpointFormat,
         typer.Option(
-            "--to", rich_help_panel=options.OUTPUT, help="Format: Meta's (fb), timm's, or Hugging Face's (hf)."
+            "--to",
+            rich_help_panel=options.OUTPUT,
+            help="Format to convert to: Meta's (fb), timm's (timm) or Hugging Face's (hf).",
         ),
     ],
     dtype: Annotated[
@@ -47,7 +49,7 @@ def convert_checkpoint(
         typer.Option(
             "--ema",
             rich_help_panel=options.MODEL,
-            help="Use the moving average of the weights that a training checkpoint holds.",
+            help="Convert the moving average (EMA) of the weights in a training checkpoint.",
         ),
     ] = False,
     labels: options.LabelsOption = None,
@@ -59,7 +61,7 @@ def convert_checkpoint(
             metavar="PIXELS",
             show_default=False,
             rich_help_panel=options.PREPROCESSING,
-            help="Resize the shorter edge to this size before the crop, if no published preprocessing does.",
+            help="Resize the shortest edge to this length before the crop, instead of the checkpoint's length.",
         ),
     ] = None,
     offline: options.OfflineOption = False,

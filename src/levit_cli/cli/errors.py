@@ -1,4 +1,4 @@
-"""The error handler: turn every exception into one message on stderr and an exit code.
+"""Error handler: convert every exception to one message on stderr and an exit code.
 
 A traceback is printed with ``--debug`` only.
 """
@@ -16,7 +16,7 @@ from levit_cli.system.progress import log
 from levit_cli.system.signals import raise_on_signals
 
 P = ParamSpec("P")
-BUG_REPORT = "This is a bug in levit. Please report it with the output of the same command and --debug"
+BUG_REPORT = "This is a bug in levit. Please run the same command with --debug and report its output"
 
 
 class Result(Protocol):
@@ -27,27 +27,27 @@ class Result(Protocol):
 
 
 def handle_errors(command: Callable[P, Result]) -> Callable[P, NoReturn]:
-    """Wrap a command so that it ends in ``sys.exit`` with its exit code, also when it raises."""
+    """Wrap a command so that it always ends with ``sys.exit`` and its exit code, even if it raises an exception."""
 
     @functools.wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
         raise_on_signals()
         try:
-            result = command(*args, **kwargs)  # keeps its engine until the process ends: freeing that takes time
+            result = command(*args, **kwargs)  # may hold an engine, which would take time to free
             code = result.exit_code
         except BaseException as error:
-            code = _code(error)
+            code = _exit_code_of(error)
             _report(error, debug=bool(kwargs.get("debug")))
         sys.exit(int(code))
 
-    return guarded
+    return wrapper
 
 
 def exit_now(code: int | str | None) -> NoReturn:
     """Flush stdout and stderr and end the process at once.
 
-    An orderly shutdown of the interpreter and the engine's libraries takes 0.2 s, a quarter of a cold start, and waits
-    for the threads that read and decode.
+    An orderly shutdown of the interpreter and the engine's libraries takes 0.2 s, a quarter of a cold start. It also
+    waits for the threads that read and decode images.
     """
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()
@@ -61,7 +61,7 @@ def exit_now(code: int | str | None) -> NoReturn:
     os._exit(code if isinstance(code, int) else ExitCode.OK if code is None else ExitCode.SOME_FAILED)
 
 
-def _code(error: BaseException) -> ExitCode:
+def _exit_code_of(error: BaseException) -> ExitCode:
     if isinstance(error, LevitError):
         return error.exit_code
     if isinstance(error, BrokenPipeError):
@@ -81,6 +81,6 @@ def _report(error: BaseException, *, debug: bool) -> None:
     if isinstance(error, LevitError):
         log(f"Error: {error}")
     elif isinstance(error, (KeyboardInterrupt, Terminated)):
-        log("Stopped. Finished results are written.")
+        log("Stopped. Results that were already written are kept.")
     else:
         log(f"Error: {type(error).__name__}: {error} · {BUG_REPORT}")

@@ -18,7 +18,7 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="A folder that holds one folder of images per class, directly or in val/ or test/.",
+            help="Folder with one subfolder of images per class, directly or inside val/ or test/.",
         ),
     ],
     model: options.ModelOption = options.DEFAULT_MODEL,
@@ -29,7 +29,7 @@ def evaluate(
         typer.Option(
             "--calibrate",
             rich_help_panel=EVALUATION,
-            help="Store the fitted temperature in the model's folder. predict then divides the logits by it.",
+            help="Fit a temperature and store it in the model's folder. predict then divides the logits by it.",
         ),
     ] = False,
     fail_under: Annotated[
@@ -49,7 +49,7 @@ def evaluate(
             "--format",
             "-f",
             rich_help_panel=options.OUTPUT,
-            help="Output format. By default, the suffix of -o decides; without -o, table.",
+            help="Output format. The default follows the suffix of -o. Without -o it is table.",
             show_default=False,
         ),
     ] = None,
@@ -90,7 +90,7 @@ def evaluate(
     from levit_cli.eval.run import EvalRequest, run
     from levit_cli.predict.model import ModelOptions
 
-    del debug  # used by the error handler
+    del debug  # read by handle_errors
     request = EvalRequest(
         folder,
         ModelOptions(model, labels, preprocessing, sha256, offline),

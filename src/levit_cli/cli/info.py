@@ -16,7 +16,7 @@ def info(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A variant (levit-128S … levit-384), 'demo', a hub id owner/name[@rev], a path, or an https:// URL.",
+            help=options.MODEL_HELP,
         ),
     ],
     labels: options.LabelsOption = None,

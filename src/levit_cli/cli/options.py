@@ -1,4 +1,7 @@
-"""Options that several commands share, and the panels that help groups options in. Help imports nothing heavy."""
+"""Define the options that several commands share, and the panels of the help.
+
+The module imports nothing heavy, so that ``--help`` is fast.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +13,13 @@ from levit_cli import choices
 MODEL, INPUT, OUTPUT = "Model", "Input", "Output"
 PREPROCESSING, ENGINE, GENERAL = "Preprocessing", "Engine", "General"
 
+MODEL_HELP = "A variant (levit-128S … levit-384), 'demo', a hub id owner/name[@rev], a path, or an https:// URL."
+
 ModelOption = Annotated[
     str,
     typer.Option(
         "--model", "-m", envvar="LEVIT_MODEL", metavar="MODEL", rich_help_panel=MODEL,
-        help="A variant (levit-128S … levit-384), 'demo', a hub id owner/name[@rev], a path, or an https:// URL.",
+        help=MODEL_HELP,
     ),
 ]  # fmt: skip
 LabelsOption = Annotated[
@@ -28,14 +33,14 @@ Sha256Option = Annotated[
     str | None,
     typer.Option(
         "--sha256", metavar="HEX", show_default=False, rich_help_panel=MODEL,
-        help="Expected SHA-256 hash of a model that is downloaded from a URL.",
+        help="Expected SHA-256 hash of the weight file, if the model is a URL.",
     ),
 ]  # fmt: skip
 PreprocessingOption = Annotated[
     choices.PreprocessingName | None,
     typer.Option(
         show_default=False, rich_help_panel=PREPROCESSING,
-        help="Published preprocessing to use instead of the checkpoint's own.",
+        help="Use a published preprocessing instead of the checkpoint's own.",
     ),
 ]  # fmt: skip
 DecodeOption = Annotated[
@@ -49,13 +54,16 @@ WorkersOption = Annotated[
     int,
     typer.Option(
         min=0, metavar="N", rich_help_panel=PREPROCESSING,
-        help="Number of threads that decode images. 0 uses one per core.",
+        help="Number of threads that decode images. 0 starts one per core.",
     ),
 ]  # fmt: skip
 DeviceOption = Annotated[
     choices.Device,
-    typer.Option(envvar="LEVIT_DEVICE", rich_help_panel=ENGINE, help="Device that runs the network. auto is the CPU."),
-]
+    typer.Option(
+        envvar="LEVIT_DEVICE", rich_help_panel=ENGINE,
+        help="Device that runs the network. auto is the CPU; with --engine torch or compile, a GPU if available.",
+    ),
+]  # fmt: skip
 EngineOption = Annotated[
     choices.EngineName,
     typer.Option(
@@ -67,7 +75,8 @@ PrecisionOption = Annotated[
     choices.Precision,
     typer.Option(
         rich_help_panel=ENGINE,
-        help="Number format of the computation. auto is bf16 if the CPU has instructions for it, else fp32.",
+        help="Number format of the computation. auto is bf16 for openvino on a CPU that supports it, fp16 on a GPU, "
+        "and fp32 otherwise.",
     ),
 ]
 BatchSizeOption = Annotated[
@@ -78,7 +87,7 @@ ThreadsOption = Annotated[
     int,
     typer.Option(
         min=0, metavar="N", rich_help_panel=ENGINE,
-        help="Number of CPU threads that run the network. 0 uses all that the process may use.",
+        help="Number of CPU threads that run the network. 0 uses all threads available to the process.",
     ),
 ]  # fmt: skip
 OutputOption = Annotated[
@@ -92,10 +101,10 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Replace the output if it exists.")
 ]
 OfflineOption = Annotated[
-    bool, typer.Option("--offline", rich_help_panel=GENERAL, help="Use cached models only; download none.")
+    bool, typer.Option("--offline", rich_help_panel=GENERAL, help="Use cached models only and download nothing.")
 ]
 QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", rich_help_panel=GENERAL, help="Show no progress bar and no closing line.")
+    bool, typer.Option("--quiet", "-q", rich_help_panel=GENERAL, help="Show no progress and no summary.")
 ]
 VerboseOption = Annotated[
     bool,
@@ -103,7 +112,9 @@ VerboseOption = Annotated[
         "--verbose", "-v", rich_help_panel=GENERAL, help="Report the model, preprocessing and engine on stderr."
     ),
 ]
-DebugOption = Annotated[bool, typer.Option("--debug", rich_help_panel=GENERAL, help="Print the traceback of an error.")]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", rich_help_panel=GENERAL, help="Print a traceback after an error.")
+]
 NoColorOption = Annotated[
     bool, typer.Option("--no-color", rich_help_panel=GENERAL, help="Print the table without colors.")
 ]

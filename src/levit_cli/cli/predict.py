@@ -34,7 +34,7 @@ def predict(
             "--null",
             "-0",
             rich_help_panel=options.INPUT,
-            help="Inputs in --files-from end with a NUL byte, not with a line break.",
+            help="Expect a NUL byte instead of a line break after each input in --files-from.",
         ),
     ] = False,
     top_k: Annotated[
@@ -49,7 +49,7 @@ def predict(
             "--format",
             "-f",
             rich_help_panel=options.OUTPUT,
-            help="Output format. By default, the suffix of -o decides; without -o, table on a terminal, else tsv.",
+            help="Output format. The default follows the suffix of -o. Without -o it is table on a terminal, else tsv.",
             show_default=False,
         ),
     ] = None,
@@ -71,7 +71,7 @@ def predict(
         typer.Option(
             "--isolate",
             rich_help_panel=options.PREPROCESSING,
-            help="Decode in separate processes. A decoder that crashes or hangs then fails one image, not the run.",
+            help="Decode in separate processes. If the decoder crashes or hangs, only that image fails, not the run.",
         ),
     ] = False,
     timeout: Annotated[
@@ -91,7 +91,7 @@ def predict(
     stats: Annotated[
         bool,
         typer.Option(
-            "--stats", rich_help_panel=options.GENERAL, help="Report on stderr how long each step of the run took."
+            "--stats", rich_help_panel=options.GENERAL, help="Report the time of each step of the run on stderr."
         ),
     ] = False,
     offline: options.OfflineOption = False,

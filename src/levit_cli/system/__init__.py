@@ -1,1 +1,1 @@
-"""Files, signals, the network and the terminal. Nothing here depends on images or models."""
+"""Access files, the network, signals and the terminal. Nothing here depends on images or models."""

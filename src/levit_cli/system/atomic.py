@@ -20,7 +20,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
     and is written to directly.
 
     Raises:
-        OutputError: disk full, read-only, folder missing.
+        OutputError: the disk is full, or the folder is read-only or missing.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file() and not target.is_dir():
@@ -44,21 +44,21 @@ def replace_bytes(path: Path, content: bytes) -> None:
 
 
 def replace_text(path: Path, content: str) -> None:
-    """Replace the content of a file atomically by a text in UTF-8."""
+    """Replace the content of a file atomically with text, encoded as UTF-8."""
     replace_bytes(path, content.encode())
 
 
 class Replacement:
-    """A temporary file that is written in steps and then replaces another file.
+    """A temporary file that is written in several steps and then replaces another file.
 
-    Its name depends on the target's name only, so that the next run removes what a killed run left. The caller must
-    guarantee exclusive access to the target.
+    Its name depends only on the name of the target, so that the next run can remove the file that a killed run left.
+    The caller must guarantee exclusive access to the target.
 
     Attributes:
         size: bytes written so far.
 
     Raises (each method):
-        OutputError: disk full, read-only, folder missing.
+        OutputError: the disk is full, or the folder is read-only or missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +74,7 @@ class Replacement:
         self.size += len(data)
 
     def commit(self) -> None:
-        """Replace the target and keep its permissions, if it exists. The descriptor stays open."""
+        """Replace the target. If it exists, keep its permissions. The descriptor stays open."""
         with writing(self.path):
             with suppress(FileNotFoundError):
                 os.chmod(self._temporary, stat.S_IMODE(os.stat(self.path).st_mode))
@@ -103,7 +103,7 @@ def remove_leftover(path: Path) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all bytes to a descriptor. ``os.write`` alone may write a part of them."""
+    """Write all bytes to a descriptor. A single ``os.write`` may write only some of them."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
@@ -124,13 +124,13 @@ def _temporary_name(name: str) -> str:
 
 
 def _umask() -> int:
-    mask = os.umask(0o022)  # the mask can only be read by setting it
+    mask = os.umask(0o022)  # the only way to read the mask is to set it
     os.umask(mask)
     return mask
 
 
 def _sync_folder(folder: Path) -> None:
-    """Sync a folder, so that a rename in it survives a power failure. Some systems cannot; that is ignored."""
+    """Sync a folder, so that a rename in it survives a power failure. Ignore systems that cannot sync folders."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,8 +1,8 @@
-"""Cache of compiled graphs, so that a cold start compiles nothing.
+"""Cache compiled graphs, so that a cold start does not compile them again.
 
 A graph is stored under a hash of everything it depends on. Files are replaced atomically, so that concurrent runs do
-not disturb each other. A checksum detects damaged files, which count as missing. A cache that cannot be read or written
-is ignored: the run then takes longer.
+not disturb each other. A checksum detects damaged files, which are treated as missing. If the cache cannot be read or
+written, it is ignored, and the run takes longer.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ def cache_folder() -> Path:
     """Return levit's cache folder: ``levit`` in ``XDG_CACHE_HOME`` or in ``~/.cache``."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levit"
-    except RuntimeError:  # the user has no home folder: a path that cannot be written, so nothing is cached
+    except RuntimeError:  # no home folder: return a path that cannot be written, so that nothing is cached
         return Path(os.devnull) / "levit"
 
 
 class GraphCache:
-    """Byte strings stored by key in a folder."""
+    """A folder that stores compiled graphs as bytes, each under a key."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def load(self, key: str) -> memoryview | None:
-        """Return the bytes of a key, memory-mapped; None if they are missing or damaged."""
+        """Return the bytes stored under a key, memory-mapped, or None if they are missing or damaged."""
         path = self._path(key)
         try:
             with path.open("rb") as file:
@@ -49,7 +49,7 @@ class GraphCache:
         return content
 
     def store(self, key: str, content: bytes) -> None:
-        """Store bytes under a key and remove all but the ``MAX_GRAPHS`` most recently used graphs."""
+        """Store bytes under a key, then remove all but the ``MAX_GRAPHS`` most recently used graphs."""
         with suppress(OSError, OutputError):
             self._folder.mkdir(parents=True, exist_ok=True)
             replace_bytes(self._path(key), content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big"))

@@ -1,7 +1,7 @@
 """Download a URL with a limit on its size and on the total time.
 
-A socket's timeout restarts with every byte received, so a server that sends slowly could hold a reader without limit.
-Here every read, also of the headers, waits at most for the time that is left of the total.
+A socket's timeout restarts with every byte received, so a server that sends slowly could block a reader indefinitely.
+Here every read, including those of the headers, waits at most for the rest of the total time.
 """
 
 import string
@@ -35,11 +35,11 @@ def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
     """Return the body of an http(s) URL.
 
     Args:
-        max_bytes: maximum size. A larger declared size is an error before the body is read.
+        max_bytes: maximum size of the body. If the server declares a larger one, the body is not read.
         timeout_s: total time for redirects, headers and body.
 
     Raises:
-        FetchError: refused, too large, too slow, or cut off.
+        FetchError: the download was refused, too large, too slow or cut off.
     """
     deadline = time.monotonic() + timeout_s
     try:
@@ -47,7 +47,7 @@ def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
             return _read(response, max_bytes)
     except HTTPError as error:
         error.close()
-        raise FetchError(f"the server answered {error.code} {error.reason}") from error
+        raise FetchError(f"the server returned {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)  # urllib's errors wrap the original
         if isinstance(reason, TimeoutError):
@@ -56,25 +56,27 @@ def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
 
 
 def _timeout_message(timeout_s: float, *, overdue: bool) -> str:
-    return f"not finished after {timeout_s:g} s" if overdue else f"the server sent nothing for {READ_TIMEOUT_S:g} s"
+    if overdue:
+        return f"the download did not finish within {timeout_s:g} s"
+    return f"the server sent no data for {READ_TIMEOUT_S:g} s"
 
 
 def _request(url: str) -> request.Request:
-    escaped = quote(url, safe=string.punctuation)  # spaces and non-ASCII letters, as a browser does
+    escaped = quote(url, safe=string.punctuation)  # as a browser does with spaces and non-ASCII letters
     return request.Request(escaped, headers={"User-Agent": f"levit-cli/{__version__}"})
 
 
 def _read(response: HTTPResponse, max_bytes: int) -> bytes:
     declared = response.length
     if declared is not None and declared > max_bytes:
-        raise FetchError(f"{declared:,} bytes; the limit is {max_bytes:,}")
+        raise FetchError(f"the file has {declared:,} bytes; the limit is {max_bytes:,}")
     body = bytearray()
     while chunk := response.read1(CHUNK_BYTES):
         body += chunk
         if len(body) > max_bytes:
-            raise FetchError(f"more than the limit of {max_bytes:,} bytes")
+            raise FetchError(f"the file is larger than the limit of {max_bytes:,} bytes")
     if declared is not None and len(body) < declared:
-        raise FetchError(f"cut off after {len(body):,} of {declared:,} bytes")
+        raise FetchError(f"the download was cut off after {len(body):,} of {declared:,} bytes")
     return bytes(body)
 
 
@@ -91,7 +93,7 @@ def _opener(deadline: float) -> request.OpenerDirector:
 
 
 class _Handler(request.AbstractHTTPHandler):
-    """Open http and https connections that keep to a deadline."""
+    """Open http and https connections that time out at a deadline."""
 
     def __init__(self, deadline: float) -> None:
         super().__init__()
@@ -112,7 +114,7 @@ class _Handler(request.AbstractHTTPHandler):
 
 
 class _Response(HTTPResponse):
-    """A response that reads through ``_TimedReads``, beginning with the status line."""
+    """A response whose reads time out at a deadline, beginning with the status line."""
 
     def __init__(self, sock: socket, *arguments: Any, deadline: float, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
@@ -121,7 +123,7 @@ class _Response(HTTPResponse):
 
 
 class _TimedReads(RawIOBase):
-    """The data that a socket receives before a deadline."""
+    """A raw stream that reads from a socket until a deadline."""
 
     def __init__(self, sock: socket, deadline: float) -> None:
         self._socket, self._file, self._deadline = sock, sock.makefile("rb", buffering=0), deadline

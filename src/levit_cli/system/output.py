@@ -1,7 +1,7 @@
-"""Outputs: standard output, or a file that is locked for this run.
+"""Write the output of a run: to standard output, or to a file that is locked meanwhile.
 
-A file is opened and locked before a model is loaded, so that an output that cannot be written fails early. It is not
-changed before the first write. Errors of the operating system become an ``OutputError``.
+The file is opened and locked before a model is loaded, so that a run whose output cannot be written fails early. It is
+not changed before the first write. An ``OSError`` becomes an ``OutputError``.
 """
 
 import os
@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows: files are not locked there
     locks = None
 
-IN_USE = "another run is writing it"
+IN_USE = "another run is writing to it"
 
 
 def require_free(
@@ -34,13 +34,13 @@ def require_free(
     replaces: bool = True,
     folder: bool = False,
 ) -> None:
-    """Check before any work that an output may be written.
+    """Check that an output may be written, before any work is done.
 
     Args:
         output: None is standard output, which may always be written.
         inputs: files that the output must not replace.
         resume: None for a command without ``--resume``.
-        replaces: an existing file is replaced by a new one, so its folder must be writable.
+        replaces: the command replaces an existing file with a new one, so the folder must be writable.
         folder: the output may be a folder. An empty folder may always be written.
 
     Raises:
@@ -52,9 +52,9 @@ def require_free(
     if not output.exists():
         _require_writable_folder(output)
     elif any(same_file(str(output), str(path)) for path in inputs):
-        raise UsageError(f"The output {output} is also an input", why="it was not touched")
+        raise UsageError(f"The output {output} is also an input", why="it was not touched", hint="name another output")
     elif output.is_dir() and not folder:
-        raise OutputError(f"Cannot write {output}", why="it is a folder")
+        raise OutputError(f"Cannot write {output}", why="it is a folder", hint="name a file")
     elif not (overwrite or resume) and _has_content(output):
         raise _exists(output, can_resume=resume is not None)
     elif output.is_file() and replaces:
@@ -68,24 +68,26 @@ def _has_content(output: Path) -> bool:
 
 def _require_writable_folder(output: Path) -> None:
     if not os.access(output.parent, os.W_OK):
-        why = "its folder is not writable" if output.parent.is_dir() else "its folder does not exist"
-        raise OutputError(f"Cannot write {output}", why=why)
+        exists = output.parent.is_dir()
+        why = "its folder is not writable" if exists else "its folder does not exist"
+        hint = "name a file in another folder" if exists else f"create {output.parent} first"
+        raise OutputError(f"Cannot write {output}", why=why, hint=hint)
 
 
 F = TypeVar("F")
 
 
 def choose_format(format: F | None, output: Path | None, by_suffix: Mapping[str, F], default: F, hint: str = "") -> F:
-    """Return the format of an output: ``--format`` first, then the suffix of ``-o``.
+    """Return the output format: that of ``--format`` if given, otherwise that of the suffix of ``-o``.
 
     Args:
         format: the value of ``--format``, if given.
-        by_suffix: formats by lower-case suffix with its dot; "" is a name without a suffix.
+        by_suffix: formats by suffix, in lower case and with its dot; the key "" is for names without a suffix.
         default: the format without ``-o``.
-        hint: what to do if the suffix is unknown.
+        hint: what the user can do if no format has this suffix.
 
     Raises:
-        UsageError: the suffix is unknown.
+        UsageError: no format has this suffix.
     """
     if format is not None:
         return format
@@ -94,7 +96,8 @@ def choose_format(format: F | None, output: Path | None, by_suffix: Mapping[str,
     suffix = output.suffix.lower()
     if suffix not in by_suffix:
         known = ", ".join(filter(None, by_suffix))
-        raise UsageError(f"The suffix of {output.name} names no format", hint=hint or f"add --format, or use {known}")
+        what = f"No output format matches the suffix of {output.name}"
+        raise UsageError(what, hint=hint or f"add --format, or use {known}")
     return by_suffix[suffix]
 
 
@@ -102,7 +105,7 @@ def write_output(output: Path | None, content: bytes) -> None:
     """Write a complete result. A regular file is replaced atomically; other outputs are written to directly.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the output cannot be written.
         BrokenPipeError: the reader of standard output closed the pipe.
     """
     if output is None or (output.exists() and not output.is_file()):
@@ -113,7 +116,7 @@ def write_output(output: Path | None, content: bytes) -> None:
 
 
 class Target(Protocol):
-    """Where a writer writes its records. It ends with exactly one of ``finish``, ``stop`` and ``discard``."""
+    """An output for records. Exactly one of ``finish``, ``stop`` and ``discard`` ends it."""
 
     def write(self, data: bytes) -> None: ...
     def finish(self) -> None:
@@ -123,19 +126,19 @@ class Target(Protocol):
         """End the output of an interrupted run and keep what was written."""
 
     def discard(self) -> None:
-        """Give up an output that can no longer be written."""
+        """Abandon the output after a write error."""
 
 
 class Sink:
-    """Standard output or a file that is written to directly and not locked.
+    """Standard output, a pipe or a device: it is written to directly and not locked.
 
     Raises (each method):
-        OutputError: the disk is full, the folder is missing or read-only, standard output is closed.
+        OutputError: the disk is full, the folder is missing or read-only, or standard output is closed.
         BrokenPipeError: the reader of standard output closed the pipe.
     """
 
     def __init__(self, output: Path | None) -> None:
-        self._name = str(output) if output else "standard output"
+        self._name = str(output) if output else "to standard output"
         self._owned = output is not None
         with self._guard():
             self._stream = output.open("wb") if output else _stdout()
@@ -184,13 +187,13 @@ def open_output(output: Path | None, *, overwrite: bool, resume: bool) -> "Sink 
 def _occupy_standard_descriptors() -> None:
     """Open the null device for each closed standard stream.
 
-    Otherwise the next file opened would get its number, and libraries would print into that file.
+    Otherwise the next file opened would get the descriptor of that stream, and libraries would print into the file.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
 
 
 class OutputFile:
@@ -201,7 +204,7 @@ class OutputFile:
 
     Attributes:
         path: the file itself, with all symbolic links resolved.
-        descriptor: open for reading and writing.
+        descriptor: file descriptor, open for reading and writing.
 
     Raises (each method):
         OutputError: another run is writing the file, or it cannot be written.
@@ -237,7 +240,7 @@ class OutputFile:
         return end
 
     def take_over(self, replacement: Replacement) -> None:
-        """Replace the file by a temporary one, which is locked first, and continue to write there."""
+        """Replace the file with a temporary one, which is locked first, and continue writing to it."""
         with writing(self.name):
             _lock(replacement.descriptor)
         replacement.commit()
@@ -269,7 +272,10 @@ class OutputFile:
 
 
 class Document:
-    """A file that is valid only when complete, such as JSON. It replaces the output at the end."""
+    """A file that is valid only when complete, such as JSON.
+
+    It is written to a temporary file, which replaces the output at the end.
+    """
 
     def __init__(self, output: OutputFile) -> None:
         self._output = output
@@ -299,7 +305,7 @@ def _open_locked(path: Path, *, may_exist: bool) -> int:
         try:
             descriptor = os.open(path, flags if may_exist else flags | os.O_EXCL, 0o666)
         except FileExistsError:
-            raise _exists(path) from None  # created since the check
+            raise _exists(path) from None  # another process created it after the check
         try:
             _lock(descriptor)
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
@@ -345,7 +351,7 @@ def _is_in_use(path: Path) -> bool:
 
 
 def silence_native_stderr() -> None:
-    """Drop what native libraries write to descriptor 2, such as libtiff's warnings. ``sys.stderr`` keeps working."""
+    """Discard what native libraries write to descriptor 2, such as libtiff's warnings. ``sys.stderr`` still works."""
     if sys.stderr is None:
         return
     stderr = os.dup(2)

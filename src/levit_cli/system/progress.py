@@ -1,4 +1,4 @@
-"""Log lines and a progress bar, both on stderr."""
+"""Write log lines and show a progress bar, both on stderr."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-Log = Callable[[str], None]  # logs one line, given without its line break
+Log = Callable[[str], None]  # writes one line and adds the line break
 
 
 def log(message: str) -> None:
-    """Write a line to stderr; a closed stderr is ignored."""
+    """Write a line to stderr. Do nothing if stderr is closed."""
     if sys.stderr is None:  # print would write to stdout
         return
     with suppress(OSError, ValueError):
@@ -21,7 +21,7 @@ def log(message: str) -> None:
 
 
 def silent(_: str) -> None:
-    """A ``Log`` that drops every line."""
+    """Discard a line. This is a ``Log`` for quiet runs."""
 
 
 def shows_progress(*, quiet: bool) -> bool:
@@ -30,7 +30,7 @@ def shows_progress(*, quiet: bool) -> bool:
 
 
 class Progress:
-    """A counter of finished steps. Without a bar it draws nothing."""
+    """A counter of finished steps that updates a progress bar, if there is one."""
 
     def __init__(self, bar: "RichProgress | None" = None, task: "TaskID | None" = None, unit: str = "") -> None:
         self._bar, self._task, self._unit = bar, task, unit
@@ -52,13 +52,13 @@ class Progress:
 def progress(
     *, shown: bool, total: int | None = None, title: str = "", unit: str = "images", done: int = 0, per_s: float = 10
 ) -> Iterator[Progress]:
-    """Show a progress bar on stderr that disappears at the end.
+    """Show a progress bar on stderr until the end of the block.
 
     Args:
         total: None for a stream of unknown length.
         unit: unit of the rate; an empty unit shows no rate.
         done: number of steps that an earlier run finished.
-        per_s: redraws per second. Drawing takes CPU time from the measured code.
+        per_s: redraws per second. Redrawing takes CPU time from code that is being measured.
     """
     if not shown:
         yield Progress()

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: raise them as exceptions, and defer them while a step must not be interrupted."""
+"""Raise SIGINT and SIGTERM as exceptions, and defer them while a step must not be interrupted."""
 
 import signal
 import threading
@@ -28,13 +28,13 @@ def _exception(number: int) -> BaseException:
 
 
 class DeferredSignals:
-    """The signal that arrived while signals were deferred.
+    """The first signal that arrives while signals are deferred.
 
     Attributes:
-        arrived: number of the first signal, 0 for none.
+        arrived: number of that signal; 0 if there is none.
 
     Args:
-        second_ends: a second signal of the same kind ends the process at once.
+        second_ends: whether a second signal of the same kind ends the process at once.
     """
 
     def __init__(self, *, second_ends: bool) -> None:
@@ -49,8 +49,8 @@ class DeferredSignals:
         """Raise the exception of the deferred signal now.
 
         Raises:
-            KeyboardInterrupt: it is SIGINT.
-            Terminated: it is SIGTERM, or another process received it.
+            KeyboardInterrupt: the signal is SIGINT.
+            Terminated: the signal is SIGTERM, or another process received a signal.
         """
         number, self.arrived = self.arrived, 0
         raise _exception(number)
@@ -58,9 +58,9 @@ class DeferredSignals:
 
 @contextmanager
 def deferred_signals(*, second_ends: bool = False) -> Iterator[DeferredSignals]:
-    """Defer SIGINT and SIGTERM to the end of the block, or to ``DeferredSignals.act``.
+    """Defer SIGINT and SIGTERM until the end of the block or a call of ``DeferredSignals.act``.
 
-    Signals interrupt the main thread only; in other threads this does nothing.
+    Python handles signals in the main thread only. In other threads this does nothing.
     """
     deferred = DeferredSignals(second_ends=second_ends)
     if threading.current_thread() is not threading.main_thread():
