@@ -45,16 +45,16 @@ def require_free(
 
     Raises:
         UsageError: the output exists and neither ``overwrite`` nor ``resume`` was given, or it is one of the inputs.
-        OutputError: the output is a folder, its folder is missing or read-only, or another run is writing it.
+        OutputError: the output is a folder, its folder is missing or read-only, or another run is writing to it.
     """
     if output is None:
         return
     if not output.exists():
         _require_writable_folder(output)
     elif any(same_file(str(output), str(path)) for path in inputs):
-        raise UsageError(f"The output {output} is also an input", why="it was not touched", hint="name another output")
+        raise UsageError(f"The output {output} is also an input", why="it was not touched", hint="choose another name")
     elif output.is_dir() and not folder:
-        raise OutputError(f"Cannot write {output}", why="it is a folder", hint="name a file")
+        raise OutputError(f"Cannot write {output}", why="it is a folder", hint="choose the name of a file")
     elif not (overwrite or resume) and _has_content(output):
         raise _exists(output, can_resume=resume is not None)
     elif output.is_file() and replaces:
@@ -70,7 +70,7 @@ def _require_writable_folder(output: Path) -> None:
     if not os.access(output.parent, os.W_OK):
         exists = output.parent.is_dir()
         why = "its folder is not writable" if exists else "its folder does not exist"
-        hint = "name a file in another folder" if exists else f"create {output.parent} first"
+        hint = "choose another folder" if exists else f"create {output.parent} first"
         raise OutputError(f"Cannot write {output}", why=why, hint=hint)
 
 
@@ -320,7 +320,7 @@ def _open_locked(path: Path, *, may_exist: bool) -> int:
 
 def _exists(path: Path, *, can_resume: bool = True) -> LevitError:
     if _is_in_use(path):
-        return OutputError(f"Cannot write {path}", why=IN_USE)
+        return OutputError(f"Cannot write {path}", why=IN_USE, hint="wait until it ends, or choose another name")
     hint = f"{'--resume continues it, ' if can_resume else ''}--overwrite replaces it"
     return UsageError(f"{path} exists", why="it was not touched", hint=hint)
 
