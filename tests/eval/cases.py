@@ -81,7 +81,7 @@ def logits_of(*probabilities_of: Sequence[float]) -> NDArray[np.float32]:
     return logits
 
 
-def by_chance(num_images: int, num_classes: int, seed: int = 0) -> tuple[NDArray[np.float32], list[int]]:
+def random_logits(num_images: int, num_classes: int, seed: int = 0) -> tuple[NDArray[np.float32], list[int]]:
     """Return random logits, correct more often than not, and the true classes."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, num_classes, num_images)

@@ -72,7 +72,7 @@ def test_crash_and_hang_cost_one_image_each(faulty: IsolatedReader, tmp_path: Pa
     ask_for("hang", tmp_path / "hang.jpg")
     expected = READER(Input(str(intact)))
     for fault, error in (
-        ("abort", "decoder_crashed: the decoder was ended by SIGABRT"),
+        ("abort", "decoder_crashed: the decoder was killed by SIGABRT"),
         ("hang", "timeout: not decoded within 1 s"),
     ):
         assert kind_of(faulty, tmp_path / f"{fault}.jpg") == error

@@ -80,7 +80,7 @@ def from_id2label(id2label: Mapping[str, str]) -> Labels:
     except ValueError as error:
         raise RefusedError("The labels are not keyed by class index", why=str(error)) from error
     if sorted(by_index) != list(range(len(by_index))):
-        raise RefusedError("The class indices of the labels must run from 0 without a gap")
+        raise RefusedError("The class indices of the labels must be 0, 1, 2 and so on, without a gap")
     return from_names([by_index[index] for index in range(len(by_index))])
 
 

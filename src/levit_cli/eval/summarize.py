@@ -1,4 +1,4 @@
-"""Summarize an evaluation: count, score and calibrate its predictions with the formulas of ``metrics``."""
+"""Compute the results of an evaluation from its predictions, with the formulas of ``metrics``."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ CHUNK = 4096
 
 
 def summarize(evaluated: Evaluated) -> Summary:
-    """Compute the results over the readable images. Top-k ranks all of the model's classes."""
+    """Compute the results over the readable images. Top-k accuracy considers all of the model's classes."""
     from levit_cli.eval import metrics
 
     targets, ranked, num_classes = evaluated.targets, evaluated.ranked, len(evaluated.labels)
