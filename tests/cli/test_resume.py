@@ -243,7 +243,7 @@ def test_a_file_without_note_whose_images_are_gone_cannot_be_checked(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--resume"], b"there is no --output"),
+        (["--resume"], b"no --output is given"),
         (["--resume", "-o", "out.json"], b"json is one document"),
         (["--resume", "-o", "out.csv", "--overwrite"], b"use only one of them"),
     ],

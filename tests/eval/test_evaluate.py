@@ -30,7 +30,7 @@ def tiny(tiny_folder: Path) -> Checkpoint:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Three of the seven classes, nine images; each class folder is spelled in another way."""
+    """Write nine images of three of the seven classes; the spelling of each class folder follows a different rule."""
     for name in ("Class_1", "class 5", "CLASS 3"):
         write_images(tmp_path / "data" / name, 3, "png")
     return tmp_path / "data"
@@ -149,7 +149,7 @@ def test_calibration_of_an_example_computed_by_hand() -> None:
     assert calibration.temperature == 1
     assert calibration.confidence == pytest.approx((0.7 + 0.6 + 0.9 + 0.5 + 0.9 + 0.5) / 6)
     assert calibration.log_loss == pytest.approx(-sum(map(math.log, (0.7, 0.2, 0.9, 0.5, 0.01, 0.2))) / 6)
-    # of the two at .9 and the two at .5, one each is correct; .6 is wrong; .7 is correct
+    # one of the two at .9 and one of the two at .5 are correct; .6 is wrong; .7 is correct
     assert calibration.error == pytest.approx((2 * 0.4 + 2 * 0.0 + 0.6 + 0.3) / 6)
     assert [(slot.images, round(slot.confidence, 4), slot.accuracy) for slot in calibration.bins] == [
         (2, 0.5, 0.5),
@@ -202,7 +202,7 @@ def test_most_confident_errors_come_first_and_are_limited_in_number() -> None:
 
 
 @pytest.mark.parametrize(("correct", "total"), [(8, 10), (0, 10), (10, 10), (50, 100), (4041, 5000), (1, 1)])
-def test_interval_is_wilsons(correct: int, total: int) -> None:
+def test_interval_is_the_wilson_score_interval(correct: int, total: int) -> None:
     """At both ends of the interval, the observed proportion is 1.96 standard errors from the true proportion."""
     for end in (low_high := Proportion(correct, total).interval):
         assert (correct / total - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / total, abs=1e-8)

@@ -75,7 +75,7 @@ class IsolatedReader:
             self._is_closed = True
             workers = [*self._all]
         for worker in workers:
-            worker.end()
+            worker.kill()
 
     def _take(self) -> "_Worker":
         with suppress(Empty):
@@ -98,7 +98,7 @@ class IsolatedReader:
             return
         with self._lock:
             self._all.discard(worker)
-        worker.end()
+        worker.kill()
 
 
 class _Worker:
@@ -136,7 +136,7 @@ class _Worker:
             self._send(item)
             kind, content = self._receive(self._timeout_s)
         except TimeoutError:
-            self.end()
+            self.kill()
             raise InputError("timeout", f"not decoded within {self._timeout_s:g} s") from None
         except _WorkerExitError as error:
             raise InputError("decoder_crashed", str(error)) from None
@@ -146,7 +146,7 @@ class _Worker:
             raise InputError(KINDS[content[0]], content[1:].decode("utf-8"))
         return np.frombuffer(content, np.uint8).reshape(self._shape)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel, as on a dead network file system
             self._process.wait(GRACE_S)

@@ -23,7 +23,7 @@ def format_of(name: str = "jsonl") -> RecordFormat:
 
 
 def content_of(paths: Iterable[str], format: RecordFormat) -> bytes:
-    """Return records; paths with an x have error records."""
+    """Return the records of paths; those of paths with an x are error records."""
     records = [
         Prediction(path, error=InputError("truncated", "cut")) if "x" in path else Prediction(path, (Ranked(0, 0.5),))
         for path in paths
