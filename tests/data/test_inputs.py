@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from levit_cli.data.inputs import expand, is_url, named, read_list, walk
+from levit_cli.data.inputs import expand, from_paths, is_url, read_list, walk
 
 
 def touch(root: Path, *names: str) -> None:
@@ -116,7 +116,7 @@ def test_urls_and_standard_input_are_kept() -> None:
 
 
 def test_dash_in_a_list_is_a_file() -> None:
-    (item,) = named(["-"])
+    (item,) = from_paths(["-"])
     assert not item.is_stdin
 
 

@@ -46,15 +46,15 @@ def is_url(text: str) -> bool:
 
 
 def expand(arguments: Iterable[str]) -> Iterator[Input]:
-    """Yield the inputs of command-line arguments: walk folders, expand globs, keep everything else."""
+    """Yield the inputs of command-line arguments: walk folders, expand globs and keep everything else."""
     for argument in arguments:
         if argument == STDIN or is_url(argument):
             yield Input(argument)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             matches = sorted({*_matches(argument)}, key=os.fsencode)
-            yield from named(matches or [argument])
+            yield from from_paths(matches or [argument])
         else:
-            yield from named([argument])
+            yield from from_paths([argument])
 
 
 def _matches(pattern: str) -> Iterator[str]:
@@ -107,7 +107,7 @@ class InputOptions:
             return
         try:
             with _open_list(self.files_from) as file:
-                yield from named(read_list(file, null=self.null))
+                yield from from_paths(read_list(file, null=self.null))
         except OSError as error:
             raise UsageError(f"Cannot read the list {self.files_from}", why=error.strerror or str(error)) from error
 
@@ -118,12 +118,12 @@ class InputOptions:
 
 
 def _open_list(path: str) -> BinaryIO:
-    # unbuffered: a buffer's lock, held by a thread that waits for input, would abort the interpreter at exit
+    # Unbuffered: a thread that waits for input would hold the buffer's lock, which aborts the interpreter at exit.
     return io.FileIO(0, closefd=False) if path == STDIN else open(path, "rb")
 
 
-def named(paths: Iterable[str]) -> Iterator[Input]:
-    """Yield the inputs of literal paths: walk folders, keep everything else, whatever its suffix."""
+def from_paths(paths: Iterable[str]) -> Iterator[Input]:
+    """Yield the inputs of literal paths: walk folders and keep everything else, whatever its suffix."""
     for path in paths:
         if path == STDIN:
             path = os.path.join(os.curdir, path)  # in a list, - is a file name

@@ -56,7 +56,7 @@ def numbered(num_classes: int) -> Labels:
 
 
 def from_names(names: Sequence[str]) -> Labels:
-    """Return the labels with these names; if they are ImageNet's, with WordNet ids.
+    """Return the labels with these names, and with WordNet ids if the names are those of ImageNet.
 
     Hugging Face's files list the synonyms of an ImageNet class ("tabby, tabby cat"); the first one is compared.
     """

@@ -46,7 +46,7 @@ def count_hits(ranked: Classes, targets: Classes, num_classes: int) -> int:
     """
     hits = 0
     for predictions, true in _chunks(ranked, targets):
-        # torchmetrics ranks by score. Scores of 0 and 1 keep it from breaking ties differently from our ranking.
+        # torchmetrics ranks by score. Scores of 0 and 1 ensure that it breaks ties in the same way as our ranking.
         scores = torch.zeros(len(predictions), num_classes).scatter_(1, predictions, 1.0)
         hit, *_ = multiclass_stat_scores(scores, true, num_classes, average="micro", top_k=ranked.shape[1])
         hits += int(hit)
@@ -93,8 +93,8 @@ def fit_temperature(logits: NDArray[np.float32], targets: Classes) -> float | No
     """Find the temperature with the smallest log loss.
 
     Returns:
-        None if there is no minimum: the best temperature is 0 if all predictions are correct, and infinite if they are
-        no better than chance.
+        The temperature; None if there is no minimum. If all predictions are correct, the best temperature is 0; if they
+        are no better than chance, it is infinite.
     """
     true_logits = np.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
     if (true_logits == logits.max(axis=1)).all() or true_logits.mean(dtype=np.float64) <= logits.mean(dtype=np.float64):

@@ -38,7 +38,7 @@ from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.text import count_noun, printable
 
 MATRIX_CLASSES = 30  # the largest confusion matrix that is shown completely
-SHOWN_CLASSES = 20  # classes of a larger matrix that are shown
+SHOWN_CLASSES = 20  # number of classes that are shown of a larger matrix
 TWO_COLUMN_CLASSES = 12  # with more classes, the list of confusions goes below the matrix
 CLASSES, CONFUSIONS, FAILURES = 30, 12, 200  # maximum numbers of entries in the lists
 THUMBNAIL = (320, 240)  # width, height: twice the size on the page, for high-density screens

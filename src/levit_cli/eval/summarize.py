@@ -43,7 +43,7 @@ def summarize(evaluated: Evaluated) -> Summary:
 
 
 def _scores(evaluated: Evaluated, confusion: Classes, metrics: "ClassMetrics") -> Iterator[ClassScore]:
-    """Score each class; a metric that is undefined is None, not 0."""
+    """Yield the results of each class; an undefined metric is None, not 0."""
     images, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     for folder, index in zip(evaluated.folders.classes, evaluated.class_of_folder, strict=True):
         has_images, was_predicted = bool(images[index]), bool(predicted[index])

@@ -27,11 +27,11 @@ from levit_cli.predict.run_description import RunDescription
 from levit_cli.predict.table import caption
 from levit_cli.system.text import count_noun, printable
 
-CLASSES = 30  # lines of per-class results
+CLASSES = 30  # maximum number of lines of per-class results
 MATRIX_CLASSES = 12  # the largest confusion matrix that is shown
 UNBOUNDED = 1000  # characters, to measure a table's natural width
 WIDE = 70  # characters; a narrower terminal has no room for the last column of the per-class results
-MISCLASSIFIED_AS = 2  # classes in that column
+MISCLASSIFIED_AS = 2  # maximum number of classes in that column
 CONFUSIONS = CONFIDENT_ERRORS = FAILURES = 10
 LEGEND = (
     " recall: share of a class's images that were predicted correctly; precision: share of the images predicted as a "

@@ -42,7 +42,7 @@ TRANSPOSE_BY_ORIENTATION = {
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # Pillow warns about broken metadata, which we tolerate. The filter is set once because all threads share it.
 warnings.filterwarnings("ignore", module="PIL")
-assert not ImageFile.LOAD_TRUNCATED_IMAGES  # Pillow would fill missing data with gray; it must be an error
+assert not ImageFile.LOAD_TRUNCATED_IMAGES  # else Pillow would fill missing data with gray
 
 
 def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -> Image.Image:

@@ -40,7 +40,7 @@ KINDS: tuple[InputErrorKind, ...] = get_args(InputErrorKind)
 
 
 class _WorkerExitError(Exception):
-    """The worker process ended; the message says how."""
+    """The worker process exited or was killed; the message says how."""
 
 
 class IsolatedReader:
@@ -198,7 +198,7 @@ def serve() -> NoReturn:
     """Run a worker: read inputs from standard input and write replies until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process handles it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash writes no core file
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # write no core file after a crash
     replies = os.dup(1)
     os.dup2(2, 1)  # text that libraries print must not mix with the replies
     requests = sys.stdin.buffer

@@ -181,7 +181,7 @@ class _Batches:
     def _start(self, batch: list[Task]) -> None:
         try:
             self._running.put(self._streams.submit(self._run, batch))
-        except RuntimeError:  # stopped at this moment: the pool accepts nothing more
+        except RuntimeError:  # ``stop`` was called meanwhile, so the pool accepts no more work
             if not self._stopped.is_set():
                 raise
 

@@ -51,7 +51,7 @@ class Task:
     """An input and the future of its pixels.
 
     Attributes:
-        deadline: by ``time.monotonic``; None before decoding has begun.
+        deadline: the ``time.monotonic`` at which it times out; None before decoding has begun.
     """
 
     def __init__(self, item: Input) -> None:
@@ -194,7 +194,7 @@ class Prefetcher:
     def _time_out(self, task: Task) -> None:
         with self._timeout_lock:  # several threads of the network may reach a timeout at once
             if not task.finish(InputError("timeout", f"not decoded within {self._timeout_s:g} s")):
-                return  # it finished at the last moment
+                return  # it finished just in time
             if self._has_timeout and self._on_timeout is not None:
                 self._has_timeout, self._decode = False, self._on_timeout()
             self._start_worker()

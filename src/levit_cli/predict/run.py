@@ -147,7 +147,7 @@ def _require_some(inputs: InputOptions) -> tuple[Iterator[Input], bool]:
 
 @dataclass
 class _Run:
-    """A run whose model and engine are ready."""
+    """A run of ``levit predict`` whose model and engine are loaded."""
 
     checkpoint: Checkpoint
     engine: Engine

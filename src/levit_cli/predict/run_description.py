@@ -15,9 +15,9 @@ class ModelDescription:
     """The model of a run.
 
     Args:
-        name: as given by the user.
-        classes: number of classes.
-        sha256: of the weight files; None if it is not needed, because hashing a large file takes time.
+        name: the name that the user gave.
+        classes: the number of classes.
+        sha256: the hash of the weight files; None if it is not needed, because hashing large files takes time.
         evaluation: the measured accuracy that the model's files report, if any.
     """
 

@@ -163,7 +163,7 @@ class _Index:
         self._order: NDArray[np.intp] = np.argsort(hashes, kind="stable")
         self._hashes: NDArray[np.uint64] = hashes[self._order]
         self._order += first
-        self._num_taken = np.zeros(len(hashes), np.uint32)  # of a path, at the position of its first record
+        self._num_taken = np.zeros(len(hashes), np.uint32)  # per path, at the position of its first record
 
     def take(self, key: int) -> int | None:
         """Return the next record with this hash; None if all are taken."""

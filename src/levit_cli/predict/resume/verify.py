@@ -14,7 +14,7 @@ from levit_cli.predict.resume.plan import DamagedError, ExistingRecords, has_any
 from levit_cli.system.atomic import writing
 from levit_cli.system.output import OutputFile
 
-SPOT_CHECK_IMAGES = 16  # classified again if a file has no fingerprint
+SPOT_CHECK_IMAGES = 16  # images that are classified again if a file has no fingerprint
 NOT_TOUCHED = "it was not touched; use --overwrite to replace it, or another output name to keep it"
 
 Classify = Callable[[Iterable[Input]], Iterator[Prediction]]
