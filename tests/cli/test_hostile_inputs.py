@@ -18,7 +18,7 @@ from PIL import Image
 from levit_cli.checkpoints import load, save
 from levit_cli.checkpoints.save import to_format
 from levit_cli.checkpoints.weights import write_safetensors
-from levit_cli.data.inputs import named, read_list, walk
+from levit_cli.data.inputs import from_paths, read_list, walk
 from tests.support.binary import LEVIT, environment, levit, unprivileged
 from tests.support.random_weights import TINY, random_state
 from tests.support.sample_images import sample_image, write_images
@@ -228,7 +228,7 @@ def test_a_list_of_200000_lines_is_streamed() -> None:
             return b"http://127.0.0.1/some/image.jpg\r\n" * 1000 if self.lines <= number else b""
 
     tracemalloc.start()
-    count = len([None for _ in named(read_list(LongList(), null=False))])
+    count = len([None for _ in from_paths(read_list(LongList(), null=False))])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == number

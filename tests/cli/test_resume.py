@@ -172,8 +172,8 @@ def test_another_run_is_told_by_what_differs_and_the_file_stays(
 
 @pytest.mark.guarantee("resume-mismatch")
 @pytest.mark.parametrize(("what", "words"), [
-    ("model", b"has another prediction now"),
-    ("transform", b"has another prediction now"),
+    ("model", b"is different now, because the model"),
+    ("transform", b"is different now, because the model"),
     ("top-k", b"top-k is 3, this run's is 2"),
     ("format", b"it begins with"),
     ("labels", b"this model and its labels would write it differently"),
@@ -220,7 +220,7 @@ def test_a_file_of_other_inputs_altogether_is_not_replaced(
     write_images(tmp_path / "others", 2)
     done = resume(tiny_folder, tmp_path / "others", output)
     assert done.returncode == 2, done.stderr
-    assert b"records of other inputs only" in done.stderr
+    assert b"only records of other inputs" in done.stderr
     assert output.read_bytes() == whole("jsonl")
 
 
@@ -243,7 +243,7 @@ def test_a_file_without_note_whose_images_are_gone_cannot_be_checked(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--resume"], b"there is no --output"),
+        (["--resume"], b"no --output is given"),
         (["--resume", "-o", "out.json"], b"json is one document"),
         (["--resume", "-o", "out.csv", "--overwrite"], b"use only one of them"),
     ],
@@ -276,7 +276,7 @@ def test_a_crash_leaves_a_valid_file_that_resume_brings_to_its_end(tiny_folder: 
     assert done.returncode == 1, done.stderr
     assert output.read_bytes().startswith(before)
     (error,) = [record["error"] for record in records(output.read_bytes()) if record["status"] == "error"]
-    assert error == {"kind": "decoder_crashed", "message": "the decoder was ended by SIGABRT"}
+    assert error == {"kind": "decoder_crashed", "message": "the decoder was killed by SIGABRT"}
     survived = levit(*command, "-o", isolated, "--isolate", env=environment(**faults))
     assert survived.returncode == 1, survived.stderr
     assert isolated.read_bytes() == output.read_bytes()

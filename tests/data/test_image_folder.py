@@ -60,7 +60,7 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
         class_folders(tmp_path / "none")
 
 
-def test_train_and_validation_folders_are_recognized(tmp_path: Path) -> None:
+def test_training_and_validation_folders_are_recognized(tmp_path: Path) -> None:
     touch(tmp_path / "train/a/1.png", tmp_path / "test/a/1.png")
     assert split_folders(tmp_path) == (tmp_path / "train", tmp_path / "test")
     touch(tmp_path / "val/a/1.png")
@@ -72,7 +72,7 @@ def test_a_folder_of_classes_is_not_split(tmp_path: Path) -> None:
     assert split_folders(tmp_path) == (tmp_path, None)
 
 
-def test_only_one_of_train_and_validation_is_an_error(tmp_path: Path) -> None:
+def test_a_training_folder_without_a_validation_folder_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path / "train/a/1.png")
     with pytest.raises(UsageError, match="val/ or test/"):
         split_folders(tmp_path)

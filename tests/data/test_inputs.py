@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from levit_cli.data.inputs import expand, is_url, named, read_list, walk
+from levit_cli.data.inputs import expand, from_paths, is_url, read_list, walk
 
 
 def touch(root: Path, *names: str) -> None:
@@ -116,7 +116,7 @@ def test_urls_and_standard_input_are_kept() -> None:
 
 
 def test_dash_in_a_list_is_a_file() -> None:
-    (item,) = named(["-"])
+    (item,) = from_paths(["-"])
     assert not item.is_stdin
 
 
@@ -136,15 +136,15 @@ def test_dash_in_a_list_is_a_file() -> None:
         (b"\0\0", True, []),
     ],
 )
-def test_paths_of_a_list(content: bytes, null: bool, expected: list[str]) -> None:
+def test_a_list_is_split_into_paths(content: bytes, null: bool, expected: list[str]) -> None:
     assert list(read_list(io.BytesIO(content), null=null)) == expected
 
 
 PATHS = st.binary(min_size=1, max_size=30).filter(lambda raw: b"\0" not in raw)
 
 
-class InPieces(io.BytesIO):
-    """Returns pieces of any size, as a pipe does."""
+class FakePipe(io.BytesIO):
+    """Returns chunks of the given sizes, as a pipe may do."""
 
     def __init__(self, content: bytes, sizes: list[int]) -> None:
         super().__init__(content)
@@ -156,15 +156,15 @@ class InPieces(io.BytesIO):
 
 @pytest.mark.guarantee("input-lists")
 @given(st.lists(PATHS), st.booleans(), st.lists(st.integers(1, 9)))
-def test_any_paths_are_read_from_a_list_with_nul(paths: list[bytes], ends: bool, sizes: list[int]) -> None:
-    content = b"\0".join(paths) + b"\0" * (ends and bool(paths))
-    assert list(read_list(InPieces(content, sizes), null=True)) == [os.fsdecode(path) for path in paths]
+def test_any_paths_are_read_from_a_list_with_nul(paths: list[bytes], has_final_nul: bool, sizes: list[int]) -> None:
+    content = b"\0".join(paths) + b"\0" * (has_final_nul and bool(paths))
+    assert list(read_list(FakePipe(content, sizes), null=True)) == [os.fsdecode(path) for path in paths]
 
 
 @given(st.lists(PATHS.filter(lambda raw: b"\n" not in raw and not raw.endswith(b"\r"))), st.lists(st.integers(1, 9)))
 def test_any_lines_are_read_from_a_list(lines: list[bytes], sizes: list[int]) -> None:
     content = b"\xef\xbb\xbf" + b"".join(line + (b"\r\n\r\n" if len(line) % 2 else b"\n") for line in lines)
-    assert list(read_list(InPieces(content, sizes), null=False)) == [os.fsdecode(line) for line in lines]
+    assert list(read_list(FakePipe(content, sizes), null=False)) == [os.fsdecode(line) for line in lines]
 
 
 @pytest.mark.guarantee("input-lists")
@@ -179,5 +179,5 @@ def test_list_is_read_correctly_one_byte_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("http://a", True), ("HTTPS://a", True), ("file:///a", False), ("a.jpg", False)]
 )
-def test_is_url(text: str, expected: bool) -> None:
+def test_only_http_and_https_are_urls(text: str, expected: bool) -> None:
     assert is_url(text) is expected

@@ -1,4 +1,4 @@
-"""Class names come from ImageNet, a checkpoint's config or a label file, and their number must match the classes."""
+"""Class names come from ImageNet, a config or a label file, and there must be one for each class of the model."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Evaluations without a model, from given or random logits and true classes."""
+"""Build evaluations without a model, from given or random logits and true classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ RUN = RunDescription(
 
 
 class NoEngine:
-    """Take the place of the engine; calling it is an error."""
+    """Stands in for the engine; calling it is an error."""
 
     spec = EngineSpec("cpu", "openvino", "fp32", 1)
 
@@ -48,8 +48,8 @@ def evaluation(
     Args:
         logits: (N, classes).
         targets: (N,) true classes.
-        folders: the classes that have a folder; by default all.
-        paths: of the images; by default data/CLASS/0.jpg and so on.
+        folders: the classes that have a folder; by default all classes.
+        paths: the paths of the images; by default data/CLASS/0.jpg and so on.
     """
     labels = labels or Labels(tuple("abcdefghijklmnopqrstuvwxyz"[: logits.shape[1]]))
     classes = tuple(range(len(labels))) if folders is None else tuple(folders)
@@ -75,14 +75,14 @@ def evaluation(
     )
 
 
-def logits_of(*probabilities_of: Sequence[float]) -> NDArray[np.float32]:
+def logits_of(*probs: Sequence[float]) -> NDArray[np.float32]:
     """Return the logits of these probabilities, one row per image."""
-    logits: NDArray[np.float32] = np.log(np.array(probabilities_of)).astype(np.float32)
+    logits: NDArray[np.float32] = np.log(np.array(probs)).astype(np.float32)
     return logits
 
 
-def by_chance(num_images: int, num_classes: int, seed: int = 0) -> tuple[NDArray[np.float32], list[int]]:
-    """Return random logits, correct more often than not, and the true classes."""
+def random_logits(num_images: int, num_classes: int, seed: int = 0) -> tuple[NDArray[np.float32], list[int]]:
+    """Return random logits, in which the true class is likely to be the highest, and the true classes."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, num_classes, num_images)
     logits = rng.normal(0, 1, (num_images, num_classes))

@@ -17,7 +17,7 @@ from levit_cli.eval.evaluate import evaluate
 from levit_cli.eval.results import ConfidentError, Confusion, Proportion
 from levit_cli.eval.summarize import summarize
 from levit_cli.predict.reader import Reader
-from tests.eval.cases import by_chance, evaluation, logits_of
+from tests.eval.cases import evaluation, logits_of, random_logits
 from tests.support.sample_images import sample_image, write_images
 
 SPEC = EngineSpec(precision="fp32")
@@ -30,7 +30,7 @@ def tiny(tiny_folder: Path) -> Checkpoint:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Three of the seven classes, nine images; each class folder is spelled in another way."""
+    """Write nine images of three of the seven classes; the spelling of each class folder follows a different rule."""
     for name in ("Class_1", "class 5", "CLASS 3"):
         write_images(tmp_path / "data" / name, 3, "png")
     return tmp_path / "data"
@@ -44,11 +44,11 @@ def test_each_image_has_its_own_logits_and_true_class(tiny: Checkpoint, data: Pa
         sample_image(seed=100 + number).save(path)
     done = 0
 
-    def advance() -> None:
+    def on_image() -> None:
         nonlocal done
         done += 1
 
-    evaluated = evaluate(tiny, class_folders(data), SPEC, batch_size=4, advance=advance)
+    evaluated = evaluate(tiny, class_folders(data), SPEC, batch_size=4, on_image=on_image)
     paths = [
         str(data / name / f"{number:03d}.png") for name in ("CLASS 3", "Class_1", "class 5") for number in range(3)
     ]
@@ -149,7 +149,7 @@ def test_calibration_of_an_example_computed_by_hand() -> None:
     assert calibration.temperature == 1
     assert calibration.confidence == pytest.approx((0.7 + 0.6 + 0.9 + 0.5 + 0.9 + 0.5) / 6)
     assert calibration.log_loss == pytest.approx(-sum(map(math.log, (0.7, 0.2, 0.9, 0.5, 0.01, 0.2))) / 6)
-    # of the two at .9 and the two at .5, one each is correct; .6 is wrong; .7 is correct
+    # one of the two at .9 and one of the two at .5 are correct; .6 is wrong; .7 is correct
     assert calibration.error == pytest.approx((2 * 0.4 + 2 * 0.0 + 0.6 + 0.3) / 6)
     assert [(slot.images, round(slot.confidence, 4), slot.accuracy) for slot in calibration.bins] == [
         (2, 0.5, 0.5),
@@ -161,7 +161,7 @@ def test_calibration_of_an_example_computed_by_hand() -> None:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_calibration_error_equals_that_of_the_bins(temperature: float) -> None:
-    logits, targets = by_chance(400, 8)
+    logits, targets = random_logits(400, 8)
     logits[0] *= 1000  # a confidence of exactly 1
     summary = summarize(evaluation(logits, targets, temperature=temperature))
     for calibration in (summary.calibration, summary.fitted):
@@ -173,7 +173,7 @@ def test_calibration_error_equals_that_of_the_bins(temperature: float) -> None:
 
 
 def test_fitted_temperature_does_not_depend_on_the_temperature_of_the_model() -> None:
-    logits, targets = by_chance(300, 6)
+    logits, targets = random_logits(300, 6)
     first, second = (summarize(evaluation(logits, targets, temperature=value)) for value in (1.0, 4.0))
     assert first.fitted is not None
     assert first.fitted == second.fitted
@@ -186,12 +186,12 @@ def test_fitted_temperature_does_not_depend_on_the_temperature_of_the_model() ->
 
 
 def test_top5_is_undefined_for_five_classes() -> None:
-    assert summarize(evaluation(*by_chance(20, 5))).top5 is None
-    assert summarize(evaluation(*by_chance(20, 6))).top5 is not None
+    assert summarize(evaluation(*random_logits(20, 5))).top5 is None
+    assert summarize(evaluation(*random_logits(20, 6))).top5 is not None
 
 
 def test_most_confident_errors_come_first_and_are_limited_in_number() -> None:
-    logits, targets = by_chance(300, 4)
+    logits, targets = random_logits(300, 4)
     mistakes = summarize(evaluation(logits, targets)).confident_errors
     assert len(mistakes) == 24
     assert [mistake.prob for mistake in mistakes] == sorted((mistake.prob for mistake in mistakes), reverse=True)
@@ -202,7 +202,7 @@ def test_most_confident_errors_come_first_and_are_limited_in_number() -> None:
 
 
 @pytest.mark.parametrize(("correct", "total"), [(8, 10), (0, 10), (10, 10), (50, 100), (4041, 5000), (1, 1)])
-def test_interval_is_wilsons(correct: int, total: int) -> None:
+def test_interval_is_the_wilson_score_interval(correct: int, total: int) -> None:
     """At both ends of the interval, the observed proportion is 1.96 standard errors from the true proportion."""
     for end in (low_high := Proportion(correct, total).interval):
         assert (correct / total - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / total, abs=1e-8)
@@ -223,13 +223,13 @@ def test_proportion_is_compared_exactly_with_a_threshold() -> None:
 
 
 def test_model_with_one_class_is_refused(tiny: Checkpoint, data: Path) -> None:
-    with pytest.raises(RefusedError, match="one class only"):
+    with pytest.raises(RefusedError, match="only one class"):
         evaluate(replace(tiny, labels=numbered(1)), class_folders(data), SPEC)
 
 
 def test_summary_of_one_thousand_classes() -> None:
     labels = Labels(tuple(f"n{index}" for index in range(1000)))
-    logits, targets = by_chance(50, 1000)
+    logits, targets = random_logits(50, 1000)
     failures = [(Path("data/n0/x.jpg"), InputError("truncated", "torn"))]
     summary = summarize(evaluation(logits, targets, labels=labels, failures=failures))
     assert summary.confusion.shape == (1000, 1000)

@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from levit_cli.eval import metrics
-from tests.eval.cases import by_chance, logits_of
+from tests.eval.cases import logits_of, random_logits
 
 TARGETS = np.array([0, 0, 0, 0, 1, 1, 2, 2])
 PREDICTED = np.array([0, 0, 0, 1, 1, 1, 2, 0])
@@ -31,7 +31,7 @@ def test_top_k_hits_equal_values_computed_by_hand() -> None:
 
 def test_top_k_hits_equal_the_accuracy_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "CHUNK", 7)  # several chunks, the last one smaller
-    logits, targets = by_chance(100, 9)
+    logits, targets = random_logits(100, 9)
     ranked = np.argsort(-logits, axis=1)
     for k in (1, 5):
         theirs = multiclass_accuracy(torch.from_numpy(logits), torch.tensor(targets), 9, average="micro", top_k=k)
@@ -45,7 +45,7 @@ def test_calibration_error_equals_a_value_computed_by_hand() -> None:
 
 
 def test_calibration_error_equals_the_multiclass_one_of_torchmetrics() -> None:
-    logits, targets = by_chance(300, 6)
+    logits, targets = random_logits(300, 6)
     probs = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True)
     theirs = multiclass_calibration_error(torch.from_numpy(probs), torch.tensor(targets), 6, n_bins=15)
     ours = metrics.calibration_error(probs.max(axis=1), probs.argmax(axis=1) == np.array(targets), 15)
@@ -68,7 +68,7 @@ def test_fitted_temperature_equals_a_value_computed_by_hand(scale: float) -> Non
 @pytest.mark.parametrize("seed", range(3))
 def test_fitted_temperature_minimizes_the_log_loss(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "CHUNK", 64)
-    logits, labels = by_chance(200, 5, seed)
+    logits, labels = random_logits(200, 5, seed)
     targets = np.array(labels)
     best = metrics.fit_temperature(logits * 3, targets)
     assert best is not None

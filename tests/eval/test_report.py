@@ -20,7 +20,7 @@ from levit_cli.eval.report import as_html
 from levit_cli.eval.summarize import summarize
 from levit_cli.eval.table import as_table
 from levit_cli.predict.records import as_json
-from tests.eval.cases import RUN, by_chance, evaluation
+from tests.eval.cases import RUN, evaluation, random_logits
 from tests.support.sample_images import sample_image
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     """Sixty images in seven classes; the names of classes and files contain markup and control characters."""
     root = tmp_path_factory.mktemp("data & <b>more")
-    logits, targets = by_chance(60, 7)
+    logits, targets = random_logits(60, 7)
     paths = [root / f"{number}<img src=y>'\"\n\x1b.png" for number in range(60)]
     for number, path in enumerate(paths):
         sample_image(300, 200, seed=number).save(path)
@@ -100,7 +100,7 @@ def test_the_same_evaluation_gives_the_same_page(hostile: Evaluated, page: str) 
 
 
 def test_deleted_images_get_a_placeholder(tmp_path: Path) -> None:
-    logits, targets = by_chance(20, 3)
+    logits, targets = random_logits(20, 3)
     evaluated = evaluation(logits, targets, root=tmp_path)
     page = as_html(evaluated, summarize(evaluated), RUN)
     assert "<img " not in page
@@ -108,7 +108,7 @@ def test_deleted_images_get_a_placeholder(tmp_path: Path) -> None:
 
 
 def test_without_readable_images_all_outputs_are_valid() -> None:
-    logits, _ = by_chance(0, 3)
+    logits, _ = random_logits(0, 3)
     failures = [(Path("data/a/x.jpg"), InputError("empty_file", "the file is empty"))]
     evaluated = evaluation(logits, [], failures=failures)
     summary = summarize(evaluated)
@@ -125,11 +125,11 @@ def test_without_readable_images_all_outputs_are_valid() -> None:
 
 def test_with_many_classes_only_the_worst_are_shown(tmp_path: Path) -> None:
     labels = Labels(tuple(f"class-{index}" for index in range(200)))
-    logits, targets = by_chance(2000, 200)
+    logits, targets = random_logits(2000, 200)
     evaluated = evaluation(logits, targets, labels=labels, root=tmp_path)
     summary = summarize(evaluated)
     page = as_html(evaluated, summary, RUN)
-    assert "The chart shows the 20 of 200 classes" in page
+    assert "The chart shows 20 of 200 classes" in page
     assert "Show 170 more classes" in page
     assert "other classes" in page
     table = as_table(evaluated, summary, RUN, is_terminal=False)
@@ -150,7 +150,7 @@ def test_the_table_does_not_interpret_markup_or_control_characters(hostile: Eval
 @pytest.mark.parametrize(("columns", "heading"), [("80", "Confusion matrix"), ("40", "Most frequent confusions")])
 def test_the_table_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, columns: str, heading: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    logits, targets = by_chance(200, 9)
+    logits, targets = random_logits(200, 9)
     table = as_table(evaluated := evaluation(logits, targets), summarize(evaluated), RUN, is_terminal=False)
     assert heading in table
     assert "…" not in table
@@ -168,7 +168,7 @@ def test_json_keeps_names_verbatim(hostile: Evaluated) -> None:
 
 
 def test_json_contains_the_wordnet_ids_of_labels(tmp_path: Path) -> None:
-    logits, targets = by_chance(12, 2)
+    logits, targets = random_logits(12, 2)
     labels = Labels(("tench", "goldfish"), ("n01440764", "n01443537"))
     content = document(evaluated := evaluation(logits, targets, labels=labels), summarize(evaluated), RUN)
     assert [entry["wnid"] for entry in content["classes"]] == ["n01440764", "n01443537"]

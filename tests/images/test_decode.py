@@ -1,4 +1,4 @@
-"""Every kind of image decodes to RGB, and every broken or foreign file is an error. All files are generated here."""
+"""Every kind of image decodes to RGB, and every damaged or unsupported file is an error. The tests create all files."""
 
 import gzip
 import re
@@ -195,7 +195,7 @@ def test_lab_colors_survive_a_round_trip() -> None:
     ("mode", "value"),
     [("I", 65_536), ("I", -1), ("F", 1.5), ("F", -0.25), ("F", float("nan")), ("F", float("inf"))],
 )
-def test_values_of_an_unknown_range_are_an_error(mode: str, value: float) -> None:
+def test_values_outside_the_supported_range_are_an_error(mode: str, value: float) -> None:
     values = np.zeros((6, 5), np.int32 if mode == "I" else np.float32)
     values[2, 3] = value
     assert error_of(encoded(Image.fromarray(values), "TIFF")).kind == "unsupported_mode"
@@ -406,7 +406,7 @@ NOT_DECODED: dict[str, tuple[bytes, str, str]] = {
 
 @pytest.mark.guarantee("empty-file", "not-an-image", "format-not-allowed")
 @pytest.mark.parametrize("name", NOT_DECODED)
-def test_other_files_are_an_error_that_says_what_they_are(name: str) -> None:
+def test_the_error_for_another_type_of_file_names_the_type(name: str) -> None:
     data, kind, word = NOT_DECODED[name]
     error = error_of(data)
     assert error.kind == kind
@@ -530,7 +530,7 @@ def test_a_jpeg_with_a_tail_of_zeros_is_truncated(name: str) -> None:
 @pytest.mark.guarantee("truncated")
 @pytest.mark.parametrize("name", JPEGS)
 def test_a_jpeg_cut_in_a_segment_within_a_scan_is_truncated(name: str) -> None:
-    """Found by the fuzzer: such a segment contains the filler, which then cannot show."""
+    """Such a segment would contain the filler, so that missing data would not be detected. The fuzzer found this."""
     data = JPEGS[name]
     assert error_of(data[: len(data) * 3 // 4] + b"\xff\xe6\x47\x63\xb3").kind == "truncated"
 

@@ -1,4 +1,4 @@
-"""Worker processes return the same pixels, and a crash or a hang costs one image."""
+"""Worker processes return the same pixels as threads, and a crash or a hang fails only one image."""
 
 import os
 import signal
@@ -66,13 +66,13 @@ def test_pixels_and_errors_equal_those_of_a_reader_in_this_process(isolated: Iso
         assert outcome(isolated, item) == outcome(READER, item)
 
 
-def test_crash_and_hang_cost_one_image_each(faulty: IsolatedReader, tmp_path: Path) -> None:
+def test_crash_and_hang_each_fail_one_image_only(faulty: IsolatedReader, tmp_path: Path) -> None:
     (intact,) = write_images(tmp_path, 1)
     ask_for("abort", tmp_path / "abort.jpg")
     ask_for("hang", tmp_path / "hang.jpg")
     expected = READER(Input(str(intact)))
     for fault, error in (
-        ("abort", "decoder_crashed: the decoder was ended by SIGABRT"),
+        ("abort", "decoder_crashed: the decoder was killed by SIGABRT"),
         ("hang", "timeout: not decoded within 1 s"),
     ):
         assert kind_of(faulty, tmp_path / f"{fault}.jpg") == error
@@ -104,7 +104,7 @@ def test_each_thread_uses_its_own_worker(isolated: IsolatedReader, tmp_path: Pat
     assert all(np.array_equal(pixels[path], READER(Input(str(path)))) for path in paths)
 
 
-def test_close_ends_all_workers_even_one_that_hangs(faulty: IsolatedReader, tmp_path: Path) -> None:
+def test_close_kills_all_workers_even_one_that_hangs(faulty: IsolatedReader, tmp_path: Path) -> None:
     ask_for("hang", tmp_path / "hang.jpg")
     reader = IsolatedReader(READER, timeout_s=60)
     ended = threading.Event()
@@ -138,7 +138,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-def test_workers_end_when_the_main_process_is_killed(tmp_path: Path, hangs: bool) -> None:
+def test_workers_exit_when_the_main_process_is_killed(tmp_path: Path, hangs: bool) -> None:
     environment = {**os.environ, **faulty_decoders(tmp_path / "site")}
     path = tmp_path / "a.jpg"
     if hangs:

@@ -15,7 +15,7 @@ CLASSES = 5
 
 
 def decode(item: Input) -> NDArray[np.uint8]:
-    """Return pixels with the number in the path; paths with an x cannot be decoded."""
+    """Return pixels whose value is the number in the path; a path with an x cannot be decoded."""
     if "x" in item.path:
         raise InputError("corrupt", f"bad {item.path}")
     return np.full((2, 2, 3), int(item.path), np.uint8)

@@ -1,4 +1,4 @@
-"""Inputs are decoded in order, and one that hangs does not delay the others."""
+"""Inputs are decoded in order, and an input that hangs does not delay the others."""
 
 import threading
 import time

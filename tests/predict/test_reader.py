@@ -45,7 +45,7 @@ def test_missing_files_dangling_links_and_invalid_names_are_not_found(tmp_path: 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
-def test_file_without_read_permission(tmp_path: Path) -> None:
+def test_file_without_read_permission_is_an_error(tmp_path: Path) -> None:
     sample_image().save(tmp_path / "a.png")
     (tmp_path / "a.png").chmod(0)
     assert kind_of(tmp_path / "a.png") == "permission"

@@ -60,7 +60,7 @@ def test_encoded_predictions_are_decoded(name: Format, predictions: list[Predict
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=50)
 @given(st.lists(ANSWERS | FAILURES, min_size=1, max_size=3), st.data())
-def test_truncated_record_is_not_split_off(name: Format, predictions: list[Prediction], data: st.DataObject) -> None:
+def test_truncated_record_is_not_yielded(name: Format, predictions: list[Prediction], data: st.DataObject) -> None:
     format = format_of(name)
     parts = [*([format.header] if format.header else []), *map(format.encode, predictions)]
     content = b"".join(parts)

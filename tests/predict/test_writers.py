@@ -39,7 +39,7 @@ def written(format: Format, predictions: list[Prediction], labels: Labels = LABE
     return target.getvalue()
 
 
-def test_jsonl_record() -> None:
+def test_jsonl_records_have_the_stable_keys() -> None:
     first, second = (json.loads(line) for line in written("jsonl", [OK, BAD]).splitlines())
     assert first == {
         "path": "a.jpg",
@@ -68,7 +68,7 @@ def test_json_is_one_document_with_meta() -> None:
 
 
 @pytest.mark.parametrize(("format", "delimiter"), [("csv", ","), ("tsv", "\t")])
-def test_columns_of_csv_and_tsv(format: Format, delimiter: str) -> None:
+def test_csv_and_tsv_have_the_stable_columns(format: Format, delimiter: str) -> None:
     text = written(format, [OK, BAD]).decode()
     header, ok, bad = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     assert header == ["path", "status", "error", "index1", "label1", "prob1", "index2", "label2", "prob2"]

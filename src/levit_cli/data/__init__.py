@@ -1,1 +1,1 @@
-"""What to classify or train on: inputs, class folders, labels."""
+"""List the images to classify or train on, and read class folders and labels."""

@@ -20,7 +20,7 @@ LAYOUT = "a data set is a folder that contains one folder of images per class"
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Labelled images.
+    """The images of a labeled data set.
 
     Args:
         root: the folder that contains the class folders.
@@ -34,7 +34,7 @@ class ClassFolders:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Number of images in each class."""
+        """The number of images in each class."""
         images = Counter(index for _, index in self.samples)
         return tuple(images[index] for index in range(len(self.classes)))
 
@@ -42,7 +42,7 @@ class ClassFolders:
 def class_folders(root: Path) -> ClassFolders:
     """List the images below ``root/CLASS/`` at any depth.
 
-    Symbolic links are followed, as in torchvision, except links to a parent folder, which would never end.
+    Symbolic links are followed, as in torchvision, except links to a parent folder, which would form a cycle.
 
     Raises:
         UsageError: the folder does not exist, cannot be read or has no class folders, or a class has no images.
@@ -90,15 +90,17 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _links_to_parent(parent: str, name: str) -> bool:
-    """Whether this is a symbolic link to one of its own parent folders, which would be walked without end."""
+    """Whether this is a symbolic link to one of its own parent folders, which would form a cycle."""
     path = Path(parent, name)
     return path.is_symlink() and os.path.realpath(path) in map(os.path.realpath, path.parents)
 
 
 def _raise_usage_error(error: OSError) -> None:
-    """Report a folder that cannot be read; ``os.walk`` would skip it like an empty folder."""
+    """Report a folder that cannot be read; ``os.walk`` would skip it as if it were empty."""
     raise UsageError(f"Cannot read the folder {error.filename}", why=error.strerror or "", hint=LAYOUT) from error
 
 
 def _hint_for_empty(classes: list[str]) -> str:
-    return f"empty classes: {', '.join(classes)}" if len(classes) > 1 else "add images to the folder or remove it"
+    if len(classes) == 1:
+        return "add images to the folder or remove it"
+    return f"add images to these folders or remove them: {', '.join(classes)}"

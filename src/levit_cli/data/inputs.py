@@ -1,7 +1,7 @@
 """List the inputs: files, folders, globs, URLs, lists of paths and standard input, as one stream in a stable order.
 
-Only folders and the list of paths are opened here, not the images. The stream starts at once; in memory it holds the
-names of the folders that are being walked.
+This module opens folders and lists of paths, but not images. The stream starts at once, and only the entries of the
+folders that are being walked are held in memory.
 """
 
 import glob
@@ -23,12 +23,12 @@ RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # ** as a whole comp
 
 @dataclass(frozen=True)
 class Input:
-    """One thing to classify.
+    """One input to classify.
 
     Args:
         path: a path, a URL, or ``-`` for an image on standard input.
-        error: why it cannot be read, if that is known already, such as a folder without read permission.
-        content: the bytes of a URL or of standard input, after they were fetched.
+        error: why it cannot be read, if that is already known, as for a folder without read permission.
+        content: the bytes from a URL or from standard input, once they were fetched.
     """
 
     path: str
@@ -46,15 +46,15 @@ def is_url(text: str) -> bool:
 
 
 def expand(arguments: Iterable[str]) -> Iterator[Input]:
-    """Yield the inputs of command-line arguments: walk folders, expand globs, keep everything else."""
+    """Yield the inputs of command-line arguments: walk folders, expand globs and keep everything else."""
     for argument in arguments:
         if argument == STDIN or is_url(argument):
             yield Input(argument)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             matches = sorted({*_matches(argument)}, key=os.fsencode)
-            yield from named(matches or [argument])
+            yield from from_paths(matches or [argument])
         else:
-            yield from named([argument])
+            yield from from_paths([argument])
 
 
 def _matches(pattern: str) -> Iterator[str]:
@@ -84,12 +84,12 @@ def _folders(start: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class InputOptions:
-    """What the user named.
+    """The inputs that the user named.
 
     Args:
         arguments: files, folders, globs, URLs, or ``-`` for an image on standard input.
         files_from: file that lists paths, or ``-`` for standard input.
-        null: the paths in it end in NUL, see ``read_list``.
+        null: whether the paths in that list end in NUL, see ``read_list``.
     """
 
     arguments: tuple[str, ...]
@@ -107,23 +107,23 @@ class InputOptions:
             return
         try:
             with _open_list(self.files_from) as file:
-                yield from named(read_list(file, null=self.null))
+                yield from from_paths(read_list(file, null=self.null))
         except OSError as error:
             raise UsageError(f"Cannot read the list {self.files_from}", why=error.strerror or str(error)) from error
 
     @property
     def can_be_read_again(self) -> bool:
-        """Whether ``stream`` yields the same inputs a second time; a list on a pipe is gone after the first."""
+        """Whether ``stream`` yields the same inputs a second time; a list from a pipe can be read only once."""
         return self.files_from is None or os.path.isfile(self.files_from)
 
 
 def _open_list(path: str) -> BinaryIO:
-    # unbuffered: a buffer's lock, held by a thread that waits for input, would abort the interpreter at exit
+    # Unbuffered: a thread that waits for input would hold the buffer's lock, which aborts the interpreter at exit.
     return io.FileIO(0, closefd=False) if path == STDIN else open(path, "rb")
 
 
-def named(paths: Iterable[str]) -> Iterator[Input]:
-    """Yield the inputs of literal paths: walk folders, keep everything else, whatever its suffix."""
+def from_paths(paths: Iterable[str]) -> Iterator[Input]:
+    """Yield the inputs of literal paths: walk folders and keep everything else, whatever its suffix."""
     for path in paths:
         if path == STDIN:
             path = os.path.join(os.curdir, path)  # in a list, - is a file name
@@ -174,7 +174,7 @@ def read_list(file: BinaryIO, *, null: bool) -> Iterator[str]:
     """Yield the paths in a list as they arrive.
 
     Args:
-        null: each path ends in NUL and is taken exactly. Otherwise each line is a path; a byte order mark, carriage
+        null: each path ends in NUL and is used verbatim. Otherwise each line is a path; a byte order mark, carriage
             returns at the ends of lines, and empty lines are ignored.
     """
     separator = b"\0" if null else b"\n"

@@ -56,7 +56,7 @@ def numbered(num_classes: int) -> Labels:
 
 
 def from_names(names: Sequence[str]) -> Labels:
-    """Return the labels with these names; if they are ImageNet's, with WordNet ids.
+    """Return the labels with these names, and with WordNet ids if the names are those of ImageNet.
 
     Hugging Face's files list the synonyms of an ImageNet class ("tabby, tabby cat"); the first one is compared.
     """
@@ -80,7 +80,7 @@ def from_id2label(id2label: Mapping[str, str]) -> Labels:
     except ValueError as error:
         raise RefusedError("The labels are not keyed by class index", why=str(error)) from error
     if sorted(by_index) != list(range(len(by_index))):
-        raise RefusedError("The class indices of the labels must run from 0 without a gap")
+        raise RefusedError("The class indices of the labels must be 0, 1, 2 and so on, without a gap")
     return from_names([by_index[index] for index in range(len(by_index))])
 
 

@@ -1,4 +1,4 @@
-"""The charts of the HTML report as inline SVG: the confusion matrix and the reliability diagram.
+"""Draw the charts of the HTML report as inline SVG: the confusion matrix and the reliability diagram.
 
 The module uses matplotlib's ``Figure`` instead of ``pyplot``, which keeps global state.
 """
@@ -34,8 +34,8 @@ def confusion_chart(rows: Sequence[str], columns: Sequence[str], counts: NDArray
 
     Args:
         rows: names of the true classes.
-        columns: names of the predicted classes, in the same order; one more column holds all other classes.
-        counts: (rows, columns) number of images.
+        columns: names of the predicted classes, in the same order; an optional last column counts all other classes.
+        counts: (rows, columns) numbers of images.
     """
     height, width = counts.shape
     with rc_context(STYLE):
@@ -99,7 +99,7 @@ def reliability_chart(calibration: Calibration, fitted: Calibration | None) -> s
 
 
 def _draw_bars(axes: Axes, bins: Sequence[Bin]) -> list[Artist | Container]:
-    """Draw the accuracy of each bin as a bar, and its mean confidence as a line at which the bar should end."""
+    """Draw the accuracy of each bin as a bar, and its mean confidence as a line that the bar should reach exactly."""
     lows, highs, confidences = zip(*((each.low, each.high, each.confidence) for each in bins), strict=True)
     accuracies = [each.accuracy for each in bins]
     bars = axes.bar(lows, accuracies, 1 / BINS, align="edge", color=PALE_BLUE, edgecolor="white", label="accuracy")
@@ -136,7 +136,7 @@ def _svg(figure: Figure, salt: str) -> str:
     """
     text = io.StringIO()
     with rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about glyphs missing from our font, which the reader's font may have
+        warnings.simplefilter("ignore")  # about missing glyphs, which the browser's fonts may have
         figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
     document = text.getvalue()
     return SIZE.sub(_responsive_width, METADATA.sub("", document[document.index("<svg") :]), count=1)

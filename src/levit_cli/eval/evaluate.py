@@ -33,17 +33,17 @@ class Evaluated:
 
     Args:
         folders: the images by class.
-        labels: of the model.
+        labels: the class names of the model.
         class_of_folder: the model's class index for each class of ``folders``.
-        paths: of the N images.
+        paths: the paths of the N images.
         targets: (N,) true class indices.
         ranked: (N, k) the k most likely class indices, best first; k is 5, or all classes if the model has fewer.
         confidences: (N,) probability of the most likely class, as ``predict`` reports it.
         logits: (N, classes), not divided by the temperature.
         failures: the images that could not be read, with their errors.
-        temperature: of the model.
+        temperature: the temperature of the model.
         engine: the engine that computed the logits.
-        stats: counts and times.
+        stats: the counts and times of the run.
     """
 
     folders: ClassFolders
@@ -70,21 +70,21 @@ def evaluate(
     workers: int = 0,
     verbose: bool = False,
     log: Log = silent,
-    advance: Callable[[], None] = lambda: None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> Evaluated:
     """Classify the images of class folders with the pipeline of ``levit predict``.
 
     Args:
-        folders: each class is matched to one of the model's labels by name.
-        spec: its threads are divided as ``predict`` divides them.
-        workers: decode threads; 0 for one per usable core.
-        advance: called after each image.
+        folders: the images; the name of each class folder must match one of the model's labels.
+        spec: the engine's settings; its threads are divided among the streams as in ``predict``.
+        workers: the number of decode threads; 0 for one per usable core.
+        on_image: called after each image.
 
     Raises:
         RefusedError: a folder matches no label, the model has only one class, or the device does not exist.
     """
     if len(checkpoint.labels) < 2:
-        raise RefusedError("There is nothing to evaluate", why="the model has one class only, so it is always right")
+        raise RefusedError("Cannot evaluate a model with only one class", why="all of its predictions are correct")
     class_of_folder = match(folders.classes, checkpoint.labels)
     spec = spec.with_batching(batch_size, single=len(folders.samples) == 1)
     inputs = (Input(str(path)) for path, _ in folders.samples)
@@ -100,14 +100,14 @@ def evaluate(
                 stats=stats,
                 temperature=checkpoint.temperature,
             )
-            return _collect(checkpoint, folders, class_of_folder, engine, stats, _advancing(stream, advance))
+            return _collect(checkpoint, folders, class_of_folder, engine, stats, _reporting(stream, on_image))
         finally:
             prefetcher.stop()
 
 
-def _advancing(stream: Iterator[Prediction], advance: Callable[[], None]) -> Iterator[Prediction]:
+def _reporting(stream: Iterator[Prediction], on_image: Callable[[], None]) -> Iterator[Prediction]:
     for prediction in stream:
-        advance()
+        on_image()
         yield prediction
 
 
@@ -119,7 +119,7 @@ def _collect(
     stats: Stats,
     stream: Iterator[Prediction],
 ) -> Evaluated:
-    """Collect the stream in arrays.
+    """Collect the predictions in arrays.
 
     The arrays are allocated once, because 100,000 images with 1,000 classes take 400 MB.
     """

@@ -1,4 +1,4 @@
-"""The JSON output of ``levit eval``. Its keys are stable; an undefined value is null, never NaN."""
+"""Build the JSON output of ``levit eval``. Its keys are stable; an undefined value is null, never NaN."""
 
 import math
 from dataclasses import asdict
@@ -15,7 +15,7 @@ DIGITS = 6
 
 
 def document(evaluated: Evaluated, summary: Summary, description: RunDescription) -> dict[str, Any]:
-    """Return the document as JSON-compatible values.
+    """Return the results as a JSON-compatible dict.
 
     Args:
         description: the model, preprocessing and engine that the results depend on.

@@ -16,12 +16,12 @@ from levit_cli.errors import RefusedError
 from levit_cli.system.text import count_noun, printable
 
 WORDNET_ID = re.compile(r"n\d{8}(?!\d)")
-SHOWN = 20
-SHOWN_LABELS = 5
+MAX_LISTED = 20  # names in a message
+MAX_LISTED_LABELS = 5
 
 
 class _Rule(NamedTuple):
-    """A function that turns a folder's name into a key, and the classes by key."""
+    """A function that converts a folder's name to a key, and the class indices by key."""
 
     key: Callable[[str], str]
     classes: Mapping[str, Sequence[int]]
@@ -78,7 +78,7 @@ def _normalized(name: str) -> str:
 
 
 def _matching_classes(folder: str, rules: Sequence[_Rule]) -> Sequence[int]:
-    """Return the classes that match by the first rule that has any."""
+    """Return the classes that the first rule with a match gives."""
     matches = (rule.classes.get(rule.key(folder), ()) for rule in rules)
     return next((classes for classes in matches if classes), ())
 
@@ -88,8 +88,8 @@ def _require_known(unknown: Sequence[str], labels: Labels) -> None:
         return
     verb = "matches" if len(unknown) == 1 else "match"
     raise RefusedError(
-        f"{count_noun(len(unknown), 'folder')} {verb} no label of the model: {_listed(unknown, SHOWN)}",
-        why=f"the model has {count_noun(len(labels), 'class')}: {_listed(labels.names, SHOWN_LABELS)}",
+        f"{count_noun(len(unknown), 'folder')} {verb} no label of the model: {_listed(unknown, MAX_LISTED)}",
+        why=f"the model has {count_noun(len(labels), 'class')}: {_listed(labels.names, MAX_LISTED_LABELS)}",
         hint="name the folders like the labels, move other folders away, or give the class names with --labels FILE",
     )
 
@@ -100,8 +100,9 @@ def _require_unambiguous(folder: str, classes: Sequence[int], labels: Labels) ->
     candidates = [
         f"{labels.wnids[index]} ({labels.names[index]})" if labels.wnids else labels.names[index] for index in classes
     ]
+    listed = _listed(candidates, MAX_LISTED)
     raise RefusedError(
-        f"The folder {printable(folder)} matches {count_noun(len(classes), 'class')}: {_listed(candidates, SHOWN)}",
+        f"The folder {printable(folder)} matches {count_noun(len(classes), 'class')}: {listed}",
         hint=f"rename it to the {'WordNet id' if labels.wnids else 'exact label'}",
     )
 
@@ -117,6 +118,6 @@ def _require_distinct(folders: Sequence[str], indexes: Sequence[int], labels: La
             )
 
 
-def _listed(names: Sequence[str], shown: int) -> str:
-    more = f", … ({len(names) - shown} more)" if len(names) > shown else ""
-    return ", ".join(map(printable, names[:shown])) + more
+def _listed(names: Sequence[str], limit: int) -> str:
+    more = f", … ({len(names) - limit} more)" if len(names) > limit else ""
+    return ", ".join(map(printable, names[:limit])) + more

@@ -1,5 +1,7 @@
-"""Evaluation metrics from torchmetrics, and temperature scaling by Guo et al. 2017 ("On Calibration of Modern Neural
-Networks"). The import takes seconds because it imports torch: import this module after the images are classified.
+"""Compute the evaluation metrics with torchmetrics, and fit the temperature of a model.
+
+Temperature scaling follows Guo et al. 2017, "On Calibration of Modern Neural Networks". This module imports torch,
+which takes seconds, so import it after the images are classified.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +30,7 @@ Classes = NDArray[np.int64]
 
 
 class ClassMetrics(NamedTuple):
-    """Arrays of shape (classes,); 0 for a class that has no images or was never predicted."""
+    """One value per class, in arrays of shape (classes,). A value that is undefined is 0."""
 
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
@@ -44,7 +46,7 @@ def count_hits(ranked: Classes, targets: Classes, num_classes: int) -> int:
     """
     hits = 0
     for predictions, true in _chunks(ranked, targets):
-        # torchmetrics ranks by score. Scores of 0 and 1 keep it from breaking ties differently from our ranking.
+        # torchmetrics ranks by score. Scores of 0 and 1 ensure that it breaks ties in the same way as our ranking.
         scores = torch.zeros(len(predictions), num_classes).scatter_(1, predictions, 1.0)
         hit, *_ = multiclass_stat_scores(scores, true, num_classes, average="micro", top_k=ranked.shape[1])
         hits += int(hit)
@@ -70,8 +72,8 @@ def calibration_error(confidences: NDArray[np.float64], correct: NDArray[np.bool
     """Compute the expected calibration error: the mean gap between confidence and accuracy over bins of equal width.
 
     Args:
-        confidences: (N,) probability of the predicted class, below 1: torchmetrics puts 1 into a bin of its own.
-        correct: (N,) whether the prediction is correct.
+        confidences: (N,) probability of the predicted class; below 1, because torchmetrics gives 1 a bin of its own.
+        correct: (N,) whether each prediction is correct.
     """
     return float(binary_calibration_error(to_tensor(confidences), to_tensor(correct).long(), n_bins=bins, norm="l1"))
 
@@ -82,7 +84,7 @@ def log_loss(logits: NDArray[np.float32], targets: Classes, temperature: float) 
 
 
 def _losses(logits: NDArray[np.float32], targets: Classes, temperature: Callable[[], Tensor]) -> Iterator[Tensor]:
-    """Yield the log loss in float64, as one summand per chunk, each with its own gradient for the temperature."""
+    """Yield one float64 part of the log loss per chunk, with its own graph for the gradient of the temperature."""
     for chunk, true in _chunks(logits, targets):
         yield F.cross_entropy(chunk.double() / temperature().double(), true, reduction="sum") / len(logits)
 
@@ -91,8 +93,8 @@ def fit_temperature(logits: NDArray[np.float32], targets: Classes) -> float | No
     """Find the temperature with the smallest log loss.
 
     Returns:
-        None if there is no minimum: the best temperature is 0 if all predictions are correct, and infinite if they are
-        no better than chance.
+        The temperature; None if there is no minimum. If all predictions are correct, the best temperature is 0; if they
+        are no better than chance, it is infinite.
     """
     true_logits = np.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
     if (true_logits == logits.max(axis=1)).all() or true_logits.mean(dtype=np.float64) <= logits.mean(dtype=np.float64):

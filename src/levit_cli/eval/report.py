@@ -1,4 +1,4 @@
-"""The HTML report of an evaluation: one self-contained page with its styles, charts and thumbnails inside.
+"""Build the HTML report of an evaluation: one self-contained page with embedded styles, charts and thumbnails.
 
 The page has no JavaScript and makes no network requests; its content security policy forbids both. Names of classes
 and files are escaped and always shown as text.
@@ -38,15 +38,15 @@ from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.text import count_noun, printable
 
 MATRIX_CLASSES = 30  # the largest confusion matrix that is shown completely
-SHOWN_CLASSES = 20  # classes of a larger matrix that are shown
+SHOWN_CLASSES = 20  # number of classes that are shown of a larger matrix
 TWO_COLUMN_CLASSES = 12  # with more classes, the list of confusions goes below the matrix
-CLASSES, CONFUSIONS, FAILURES = 30, 12, 200
-THUMBNAIL = (320, 240)  # width, height; twice the size on the page, for high-density screens
+CLASSES, CONFUSIONS, FAILURES = 30, 12, 200  # maximum numbers of entries in the lists
+THUMBNAIL = (320, 240)  # width, height: twice the size on the page, for high-density screens
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 class _Matrix(NamedTuple):
-    """The part of the confusion matrix that the chart shows, and a caption about what is left out."""
+    """The part of the confusion matrix that the chart shows, and a caption that states which part it is."""
 
     rows: list[str]
     columns: list[str]
@@ -55,7 +55,7 @@ class _Matrix(NamedTuple):
 
 
 def as_html(evaluated: Evaluated, summary: Summary, description: RunDescription) -> str:
-    """Return the page.
+    """Return the HTML report.
 
     Args:
         description: the model, preprocessing and engine that the results depend on.
@@ -85,7 +85,7 @@ def as_html(evaluated: Evaluated, summary: Summary, description: RunDescription)
 
 
 def _text(text: str) -> str:
-    """Escape any text for use in the page and in attributes."""
+    """Escape any text for use in HTML text and attributes."""
     return escape(printable(text))
 
 
@@ -210,7 +210,7 @@ def _confusion(evaluated: Evaluated, summary: Summary) -> str:
 
 
 def _matrix(evaluated: Evaluated, summary: Summary) -> _Matrix:
-    """Select the classes to show: all, or the ones with the most errors and one column for all others."""
+    """Select the classes to show: all, or those with the most errors and one column for all others."""
     classes = summary.confusion_classes
     names = [printable(name) for name in evaluated.labels.names]
     if len(classes) <= MATRIX_CLASSES:
@@ -223,7 +223,7 @@ def _matrix(evaluated: Evaluated, summary: Summary) -> _Matrix:
     others = rows.sum(axis=1) - rows[:, chosen].sum(axis=1)
     shown = [names[index] for index in chosen]
     caption = (
-        f"The chart shows the {SHOWN_CLASSES} of {len(classes):,} classes with the most errors; gray cells count "
+        f"The chart shows {SHOWN_CLASSES} of {len(classes):,} classes: those with the most errors. Gray cells count "
         "predictions of all other classes."
     )
     return _Matrix(shown, [*shown, "other classes"], np.column_stack([rows[:, chosen], others]), caption)

@@ -1,4 +1,4 @@
-"""The results of an evaluation as values, which the table, the JSON document and the report all show."""
+"""The results of an evaluation as data classes, which the table, the JSON document and the HTML report show."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE_LEVEL = 0.95  # of the intervals
+CONFIDENCE_LEVEL = 0.95  # of the confidence intervals
 BINS = 15  # as in Guo et al. 2017
 
 Classes = NDArray[np.int64]
@@ -27,7 +27,7 @@ class Proportion:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval by Wilson's score; it assumes that the images are a random sample."""
+        """The 95 % Wilson score interval; it assumes that the images are a random sample."""
         if not self.total:
             return 0.0, 1.0
         z, n, p = NormalDist().inv_cdf((1 + CONFIDENCE_LEVEL) / 2), self.total, self.value
@@ -74,7 +74,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well confidence matches accuracy at one temperature.
+    """The calibration of a model at one temperature: how well its confidence matches its accuracy.
 
     Args:
         error: the expected calibration error (ECE) over ``BINS`` bins of equal width.
@@ -115,12 +115,13 @@ class Summary:
 
     Args:
         top5: None if the model has five classes or fewer.
-        scores: of the classes that have a folder, in the folders' order.
+        scores: the results of the classes that have a folder, in the order of the folders.
         balanced_accuracy, macro_f1: unweighted means of recall and F1 over the classes that have images; NaN if there
             are none.
-        confusion: (classes, classes) number of images; rows are true classes, columns are predicted classes.
-        calibration: at the model's temperature; None if no image could be read.
-        fitted: at the temperature that minimizes the log loss on these images; None if none could be fitted.
+        confusion: (classes, classes) numbers of images; rows are true classes, columns are predicted classes.
+        calibration: the calibration at the model's temperature; None if no image could be read.
+        fitted: the calibration at the temperature that minimizes the log loss on these images; None if no temperature
+            could be fitted.
         confident_errors: the misclassified images with the highest confidence, in descending order.
     """
 

@@ -1,7 +1,7 @@
 """``levit eval``: measure the accuracy of a model on class folders.
 
-Checks run from cheap to expensive: the options, the images, the outputs, the model. The results are written at the
-end, after all images were classified.
+Checks run from cheap to expensive: the options, the images, the outputs, the model. The results are written after all
+images are classified.
 """
 
 import os
@@ -28,6 +28,7 @@ from levit_cli.predict.run_description import describe_run
 from levit_cli.system.atomic import same_file
 from levit_cli.system.output import choose_format, is_terminal, require_free, write_output
 from levit_cli.system.progress import Log, progress, shows_progress
+from levit_cli.system.text import count_noun
 
 EvalFormat = Literal["table", "json"]
 BY_SUFFIX: dict[str, EvalFormat] = {"": "table", ".txt": "table", ".json": "json"}
@@ -99,7 +100,7 @@ def _require_model_folder(model: str) -> Path:
 
 
 def _class_folders(request: EvalRequest, log: Log) -> ClassFolders:
-    """The class folders in the named folder, or in the validation folder inside it."""
+    """Return the class folders in the named folder, or in the validation folder inside it."""
     folder = request.folder
     try:
         validation = next((folder / name for name in VAL_NAMES if _has_folders(folder / name)), None)
@@ -111,7 +112,7 @@ def _class_folders(request: EvalRequest, log: Log) -> ClassFolders:
 
 
 def _has_folders(folder: Path) -> bool:
-    """Whether class folders can be in it; a folder of images may itself be a class with the name ``test``."""
+    """Whether the folder contains folders. If it does not, it may itself be a class with the name ``test``."""
     return folder.is_dir() and any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir())
 
 
@@ -121,7 +122,7 @@ def _require_outputs(request: EvalRequest, folders: ClassFolders) -> None:
     for file in (output, report):
         require_free(file, images, overwrite=request.overwrite)
     if output and report and (output.resolve() == report.resolve() or same_file(str(output), str(report))):
-        raise UsageError(f"--output and --report are the same file, {output}")
+        raise UsageError(f"--output and --report are the same file, {output}", hint="give them different names")
 
 
 def _evaluate(request: EvalRequest, checkpoint: Checkpoint, folders: ClassFolders, log: Log) -> Evaluated:
@@ -135,7 +136,7 @@ def _evaluate(request: EvalRequest, checkpoint: Checkpoint, folders: ClassFolder
             workers=request.workers,
             verbose=request.verbose,
             log=log,
-            advance=bar.advance,
+            on_image=bar.advance,
         )
     if not request.quiet:
         log(evaluated.stats.summary())
@@ -147,8 +148,8 @@ def _write(
 ) -> None:
     """Write the report, then the results.
 
-    The report comes first, because the reader of standard output may leave early. The results are written even if
-    the report fails.
+    The report is written first, because the program that reads standard output may close it early. The results are
+    written even if the report cannot be.
     """
     description = describe_run(checkpoint, evaluated.engine.spec, request.decoding, TOP_K, with_hash=True)
     if format == "json":
@@ -165,7 +166,7 @@ def _write(
 
 def _store_temperature(folder: Path, summary: Summary, log: Log, *, quiet: bool) -> bool:
     if summary.fitted is None:
-        log("No temperature was stored · fitting one needs both correct and wrong predictions")
+        log("No temperature was stored · fitting one requires both correct and wrong predictions")
         return False
     file = store_temperature(folder, summary.fitted.temperature)
     if not quiet:
@@ -174,10 +175,10 @@ def _store_temperature(folder: Path, summary: Summary, log: Log, *, quiet: bool)
 
 
 def _reaches(fail_under: float | None, summary: Summary, log: Log) -> bool:
-    """Whether top-1 is at least ``fail_under``; without a readable image it is not."""
+    """Whether top-1 is at least ``fail_under``; False if no image could be read."""
     top1 = summary.top1
     if fail_under is None or top1.value >= fail_under:
         return True
-    measured = f"{percent(top1.value)}, {top1.correct:,} of {top1.total:,}"
+    measured = f"it is {percent(top1.value)}, {top1.correct:,} of {count_noun(top1.total, 'image')}"
     log(f"Failed: top-1 is below --fail-under {fail_under:g} · {measured}")
     return False

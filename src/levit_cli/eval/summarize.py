@@ -1,4 +1,4 @@
-"""Summarize an evaluation: count, score and calibrate its predictions with the formulas of ``metrics``."""
+"""Compute the results of an evaluation from its predictions, with the formulas of ``metrics``."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ CHUNK = 4096
 
 
 def summarize(evaluated: Evaluated) -> Summary:
-    """Compute the results over the readable images. Top-k ranks all of the model's classes."""
+    """Compute the results over the readable images. Top-k accuracy considers all of the model's classes."""
     from levit_cli.eval import metrics
 
     targets, ranked, num_classes = evaluated.targets, evaluated.ranked, len(evaluated.labels)
@@ -43,7 +43,7 @@ def summarize(evaluated: Evaluated) -> Summary:
 
 
 def _scores(evaluated: Evaluated, confusion: Classes, metrics: "ClassMetrics") -> Iterator[ClassScore]:
-    """Score each class; a metric that is undefined is None, not 0."""
+    """Yield the results of each class; an undefined metric is None, not 0."""
     images, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     for folder, index in zip(evaluated.folders.classes, evaluated.class_of_folder, strict=True):
         has_images, was_predicted = bool(images[index]), bool(predicted[index])

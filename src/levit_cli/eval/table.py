@@ -1,6 +1,6 @@
-"""The text output of ``levit eval``: metrics, per-class results, confusions, most confident errors, unreadable images.
+"""Build the text output of ``levit eval``: metrics, per-class results, confusions, errors and unreadable images.
 
-Names of classes and files are never read as markup; their control characters are shown as escapes.
+Names of classes and files are never interpreted as markup; their control characters are shown as escapes.
 """
 
 import io
@@ -27,11 +27,11 @@ from levit_cli.predict.run_description import RunDescription
 from levit_cli.predict.table import caption
 from levit_cli.system.text import count_noun, printable
 
-CLASSES = 30  # lines of per-class results
-MATRIX_CLASSES = 12
+CLASSES = 30  # maximum number of lines of per-class results
+MATRIX_CLASSES = 12  # the largest confusion matrix that is shown
 UNBOUNDED = 1000  # characters, to measure a table's natural width
 WIDE = 70  # characters; a narrower terminal has no room for the last column of the per-class results
-MISCLASSIFIED_AS = 2  # classes in that column
+MISCLASSIFIED_AS = 2  # maximum number of classes in that column
 CONFUSIONS = CONFIDENT_ERRORS = FAILURES = 10
 LEGEND = (
     " recall: share of a class's images that were predicted correctly; precision: share of the images predicted as a "
@@ -42,7 +42,7 @@ LEGEND = (
 def as_table(
     evaluated: Evaluated, summary: Summary, description: RunDescription, *, is_terminal: bool, color: bool = True
 ) -> str:
-    """Return the whole text, colored if it is for a terminal."""
+    """Return the text output, with colors if it is for a terminal."""
     text = io.StringIO()
     console = Console(
         file=text, force_terminal=is_terminal, no_color=not color or None, highlight=False, emoji=False, markup=False

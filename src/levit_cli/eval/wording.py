@@ -1,4 +1,4 @@
-"""Number formats and sentences that the text table and the HTML report share."""
+"""Format the numbers and sentences that the text table and the HTML report share."""
 
 import math
 import os
@@ -20,7 +20,7 @@ def percent(value: float | None) -> str:
 
 
 def percentage_points(value: float) -> str:
-    """Format a difference of two proportions."""
+    """Format a difference of two proportions in percentage points."""
     return f"{100 * value:.1f} points"
 
 
@@ -38,14 +38,15 @@ def dataset_size(evaluated: Evaluated) -> str:
 
 
 def notes(evaluated: Evaluated) -> list[str]:
-    """Return what a reader must know to interpret the results."""
+    """Return the notes that are needed to interpret the results."""
     lines = []
     if failed := len(evaluated.failures):
         total = count_noun(len(evaluated.folders.samples), "image")
         lines.append(f"{failed:,} of {total} could not be read (listed below). The results exclude unreadable images.")
     covered, known = len(evaluated.folders.classes), len(evaluated.labels)
     if covered < known:
-        lines.append(f"The folders cover {covered:,} of the model's {known:,} classes; it can predict any of them.")
+        note = f"The folders cover {covered:,} of the model's {known:,} classes; the model can predict any of them."
+        lines.append(note)
     return lines
 
 
@@ -66,7 +67,7 @@ def describe_fitted_temperature(evaluated: Evaluated, summary: Summary) -> str:
     """State the fitted temperature and the calibration error that it gives."""
     if summary.fitted is None:
         return (
-            "No temperature could be fitted: that requires correct and incorrect predictions, and a model that is "
+            "No temperature could be fitted: fitting requires both correct and wrong predictions, and a model that is "
             "better than chance."
         )
     current = f" instead of {evaluated.temperature:.4g}" if evaluated.temperature != 1 else ""
@@ -82,11 +83,11 @@ def worst_first(scores: Sequence[ClassScore]) -> list[ClassScore]:
 
 
 def misclassified_as(index: int, confusions: Sequence[Confusion], labels: Labels, limit: int = 3) -> str:
-    """List the classes that images of a class were most often predicted as, with the number of images."""
+    """List the wrong classes that images of a class were most often predicted as, with the numbers of images."""
     of_class = [confusion for confusion in confusions if confusion.true == index][:limit]
     return ", ".join(f"{printable(labels.names[confusion.predicted])} {confusion.images:,}" for confusion in of_class)
 
 
 def relative_path(path: str, evaluated: Evaluated) -> str:
-    """Return an image's path relative to the data set's folder, printable."""
+    """Return the printable path of an image, relative to the folder of the data set."""
     return printable(path.removeprefix(f"{evaluated.folders.root}{os.sep}"))

@@ -1,7 +1,7 @@
 """Decode image bytes to an upright RGB image, or raise an ``InputError`` that says what is wrong.
 
-Six formats are decoded. The content decides which format a file has, never its name. The declared size is checked
-before any pixel is allocated, and every exception of a decoder becomes an ``InputError`` of this image.
+Six formats are supported. The format is detected from the content, never from the file name. The declared size is
+checked before any pixel is allocated, and every exception of a decoder becomes an ``InputError`` of this image.
 
 An image with missing data is an error (``truncated``). Defects outside the image data are tolerated: broken or huge
 metadata (texts, profiles) is skipped, and a JPEG may lack its end marker.
@@ -38,11 +38,11 @@ TRANSPOSE_BY_ORIENTATION = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow warns above this limit and fails above twice as much. Our own check follows and has the better message.
+# Pillow warns above this limit and fails above twice the limit. Our own check has a clearer message.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-# Pillow warns about broken metadata, which we tolerate. Filters are set once because all threads share them.
+# Pillow warns about broken metadata, which we tolerate. The filter is set once because all threads share it.
 warnings.filterwarnings("ignore", module="PIL")
-assert not ImageFile.LOAD_TRUNCATED_IMAGES  # Pillow would fill missing data with gray; it must be an error
+assert not ImageFile.LOAD_TRUNCATED_IMAGES  # else Pillow would fill missing data with gray
 
 
 def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -> Image.Image:
@@ -94,7 +94,7 @@ def _decode_without_metadata(file: BinaryIO, head: bytes, shrink_to: tuple[int, 
         versions = jpeg.with_filler_and_end(data) if jpeg.lacks_end_marker(data) else [data]
         images = (_decode(BytesIO(version), shrink_to) for version in versions)
         first = next(images, None)
-        return first if all(other == first for other in images) else None  # else the filler shows in a gap
+        return first if all(other == first for other in images) else None  # else filler was decoded as image data
     return None
 
 
@@ -108,7 +108,7 @@ def _decode(file: BinaryIO, shrink_to: tuple[int, int] | None) -> Image.Image:
     if image.format in ("JPEG", "MPO") and not _jpeg_has_end(file):
         raise OSError("image file is truncated: the end marker is missing")
     upright = _apply_orientation(image)
-    del image  # a rotated copy needs as much memory again
+    del image  # a rotated image is a second copy
     return to_rgb(upright)
 
 

@@ -59,16 +59,16 @@ def lacks_end_marker(data: bytes) -> bool:
 
 
 def with_filler_and_end(data: bytes) -> list[bytes]:
-    """Return versions of a JPEG with different filler and an end marker, or no version if data is known to be missing.
+    """Return versions of a JPEG with different filler and an end marker; an empty list if data is known to be missing.
 
-    They decode to the same image if and only if nothing but the end marker is missing: decoders skip bytes between
-    complete data and the end marker, but they decode such bytes instead of missing data.
+    The versions decode to the same image if and only if only the end marker is missing. Decoders skip filler after
+    complete image data, but decode it in place of missing data.
     """
-    if not _scans_are_complete(data) or data.endswith(bytes(2)):  # zeros are the tail of an interrupted download
+    if not _scans_are_complete(data) or data.endswith(bytes(2)):  # zeros: an interrupted download
         return []
     filler = bytes(range(255)) * 16  # contains no marker, and is longer than any block of coefficients
     restarts = len(RESTART.findall(data, data.rfind(bytes((0xFF, SCAN)))))
-    restart = bytes((0xFF, 0xD0 + restarts % 8))  # without the next restart, a cut before it would show no filler
+    restart = bytes((0xFF, 0xD0 + restarts % 8))  # without it, a cut before the next restart would go unnoticed
     fillers = (filler, filler[::-1], filler[85:])
     return [data.rstrip(b"\xff") + each + restart + each + END_MARKER for each in fillers]
 
@@ -76,7 +76,7 @@ def with_filler_and_end(data: bytes) -> list[bytes]:
 def _scans_are_complete(data: bytes) -> bool:
     """Whether the scans code all bits of all coefficients of all components, and the data ends in a scan.
 
-    A segment after the last scan would contain the filler, which then could not show.
+    A segment after the last scan would contain the filler, so that missing data would not be detected.
     """
     missing = {(0, 0)}
     marker = 0

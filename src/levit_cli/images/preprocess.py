@@ -1,10 +1,10 @@
 """Preprocess an RGB image to the pixels that the network sees: resize and crop, computing only the pixels of the crop.
 
-The reference resizes the whole image and then crops. Pillow resizes in two passes, horizontal and vertical, and rounds
-to whole levels after each. We run each pass on the source region of the crop: the result is within two levels of the
-reference, needs less work, and a 1 x 60000 image needs little memory. A single call with ``box=`` would let Pillow
-choose the order of the passes by the output size and would differ by up to 13 levels. We therefore choose the order
-ourselves, as Pillow does for the whole image.
+The reference implementations resize the whole image and then crop it. Pillow resizes in two passes, horizontal and
+vertical, and rounds to whole levels after each. We run each pass only on the source region of the crop. The result is
+within two levels of the reference, takes less time, and needs little memory even for a 1 x 60000 image. A single call
+with ``box=`` would let Pillow choose the order of the passes by the output size, and the result would differ by up to
+13 levels. We therefore choose the order ourselves, as Pillow does for the whole image.
 """
 
 from math import ceil, floor
@@ -17,13 +17,14 @@ from PIL import Image
 
 from levit_cli.images.transforms import Transform
 
-WIDEST_FILTER = 3.0  # source pixels per side that Pillow's widest filter (Lanczos) reads at scale 1
-ORDERS_PASSES = int(PIL.__version__.partition(".")[0]) >= 13  # older versions start horizontally
+MAX_FILTER_RADIUS = 3.0  # source pixels per side that Pillow's widest filter (Lanczos) reads at scale 1
+# Older versions of Pillow always resize horizontally first.
+PILLOW_CHOOSES_ORDER = int(PIL.__version__.partition(".")[0]) >= 13
 HORIZONTAL, VERTICAL = 0, 1
 
 
 class Span(NamedTuple):
-    """The range of the crop on one axis of the source, and the range of whole pixels that the filter reads for it."""
+    """The range of the crop on one axis of the source image, and the range of pixels that the filter reads for it."""
 
     first: float
     last: float
@@ -50,13 +51,13 @@ def preprocess(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
 def _vertical_first(source: tuple[int, int], resized: tuple[int, int]) -> bool:
     """Whether Pillow would start with the vertical pass: it does if the height shrinks much more than the width."""
     width_loss, height_loss = (before - after for before, after in zip(source, resized, strict=True))
-    return ORDERS_PASSES and height_loss > max(2 * width_loss, 0)
+    return PILLOW_CHOOSES_ORDER and height_loss > max(2 * width_loss, 0)
 
 
 def _span(source: int, resized: int, start: int, length: int) -> Span:
     """Map the range [start, start + length) of a resized axis to the source axis."""
     first, last = start * source / resized, (start + length) * source / resized
-    radius = WIDEST_FILTER * max(source / resized, 1.0) + 1
+    radius = MAX_FILTER_RADIUS * max(source / resized, 1.0) + 1
     return Span(first, last, max(floor(first - radius), 0), min(ceil(last + radius), source))
 
 

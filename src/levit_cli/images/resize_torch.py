@@ -1,7 +1,7 @@
 """The ``hf-tensor`` preprocessing: resize with torch, like transformers' fast ``LevitImageProcessor``.
 
-torch's antialiased bicubic filter differs from Pillow's by one or two levels on most images. The preprocessing exists
-for results that must match that processor.
+torch's antialiased bicubic filter differs from Pillow's by one or two levels on most images. Use this preprocessing if
+the results must match that processor.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from levit_cli.errors import InputError
 from levit_cli.images.transforms import Transform
 from levit_cli.model.levit import to_tensor
 
-MAX_RESIZED_PIXELS = 64 << 20  # the whole image is resized: 1 x 60000 pixels would become 4 gigapixels
+MAX_RESIZED_PIXELS = 64 << 20  # the whole image is resized, and 1 x 60000 pixels would become 4 gigapixels
 
 
 def preprocess_tensor(image: Image, transform: Transform) -> NDArray[np.uint8]:
@@ -24,7 +24,10 @@ def preprocess_tensor(image: Image, transform: Transform) -> NDArray[np.uint8]:
     """
     width, height = transform.resized_size(*image.size)
     if width * height > MAX_RESIZED_PIXELS:
-        raise InputError("extreme_aspect", f"{image.width} x {image.height} would be resized to {width} x {height}")
+        raise InputError(
+            "extreme_aspect",
+            f"{image.width} x {image.height} pixels would become {width} x {height} pixels, which is too large",
+        )
     pixels = to_tensor(np.asarray(image)).permute(2, 0, 1).contiguous()  # (3, H, W), contiguous as in torchvision
     if image.size != (width, height):
         pixels = F.interpolate(pixels[None], size=(height, width), mode="bicubic", antialias=True)[0]

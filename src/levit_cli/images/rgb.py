@@ -6,7 +6,7 @@
   Pillow also uses ``I;16`` for 12-bit TIFFs, whose white is 4095.
 - ``F`` with values of 0 to 1: multiplied by 255 and rounded.
 - ``LAB``: converted to sRGB with color profiles.
-- ``I`` and ``F`` with other values: an error, because the value of white is unknown.
+- ``I`` and ``F`` with other values: an error, because the value that means white is unknown.
 """
 
 import numpy as np

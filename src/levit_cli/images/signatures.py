@@ -9,7 +9,7 @@ from levit_cli.images import jpeg
 from levit_cli.system.text import count_noun
 
 MIN_TEXT_BYTES = 12  # a shorter file may be a truncated image
-MAX_READ_BYTES = 1 << 29  # of a broken image, to find out how it is broken
+MAX_READ_BYTES = 1 << 29  # of a broken image, to determine what is wrong with it
 
 JPEG, PNG, GIF, RIFF, BMP = b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM"
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0")  # both byte orders; BigTIFF
@@ -63,7 +63,7 @@ def unidentified_error(head: bytes, file: BinaryIO) -> InputError:
         if at_start[offset:].startswith(magic if at_start is head else magic.lower()):
             if kind != _BROKEN:
                 return InputError(kind, f"this is {description}")
-            if len(head) < MIN_TEXT_BYTES or not _is_text(head):  # "BMW" is not a bitmap
+            if len(head) < MIN_TEXT_BYTES or not _is_text(head):  # a text that begins with "BMW" is not a bitmap
                 return decoding_error(f"begins like {description} but cannot be decoded", file)
     if _is_partial_signature(head):
         return InputError("truncated", f"only the first {count_noun(len(head), 'byte')} of an image")

@@ -1,7 +1,7 @@
-"""The published preprocessing of LeViT checkpoints as data: Meta's (``fb``), transformers' (``hf``) and ``timm``'s.
+"""Define the published preprocessing of LeViT checkpoints: Meta's (``fb``), transformers' (``hf``) and ``timm``'s.
 
-All of them resize the image with a bicubic filter until it covers a box, and then take the center crop. They differ in
-the size of the box and in how they round half a pixel of crop offset.
+All of them resize the image with a bicubic filter so that it covers a box, and then take the center crop. They differ
+in the size of the box, and in how they round a crop offset that ends in half a pixel.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class Transform:
     """Resize to cover ``resize_to``, take the center crop of ``crop_size``, normalize.
 
     Args:
-        name: of a published preprocessing, or ``"custom"``.
+        name: the name of a published preprocessing, or ``"custom"``.
         resize_to: (height, width) in pixels that the resized image covers; one side fits exactly. If both are equal,
             this is the length of the shortest edge.
         crop_size: (height, width) of the result in pixels.
-        crop_rounding: of a crop offset with half a pixel: torchvision and timm round half to even, transformers rounds
-            down.
-        mean, std: per channel, for values in [0, 1].
+        crop_rounding: how a crop offset that ends in half a pixel is rounded: torchvision and timm round half to even,
+            transformers rounds down.
+        mean, std: one value per channel, for pixel values in [0, 1].
         resizer: the library that resizes; ``torch`` needs the torch engine.
 
     Raises:
@@ -49,7 +49,7 @@ class Transform:
         for value, choices in ((self.filter, Filter), (self.crop_rounding, Rounding), (self.resizer, Resizer)):
             if value not in get_args(choices):
                 known = ", ".join(get_args(choices))
-                raise RefusedError(f"Unknown value {value!r} in the preprocessing", why=f"known values are {known}")
+                raise RefusedError(f"Unknown value {value!r} in the preprocessing", why=f"the known values are {known}")
         if not all(map(isfinite, self.mean)) or not all(0 < deviation < float("inf") for deviation in self.std):
             raise RefusedError(f"Cannot normalize by the mean {self.mean} and the standard deviation {self.std}")
         if any(edge < side for edge, side in zip(self.resize_to, self.crop_size, strict=True)):
@@ -79,7 +79,7 @@ def transform_for(name: PreprocessingName, image_size: Size) -> Transform:
 
 
 def _resize_to(name: PreprocessingName, image_size: Size) -> Size:
-    """Return 256 for a crop of 224 in Meta's and transformers' code, and 248 in timm's, where the crop keeps 0.9."""
+    """Return the size of the box: for a crop of 224, it is 256 for Meta and transformers, and 248 for timm."""
     if name == "timm":
         return floor(image_size[0] / 0.9), floor(image_size[1] / 0.9)
     return int(256 / 224 * image_size[0]), int(256 / 224 * image_size[1])

@@ -1,8 +1,9 @@
-"""Decode in worker processes, so that a crash or a hang of a decoder costs one image and never the run.
+"""Decode in worker processes, so that a decoder that crashes or hangs fails one image and does not end the run.
 
 A worker is a separate Python process. It reads inputs from its standard input and writes replies to its standard
-output, one at a time. A reply is a length and bytes; nothing in it is unpickled. A worker ends when this process ends,
-because that closes its standard input. If it hangs at that moment, its own alarm ends it.
+output, one at a time. A reply is a kind, a length and that many bytes; the main process unpickles nothing. A worker
+exits when the main process exits, because that closes the worker's standard input. If its decoder hangs at that time,
+SIGALRM kills the worker.
 """
 
 import os
@@ -29,27 +30,27 @@ from levit_cli.images.transforms import Size
 from levit_cli.predict.reader import Reader
 from levit_cli.system.atomic import write_all
 
-# Use the import path of this process; the default one begins with the working folder, which may hold any module.
+# Pass this process's import path: the default one begins with the working folder, which may contain any module.
 COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from levit_cli.predict.isolation import serve; serve()"
-HEAD = struct.Struct("<cQ")  # the kind of a reply, and its number of bytes
+HEADER = struct.Struct("<cQ")  # the kind of a reply, and the number of bytes that follow
 READY, PIXELS, ERROR, BUG = b"R", b"P", b"E", b"B"
 START_TIMEOUT_S = 120.0
-GRACE_S = 5.0  # a worker ends itself this long after a timeout if this process did not end it
+GRACE_S = 5.0  # SIGALRM kills a worker this long after a timeout if the main process has not killed it
 KINDS: tuple[InputErrorKind, ...] = get_args(InputErrorKind)
 
 
 class _WorkerExitError(Exception):
-    """The worker process ended; the message says how."""
+    """The worker process exited or was killed; the message says how."""
 
 
 class IsolatedReader:
-    """Reads like a ``Reader``, in worker processes; each thread that calls it uses one worker at a time.
+    """Reads inputs as ``Reader`` does, but in worker processes. Each calling thread uses one worker at a time.
 
     Args:
         timeout_s: wall-clock limit for one image.
 
     Raises (when called):
-        InputError: also ``timeout`` and ``decoder_crashed``.
+        InputError: as for ``Reader``; also ``timeout`` and ``decoder_crashed``.
         RefusedError: a worker cannot be started.
         CancelledError: the reader was closed.
     """
@@ -69,12 +70,12 @@ class IsolatedReader:
             self._give_back(worker)
 
     def close(self) -> None:
-        """End all workers at once, even while they decode."""
+        """Kill all workers at once, even those that are decoding."""
         with self._lock:
             self._is_closed = True
             workers = [*self._all]
         for worker in workers:
-            worker.end()
+            worker.kill()
 
     def _take(self) -> "_Worker":
         with suppress(Empty):
@@ -82,7 +83,7 @@ class IsolatedReader:
                 worker = self._idle.get_nowait()
                 if worker.is_alive:
                     return worker
-                self._give_back(worker)  # the system may have killed it for lack of memory
+                self._give_back(worker)  # the system may have killed it because memory ran out
         with self._lock:
             if self._is_closed:
                 raise CancelledError
@@ -97,7 +98,7 @@ class IsolatedReader:
             return
         with self._lock:
             self._all.discard(worker)
-        worker.end()
+        worker.kill()
 
 
 class _Worker:
@@ -105,7 +106,7 @@ class _Worker:
 
     def __init__(self, timeout_s: float, size: Size) -> None:
         self._timeout_s, self._shape = timeout_s, (*size, 3)
-        # NumPy's threads take time and memory to start and are not used
+        # Do not start NumPy's threads: they take time and memory, and decoding does not use them.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         try:
             self._process = subprocess.Popen(
@@ -119,7 +120,7 @@ class _Worker:
             raise _not_started(error) from error
 
     def start(self, reader: Reader) -> None:
-        """Send the reader and wait until the worker has imported its modules, so that no image's time includes this."""
+        """Send the reader and wait until the worker has imported its modules, which no image's timeout includes."""
         try:
             self._send((reader, self._timeout_s))
             self._receive(START_TIMEOUT_S)
@@ -135,17 +136,17 @@ class _Worker:
             self._send(item)
             kind, content = self._receive(self._timeout_s)
         except TimeoutError:
-            self.end()
+            self.kill()
             raise InputError("timeout", f"not decoded within {self._timeout_s:g} s") from None
         except _WorkerExitError as error:
-            raise InputError("decoder_crashed", f"the decoder {error}") from None
+            raise InputError("decoder_crashed", str(error)) from None
         if kind == BUG:
             raise RuntimeError(content.decode("utf-8", "replace"))
         if kind == ERROR:
             raise InputError(KINDS[content[0]], content[1:].decode("utf-8"))
         return np.frombuffer(content, np.uint8).reshape(self._shape)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel, as on a dead network file system
             self._process.wait(GRACE_S)
@@ -163,7 +164,7 @@ class _Worker:
 
     def _receive(self, timeout_s: float) -> tuple[bytes, bytes]:
         deadline = time.monotonic() + timeout_s
-        kind, length = HEAD.unpack(self._read(HEAD.size, deadline))
+        kind, length = HEADER.unpack(self._read(HEADER.size, deadline))
         return kind, self._read(length, deadline)
 
     def _read(self, length: int, deadline: float) -> bytes:
@@ -174,7 +175,7 @@ class _Worker:
         poll.register(descriptor, select.POLLIN)
         while len(content) < length:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError("it did not respond in time")
+                raise TimeoutError("the process did not respond in time")
             chunk = os.read(descriptor, length - len(content))
             if not chunk:
                 raise self._exit_error()
@@ -185,19 +186,19 @@ class _Worker:
         code = self._process.wait()
         if code == -signal.SIGALRM:
             return TimeoutError()
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return _WorkerExitError(how)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return _WorkerExitError(f"the decoder {how}")
 
 
 def _not_started(error: Exception) -> RefusedError:
-    return RefusedError("Cannot start a process for decoding", why=str(error), hint="try without --isolate")
+    return RefusedError("Cannot start a decoder process", why=str(error), hint="try without --isolate")
 
 
 def serve() -> NoReturn:
     """Run a worker: read inputs from standard input and write replies until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process handles it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash writes no core file
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # write no core file after a crash
     replies = os.dup(1)
     os.dup2(2, 1)  # text that libraries print must not mix with the replies
     requests = sys.stdin.buffer
@@ -223,4 +224,4 @@ def _read(reader: Reader, item: Input) -> tuple[bytes, bytes]:
 
 
 def _reply(descriptor: int, kind: bytes, content: bytes) -> None:
-    write_all(descriptor, HEAD.pack(kind, len(content)) + content)
+    write_all(descriptor, HEADER.pack(kind, len(content)) + content)

@@ -1,4 +1,4 @@
-"""Load the model of a run and make its engine, for ``levit predict`` and ``levit eval``."""
+"""Load a model and create its inference engine, for ``levit predict`` and ``levit eval``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from levit_cli.system.text import count_noun
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model to load, and how.
+    """The options that select a model and how it is loaded.
 
     Args:
         name: a variant, ``demo``, a hub id, a path, or a URL.
@@ -32,7 +32,7 @@ class ModelOptions:
 
 
 def load_model(options: ModelOptions, log: Log, *, verbose: bool) -> Checkpoint:
-    """Load a model; with ``verbose``, log what was found in its files."""
+    """Load a model; with ``verbose``, log its architecture, format and preprocessing."""
     checkpoint = load(
         options.name,
         preprocessing=options.preprocessing,
@@ -50,17 +50,21 @@ def load_model(options: ModelOptions, log: Log, *, verbose: bool) -> Checkpoint:
 
 
 def make_prediction_engine(checkpoint: Checkpoint, spec: EngineSpec, log: Log, *, verbose: bool) -> Engine:
-    """Make the engine for a model; with ``verbose``, log what was chosen.
+    """Create the inference engine for a model; with ``verbose``, log its device, precision and threads.
 
     Raises:
         UsageError: the model's preprocessing resizes with torch, and the engine is not torch.
     """
-    # Cache the compiled graph for a single image only: over a folder, the time to compile does not matter.
+    # Cache the compiled graph only for a single image: for many images, the time to compile it does not matter.
     cache = GraphCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
     engine = make_engine(checkpoint, spec, cache)
     chosen = engine.spec
     if checkpoint.transform.resizer == "torch" and chosen.engine != "torch":
-        raise UsageError(f"The preprocessing {checkpoint.transform.name} resizes with torch", hint="add --engine torch")
+        raise UsageError(
+            f"The preprocessing {checkpoint.transform.name} needs the torch engine",
+            why=f"it resizes images with torch, but the engine is {chosen.engine}",
+            hint="add --engine torch",
+        )
     if verbose:
         threads, streams = count_noun(chosen.threads, "thread"), count_noun(chosen.streams, "stream")
         log(f"engine {chosen.engine} on {chosen.device} in {chosen.precision}, {threads}, {streams}")

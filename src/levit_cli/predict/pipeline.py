@@ -2,8 +2,8 @@
 
 There is exactly one prediction for each input, errors included. Memory is bounded: at most
 ``workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size`` images wait for a batch, and there are at most two batches
-per stream. A batch is formed of the images that are available and does not wait for more, so a slow list still
-streams.
+per stream. A batch takes the inputs that are listed so far and does not wait for more, so predictions are not delayed
+if the inputs arrive slowly.
 """
 
 import threading
@@ -25,7 +25,7 @@ from levit_cli.system.text import count_noun
 
 __all__ = ["Network", "Prediction", "Prefetcher", "Ranked", "Stats", "predict", "probabilities"]
 
-# Messages of libraries that do not raise MemoryError.
+# Parts of the out-of-memory messages of libraries that do not raise MemoryError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
 
 Logits = NDArray[np.float32]
@@ -68,7 +68,7 @@ class _BatchResult(NamedTuple):
 
 @dataclass
 class Stats:
-    """Counts of a run, and where its time went: ``decode_s``, ``wait_s`` and ``network_s`` are summed over threads."""
+    """Counts and times of a run. ``decode_s``, ``wait_s`` and ``network_s`` are summed over threads."""
 
     images: int = 0
     failed: int = 0
@@ -91,14 +91,14 @@ class Stats:
         self.network_s += result.network_s
 
     def summary(self) -> str:
-        """One line: the number of images, the rate, and the number of failures."""
+        """Return one line with the number of images, the rate, and the number of failures."""
         elapsed_s = self.elapsed_s
         rate = self.images / elapsed_s if elapsed_s else 0.0
         failed = f", {self.failed:,} failed" if self.failed else ""
         return f"{count_noun(self.images, 'image')} in {elapsed_s:.2f} s ({rate:.1f}/s){failed}"
 
     def timings(self) -> str:
-        """A table of where the time went, one line for each part."""
+        """Return a table of the time that each stage took, one line per stage."""
         classified = max(self.images - self.failed, 1)
         decode_ms, network_ms = 1000 * self.decode_s / classified, 1000 * self.network_s / classified
         batches = count_noun(self.batches, "batch", "batches")
@@ -147,7 +147,7 @@ def predict(
 
 
 class _Batches:
-    """Batches in progress: one thread forms them, ``streams`` threads compute them, the caller gets them in order."""
+    """Runs batches: one thread forms them, ``streams`` threads compute them, and the caller gets them in order."""
 
     def __init__(self, prefetcher: Prefetcher, network: Network, rank: Rank, streams: int) -> None:
         self._prefetcher, self._network, self._rank = prefetcher, network, rank
@@ -181,7 +181,7 @@ class _Batches:
     def _start(self, batch: list[Task]) -> None:
         try:
             self._running.put(self._streams.submit(self._run, batch))
-        except RuntimeError:  # stopped at this moment: the pool accepts nothing more
+        except RuntimeError:  # ``stop`` was called meanwhile, so the pool accepts no more work
             if not self._stopped.is_set():
                 raise
 
@@ -203,7 +203,7 @@ class _Batches:
 
 
 def _logits(network: Network, pixels: Sequence[Pixels]) -> list[Logits | InputError]:
-    """Return the logits of each image. A batch that does not fit in memory is halved, down to single images."""
+    """Return the logits of each image. A batch that does not fit in memory is split in half, down to single images."""
     if not pixels:
         return []
     try:
@@ -226,16 +226,16 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Return the softmax over the last axis of the logits divided by a temperature: every ``prob`` in the output."""
+    """Return softmax(logits / temperature) over the last axis. The output reports these values as ``prob``."""
     with np.errstate(over="ignore"):  # a tiny temperature gives minus infinity, which is correct
-        shifted = np.exp((logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)) / temperature)
-    quotients: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return quotients
+        exponentials = np.exp((logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)) / temperature)
+    probs: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return probs
 
 
 def _rank(path: str, logits: Logits, *, top_k: int, temperature: float) -> Prediction:
     if not np.isfinite(logits).all():
         return Prediction(path, error=InputError("non_finite", "the logits contain NaN or infinity"))
     probs = probabilities(logits, temperature)
-    order = np.argsort(-logits, kind="stable")[:top_k]  # equal logits: the lower index first
+    order = np.argsort(-logits, kind="stable")[:top_k]  # stable: of equal logits, the lower index comes first
     return Prediction(path, tuple(Ranked(int(index), float(probs[index])) for index in order), logits=logits)

@@ -1,8 +1,8 @@
 """Decode inputs in background threads, ahead of the network, in order and with a timeout for each image.
 
-Python cannot end a thread whose decoder hangs. Such a thread is abandoned and replaced by a new one, its image gets an
-error, and pixels that it produces later are dropped. So that abandoned threads do not occupy one core after another,
-all further images can be decoded in another way after the first timeout: in processes, which can be ended.
+Python cannot stop a thread whose decoder hangs. Such a thread is abandoned and replaced by a new one; its image gets an
+error, and pixels that it returns later are discarded. Each abandoned thread may keep one core busy. After the first
+timeout, all further images can therefore be decoded in processes, which can be killed.
 """
 
 import threading
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DECODE_TIMEOUT_S = 30.0  # the largest image that is allowed takes about 5 s on one core
 AHEAD_PER_WORKER = 4
-BATCHES_AHEAD = 3  # with fewer, a batch would be cut short because no more inputs may be listed
+BATCHES_AHEAD = 3  # with fewer, batches would not be full, because no more inputs could be listed in time
 POLL_INTERVAL_S = 0.5  # how often an image whose decoding has not begun is checked
 
 Pixels = NDArray[np.uint8]
@@ -42,7 +42,7 @@ class Decoded(NamedTuple):
 
 
 class End(NamedTuple):
-    """Marks the end of the tasks; with the exception that ended the list of inputs, if one did."""
+    """The end of the tasks, with the exception that listing the inputs raised, if any."""
 
     error: BaseException | None = None
 
@@ -51,7 +51,7 @@ class Task:
     """An input and the future of its pixels.
 
     Attributes:
-        deadline: by ``time.monotonic``; None before decoding has begun.
+        deadline: the ``time.monotonic`` at which it times out; None before decoding has begun.
     """
 
     def __init__(self, item: Input) -> None:
@@ -81,16 +81,16 @@ def identity(item: Input) -> Input:
 
 
 class Prefetcher:
-    """Decodes inputs in background threads, in order. Decoding begins at once, while the caller makes the engine.
+    """Decodes inputs in background threads, in order. Decoding begins at once, while the caller creates the engine.
 
     Args:
-        inputs: iterated over in a thread of its own.
+        inputs: the inputs; a separate thread iterates over them.
         decode: reads one input and returns its pixels, (H, W, 3); called in ``workers`` threads.
         batch_size: the maximum number of tasks that ``take`` returns.
-        fetch: gets bytes that are not in a file, such as those of a URL; the timeout begins after it.
-        timeout_s: wall-clock limit for ``decode``; None if ``decode`` has a limit itself or needs none.
-        on_timeout: called after the first timeout; returns the function that decodes all further inputs, without a
-            limit.
+        fetch: loads content that is not in a file, such as that of a URL; the timeout begins after it.
+        timeout_s: wall-clock limit for ``decode``; None if ``decode`` has its own limit or needs none.
+        on_timeout: called after the first timeout; returns the function that decodes all further inputs, to which
+            ``timeout_s`` does not apply.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Prefetcher:
         threading.Thread(target=self._list, name="inputs", daemon=True).start()
 
     def take(self) -> tuple[list[Task], End | None]:
-        """Wait for one task, then return all that are available, at most a batch; and the end if it was reached."""
+        """Wait for one task and return all that are listed so far, at most a batch, and the end if it was reached."""
         batch: list[Task] = []
         while len(batch) < self._batch_size:
             try:
@@ -166,7 +166,7 @@ class Prefetcher:
                 self._waiting.put(task)
                 self._tasks.put(task)
             self._tasks.put(End())
-        except BaseException as error:  # raised again for the reader of the stream
+        except BaseException as error:  # the pipeline raises it again
             self._tasks.put(End(error))
 
     def _start_worker(self) -> None:
@@ -187,14 +187,14 @@ class Prefetcher:
             task.deadline = time.monotonic() + (self._timeout_s or 0) if has_timeout else None
             return Decoded(decode(item), time.perf_counter() - start)
         except InputError as error:
-            return InputError(error.kind, error.message)  # without its traceback, which references image and file
+            return InputError(error.kind, error.message)  # without its traceback, which refers to the image
         except BaseException as error:  # raised again by ``result``
             return error
 
     def _time_out(self, task: Task) -> None:
-        with self._timeout_lock:  # the threads of the network may time out at the same time
+        with self._timeout_lock:  # several threads of the network may reach a timeout at once
             if not task.finish(InputError("timeout", f"not decoded within {self._timeout_s:g} s")):
-                return  # it finished at the last moment
+                return  # it finished just in time
             if self._has_timeout and self._on_timeout is not None:
                 self._has_timeout, self._decode = False, self._on_timeout()
             self._start_worker()
@@ -206,7 +206,7 @@ class DecodeOptions:
 
     Args:
         decoding: ``exact``, or ``fast`` to let the JPEG decoder scale large photos down.
-        timeout_s: wall-clock limit for one image, counted from when its bytes were fetched.
+        timeout_s: wall-clock limit for one image; it begins after the image's bytes were fetched.
         isolate: decode in separate processes from the start.
         workers: number of decode threads; 0 for one per usable core.
     """
@@ -218,10 +218,11 @@ class DecodeOptions:
 
 
 class Decoder:
-    """Decodes the images of a run in threads, or in processes whose crash costs one image only.
+    """Decodes the images of a run in threads, or in processes, where a crash fails only one image.
 
-    Threads cost nothing, but a hanging thread cannot be ended, and a crash in a thread ends the run. So decoding moves
-    to processes after the first timeout, or from the start with ``isolate``. They end when the decoder is closed.
+    Threads add no overhead, but a thread that hangs cannot be stopped, and a crash in a thread ends the run. Decoding
+    therefore moves to processes after the first timeout; with ``isolate``, it uses processes from the start. The
+    processes are killed when the decoder is closed.
     """
 
     def __init__(self, reader: Reader, options: DecodeOptions) -> None:
@@ -250,7 +251,7 @@ class Decoder:
 
     def _isolated_reader(self) -> "IsolatedReader":
         if self._isolated is None:
-            from levit_cli.predict.isolation import IsolatedReader  # imports all that starting processes needs
+            from levit_cli.predict.isolation import IsolatedReader  # imported here because few runs need it
 
             self._isolated = IsolatedReader(self._reader, self._options.timeout_s)
         return self._isolated

@@ -34,13 +34,13 @@ class Reader:
 
     def __init__(self, transform: Transform, decoding: Decoding = "exact", *, offline: bool = False) -> None:
         self.transform = transform
-        # the decoder may scale down to the size to which the preprocessing resizes, but not further
+        # The decoder may scale an image down to the size that the preprocessing resizes to, but not below it.
         self._shrink_to = (transform.resize_to[1], transform.resize_to[0]) if decoding == "fast" else None
         self._offline = offline
         self._preprocess = _preprocessor(transform)
 
     def fetch(self, item: Input) -> Input:
-        """Return the input with its content if it comes from standard input or a URL; other inputs unchanged."""
+        """Load the content of an input from standard input or a URL; return other inputs unchanged."""
         if item.content is not None:
             return item
         if item.is_stdin:
@@ -52,7 +52,7 @@ class Reader:
             return self._preprocess(self._image(self.fetch(item)), self.transform)
         except MemoryError:
             raise InputError("too_large", "not enough memory to decode it") from None
-        except OSError as error:  # errors of the decoders are already an InputError
+        except OSError as error:  # errors of the decoders are already InputErrors
             raise InputError("corrupt", f"the file cannot be read: {error.strerror or type(error).__name__}") from error
 
     def _image(self, item: Input) -> Image:

@@ -1,7 +1,7 @@
 """Encode and decode records: the bytes of one prediction in jsonl, csv or tsv.
 
 The machine-readable formats are plain text in UTF-8. A file name is written exactly, whatever bytes it has, and parsing
-returns the same bytes. To check a decoded record, it is encoded again: if the bytes differ, levit did not write it.
+returns the same bytes. Each decoded record is encoded again; if the bytes differ, levit did not write it.
 """
 
 import base64
@@ -25,7 +25,7 @@ MAX_CELL_CHARS = 1 << 30
 
 
 class RecordFormat(Protocol):
-    """A format in which each record is complete by itself.
+    """A format whose records are self-contained.
 
     Attributes:
         header: the bytes before the first record.
@@ -64,7 +64,7 @@ def json_record(prediction: Prediction, labels: Labels) -> dict[str, Any]:
 
 
 def path_fields(path: str) -> dict[str, str]:
-    """Return the path; if its bytes are not UTF-8, an escaped path for people and the exact bytes in base 64."""
+    """Return the path as a JSON field. If it is not UTF-8, escape it and add its exact bytes in Base64."""
     raw = os.fsencode(path)
     try:
         return {"path": raw.decode("utf-8")}
@@ -99,7 +99,7 @@ class JsonLines:
             prediction = _from_json(content)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("it is not a jsonl record") from error
-        return _require_written_by(self, prediction, record, self._top_k)
+        return _require_round_trip(self, prediction, record, self._top_k)
 
     def split(self, file: BinaryIO) -> Iterator[bytes]:
         return (line for line in file if line.endswith(b"\n"))
@@ -116,7 +116,7 @@ def _from_json(content: Any) -> Prediction:
 
 
 class Delimited:
-    """csv or tsv: a header, then one record per prediction. Cells are quoted only if they must be."""
+    """csv or tsv: a header, then one record per prediction. Cells are quoted only where the format requires it."""
 
     def __init__(self, labels: Labels, top_k: int, delimiter: str) -> None:
         self._names = [name.encode("utf-8", "replace").decode("utf-8") for name in labels.names]
@@ -140,7 +140,7 @@ class Delimited:
             prediction = self._from_cells(self._cells(record))
         except (ValueError, LookupError, csv.Error) as error:
             raise ValueError("it is not a record of this format") from error
-        return _require_written_by(self, prediction, record, self._top_k)
+        return _require_round_trip(self, prediction, record, self._top_k)
 
     def split(self, file: BinaryIO) -> Iterator[bytes]:
         """Yield the header and each complete record.
@@ -194,13 +194,13 @@ def _kind(text: str) -> InputErrorKind:
     return known[known.index(text)]
 
 
-def _require_written_by(format: RecordFormat, prediction: Prediction, record: bytes, top_k: int) -> Prediction:
+def _require_round_trip(format: RecordFormat, prediction: Prediction, record: bytes, top_k: int) -> Prediction:
     if prediction.error is None and len(prediction.top) != top_k:
         raise ValueError(f"its top-k is {len(prediction.top)}, this run's is {top_k}")
     try:
         encoded = format.encode(prediction)
     except (LookupError, ValueError) as error:
-        raise ValueError("it has a class that the model does not have") from error
+        raise ValueError("it contains a class that the model does not have") from error
     if encoded != record:
         raise ValueError("this model and its labels would write it differently")
     return prediction

@@ -1,7 +1,7 @@
 """``levit predict``: classify inputs and write one record for each.
 
 Checks run from cheap to expensive: the options, the output file, the first input, the model, the engine. With
-``--resume``, nothing is written before the existing records are known to come from the same model and settings.
+``--resume``, nothing is written before the existing records have passed the compatibility check.
 """
 
 import itertools
@@ -36,11 +36,11 @@ Prefetch = Callable[[Iterable[Input]], Prefetcher]
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where the records go, and what happens to an output that exists.
+    """The file and format of the records, and what happens if the file exists.
 
     Args:
-        format: None selects it by the suffix of ``path``.
-        path: None is standard output.
+        format: the format; None selects it by the suffix of ``path``.
+        path: the output file; None for standard output.
         overwrite: replace an existing file.
         resume: keep the records of an existing file and add what is missing.
     """
@@ -53,13 +53,13 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class DisplayOptions:
-    """What is shown besides the records.
+    """How the table is shown, and what is logged.
 
     Args:
-        color: colors in the table.
-        stats: log where the time went.
-        quiet: no progress bar and no summary line.
-        verbose: log what was found in the model and which engine was chosen.
+        color: use colors in the table.
+        stats: log the time that each stage took.
+        quiet: show no progress bar and no summary line.
+        verbose: log the details of the model and its engine.
     """
 
     color: bool = True
@@ -103,7 +103,7 @@ def classify(
             spec = spec.with_batching(batch_size, single=is_single)
             prefetch = partial(decoder.prefetch, batch_size=spec.batch_size)
             resumes = output.resume and isinstance(file, OutputFile)
-            # Decode while the engine is made; a resumed run first compares the existing records.
+            # Decode while the engine is created; a resumed run first checks the existing records.
             prefetcher = None if resumes else prefetch(stream)
             engine = make_prediction_engine(checkpoint, spec, log, verbose=display.verbose)
             keep_until_exit(engine)
@@ -118,18 +118,24 @@ def _require_consistent(inputs: InputOptions, output: OutputOptions, format: For
     if not inputs.arguments and inputs.files_from is None:
         raise UsageError("Nothing to classify", hint="name files, folders or URLs, or use --files-from")
     if inputs.files_from == STDIN and STDIN in inputs.arguments:
-        raise UsageError("Standard input cannot be both an image and a list of paths")
+        raise UsageError(
+            "Standard input cannot be both an image and a list of paths",
+            hint="name the list or the image as a file instead of -",
+        )
     if output.resume and output.overwrite:
         raise UsageError("--resume keeps existing records, --overwrite replaces them", hint="use only one of them")
     if output.resume and (output.path is None or format not in RESUMABLE):
-        why = "there is no --output" if output.path is None else f"{format} is one document, not separate records"
-        raise UsageError("Nothing to resume", why=why, hint=f"--resume works with {', '.join(RESUMABLE)}")
+        why = "no --output is given" if output.path is None else f"{format} is one document, not separate records"
+        raise UsageError(
+            "Cannot use --resume", why=why, hint=f"use --output FILE in one of the formats {', '.join(RESUMABLE)}"
+        )
 
 
 def _require_some(inputs: InputOptions) -> tuple[Iterator[Input], bool]:
-    """Return the stream of inputs, known not to be empty, and whether it is exactly one input.
+    """Return the stream of inputs, which must not be empty, and whether it has exactly one input.
 
-    Only one line of a list is read, because a program may write the second line after it has read our first record.
+    Only one line of a list is read here, because a program may write its second line after it has read our first
+    record.
     """
     stream = inputs.stream()
     first = list(itertools.islice(stream, 2 if inputs.files_from is None else 1))
@@ -141,7 +147,7 @@ def _require_some(inputs: InputOptions) -> tuple[Iterator[Input], bool]:
 
 @dataclass
 class _Run:
-    """A run whose model and engine are ready."""
+    """A run of ``levit predict`` whose model and engine are loaded."""
 
     checkpoint: Checkpoint
     engine: Engine
@@ -166,11 +172,11 @@ class _Run:
         return self._finish()
 
     def resume(self, stream: Iterable[Input], output: OutputFile, inputs: InputOptions) -> ExitCode:
-        """Add the records that are missing in an output, and replace its error records."""
+        """Add the missing records to an output, and try its error records again."""
         # imported here because most runs do not resume
         from levit_cli.predict.resume.merge import Merger
         from levit_cli.predict.resume.plan import Plan
-        from levit_cli.predict.resume.verify import compatible_records, require_shared
+        from levit_cli.predict.resume.verify import compatible_records, require_shared_inputs
 
         records = record_format(self.format, self.checkpoint.labels, self.top_k)
         assert records is not None
@@ -178,7 +184,7 @@ class _Run:
         if existing is None:
             return self.start(self.prefetch(stream), output)
         if inputs.can_be_read_again:
-            require_shared(output, existing, inputs.stream())
+            require_shared_inputs(output, existing, inputs.stream())
         self._store_fingerprint(output.descriptor, existing.end)
         plan = Plan(existing, stream)
         merger = Merger(output, plan, self._store_fingerprint)
@@ -188,7 +194,7 @@ class _Run:
             self.log(f"Removed {count_noun(merger.num_removed, 'record')} of inputs that are no longer listed.")
         if merger.num_moved_to_end:
             moved = count_noun(merger.num_moved_to_end, "record")
-            self.log(f"Kept {moved} of inputs that were not listed, at the end of the file.")
+            self.log(f"Moved {moved} of unlisted inputs to the end of the file.")
         return exit_code
 
     def _predict(self, prefetcher: Prefetcher, stats: Stats) -> Generator[Prediction, None, None]:
@@ -215,7 +221,7 @@ class _Run:
     def _store_fingerprint(self, descriptor: int, end: int | None = None) -> None:
         from levit_cli.predict.resume.fingerprint import store_fingerprint
 
-        with suppress(RefusedError):  # weights that can no longer be read are no reason to stop
+        with suppress(RefusedError):  # do not stop if the weights can no longer be read
             store_fingerprint(descriptor, self._fingerprint(), end)
 
     def _write(
@@ -265,7 +271,7 @@ class _Run:
 
     @property
     def _shows_progress(self) -> bool:
-        """On a terminal, unless the records themselves are shown there."""
+        """Whether to show a progress bar: only on a terminal, and not if the records are shown there."""
         return shows_progress(quiet=self.display.quiet) and not (self.path is None and is_terminal())
 
     def _finish(self, remark: str = "") -> ExitCode:

@@ -15,10 +15,10 @@ class ModelDescription:
     """The model of a run.
 
     Args:
-        name: as given by the user.
-        classes: number of classes.
-        sha256: of the weight files; None if it is not needed, because hashing a large file takes time.
-        evaluation: its measured accuracy, if its files have one.
+        name: the name that the user gave.
+        classes: the number of classes.
+        sha256: the hash of the weight files; None if it is not needed, because hashing large files takes time.
+        evaluation: the measured accuracy that the model's files report, if any.
     """
 
     name: str
@@ -47,7 +47,7 @@ class RunDescription:
     version: str = __version__
 
     def as_json(self) -> dict[str, Any]:
-        """The ``meta`` object of the json formats."""
+        """Return the ``meta`` object of the JSON output."""
         return {
             "version": self.version,
             "model": self.model.as_json(),
@@ -66,7 +66,7 @@ def describe_run(
     """Return the description of a run.
 
     Args:
-        spec: of the engine, without ``auto`` values.
+        spec: the engine's settings, with ``auto`` values resolved.
         with_hash: include the hash of the weight files.
     """
     model = ModelDescription(

@@ -1,4 +1,4 @@
-"""The table for people: one block per image, written as soon as the image is classified."""
+"""Write the human-readable table: one block per image, as soon as the image is classified."""
 
 import io
 
@@ -10,7 +10,7 @@ from levit_cli.data.labels import Labels
 from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.output import Target, is_terminal
-from levit_cli.system.text import printable
+from levit_cli.system.text import count_noun, printable
 
 BAR_CELLS = 20
 
@@ -55,10 +55,11 @@ class Table:
 
 
 def caption(description: RunDescription) -> str:
-    """Return a line about the model, with its measured accuracy if its files have one."""
+    """Return a line that describes the model, with the measured accuracy that its files report, if any."""
     model, (height, width) = description.model, description.transform.crop_size
-    text = f"model {printable(model.name)}: {model.architecture}, {model.classes} classes, {height} x {width} px"
+    classes = count_noun(model.classes, "class")
+    text = f"model {printable(model.name)}: {model.architecture}, {classes}, {height} x {width} px"
     if model.evaluation is not None:
-        measured = model.evaluation
-        text += f"; top-1 {100 * measured.top1:.1f} % on {measured.images:,} images ({printable(measured.dataset)})"
+        measured, images = model.evaluation, count_noun(model.evaluation.images, "image")
+        text += f"; top-1 {100 * measured.top1:.1f} % on {images} ({printable(measured.dataset)})"
     return text

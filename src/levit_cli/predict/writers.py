@@ -1,7 +1,7 @@
 """Write predictions in one of the output formats: jsonl, json, csv and tsv for programs, table for people.
 
-A writer gets the predictions one by one and writes each at once. The machine-readable formats are plain text in UTF-8
-and never pass through Rich. A file name is written exactly, and parsing returns the same bytes.
+A writer receives the predictions one by one and writes each immediately. The machine-readable formats are plain text
+in UTF-8 and never pass through Rich. A file name is written exactly, and parsing returns the same bytes.
 """
 
 from pathlib import Path
@@ -53,13 +53,13 @@ def make_writer(
 
 
 def format_for(format: Format | None, output: Path | None, *, is_terminal: bool) -> Format:
-    """Return the format: that of ``--format``, or of the suffix of ``-o``, or table on a terminal and tsv otherwise."""
+    """Return the format that ``--format`` or the suffix of ``-o`` names, else table on a terminal, else tsv."""
     default: Format = "table" if is_terminal else "tsv"
     return choose_format(format, output, BY_SUFFIX, default, hint="add --format, or use a suffix such as .jsonl")
 
 
 class Records:
-    """Writes each record at once."""
+    """Writes self-contained records, each immediately."""
 
     def __init__(self, target: Target, format: RecordFormat, *, continues: bool = False) -> None:
         self._target, self._format = target, format

@@ -1,4 +1,4 @@
-"""A fingerprint belongs to one file and its contents."""
+"""A stored fingerprint is valid only for its file and the contents that it was stored with."""
 
 import os
 from dataclasses import replace
@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
         try:
             os.setxattr(opened.fileno(), "user.levit.test", b"1")
         except (OSError, AttributeError):
-            pytest.skip("this file system keeps no extended attributes")
+            pytest.skip("this file system does not support extended attributes")
     return path
 
 
@@ -72,7 +72,7 @@ def test_invalid_fingerprint_is_ignored(file: Path, content: bytes) -> None:
     assert fingerprint_in(file) is None
 
 
-def test_file_without_fingerprint(file: Path) -> None:
+def test_new_file_has_no_fingerprint(file: Path) -> None:
     assert fingerprint_in(file) is None
 
 
@@ -93,7 +93,7 @@ def test_settings_that_do_not_affect_predictions_make_no_difference() -> None:
         ({"model": replace(RUN.model, sha256=None)}, "model: sha256 was abab"),
     ],
 )
-def test_difference_is_described(change: dict[str, Any], words: str) -> None:
+def test_difference_is_described_with_both_values(change: dict[str, Any], words: str) -> None:
     (text,) = differences(fingerprint_of(RUN, LABELS, "jsonl"), fingerprint_of(replace(RUN, **change), LABELS, "jsonl"))
     assert text.startswith(words)
 

@@ -47,8 +47,8 @@ def run(
     """Do what ``predict -o path --resume`` does, with a fake network.
 
     Args:
-        bad: inputs whose first character is in it fail.
-        unlisted: a folder that cannot be read.
+        bad: first characters of the inputs that fail.
+        unlisted: a folder that cannot be listed.
     """
 
     def prepare(item: Input) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from levit_cli.data.labels import Labels
 from levit_cli.errors import InputError
 from levit_cli.predict.pipeline import Prediction, Ranked
 from levit_cli.predict.records import RecordFormat, record_format
-from levit_cli.predict.resume.plan import DamagedError, ExistingRecords, PendingSlot, Plan, has_any
+from levit_cli.predict.resume.plan import DamagedError, ExistingRecords, PendingSlot, Plan, has_any_record
 
 LABELS = Labels(("cat", "dog"))
 
@@ -23,7 +23,7 @@ def format_of(name: str = "jsonl") -> RecordFormat:
 
 
 def content_of(paths: Iterable[str], format: RecordFormat) -> bytes:
-    """Return records; paths with an x have error records."""
+    """Return the records of paths; those of paths with an x are error records."""
     records = [
         Prediction(path, error=InputError("truncated", "cut")) if "x" in path else Prediction(path, (Ranked(0, 0.5),))
         for path in paths
@@ -90,10 +90,10 @@ def test_inputs_keep_their_records_and_all_others_are_classified(
 
 
 def test_has_any_finds_one_record_of_any_input() -> None:
-    assert has_any(existing("abc"), [Input("a")])
-    assert has_any(existing("abc"), [Input("z"), Input("c")])
-    assert not has_any(existing("abc"), [Input("z"), Input("y")])
-    assert not has_any(existing("abc"), [])
+    assert has_any_record(existing("abc"), [Input("a")])
+    assert has_any_record(existing("abc"), [Input("z"), Input("c")])
+    assert not has_any_record(existing("abc"), [Input("z"), Input("y")])
+    assert not has_any_record(existing("abc"), [])
 
 
 def test_names_that_are_not_utf8_are_matched() -> None:

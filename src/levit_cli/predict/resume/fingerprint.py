@@ -1,9 +1,9 @@
 """The fingerprint of a run: everything that its predictions depend on, stored with the output file.
 
-The fingerprint is an extended attribute of the output file. So readers of jsonl or csv never see it, it moves with the
-file, and there is no second file to lose. A copy may lack it, and some file systems store none; then a spot check
-compares predictions instead (see ``verify``). The fingerprint includes a hash of the beginning of the file, so that
-one that belongs to earlier contents is ignored.
+The fingerprint is an extended attribute of the output file. Programs that read jsonl or csv therefore do not see it, it
+moves with the file, and no second file can get lost. A copy may lack it, and some file systems do not support it; then
+a spot check compares predictions instead (see ``verify``). The fingerprint includes a hash of the beginning of the
+file, so that it is ignored if the file was overwritten.
 """
 
 import json
@@ -21,7 +21,7 @@ BEGINNING = "beginning"
 BEGINNING_BYTES = 1 << 16
 IGNORED = {"version", "threads"}  # predictions do not depend on them
 IGNORED_OF_MODEL = {"name", "evaluation"}
-MAX_VALUE_CHARS = 80  # of a value in a message
+MAX_VALUE_CHARS = 80  # longer values are cut in messages
 
 Fingerprint = dict[str, Any]
 
@@ -41,7 +41,7 @@ def fingerprint_of(description: RunDescription, labels: Labels, format: str) -> 
 
 
 def store_fingerprint(descriptor: int, fingerprint: Fingerprint, end: int | None = None) -> None:
-    """Store a fingerprint with an open file that has at least one record; do nothing if the file system cannot.
+    """Store a fingerprint with an open file that has at least one record, if the file system supports it.
 
     Args:
         end: number of bytes that will stay unchanged; None if the file will only grow.

@@ -1,9 +1,9 @@
-"""Merge new records into an existing output, so that it ends up as a run without interruption would have written it.
+"""Merge new records into an existing output, so that it equals the output of an uninterrupted run.
 
-If only the end is missing, new records are appended. If a record in the middle is new or replaces an error, the merged
-file is written beside the output and then replaces it. That happens when all existing records are merged, once a
-minute before that, and when the run ends. So the output always holds every finished record, and a kill loses at most
-one minute of repeated work.
+If only records at the end are missing, new records are appended. If a new record belongs in the middle or replaces an
+error record, a merged file is written next to the output and then replaces it. That happens once a minute, when all
+existing records are merged, and when the run ends. A run that is killed therefore loses none of the existing records
+and at most one minute of work.
 """
 
 import os
@@ -39,10 +39,10 @@ class Merger:
     ) -> None:
         self._output, self._plan, self._existing = output, plan, plan.existing
         self._before_commit, self._clock = before_commit, clock
-        self._source = output.descriptor  # of the existing records; stays open after the output was replaced
-        self._is_open = bytearray(b"\1") * len(plan.existing)  # per record: 1 until it is kept or replaced
-        self._num_open = len(plan.existing)
-        self._merged_bytes = self._existing.offsets[0]  # of the output, from its start: final; at first the header
+        self._source = output.descriptor  # for the existing records; stays open after the output is replaced
+        self._is_unmerged = bytearray(b"\1") * len(plan.existing)  # per record; 0 once it is kept or replaced
+        self._num_unmerged = len(plan.existing)
+        self._merged_bytes = self._existing.offsets[0]  # bytes of the output that are final; initially the header
         self._is_first_slot = True
         self._replacement: Replacement | None = None
         self._committed_at = clock()
@@ -50,34 +50,34 @@ class Merger:
     @property
     def num_removed(self) -> int:
         """The number of records whose inputs are no longer listed; final after ``finish``."""
-        return self._num_open if self._removes_open else 0
+        return self._num_unmerged if self._removes_unmerged else 0
 
     @property
     def num_moved_to_end(self) -> int:
         """The number of records whose inputs were not listed, but may still exist; final after ``finish``."""
-        return 0 if self._removes_open else self._num_open
+        return 0 if self._removes_unmerged else self._num_unmerged
 
     @property
-    def _removes_open(self) -> bool:
-        return self._plan.is_complete and self._plan.is_shared
+    def _removes_unmerged(self) -> bool:
+        return self._plan.is_fully_listed and self._plan.shares_inputs
 
     def write(self, data: bytes) -> None:
         with deferred_signals():
             self._fill(self._plan.pending.popleft())
             (self._replacement or self._output).write(data)
-            if self._replacement and (self._num_open == 0 or self._clock() - self._committed_at > COMMIT_EVERY_S):
-                self._commit(self._open_ranges())
+            if self._replacement and (self._num_unmerged == 0 or self._clock() - self._committed_at > COMMIT_EVERY_S):
+                self._commit(self._unmerged_ranges())
 
     def finish(self) -> None:
         with deferred_signals():
             self._fill(self._plan.pending.popleft())
             if self._replacement:
-                self._commit(() if self._removes_open else self._open_ranges())
+                self._commit(() if self._removes_unmerged else self._unmerged_ranges())
 
     def stop(self) -> None:
         with deferred_signals():
             if self._replacement:
-                self._commit(self._open_ranges())
+                self._commit(self._unmerged_ranges())
 
     def discard(self) -> None:
         if self._replacement:
@@ -86,18 +86,18 @@ class Merger:
 
     def _fill(self, slot: PendingSlot) -> None:
         """Copy the existing records that precede the next new record."""
-        if self._is_first_slot and slot == PendingSlot([(0, self._num_open)] if self._num_open else []):
-            self._num_open = 0
-            self._output.continue_at(self._existing.end)  # cuts off a torn record at the end
+        if self._is_first_slot and slot == PendingSlot([(0, self._num_unmerged)] if self._num_unmerged else []):
+            self._num_unmerged = 0
+            self._output.continue_at(self._existing.end)  # removes an incomplete record at the end
         self._is_first_slot = False
-        if self._num_open == 0 and not self._replacement:
+        if self._num_unmerged == 0 and not self._replacement:
             return
         replacement = self._replacement or self._begin_replacement()
         for records in slot.kept:
             self._copy_records(records, replacement)
-            self._close(records)
+            self._mark_merged(records)
         if slot.replaced is not None:
-            self._close((slot.replaced, slot.replaced + 1))
+            self._mark_merged((slot.replaced, slot.replaced + 1))
 
     def _begin_replacement(self) -> Replacement:
         self._replacement = Replacement(self._output.path)
@@ -106,7 +106,7 @@ class Merger:
         return self._replacement
 
     def _commit(self, remaining: Iterable[Range]) -> None:
-        """Replace the output by the merged file, with the remaining existing records at its end."""
+        """Append the remaining existing records to the merged file, and replace the output with it."""
         assert self._replacement is not None
         replacement, self._replacement = self._replacement, None
         try:
@@ -132,13 +132,13 @@ class Merger:
             target.write(data)
             start += len(data)
 
-    def _close(self, records: Range) -> None:
+    def _mark_merged(self, records: Range) -> None:
         start, stop = records
-        self._is_open[start:stop] = bytes(stop - start)
-        self._num_open -= stop - start
+        self._is_unmerged[start:stop] = bytes(stop - start)
+        self._num_unmerged -= stop - start
 
-    def _open_ranges(self) -> Iterator[Range]:
+    def _unmerged_ranges(self) -> Iterator[Range]:
         stop = 0
-        while (start := self._is_open.find(1, stop)) >= 0:
-            stop = self._is_open.find(0, start) % (len(self._is_open) + 1)  # -1, not found, becomes the length
+        while (start := self._is_unmerged.find(1, stop)) >= 0:
+            stop = self._is_unmerged.find(0, start) % (len(self._is_unmerged) + 1)  # -1, not found, becomes the length
             yield start, stop

@@ -1,7 +1,7 @@
-"""The existing records of an output, and which inputs still have to be classified.
+"""Index the existing records of an output, and plan which inputs still have to be classified.
 
-For each record, only its offset, a hash of its path, and whether it is ok are held in memory: about 20 MB for a million
-records. The records themselves stay in the file.
+Only the offset, a hash of the path and the status of each record are held in memory: about 20 MB for a million records.
+The records themselves stay in the file.
 """
 
 import os
@@ -20,8 +20,8 @@ from levit_cli.data.inputs import Input
 from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat
 
-HASH_KEY = os.urandom(16)  # so that file names with colliding hashes cannot be prepared
-Range = tuple[int, int]  # of records: the first, and one after the last
+HASH_KEY = os.urandom(16)  # random, so that no file names can be chosen to collide
+Range = tuple[int, int]  # numbers of records: the first, and one after the last
 
 
 class DamagedError(ValueError):
@@ -32,16 +32,16 @@ class ExistingRecords:
     """The complete records of a file, numbered from 0.
 
     Args:
-        file: read from its start to its last complete record.
+        file: the file, at its start; it is read to its last complete record.
 
     Attributes:
-        offsets: where each record starts, and at the end where the last one ends.
-        hashes: of the records' paths.
+        offsets: the offset of each record, and then the end of the last one.
+        hashes: the hashes of the records' paths.
         is_ok: 1 for a prediction, 0 for an error record.
         end: the number of bytes up to the end of the last complete record.
 
     Raises:
-        DamagedError: the file holds something other than records of this format and a torn record at its end.
+        DamagedError: the file has other content than records of this format and an incomplete record at its end.
     """
 
     def __init__(self, file: BinaryIO, format: RecordFormat) -> None:
@@ -65,7 +65,7 @@ class ExistingRecords:
 
 
 def _require_header(records: Iterator[bytes], format: RecordFormat) -> int:
-    """Return the length of the header."""
+    """Check the header and return its length; 0 if there is no complete header."""
     header = next(records, b"") if format.header else b""
     if header and header != format.header:
         raise DamagedError(f"it begins with {header[:80]!r} instead of {format.header[:80]!r}")
@@ -85,7 +85,7 @@ def hash_of(path: str) -> int:
 
 
 class PendingSlot(NamedTuple):
-    """Where the next new record goes: after the kept records, and instead of the replaced error record, if any."""
+    """The place of a new record: after the kept records, and instead of an error record if it replaces one."""
 
     kept: list[Range]
     replaced: int | None = None
@@ -102,28 +102,28 @@ class Plan:
     Attributes:
         pending: one slot for each input that was yielded, and one for the end of the file.
         num_kept: the number of kept records so far.
-        is_complete: False once a folder could not be listed; its files may still have records.
-        is_shared: True once an input has a record, and from the start if no record is a prediction.
+        is_fully_listed: False once a folder could not be listed; its files may still have records.
+        shares_inputs: True once an input has a record, and from the start if no record is a prediction.
     """
 
     existing: ExistingRecords
     inputs: Iterable[Input]
     pending: deque[PendingSlot] = field(default_factory=deque)
     num_kept: int = 0
-    is_complete: bool = True
-    is_shared: bool = False
+    is_fully_listed: bool = True
+    shares_inputs: bool = False
     _next: int = 0
     _index: "_Index | None" = None
 
     def __post_init__(self) -> None:
-        self.is_shared = not any(self.existing.is_ok)
+        self.shares_inputs = not any(self.existing.is_ok)
 
     def __iter__(self) -> Iterator[Input]:
         kept: list[Range] = []
         for item in self.inputs:
-            self.is_complete &= item.error is None
+            self.is_fully_listed &= item.error is None
             number = self._find(item.path)
-            self.is_shared |= number is not None
+            self.shares_inputs |= number is not None
             if number is not None and self.existing.is_ok[number]:
                 _extend(kept, number)
                 self.num_kept += 1
@@ -155,7 +155,7 @@ def _extend(ranges: list[Range], number: int) -> None:
 
 
 class _Index:
-    """Finds records by the hash of their path; records of the same path in their order in the file."""
+    """Finds records by the hash of their path; it returns records of the same path in file order."""
 
     def __init__(self, existing: ExistingRecords, first: int) -> None:
         has_records = len(existing) > first
@@ -163,7 +163,7 @@ class _Index:
         self._order: NDArray[np.intp] = np.argsort(hashes, kind="stable")
         self._hashes: NDArray[np.uint64] = hashes[self._order]
         self._order += first
-        self._num_taken = np.zeros(len(hashes), np.uint32)  # of a path, at the position of its first record
+        self._num_taken = np.zeros(len(hashes), np.uint32)  # per path, at the position of its first record
 
     def take(self, key: int) -> int | None:
         """Return the next record with this hash; None if all are taken."""
@@ -177,8 +177,8 @@ class _Index:
         return int(self._order[position])
 
 
-def has_any(existing: ExistingRecords, inputs: Iterable[Input]) -> bool:
-    """Whether any input has a record. Usually the first input has the first record, which is fast to find."""
+def has_any_record(existing: ExistingRecords, inputs: Iterable[Input]) -> bool:
+    """Whether any input has a record. The first record is compared first, because the first input usually has it."""
     keys = (hash_of(item.path) for item in inputs)
     first = next(keys, None)
     if first is None or first == existing.hashes[0]:

@@ -1,4 +1,4 @@
-"""The compatibility check: an output is resumed only if this run would have written its records, too."""
+"""Check the compatibility of an output: it is resumed only if this run would have written the same records."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -10,11 +10,11 @@ from levit_cli.errors import UsageError
 from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat
 from levit_cli.predict.resume.fingerprint import Fingerprint, differences, read_fingerprint
-from levit_cli.predict.resume.plan import DamagedError, ExistingRecords, has_any
+from levit_cli.predict.resume.plan import DamagedError, ExistingRecords, has_any_record
 from levit_cli.system.atomic import writing
 from levit_cli.system.output import OutputFile
 
-SPOT_CHECK_IMAGES = 16  # classified again if a file has no fingerprint
+SPOT_CHECK_IMAGES = 16  # images that are classified again if a file has no fingerprint
 NOT_TOUCHED = "it was not touched; use --overwrite to replace it, or another output name to keep it"
 
 Classify = Callable[[Iterable[Input]], Iterator[Prediction]]
@@ -26,7 +26,7 @@ def compatible_records(
     """Return the complete records of an output; None if it has none.
 
     Args:
-        fingerprint: of this run.
+        fingerprint: the fingerprint of this run.
         classify: classifies inputs as this run does; used for the spot check of a file without a fingerprint.
 
     Raises:
@@ -34,7 +34,8 @@ def compatible_records(
     """
     stored = read_fingerprint(output.descriptor)
     if stored is not None and (differing := differences(stored, fingerprint)):
-        raise UsageError(f"{output.name} has other settings", why=", ".join(differing), hint=NOT_TOUCHED)
+        why = ", ".join(differing)
+        raise UsageError(f"{output.name} was written with other settings", why=why, hint=NOT_TOUCHED)
     existing = _read(output, format)
     if not len(existing):
         return None
@@ -43,14 +44,14 @@ def compatible_records(
     return existing
 
 
-def require_shared(output: OutputFile, existing: ExistingRecords, inputs: Iterable[Input]) -> None:
+def require_shared_inputs(output: OutputFile, existing: ExistingRecords, inputs: Iterable[Input]) -> None:
     """Check that at least one input has a record, unless no record is a prediction.
 
     Raises:
-        UsageError: all records are of other inputs, so none of them would be kept.
+        UsageError: all records belong to other inputs, so none of them would be kept.
     """
-    if any(existing.is_ok) and not has_any(existing, inputs):
-        raise UsageError(f"{output.name} has records of other inputs only", hint=NOT_TOUCHED)
+    if any(existing.is_ok) and not has_any_record(existing, inputs):
+        raise UsageError(f"{output.name} contains only records of other inputs", hint=NOT_TOUCHED)
 
 
 def _read(output: OutputFile, format: RecordFormat) -> ExistingRecords:
@@ -71,8 +72,9 @@ def _spot_check(output: OutputFile, format: RecordFormat, existing: ExistingReco
     for prediction in predictions:
         if format.encode(prediction) != samples[prediction.path]:
             raise UsageError(
-                f"{output.name} has other settings",
-                why=f"{prediction.path} has another prediction now: another model, preprocessing, precision or image",
+                f"{output.name} was written with other settings",
+                why=f"the prediction of {prediction.path} is different now, because the model, the preprocessing, the "
+                "precision or the image has changed",
                 hint=NOT_TOUCHED,
             )
     if not predictions:
