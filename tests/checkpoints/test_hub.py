@@ -60,7 +60,7 @@ else:
 print(json.dumps({{**report, "warnings": warnings, "client": "huggingface_hub" in sys.modules}}))
 """
 # File permissions do not bind root unless it drops its capabilities.
-DROP_CAPABILITIES = "import ctypes; ctypes.CDLL(None).capset((c.c_uint32 * 2)(0x20080522, 0), (c.c_uint32 * 6)())"
+DROP_CAPABILITIES = "import ctypes as c; c.CDLL(None).capset((c.c_uint32 * 2)(0x20080522, 0), (c.c_uint32 * 6)())"
 
 
 @dataclass(frozen=True)
