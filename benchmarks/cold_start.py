@@ -2,9 +2,9 @@
 
 python -m benchmarks.cold_start [--rounds 7] [--variant levit-128S]
 
-When levit runs a model for the first time, it compiles the network and caches the result; "levit, empty cache" measures
-that first time. Both libraries read the same local Hugging Face folder (random weights) and the same photo. Wall time
-and peak memory are those of the whole process, as counted by the kernel.
+On the first run of a model, levit compiles the network and caches the result; "levit, empty cache" measures this first
+run. Both libraries read the same local Hugging Face folder (random weights) and the same photo. Wall time and peak
+memory are those of the whole process. The kernel reports the peak memory.
 """
 
 import argparse
@@ -59,8 +59,8 @@ def measure(variant: str, rounds: int) -> dict[str, list[Run]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--variant", default="levit-128S")
+    parser.add_argument("--rounds", type=int, default=7, help="number of interleaved rounds")
+    parser.add_argument("--variant", default="levit-128S", help="published variant; its weights are random")
     options = parser.parse_args()
     runs = measure(options.variant, options.rounds)
     print(f"{options.variant}, {machine()}; {versions('torch', 'transformers', 'openvino', 'typer')}")

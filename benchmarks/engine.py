@@ -2,9 +2,9 @@
 
 python -m benchmarks.engine [--variant levit-128S] [--threads 1] [--batch-size 16] [--precision fp32] [--rounds 9]
 
-The others are OpenVINO with timm's exported graph, ONNX Runtime with the same graph (fp32), and the paper's protocol
-(torch, batch norms folded, traced, both heads). Weights are random. The extra ``bench`` installs the packages; an
-engine whose package is missing is skipped with a message.
+The other engines are OpenVINO with timm's exported graph, ONNX Runtime with the same graph (fp32), and the paper's
+protocol (torch, traced, batch norms folded, both heads). Weights are random. Install the packages with the extra
+``bench``; an engine whose package is missing is skipped with a message.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from levit_cli.system.text import count_noun
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # switches off OpenVINO's telemetry
 
-TURN_S = 0.3  # of warm-up and of each turn
+TURN_S = 0.3  # seconds of the warm-up and of each turn
 
 
 def our_engine(variant: str, threads: int, batch: int, precision: str) -> Step:
@@ -114,11 +114,11 @@ ENGINES: dict[str, Callable[[str, int, int, str], Step]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", default="levit-128S")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--variant", default="levit-128S", help="published variant; its weights are random")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each engine")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per batch")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="precision of the network")
+    parser.add_argument("--rounds", type=int, default=9, help="number of interleaved rounds")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     steps: dict[str, Step] = {}
@@ -134,7 +134,7 @@ def main() -> None:
         f"{count_noun(options.threads, 'thread')}, {machine()}; {versions('torch', 'timm', 'openvino')}; "
         f"{count_noun(options.rounds, 'interleaved round')}\n"
     )
-    print("| engine | images/s, median | levit is faster by, least / median / most |\n|---|---|---|")
+    print("| engine | images/s, median | levit's speed / this engine's speed: low / median / high |\n|---|---|---|")
     for name, timing in timings.items():
         low, middle, high = ratios(timings["levit"].medians_s(), timing.medians_s())
         print(f"| {name} | {options.batch_size / timing.median_s:.1f} | {low:.2f} / {middle:.2f} / {high:.2f} |")

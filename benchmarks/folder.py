@@ -3,9 +3,9 @@
 python -m benchmarks.folder FOLDER [--count 1000] [--variant levit-128S] [--rounds 3] [--decode exact|fast]
 
 Both libraries read the same local Hugging Face folder (random weights) and the same photos; transformers uses batches
-of 16. The bound is the time that levit's decoding and network would take if they kept all cores busy: each is timed
-alone, on one thread, in the same run. The result is also given as a percentage of the bound, for the whole process and
-for the time from the first image to the last record, which levit's closing line reports.
+of 16. The bound is the time that levit's decoding and network would take if they kept all cores busy. Both are timed
+separately, on one thread, in the same run. The speed of levit is also printed as a percentage of the bound, for the
+whole process and for the time from the first image to the last record, which levit reports in its last line.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def process_s(command: list[str]) -> tuple[float, float]:
 
 
 def bound_s(model: str, paths: list[str], decoding: Decoding, precision: Precision) -> tuple[float, float]:
-    """Return the seconds of one core per photo for reading, decoding and resizing, and for the network."""
+    """Return the seconds per photo on one core: for reading, decoding and resizing, and for the network."""
     import numpy as np
 
     from levit_cli.checkpoints import load
@@ -67,12 +67,12 @@ def bound_s(model: str, paths: list[str], decoding: Decoding, precision: Precisi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--variant", default="levit-128S")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--decode", default="exact", choices=("exact", "fast"))
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
+    parser.add_argument("folder", type=Path, help="folder of photos")
+    parser.add_argument("--count", type=int, default=1000, help="maximum number of photos")
+    parser.add_argument("--variant", default="levit-128S", help="published variant; its weights are random")
+    parser.add_argument("--rounds", type=int, default=3, help="number of interleaved rounds")
+    parser.add_argument("--decode", default="exact", choices=("exact", "fast"), help="decoding of levit")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="precision of levit")
     parser.add_argument("--alone", action="store_true", help="do not run transformers")
     options = parser.parse_args()
     paths = [item.path for item in walk(str(options.folder))][: options.count]
@@ -106,10 +106,10 @@ def main() -> None:
     print(f"| bound on {count_noun(cores, 'core')} | {bound:.2f} | {len(paths) / bound:.1f} |")
     print(f"\none core: {1000 * decode_s:.2f} ms for decoding and {1000 * network_s:.2f} ms for the network per photo")
     whole, streaming = (100 * bound / median(times) for times in (wall_s["levit"], streaming_s))
-    print(f"levit reaches {whole:.0f} % of the bound with start-up, {streaming:.0f} % without")
+    print(f"levit reaches {whole:.0f} % of the bound with its start-up and {streaming:.0f} % without it")
     if "transformers" in wall_s:
         low, middle, high = ratios(wall_s["levit"], wall_s["transformers"])
-        print(f"transformers takes {middle:.2f} times as long ({low:.2f} to {high:.2f})")
+        print(f"transformers takes {middle:.2f} times as long as levit ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

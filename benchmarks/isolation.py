@@ -1,8 +1,8 @@
-"""Measure the cost of decoding in processes: a folder with and without ``--isolate``, interleaved.
+"""Measure the cost of decoding in processes: classify a folder with and without ``--isolate``, interleaved.
 
 python -m benchmarks.isolation FOLDER [--counts 60,600] [--rounds 4] [--model demo]
 
-The figures are the CPU time of all processes together. Other work on the machine affects it less than the wall time.
+The result is the total CPU time of all processes. Other work on the machine affects CPU time less than wall time.
 """
 
 import argparse
@@ -31,10 +31,10 @@ def cpu_s(command: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--counts", default="60,600")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--model", default="demo")
+    parser.add_argument("folder", type=Path, help="folder of photos")
+    parser.add_argument("--counts", default="60,600", help="maximum numbers of photos, separated by commas")
+    parser.add_argument("--rounds", type=int, default=4, help="number of interleaved rounds")
+    parser.add_argument("--model", default="demo", help="model of levit predict")
     options = parser.parse_args()
     paths = [item.path for item in walk(str(options.folder))]
     levit = str(Path(sys.executable).with_name("levit"))

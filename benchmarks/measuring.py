@@ -1,8 +1,8 @@
 """Measure processes and functions in one run, interleaved with the timing code of ``levit bench``.
 
-The kernel counts the memory of a parent process towards its children until they execute another program. A benchmark
-that measures the memory of its children therefore stays small: this module imports nothing heavy, and the packages that
-describe the machine only when the children have ended.
+Until a child process executes another program, the kernel counts the memory of its parent as the child's. A benchmark
+that measures the memory of its children must therefore stay small. This module imports no heavy packages, and it
+imports the packages that describe the machine after the children have ended.
 """
 
 import os
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Run(NamedTuple):
-    """A process that has ended."""
+    """The measurements and the standard error output of a process that has ended."""
 
     wall_s: float
     peak_mb: float
@@ -29,7 +29,7 @@ class Run(NamedTuple):
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
-    """Run a command, discard its output, and return its wall time and the kernel's figure for its peak memory."""
+    """Run a command, discard its output, and return its wall time and the peak memory that the kernel reports."""
     with tempfile.TemporaryFile() as stderr:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
@@ -44,7 +44,7 @@ def run_process(command: Sequence[str], environment: Mapping[str, str] | None = 
 
 
 def random_model(variant: str, folder: str) -> str:
-    """Write a model with random weights in another process, so that this one stays small, and return the folder."""
+    """Write a model with random weights, in another process so that this one stays small, and return its folder."""
     subprocess.run([sys.executable, "-m", "benchmarks.models", variant, folder], check=True)
     return folder
 
@@ -52,7 +52,7 @@ def random_model(variant: str, folder: str) -> str:
 def collect(functions: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Call each function once per round, interleaved, and return its results.
 
-    A warm-up call before the first round fills caches; its result is dropped.
+    One more call before the first round fills the caches. Its result is dropped.
     """
     results: dict[str, list[T]] = {name: [] for name in functions}
 
@@ -64,7 +64,7 @@ def collect(functions: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, 
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """Divide their seconds by ours, round by round, and return the smallest, the median and the largest ratio."""
+    """Return the lowest, the median and the highest ratio of their seconds to ours, computed for each round."""
     ordered = sorted(other / own for own, other in zip(ours, theirs, strict=True))
     return ordered[0], median(ordered), ordered[-1]
 

@@ -1,8 +1,8 @@
-"""Compare the peak memory of ``levit predict`` over few photos and over many: it must not grow with the folder.
+"""Compare the peak memory of ``levit predict`` on few and on many photos. It must not grow with their number.
 
 python -m benchmarks.memory FOLDER [--few 100] [--many 20000] [--variant levit-128S]
 
-The photos of the folder are repeated until there are enough.
+If the folder has too few photos, they are repeated.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from levit_cli.data.inputs import walk
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--few", type=int, default=100)
-    parser.add_argument("--many", type=int, default=20_000)
-    parser.add_argument("--variant", default="levit-128S")
+    parser.add_argument("folder", type=Path, help="folder of photos")
+    parser.add_argument("--few", type=int, default=100, help="number of photos in the first run")
+    parser.add_argument("--many", type=int, default=20_000, help="number of photos in the second run")
+    parser.add_argument("--variant", default="levit-128S", help="published variant; its weights are random")
     options = parser.parse_args()
     paths = [item.path for item in walk(str(options.folder))]
     levit = str(Path(sys.executable).with_name("levit"))

@@ -1,8 +1,8 @@
-"""Compare levit's pixels with those of resizing the whole image and then cropping it.
+"""Compare levit's pixels with a reference that resizes the whole image and then crops it.
 
 python -m benchmarks.pixels FOLDER
 
-All images in the folder are compared, for each preprocessing at 224 x 224 pixels.
+All images in the folder are compared, for each preprocessing that resizes with Pillow, at 224 x 224 pixels.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def differences(folder: Path, transform: Transform) -> Iterator[tuple[int, float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="folder of photos")
     options = parser.parse_args()
     print("| preprocessing | photos | largest difference | mean % of values | worst photo | photos above 0.1 % |")
     print("|---|---|---|---|---|---|")

@@ -2,7 +2,7 @@
 
 python -m benchmarks.training_step [--model levit-128S] [--sizes 64,96,128] [--batch-size 128] [--rounds 12]
 
-A step is a forward pass, a backward pass and an update in bf16 autocast, on one batch of random images.
+A step consists of a forward pass in bf16 autocast, a backward pass and an update, on one batch of random images.
 """
 
 import argparse
@@ -40,10 +40,10 @@ def make_step(config: LevitConfig, batch: Tensor, *, is_compiled: bool) -> Step:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="levit-128S", choices=VARIANTS)
-    parser.add_argument("--sizes", default="64,96,128")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--model", default="levit-128S", choices=VARIANTS, help="published variant to train")
+    parser.add_argument("--sizes", default="64,96,128", help="image sizes in pixels, separated by commas")
+    parser.add_argument("--batch-size", type=int, default=128, help="images per batch")
+    parser.add_argument("--rounds", type=int, default=12, help="number of interleaved rounds")
     options = parser.parse_args()
     for side in map(int, options.sizes.split(",")):
         config = replace(VARIANTS[options.model], num_classes=10, image_size=(side, side))
@@ -56,7 +56,7 @@ def main() -> None:
         timings = interleave(steps, single_steps(options.rounds))
         low, middle, high = ratios(timings["compiled"].steps, timings["eager"].steps)
         times = ", ".join(f"{name} {1000 * timing.median_s:.0f} ms" for name, timing in timings.items())
-        print(f"{side:4} px: {times}, {middle:.2f}x ({low:.2f} to {high:.2f}); compilation: {compilation_s:.0f} s")
+        print(f"{side:4} px: {times}, ratio {middle:.2f} ({low:.2f} to {high:.2f}); compilation: {compilation_s:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+"""Folding keeps a baseline's logits, and its sizes are those of the paper."""
+
 from typing import get_args
 
 import pytest
@@ -5,7 +7,7 @@ import torch
 from torch import nn
 
 from levit_cli.bench.baselines import DESIGNS, Baseline, build_network, count_parameters_and_macs, fold_norms
-from levit_cli.bench.jit import both_heads
+from levit_cli.bench.jit import build_two_head_levit
 from levit_cli.bench.models import RandomWeights
 from levit_cli.bench.paper import PUBLISHED
 from levit_cli.choices import BaselineName
@@ -106,10 +108,10 @@ class TinyWeights(RandomWeights):
     state = random_state(TINY)
 
 
-def test_the_papers_form_gives_the_logits_of_the_training_form() -> None:
+def test_the_model_of_the_paper_protocol_gives_the_logits_of_the_training_form() -> None:
     model = Levit(TINY).eval()
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in random_state(TINY).items()})
-    network = both_heads(TinyWeights(TINY))
+    network = build_two_head_levit(TinyWeights(TINY))
     images = torch.randn(3, 3, *TINY.image_size)
     with torch.inference_mode():
         traced = trace(network, images)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from levit_cli.bench.compare import Comparison, compare, read_earlier_run
-from levit_cli.bench.models import RandomWeights, Selection, baselines, levits
+from levit_cli.bench.models import RandomWeights, Selection, select_baselines, select_levits
 from levit_cli.bench.paper import CLAIMS, PUBLISHED
 from levit_cli.bench.protocol import PROTOCOLS
 from levit_cli.bench.results import Row, as_csv, as_json, verdicts
@@ -41,18 +41,18 @@ def text_of(rows: list[Row], comparisons: list[Comparison] | None = None) -> str
 
 
 def test_the_default_models_are_the_five_variants_and_the_baselines_of_their_claims() -> None:
-    models = levits((), load)
+    models = select_levits((), load)
     assert [model.name for model in models] == list(VARIANTS)
-    assert {model.name for model in baselines(None, models)} == {claim.slow for claim in CLAIMS}
-    assert [model.name for model in baselines(None, [bench_model("levit-192")])] == ["efficientnet_b2"]
+    assert {model.name for model in select_baselines(None, models)} == {claim.slow for claim in CLAIMS}
+    assert [model.name for model in select_baselines(None, [bench_model("levit-192")])] == ["efficientnet_b2"]
 
 
 def test_a_variant_gets_random_weights_and_any_other_model_is_loaded() -> None:
-    first, second, demo = levits(("LEVIT-128s", "levit-128S", "levit-256", "demo"), load)
+    first, second, demo = select_levits(("LEVIT-128s", "levit-128S", "levit-256", "demo"), load)
     assert (first.name, second.name) == ("levit-128S", "levit-256")
     assert isinstance(first.weights, RandomWeights)
     assert demo.published is None  # small images and ten classes, which the paper did not measure
-    assert baselines(None, [demo]) == []
+    assert select_baselines(None, [demo]) == []
 
 
 def test_random_weights_are_complete_and_give_finite_logits_of_moderate_size() -> None:
@@ -65,11 +65,11 @@ def test_random_weights_are_complete_and_give_finite_logits_of_moderate_size() -
 
 
 def test_baseline_names_ignore_case_and_an_unknown_one_is_a_usage_error() -> None:
-    assert [model.name for model in baselines("ResNet50, deit-tiny", [])] == ["resnet50", "deit_tiny"]
-    assert [model.name for model in baselines(",".join(BASELINES), [])] == list(BASELINES)
+    assert [model.name for model in select_baselines("ResNet50, deit-tiny", [])] == ["resnet50", "deit_tiny"]
+    assert [model.name for model in select_baselines(",".join(BASELINES), [])] == list(BASELINES)
     for unknown in ("efficientnet_b9", "resnet50,", ""):
         with pytest.raises(UsageError, match="Unknown baseline"):
-            baselines(unknown, [])
+            select_baselines(unknown, [])
 
 
 def test_a_claim_holds_if_the_ratio_is_at_least_the_papers() -> None:
@@ -160,7 +160,7 @@ def test_only_rows_with_the_same_settings_are_compared(tmp_path: Path) -> None:
     assert [(each.key.model, each.ratio) for each in comparisons] == [("levit-256", 0.8), ("levit-128S", 1.5)]
     assert "0.80x" in text_of(now, comparisons)
     unwrapped = " ".join(text_of(now, []).split())
-    assert "No model ran in both with the same engine, precision, batch size and number of threads" in unwrapped
+    assert "No model ran in both runs with the same engine, precision, batch size and number of threads" in unwrapped
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def run_bench(
         ({"selection": Selection(against="resnet50", no_baselines=True)}, "contradict each other"),
         ({"protocol": "paper", "folder": MISSING}, "leave --protocol out"),
         ({"folder": MISSING}, "unlikely-to-exist is not a folder"),
-        ({"outputs": Outputs(plot=Path("speed.jpg"))}, "use .png or .svg"),
+        ({"outputs": Outputs(plot=Path("speed.jpg"))}, "ends in .png or .svg"),
         ({"compare_with": MISSING}, "Cannot read unlikely-to-exist"),
     ],
 )
@@ -227,7 +227,7 @@ def test_wrong_options_are_usage_errors_before_a_model_is_loaded(
 @pytest.mark.parametrize(
     ("outputs", "kind", "message"),
     [
-        (Outputs(plot=Path("speed.jpg")), UsageError, "use .png or .svg"),
+        (Outputs(plot=Path("speed.jpg")), UsageError, "ends in .png or .svg"),
         (Outputs(plot=MISSING / "speed.svg"), OutputError, "its folder does not exist"),
         (Outputs(MISSING / "speed.json"), OutputError, "its folder does not exist"),
         (Outputs(Path("tests")), OutputError, "it is a folder"),

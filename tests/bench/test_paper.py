@@ -1,3 +1,5 @@
+"""The paper's figures agree with our counts and with each other."""
+
 import pytest
 
 from levit_cli.bench.paper import CLAIMS, PUBLISHED, Claim

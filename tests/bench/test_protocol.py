@@ -1,3 +1,5 @@
+"""Models are timed in interleaved rounds, with a clock that the tests control."""
+
 from collections.abc import Callable
 
 import pytest
@@ -56,7 +58,7 @@ def test_models_are_interleaved_and_each_turn_starts_with_an_untimed_step(time: 
     assert texts[-1] == "b: round 2 of 2"
 
 
-def test_median_mean_percentile_and_spread_of_a_timing() -> None:
+def test_a_timing_has_median_mean_percentile_and_spread() -> None:
     timing = Timing(((1.0, 2.0, 3.0), (4.0, 5.0)))
     assert (timing.median_s, timing.mean_s) == (3.0, 3.0)
     assert timing.p90_s == pytest.approx(4.6)
@@ -74,7 +76,7 @@ def test_the_paper_protocol_has_the_authors_times_and_average() -> None:
     assert Timing(((1.0, 1.0, 4.0),)).average_s(PROTOCOLS["quick"].average) == 1.0
 
 
-def test_named_times_replace_those_of_the_protocol() -> None:
+def test_given_times_replace_those_of_the_protocol() -> None:
     protocol = make_protocol("paper", duration_s=5)
     assert (protocol.warmup_s, protocol.duration_s) == (10, 5)
     assert make_protocol("quick", warmup_s=0).warmup_s == 0

@@ -13,6 +13,7 @@ from levit_cli.choices import CHECKPOINT_FORMATS, CheckpointFormat
 from levit_cli.errors import ExitCode, RefusedError
 from levit_cli.model.config import VARIANTS, LevitConfig
 from levit_cli.model.tensors import BIAS_INDEX, tensors
+from levit_cli.system.text import count_noun
 from tests.support.checkpoint_files import arrays_of
 from tests.support.random_weights import TINY, random_state
 
@@ -196,7 +197,7 @@ def test_any_single_mis_shaped_tensor_is_named_with_both_shapes(format: Checkpoi
 
 
 @pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
-def test_any_single_missing_tensor_is_named_without_other_blocks(format: CheckpointFormat) -> None:
+def test_any_single_missing_tensor_is_named_if_each_stage_has_one_block(format: CheckpointFormat) -> None:
     arrays = hollow(format, replace(TINY, depths=(1, 1, 1), distilled=False))
     for name in weights_of(format, replace(TINY, depths=(1, 1, 1), distilled=False)):
         assert name in refusal({other: array for other, array in arrays.items() if other != name})
@@ -248,7 +249,7 @@ def test_a_mix_of_two_formats_is_refused() -> None:
         (["vit.embeddings.cls_token", "vit.embeddings.patch_embeddings.projection.weight"], "ViT or DeiT"),
         (["conv_stem.weight", "bn1.weight"], "an EfficientNet or MobileNet"),
         (["model.embed_tokens.weight"], "a language model"),
-        ([tensor.names.ours for tensor in tensors(TINY)], "our own training form"),
+        ([tensor.names.ours for tensor in tensors(TINY)], "the training form of levit"),
         (["weight", "bias"], "an unknown architecture"),
     ],
 )  # fmt: skip
@@ -256,12 +257,12 @@ def test_another_architecture_is_refused_with_a_guess(keys: list[str], guess: st
     message = refusal({key: ones((3, 3)) for key in keys})
     assert "is not a LeViT checkpoint: it looks like" in message
     assert guess in message
-    assert f"none of its {len(keys)} keys" in message
-    assert f"the first keys are {', '.join(keys[:5])}" in message
+    assert f"no convolution of the LeViT stem among {count_noun(len(keys), 'key')}" in message
+    assert f"the first are {', '.join(keys[:5])}" in message
 
 
 def test_an_empty_state_dict_is_refused() -> None:
-    assert "none of its 0 keys" in refusal({})
+    assert "no convolution of the LeViT stem among 0 keys" in refusal({})
 
 
 # --- invalid values

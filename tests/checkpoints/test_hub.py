@@ -60,7 +60,7 @@ else:
 print(json.dumps({{**report, "warnings": warnings, "client": "huggingface_hub" in sys.modules}}))
 """
 # File permissions do not bind root unless it drops its capabilities.
-DROP_CAPABILITIES = "import ctypes; ctypes.CDLL(None).capset((c.c_uint32 * 2)(0x20080522, 0), (c.c_uint32 * 6)())"
+DROP_CAPABILITIES = "import ctypes as c; c.CDLL(None).capset((c.c_uint32 * 2)(0x20080522, 0), (c.c_uint32 * 6)())"
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def require_unreachable(outcome: Outcome, *words: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["levit-128S", "levit-128", "levit-192", "levit-256", "levit-384"])
-def test_a_variant_name_in_any_case_means_its_published_weights(name: str) -> None:
+def test_a_variant_name_in_any_case_selects_its_published_weights(name: str) -> None:
     for spelling in (name, name.lower(), name.upper()):
         assert hub.parse(spelling) == hub.HubId(f"facebook/{name}")
 
@@ -283,7 +283,7 @@ def test_an_invalid_hub_id_is_none(source: str) -> None:
     assert hub.parse(source) is None
 
 
-def test_an_id_that_the_hub_forbids_is_refused_without_a_request(machine: Machine, fake: FakeHub) -> None:
+def test_an_id_that_the_hub_does_not_allow_is_refused_without_a_request(machine: Machine, fake: FakeHub) -> None:
     outcome = machine.load("owner/two--dashes")
     assert outcome.exit_code == ExitCode.REFUSED
     assert "owner/two--dashes is not a hub id" in outcome.message
@@ -302,7 +302,7 @@ def test_a_cold_cache_downloads_only_the_files_of_the_model(
     assert sorted(fake.take_requests()) == sorted(COLD)  # no telemetry, no README.md
 
 
-def test_a_warm_cache_costs_one_request(warm: Machine, fake: FakeHub) -> None:
+def test_a_warm_cache_needs_one_request(warm: Machine, fake: FakeHub) -> None:
     outcome = warm.load()
     outcome.require()
     assert outcome.warnings == []
@@ -356,7 +356,7 @@ def test_a_missing_shard_is_named(machine: Machine, fake: FakeHub, sharded: File
     fake.add(REPO, {name: content for name, content in sharded.items() if name != lacking})
     outcome = machine.load()
     assert outcome.exit_code == ExitCode.REFUSED
-    assert f"{REPO} lacks {lacking}" in outcome.message
+    assert f"{REPO} has no file {lacking}" in outcome.message
 
 
 def test_a_repository_without_weights_is_refused(machine: Machine, fake: FakeHub, whole: Files) -> None:
@@ -549,7 +549,7 @@ def test_a_bit_flipped_in_transit_is_refused_and_not_kept(machine: Machine, repo
     machine.load().require()
 
 
-def test_a_bit_flipped_once_in_transit_causes_a_warning(machine: Machine, repository: Repository) -> None:
+def test_a_bit_flipped_once_in_transit_causes_a_warning_and_a_retry(machine: Machine, repository: Repository) -> None:
     repository.faults = {"model.safetensors": "flip once"}
     outcome = machine.load()
     outcome.require()

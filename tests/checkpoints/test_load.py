@@ -173,7 +173,7 @@ def test_a_folder_named_demo_without_weights_is_ignored(tmp_path: Path, monkeypa
     assert load("demo").config == TINY
 
 
-def test_only_a_local_folder_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_folder_returns_only_local_folders_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "run" / "model.safetensors", "hf")
     for source in ("run", "./run/", str(tmp_path / "run")):
@@ -225,7 +225,7 @@ def test_labels_of_another_length_are_refused_with_both_numbers(tmp_path: Path) 
     assert load(folder, labels=tmp_path / "names.txt").labels == ANIMALS  # the hint helps
 
 
-def test_placeholder_labels_become_numbers(tmp_path: Path) -> None:
+def test_placeholder_labels_are_replaced_by_numbers(tmp_path: Path) -> None:
     folder = with_config(tmp_path, id2label={str(index): f"LABEL_{index}" for index in range(7)})
     assert load(folder).labels == numbered(7)
 
@@ -247,7 +247,7 @@ def test_the_size_of_an_old_preprocessor_is_the_crop_size(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["fb", "hf", "timm", "hf-tensor"])
 @pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
-def test_a_named_preprocessing_takes_precedence_over_the_formats(
+def test_a_named_preprocessing_takes_precedence_over_that_of_the_format(
     tmp_path: Path, format: CheckpointFormat, name: PreprocessingName
 ) -> None:
     assert load(write_model(tmp_path / "a.pth", format), preprocessing=name).transform == transform_for(name, (64, 64))
@@ -256,7 +256,7 @@ def test_a_named_preprocessing_takes_precedence_over_the_formats(
 @pytest.mark.parametrize(
     ("preprocessor", "reason"),
     [
-        ({"size": 224}, r"images of \(64, 64\) pixels, but its preprocessing returns \(224, 224\)"),
+        ({"size": 224}, r"images of 64 x 64 px, but its preprocessing returns 224 x 224 px"),
         ({"do_resize": False}, "disables do_resize"),
         ({"size": {"height": 64, "width": 64}}, "without keeping the aspect ratio"),
     ],

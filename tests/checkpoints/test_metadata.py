@@ -356,7 +356,7 @@ def test_edited_keys_take_precedence_over_our_section(
     assert read_metadata(folder_with(tmp_path, **{file: content})).transform == transform
 
 
-def test_every_edge_is_expressed_for_transformers_within_one_pixel(tmp_path: Path) -> None:
+def test_resize_edges_are_written_for_transformers_within_one_pixel(tmp_path: Path) -> None:
     reachable = {int((256 / 224) * size) for size in range(1, 1000)}  # the formula of LevitImageProcessor
     for edge in range(64, 1000):
         transform = Transform("custom", (edge, edge), (64, 64), "floor")
@@ -365,7 +365,7 @@ def test_every_edge_is_expressed_for_transformers_within_one_pixel(tmp_path: Pat
         assert actual == (edge if edge in reachable else edge + 1)
 
 
-def test_every_edge_is_expressed_for_timm() -> None:
+def test_resize_edges_are_written_exactly_for_timm() -> None:
     for side in range(16, 400, 16):
         for edge in range(side, 2 * side, 7):
             transform = Transform("custom", (edge, edge), (side, side), "half_even")

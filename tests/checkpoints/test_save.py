@@ -45,7 +45,7 @@ def convert(source: Path, target: Path, format: CheckpointFormat, dtype: Dtype |
 )
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cycle", CYCLES, ids=" to ".join)
-def test_weight_files_survive_a_round_trip_byte_for_byte(
+def test_weight_files_are_identical_after_a_round_trip(
     tmp_path: Path, cycle: tuple[CheckpointFormat, ...], dtype: Dtype, config: LevitConfig, suffix: str
 ) -> None:
     path = first = write_model(tmp_path / f"0{suffix}", cycle[0], config, dtype)
@@ -66,7 +66,7 @@ def assert_same_state(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("transform", ["fb", "hf", "timm"])
 @pytest.mark.parametrize("start", ["hf", "timm"])
-def test_folders_survive_a_round_trip_with_all_metadata(
+def test_folders_keep_all_metadata_in_a_round_trip(
     tmp_path: Path, start: CheckpointFormat, transform: PreprocessingName, dtype: Dtype
 ) -> None:
     """Only the model card differs, because it names its source."""
@@ -91,7 +91,7 @@ def test_folders_survive_a_round_trip_with_all_metadata(
             assert getattr(loaded, field) == getattr(known, field)
 
 
-def test_a_published_variant_survives_a_round_trip_byte_for_byte(tmp_path: Path) -> None:
+def test_the_file_of_a_published_variant_is_identical_after_a_round_trip(tmp_path: Path) -> None:
     first = write_model(tmp_path / "first.pth", "fb", VARIANTS["levit-128S"])
     hf = convert(first, tmp_path / "hf", "hf")
     timm = convert(hf, tmp_path / "timm", "timm")
@@ -100,7 +100,7 @@ def test_a_published_variant_survives_a_round_trip_byte_for_byte(tmp_path: Path)
     assert_same_state(first, last)
 
 
-def test_a_rectangular_image_size_survives_a_round_trip(tmp_path: Path) -> None:
+def test_a_rectangular_image_size_is_kept_in_a_round_trip(tmp_path: Path) -> None:
     config = replace(TINY, image_size=(48, 80))
     write_arrays(tmp_path / "source" / "model.safetensors", arrays_of("timm", config))
     (tmp_path / "source" / "config.json").write_text('{"image_size": [48, 80]}')
@@ -226,7 +226,7 @@ def test_small_weights_and_means_may_underflow(tmp_path: Path) -> None:
     assert not load(tmp_path / "a.pth").state["head.linear.weight"].any()
 
 
-def test_metas_format_is_one_file(tmp_path: Path) -> None:
+def test_metas_format_cannot_be_saved_as_a_folder(tmp_path: Path) -> None:
     checkpoint = load(write_model(tmp_path / "source.pth", "fb"))
     with pytest.raises(UsageError, match=r"use a name that ends in \.pth") as caught:
         save(checkpoint, tmp_path / "folder", "fb")

@@ -100,7 +100,7 @@ def test_compare_gives_ratios_and_fail_below_sets_the_exit_code(
 def test_fail_below_without_a_common_row_is_a_usage_error(before: Path, tiny_folder: Path) -> None:
     done = levit("bench", tiny_folder, *SHORT, "-b", "3", "--compare", before, "--fail-below", "0.9")
     assert done.returncode == 2
-    assert b"has no model of this run" in done.stderr
+    assert b"has no result to compare with this run" in done.stderr
     assert done.stdout == b""
 
 
@@ -196,7 +196,7 @@ def test_end_to_end_times_the_parts_of_the_pipeline(tiny_folder: Path, tmp_path:
         (["--duration", "0"], 2, b"--duration 0"),
         (["--duration", "soon"], 2, b"--duration"),
         (["--plot", "nowhere/speed.svg"], 4, b"Cannot write nowhere/speed.svg"),
-        (["--plot", "speed.pdf"], 2, b"use .png or .svg"),
+        (["--plot", "speed.pdf"], 2, b"ends in .png or .svg"),
         (["demo", "--plot", "speed.svg"], 2, b"There is nothing to plot"),
         (["--compare", "nowhere.json"], 2, b"Cannot read nowhere.json"),
         (["--fail-below", "0.9"], 2, b"add --compare FILE"),

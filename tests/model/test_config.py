@@ -34,7 +34,7 @@ def test_counts_equal_those_of_the_paper(variant: str) -> None:
     ) == COUNTS[variant]
 
 
-def test_one_head_saves_one_linear_layer() -> None:
+def test_the_macs_of_one_and_two_heads_differ_by_one_linear_layer() -> None:
     config = VARIANTS["levit-256"]
     assert config.macs - replace(config, distilled=False).macs == 512 * 1000
 

@@ -144,7 +144,7 @@ def test_transformers_loads_our_folder(tmp_path: Path, config: LevitConfig) -> N
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_transformers_loads_our_half_precision(tmp_path: Path, dtype: Any) -> None:
+def test_transformers_loads_our_half_precision_weights(tmp_path: Path, dtype: Any) -> None:
     save(checkpoint_of(tmp_path, TINY), tmp_path / "hf", "hf", dtype)
     network, report = transformers.LevitForImageClassificationWithTeacher.from_pretrained(
         tmp_path / "hf", output_loading_info=True, local_files_only=True, dtype="auto"
@@ -282,7 +282,7 @@ def test_a_folder_of_an_older_transformers_is_loaded(tmp_path: Path) -> None:
     assert checkpoint.transform == transform_for("hf", (64, 64))
 
 
-def test_half_precision_of_transformers_is_loaded(tmp_path: Path) -> None:
+def test_half_precision_weights_of_transformers_are_loaded(tmp_path: Path) -> None:
     network = hf_network(TINY, random_state(TINY)).half()
     network.save_pretrained(tmp_path)
     checkpoint = load(tmp_path)
@@ -291,7 +291,7 @@ def test_half_precision_of_transformers_is_loaded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(checkpoint.state["head.linear.weight"], expected, strict=True)
 
 
-def test_our_section_survives_transformers_and_yields_to_edited_keys(tmp_path: Path) -> None:
+def test_transformers_keeps_our_section_and_edited_keys_take_precedence(tmp_path: Path) -> None:
     transform = Transform("custom", (84, 84), (64, 64), "half_even")
     save(checkpoint_of(tmp_path, TINY, transform=transform), tmp_path / "ours", "hf")
     processor = transformers.LevitImageProcessorPil.from_pretrained(tmp_path / "ours", local_files_only=True)

@@ -90,7 +90,7 @@ def engines(config: LevitConfig, state: dict[str, Array]) -> tuple[TorchEngine, 
 @pytest.mark.parametrize("distilled", [True, False], ids=["two heads", "one head"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.inference_mode()
-def test_logits_equal_the_references(variant: str, distilled: bool) -> None:
+def test_logits_equal_those_of_the_references(variant: str, distilled: bool) -> None:
     config = replace(VARIANTS[variant], distilled=distilled)
     state, pixels = random_state(config), random_pixels(config)
     images = normalized(pixels, config)
@@ -108,7 +108,7 @@ def test_logits_equal_the_references(variant: str, distilled: bool) -> None:
 
 @pytest.mark.parametrize("variant", ["levit-128S", "levit-384"])
 @torch.inference_mode()
-def test_hidden_states_and_features_equal_the_references(variant: str) -> None:
+def test_hidden_states_and_features_equal_those_of_the_references(variant: str) -> None:
     config = VARIANTS[variant]
     state = random_state(config)
     images = normalized(random_pixels(config), config)
@@ -136,7 +136,7 @@ def test_both_heads_equal_those_of_transformers() -> None:
 
 @pytest.mark.parametrize("image_size", [(96, 160), (224, 128), (112, 112), (16, 32)])
 @torch.inference_mode()
-def test_other_image_sizes_equal_timm(image_size: tuple[int, int]) -> None:
+def test_logits_at_other_image_sizes_equal_those_of_timm(image_size: tuple[int, int]) -> None:
     config = replace(VARIANTS["levit-192"], image_size=image_size, num_classes=11)
     state, pixels = random_state(config), random_pixels(config)
     images = normalized(pixels, config)
@@ -149,7 +149,7 @@ def test_other_image_sizes_equal_timm(image_size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("stages", [1, 2, 4])
 @torch.inference_mode()
-def test_other_numbers_of_stages_equal_timm(stages: int) -> None:
+def test_logits_with_other_numbers_of_stages_equal_those_of_timm(stages: int) -> None:
     config = LevitConfig(
         (32, 48, 64, 80)[:stages], (16,) * stages, (2, 3, 4, 5)[:stages], (1, 2, 1, 1)[:stages],
         num_classes=5, image_size=(80, 64),

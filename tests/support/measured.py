@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from levit_cli.bench.models import BenchModel, baselines, levits
+from levit_cli.bench.models import BenchModel, select_baselines, select_levits
 from levit_cli.bench.protocol import Timing
 from levit_cli.bench.results import Row
 from levit_cli.bench.runners import ModelRunner
@@ -25,7 +25,7 @@ META = {
 
 def bench_model(name: str) -> BenchModel:
     """Return a variant or a baseline by its name."""
-    (model,) = levits((name,), _load_nothing) if name.startswith("levit") else baselines(name, [])
+    (model,) = select_levits((name,), _load_nothing) if name.startswith("levit") else select_baselines(name, [])
     return model
 
 

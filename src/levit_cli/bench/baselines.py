@@ -1,8 +1,8 @@
-"""Baselines with random weights: torchvision's EfficientNets and ResNet-50, and DeiTs of the paper's sizes.
+"""Build the baselines with random weights: EfficientNets and ResNet-50 of torchvision, and DeiTs of the paper's sizes.
 
 Speed does not depend on the weights. Batch norms are calibrated on a random batch, so that activations neither vanish
-nor overflow, and are then folded into the convolutions before them; the activations after them stay. DeiT is
-torchvision's ``VisionTransformer`` with DeiT's widths: it has 197 tokens, as it lacks the distillation token.
+nor overflow. They are then folded into the convolutions before them. DeiT is torchvision's ``VisionTransformer`` with
+DeiT's widths. It has no distillation token and therefore 197 tokens.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from levit_cli.model.config import Grid
 CALIBRATION_SHAPE = (2, 3, 160, 160)
 IMAGE_MEAN, IMAGE_STD = 0.45, 0.225  # ImageNet's, averaged over the color channels and rounded
 GATE_DAMPING = 0.1  # with torchvision's initialization, EfficientNet's activations grow a thousandfold per layer
-HEAD_STD = 0.02  # torchvision initializes a transformer's head with zeros, which a compiler might optimize away
+HEAD_STD = 0.02  # torchvision initializes this layer with zeros, and a compiler might optimize it away
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def build_network(name: BaselineName) -> nn.Module:
 
 
 def make_baseline(name: BaselineName) -> Baseline:
-    """Build a baseline from uint8 pixels to logits."""
+    """Build a baseline that maps uint8 pixels to logits."""
     return Baseline(build_network(name), DESIGNS[name].side)
 
 
@@ -116,7 +116,7 @@ def calibrate(network: nn.Module) -> None:
 
 
 def _set_variance(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-    # One variance for all channels: with one each, channels that happen to be small would grow from layer to layer.
+    # All channels get one variance. With one variance each, small channels would grow from layer to layer.
     norm.get_buffer("running_var").fill_(inputs[0].square().mean())
 
 

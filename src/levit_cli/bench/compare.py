@@ -20,7 +20,7 @@ HINT = "--compare takes a file written by levit bench --format json"
 
 
 class Key(NamedTuple):
-    """The values that two comparable rows have in common."""
+    """The settings that must be equal in two rows that are compared."""
 
     model: str
     engine: str
@@ -107,7 +107,7 @@ def key_of(runner: ModelRunner) -> Key:
 
 
 def require_common_row(runners: Sequence[ModelRunner], earlier: EarlierRun) -> None:
-    """Check that there is a row to compare: with none, ``--fail-below`` would always pass.
+    """Check that there is a row to compare. Otherwise ``--fail-below`` would always pass.
 
     Raises:
         UsageError: the two runs have no row in common.
@@ -115,28 +115,29 @@ def require_common_row(runners: Sequence[ModelRunner], earlier: EarlierRun) -> N
     keys = [key_of(runner) for runner in runners]
     if not any(key in earlier.speeds for key in keys):
         raise UsageError(
-            f"{earlier.path} has no model of this run, so --fail-below cannot be checked",
-            why=f"this run starts with {keys[0]}, the earlier one with {next(iter(earlier.speeds))}",
+            f"{earlier.path} has no result to compare with this run, so --fail-below cannot be checked",
+            why=f"the first result of this run is {keys[0]}, the first in the file is {next(iter(earlier.speeds))}",
+            hint="measure with the same model, engine, precision, batch size and number of threads",
         )
 
 
 def log_differences(earlier: EarlierRun, rows: Sequence[Row], meta: dict[str, Any], log: Log) -> None:
-    """Log a warning for another machine or protocol, and the rows that only the earlier run has."""
+    """Log a warning if the machine or the protocol changed, and list the rows that only the earlier run has."""
     for key in ("cpu", "device", "protocol"):
         before, now = earlier.meta.get(key), meta[key]
         if before not in (None, now):
             log(f"Warning: the earlier run had another {key}: {before}; this run has {now}")
     missing = set(earlier.speeds).difference(key_of(row.runner) for row in rows)
     if missing:
-        log(f"Only in the earlier run: {', '.join(sorted(map(str, missing)))}")
+        log(f"Not measured in this run: {', '.join(sorted(map(str, missing)))}")
 
 
 def check_ratios(comparisons: Sequence[Comparison], fail_below: float, log: Log) -> ExitCode:
     """Log each row whose ratio is below ``fail_below``, and return ``SOME_FAILED`` if there is one."""
     slower = [comparison for comparison in comparisons if comparison.ratio < fail_below]
     for comparison in slower:
-        why = f"--fail-below needs at least {fail_below:g}"
-        log(f"Too slow: {comparison.key} runs at {comparison.ratio:.3f} of its earlier speed · {why}")
+        why = f"--fail-below requires at least {fail_below:g}"
+        log(f"Too slow: {comparison.key} runs at {comparison.ratio:.3f} times its earlier speed · {why}")
     return ExitCode.SOME_FAILED if slower else ExitCode.OK
 
 

@@ -1,4 +1,4 @@
-"""Time the pipeline of ``levit predict`` over a folder, from file to record, and each of its parts.
+"""Time the pipeline of ``levit predict`` on a folder, from file to record, and each part of the pipeline.
 
 One step classifies all images once: read, decode, resize, network, and a jsonl record that is written to the null
 device. The first step is a warm-up, so the timed steps read files from the page cache, not from the disk.
@@ -42,12 +42,12 @@ PARTS = ("decode", "resize", "network", "output")
 
 @dataclass(frozen=True)
 class EndToEndRun:
-    """The timings of one model over a folder.
+    """The timings of one model on a folder.
 
     Args:
         images: number of images in one step.
         failed: number of them that could not be decoded.
-        parts_s: seconds of one thread per image, for each of ``PARTS``.
+        parts_s: thread seconds per image, for each of ``PARTS``.
     """
 
     model: str
@@ -73,7 +73,7 @@ def images_of(folder: Path) -> list[Input]:
     """Return at most ``MAX_IMAGES`` images of a folder, evenly spaced in its listing.
 
     Raises:
-        UsageError: it is not a folder, or no image in it can be decoded.
+        UsageError: ``folder`` is not a folder, or no image in it can be decoded.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", hint="--end-to-end needs a folder of images")
@@ -83,7 +83,7 @@ def images_of(folder: Path) -> list[Input]:
     count = min(len(listed), MAX_IMAGES)
     chosen = [listed[number * len(listed) // count] for number in range(count)]
     if not any(map(_is_readable, chosen)):
-        raise UsageError(f"No image in {folder} can be read", hint="levit predict reports the error of each image")
+        raise UsageError(f"No image in {folder} can be read", hint="run levit predict to get the error of each image")
     return chosen
 
 
@@ -99,7 +99,7 @@ def _is_readable(item: Input) -> bool:
 def measure_folder(
     folder: Path, models: list[BenchModel], spec: EngineSpec, batch_size: int | None, on_turn: Callable[[str], None]
 ) -> list[EndToEndRun]:
-    """Time each LeViT of the models over a folder, interleaved; baselines are left out."""
+    """Time each LeViT on a folder, interleaved. Baselines are left out."""
     images = images_of(folder)
     pipelines = {
         model.name: _TimedPipeline(model.weights, images, spec, batch_size or BATCH_SIZE)

@@ -1,9 +1,9 @@
-"""Run a model as the authors' ``speed_test.py`` does: torch, batch norms folded, ``torch.jit.trace``.
+"""Run a model as the authors' ``speed_test.py`` does: in torch, traced, with its batch norms folded.
 
-Both heads run and attention biases are gathered beforehand. The traced graph is not frozen, and tensors are not
+Both heads run. Attention biases are gathered in advance. The traced graph is not frozen, and tensors are not
 channels-last. The input is random and stays on the device. A precision other than fp32 uses autocast, as on the paper's
-GPU. One thing differs: the script replaces a baseline's batch norms by identities, which gives wrong logits at the
-right speed; here they are folded.
+GPU. There is one difference: the script replaces the batch norms of a baseline by identities, which gives the right
+speed but wrong logits; here they are folded.
 """
 
 import torch
@@ -42,7 +42,7 @@ def make_step(weights: Weights | BaselineName, shape: tuple[int, ...], spec: Eng
 
 def _network(weights: Weights | BaselineName) -> nn.Module:
     if not isinstance(weights, str):
-        return both_heads(weights)
+        return build_two_head_levit(weights)
     from levit_cli.bench.baselines import build_network
 
     return build_network(weights)
@@ -52,7 +52,7 @@ def _autocast(spec: EngineSpec) -> torch.autocast:
     return torch.autocast(spec.device, DTYPES[spec.precision], enabled=spec.precision != "fp32")
 
 
-def both_heads(weights: Weights) -> nn.Module:
+def build_two_head_levit(weights: Weights) -> nn.Module:
     """Build the training form in evaluation mode with its batch norms folded.
 
     It maps (B, 3, H, W) images to (B, classes) logits, the mean of the two heads.

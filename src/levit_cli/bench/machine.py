@@ -28,7 +28,7 @@ def machine_name() -> str:
 
 
 def device_name(device: str) -> str:
-    """Return the device; for a GPU of CUDA with its model name."""
+    """Return the device, followed by its model name if it is a CUDA GPU."""
     if device != "cuda":
         return device
     from levit_cli.engines.torch import gpu_name
@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def paper_hardware(device: str) -> str:
-    """Return the paper's machine that is most like this one, as a key of ``paper.HARDWARE``."""
+    """Return the machine of the paper that is most similar to this one, as a key of ``paper.HARDWARE``."""
     if device != "cpu":
         return "v100"
     return "graviton2" if platform.machine().lower() in ARM_NAMES else "xeon"

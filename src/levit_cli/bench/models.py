@@ -21,7 +21,7 @@ Load = Callable[[str], Checkpoint]
 
 
 class RandomWeights:
-    """A variant with random weights. They are generated at each access and not kept in memory."""
+    """A variant with random weights. They are generated at each access, so that they do not stay in memory."""
 
     sha256 = ""
 
@@ -81,8 +81,8 @@ def select_models(selection: Selection, log: Log, *, default_baselines: bool = T
     """Return the models to measure: LeViTs first, then baselines.
 
     Args:
-        log: gets the warnings of loading.
-        default_baselines: without ``against``, add the baselines of the paper's claims.
+        log: called with each warning of loading.
+        default_baselines: add the baselines of the paper's claims if ``against`` is None.
 
     Raises:
         RefusedError: a model cannot be loaded, or torchvision cannot be imported.
@@ -92,10 +92,10 @@ def select_models(selection: Selection, log: Log, *, default_baselines: bool = T
     def load_model(name: str) -> Checkpoint:
         return load(name, offline=selection.offline, sha256=selection.sha256, warn=lambda text: log(f"Warning: {text}"))
 
-    models = levits(selection.names, load_model)
+    models = select_levits(selection.names, load_model)
     if selection.no_baselines or (selection.against is None and not default_baselines):
         return models
-    compared = baselines(selection.against, models)
+    compared = select_baselines(selection.against, models)
     if compared:
         require_torchvision()
     for name in {model.name for model in models} & {model.name for model in compared}:
@@ -103,11 +103,11 @@ def select_models(selection: Selection, log: Log, *, default_baselines: bool = T
     return models + compared
 
 
-def levits(names: tuple[str, ...], load_model: Load) -> list[BenchModel]:
-    """Return the LeViTs of these names, each once; without names, the five variants.
+def select_levits(names: tuple[str, ...], load_model: Load) -> list[BenchModel]:
+    """Return the LeViTs with these names, each once. Without names, return the five variants.
 
     Args:
-        names: a variant gets random weights; any other model is loaded.
+        names: a variant gets random weights. Any other model is loaded.
 
     Raises:
         RefusedError: a model cannot be loaded.
@@ -125,14 +125,14 @@ def levits(names: tuple[str, ...], load_model: Load) -> list[BenchModel]:
 
 
 def _published_name(config: LevitConfig) -> str | None:
-    """Return the variant if the paper measured this config, with 224 x 224 images and 1000 classes; else None."""
+    """Return the variant if the paper measured this config (224 x 224 images, 1000 classes); otherwise None."""
     name = variant_name(config)
     same = name is not None and replace(config, drop_path_rate=VARIANTS[name].drop_path_rate) == VARIANTS[name]
     return name if same else None
 
 
-def baselines(names: str | None, models: list[BenchModel]) -> list[BenchModel]:
-    """Return the baselines to measure beside LeViTs.
+def select_baselines(names: str | None, models: list[BenchModel]) -> list[BenchModel]:
+    """Return the baselines to compare with LeViTs.
 
     Args:
         names: separated by commas; None for the baselines with which the paper's claims compare ``models``.
@@ -151,7 +151,7 @@ def baselines(names: str | None, models: list[BenchModel]) -> list[BenchModel]:
 
 
 def require_torchvision() -> None:
-    """Check before any work that baselines can be built.
+    """Check that baselines can be built.
 
     Raises:
         RefusedError: torchvision is missing, or was built for another version of torch.

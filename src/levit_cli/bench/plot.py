@@ -22,14 +22,14 @@ DOTS_PER_INCH = 150
 GREEN = "#2f7d4f"
 SHOWN_CLAIMS = 2  # the paper's text names the first two
 TICKS = (1, 2, 5)
-SETTINGS: Any = {**STYLE, "svg.hashsalt": "levit"}  # the same figures give the same file
+SETTINGS: Any = {**STYLE, "svg.hashsalt": "levit"}  # the same measurements give the same file
 
 
 class Family(NamedTuple):
-    """Models that are joined by one line.
+    """A family of models, whose points are joined by one line.
 
     Args:
-        label_above: put names above and to the right of their points; else below and to the left.
+        label_above: whether names are above and to the right of their points; otherwise below and to the left.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Family(NamedTuple):
     label_above: bool
 
 
-HALO = [withStroke(linewidth=3, foreground="white")]  # keeps names readable where lines cross them
+HALO = [withStroke(linewidth=3, foreground="white")]  # keeps names readable where a line crosses them
 
 FAMILIES = (
     Family("LeViT", "levit-", BLUE, "o", label_above=True),
@@ -59,16 +59,16 @@ def draw(rows: Sequence[Row], meta: Mapping[str, Any], format: str) -> bytes:
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
         for family in FAMILIES:
-            _line(axes, family, rows)
+            _draw_family(axes, family, rows)
         for verdict in verdicts(rows)[:SHOWN_CLAIMS]:
-            _claim(axes, verdict, rows)
-        _frame(axes, rows, meta)
+            _draw_claim(axes, verdict, rows)
+        _format_axes(axes, rows, meta)
         image = io.BytesIO()
         figure.savefig(image, format=format, dpi=DOTS_PER_INCH, facecolor="white", metadata=_metadata(format))
     return image.getvalue()
 
 
-def _line(axes: Axes, family: Family, rows: Sequence[Row]) -> None:
+def _draw_family(axes: Axes, family: Family, rows: Sequence[Row]) -> None:
     members = sorted((row for row in rows if (row.published or "").startswith(family.prefix)), key=_point)
     if not members:
         return
@@ -87,7 +87,7 @@ def _line(axes: Axes, family: Family, rows: Sequence[Row]) -> None:
         )
 
 
-def _claim(axes: Axes, verdict: Verdict, rows: Sequence[Row]) -> None:
+def _draw_claim(axes: Axes, verdict: Verdict, rows: Sequence[Row]) -> None:
     """Draw an arrow from the slow model to the fast one, labeled with both ratios."""
     points = {row.published: _point(row) for row in rows if row.published}
     slow, fast = points[verdict.claim.slow], points[verdict.claim.fast]
@@ -104,7 +104,7 @@ def _claim(axes: Axes, verdict: Verdict, rows: Sequence[Row]) -> None:
     )
 
 
-def _frame(axes: Axes, rows: Sequence[Row], meta: Mapping[str, Any]) -> None:
+def _format_axes(axes: Axes, rows: Sequence[Row], meta: Mapping[str, Any]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=TICKS))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
@@ -126,11 +126,11 @@ def _point(row: Row) -> tuple[float, float]:
 
 
 def short_name(published: str) -> str:
-    """Return a model's name as it is written beside its point: 128S, B2, Tiny."""
+    """Return the short name of a model for its point in the figure: 128S, B2, Tiny."""
     family, _, size = published.replace("_", "-").partition("-")
     return {"levit": size, "efficientnet": size.upper(), "deit": size.capitalize()}[family]
 
 
 def _metadata(format: str) -> dict[str, str | None]:
-    """Leave out the date, so that the same figures give the same file."""
+    """Return metadata without the date, so that the same measurements give the same file."""
     return {"Date": None} if format == "svg" else {}

@@ -2,10 +2,10 @@
 
 Each model is warmed up first. The models are then timed in rounds, A B C, A B C, …, so that a disturbance of the
 machine affects all of them. A turn is one model's part of a round. It starts with untimed steps, because the caches
-still hold another model's data. The ratio of two models can be computed for each round, and the spread of these ratios
-shows how reliable it is.
+still hold another model's data. The speed ratio of two models can be computed for each round. The spread of these
+ratios shows how reliable the comparison is.
 
-``benchmarks/`` uses this module as well: it imports nothing heavy.
+The scripts in ``benchmarks/`` use this module too, so it imports no heavy packages.
 """
 
 import time

@@ -1,7 +1,8 @@
-"""The results of a run: a row for each model, a verdict on each claim, and both as JSON and CSV.
+"""Represent the results of a run, a row for each model and a verdict on each claim, and format them as JSON and CSV.
 
 A claim compares two models of one run, so both have the same engine, precision and number of threads. The paper's ratio
-is that of its machine that is most like this one. The claim holds if the ratio measured here is at least as large.
+was measured on the machine of the paper that is most similar to this one. The claim holds if the ratio measured here is
+at least as large.
 """
 
 import csv
@@ -18,7 +19,7 @@ from levit_cli.bench.runners import ModelRunner
 from levit_cli.system.text import count_noun
 
 SCHEMA_VERSION = 1
-SIGNIFICANT_DIGITS = 5  # more than a measurement has
+SIGNIFICANT_DIGITS = 5  # more than the accuracy of a measurement
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Row:
 
     Args:
         average: the average of the step times from which the speed is computed.
-        hardware: the machine of the paper with which it is compared; a key of ``HARDWARE``.
+        hardware: the machine of the paper with which the row is compared; a key of ``HARDWARE``.
     """
 
     runner: ModelRunner
@@ -77,7 +78,7 @@ class Verdict:
 
     @property
     def rounds_agree(self) -> bool:
-        """Whether each round on its own gives the same verdict."""
+        """Whether the ratio of every single round gives the same verdict."""
         return (self.lowest >= self.paper_ratio) == (self.highest >= self.paper_ratio) == self.holds
 
 
@@ -87,7 +88,7 @@ def _published_speed(name: str, hardware: str) -> float:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Return a verdict on each claim of which both models were measured."""
+    """Return a verdict on each claim whose two models were measured."""
     by_name = {row.published: row for row in reversed(rows) if row.published}
     pairs = [(claim, by_name.get(claim.fast), by_name.get(claim.slow)) for claim in CLAIMS]
     return [_verdict(claim, fast, slow) for claim, fast, slow in pairs if fast and slow]
@@ -143,7 +144,7 @@ def as_json(meta: Mapping[str, Any], rows: Sequence[Row], **optional: Any) -> by
     """Format the JSON document.
 
     Args:
-        optional: keys that only some runs have, such as ``end_to_end``.
+        optional: further keys, which only some runs have, such as ``end_to_end``.
     """
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -178,7 +179,7 @@ def describe_machine(meta: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def utf8_name(name: str) -> str:
-    """Return the name with those bytes of a path escaped that are not valid UTF-8."""
+    """Return the name with its invalid UTF-8 bytes escaped; a path may contain some."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

@@ -1,7 +1,7 @@
 """Run ``levit bench``: check the options, load the models, measure them, and write the results.
 
-Errors are found before minutes are spent on measuring: first contradicting options, then files, then models and
-devices. Nothing is written before everything is measured.
+Measuring takes minutes. Options, files, models and devices are therefore checked first, in this order. The results are
+written when everything has been measured.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ class Outputs:
 
     Args:
         path: None for standard output.
-        format: None to choose it by the suffix of ``path``.
+        format: None to choose the format by the suffix of ``path``.
         plot: file of the figure; None for no figure.
         color: use colors in a table on a terminal.
     """
@@ -61,13 +61,13 @@ class Outputs:
         """Check before any work that the files can be written.
 
         Raises:
-            UsageError: a file exists, is one of ``inputs`` or is named twice, or a suffix names no image format.
+            UsageError: a file exists, is one of ``inputs`` or is named twice, or the plot is neither .png nor .svg.
             OutputError: a file cannot be written.
         """
         if self.plot and self.plot.suffix.lower() not in PLOT_SUFFIXES:
-            raise UsageError(f"The suffix of {self.plot} names no image format", hint="use .png or .svg")
+            raise UsageError(f"Unknown image format of {self.plot}", hint="use a name that ends in .png or .svg")
         if self.path and self.plot and self.path.absolute() == self.plot.absolute():
-            raise UsageError(f"-o and --plot name the same file, {self.plot}", hint="write to two files")
+            raise UsageError(f"-o and --plot name the same file, {self.plot}", hint="choose two different names")
         for path in filter(None, (self.path, self.plot)):
             require_free(path, inputs, overwrite=self.overwrite)
 
@@ -75,14 +75,14 @@ class Outputs:
         """Return ``--format``, else the format of the suffix, else a table.
 
         Raises:
-            UsageError: the suffix names no format.
+            UsageError: the suffix is not that of a format.
         """
         return choose_format(self.format, self.path, FORMATS, "table")
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that one run measured.
+    """The measurements of one run.
 
     Args:
         meta: the machine, the software and the protocol.
@@ -162,13 +162,15 @@ def _check_options(
         raise UsageError("--fail-below needs an earlier run", hint="add --compare FILE")
     if folder and protocol.name == "paper":
         raise UsageError(
-            "--end-to-end has no paper protocol", why="it measures levit predict", hint="leave --protocol out"
+            "--end-to-end cannot be used with --protocol paper",
+            why="it measures levit predict",
+            hint="leave --protocol out",
         )
     require_number("--fail-below", fail_below)
 
 
 def _load_plot(models: list[BenchModel]) -> Draw:
-    """Import the plot before anything is measured: matplotlib may be missing or broken."""
+    """Import the plotting code. This is done before measuring, because matplotlib may be missing or broken."""
     if not any(model.published for model in models):
         raise UsageError(
             "There is nothing to plot", why="the paper lists none of these models", hint="leave --plot out"
@@ -180,7 +182,7 @@ def _load_plot(models: list[BenchModel]) -> Draw:
 
 
 def _turns(models: list[BenchModel], protocol: Protocol, folder: Path | None) -> int:
-    """Count the steps of the progress bar: for each model its preparation, warm-up and rounds."""
+    """Count the steps of the progress bar, which are the preparation, the warm-up and the rounds of each model."""
     end_to_end = END_TO_END_PROTOCOL.rounds + 1 if folder else 0
     return len(models) * (protocol.rounds + 2 + end_to_end)
 

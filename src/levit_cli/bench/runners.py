@@ -1,4 +1,4 @@
-"""Prepare models for timing: each becomes a step that runs one batch and waits until it is finished.
+"""Prepare models for timing. Each becomes a function that runs one batch and waits for the result.
 
 LeViTs and baselines run in the same engine, precision and number of threads, from uint8 pixels to logits. Under the
 paper's protocol, the torch engine runs them as the authors' ``speed_test.py`` does; see ``bench.jit``.
@@ -29,7 +29,7 @@ class ModelRunner:
     """A model that is ready to be timed.
 
     Args:
-        spec: the resolved spec; nothing in it is ``auto``.
+        spec: the resolved spec, in which no setting is ``auto``.
         params, macs: parameters of the training form and its multiply-accumulates for one image.
         step: runs one batch and waits until it is finished.
     """
@@ -59,10 +59,10 @@ def make_runner(model: BenchModel, spec: EngineSpec, batch_size: int | None, *, 
     Args:
         spec: as ``engines.resolve_spec`` returns it.
         batch_size: None for the default of the device or of the paper.
-        as_paper: with the torch engine, run the model as the authors' script does.
+        as_paper: if the engine is torch, run the model as the authors' script does.
 
     Raises:
-        LevitError: the engine does not run here, or not with this precision.
+        LevitError: the engine does not run on this machine, or does not support the precision.
     """
     batch_size = batch_size or _default_batch_size(model, spec.device, as_paper=as_paper)
     image_size, params, macs = _size(model)

@@ -16,12 +16,12 @@ from levit_cli.bench.results import Row, Verdict, describe_machine, verdicts
 from levit_cli.system.output import is_terminal
 from levit_cli.system.text import count_noun, printable
 
-NAME_WIDTH = 15  # characters; a longer name is folded if the table gets too wide
+NAME_WIDTH = 15  # characters; a longer name is wrapped if the table is too wide
 VERDICT_STYLES = {"holds": "green", "less": "yellow", "not faster": "red"}
 
 
 class Page:
-    """Collects titles, notes and tables, and returns them as bytes. Names are never parsed as markup."""
+    """Collect titles, notes and tables, and return them as bytes. Names are never parsed as markup."""
 
     def __init__(self, *, color: bool) -> None:
         self._text = io.StringIO()
@@ -140,7 +140,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def format_number(value: float) -> str:
-    """Format a number with one decimal, from 1,000 on with none."""
+    """Format a number with one decimal, or with none if it is 1,000 or more."""
     return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
 
 
@@ -155,11 +155,11 @@ def _add_claims(page: Page, meta: Mapping[str, Any], hardware: str, judged: Sequ
     page.add_blank_line()
     page.add_note(
         f"The paper's ratios are from {HARDWARE[hardware]}. holds: the ratio here is at least the paper's. "
-        "less: LeViT is faster, but by a smaller ratio. unsure: the rounds do not all give the same verdict. "
+        "less: LeViT is faster, but the ratio is smaller. unsure: the verdict differs between rounds. "
         "Both models run with the same engine, precision and number of threads."
     )
     if meta["protocol"] != "paper":
-        page.add_note("The paper measured with traced torch models; use --protocol paper to do the same.")
+        page.add_note("The paper measured traced torch models. Use --protocol paper to do the same.")
 
 
 def _claim_cells(verdict: Verdict) -> tuple[str, ...]:
@@ -173,7 +173,7 @@ def _claim_cells(verdict: Verdict) -> tuple[str, ...]:
 
 
 def verdict_word(verdict: Verdict) -> str:
-    """Return the verdict in a word or two, as a key of ``VERDICT_STYLES``."""
+    """Return the verdict as a key of ``VERDICT_STYLES``."""
     if verdict.holds:
         return "holds"
     return "less" if verdict.measured_ratio > 1 else "not faster"
@@ -183,7 +183,7 @@ def _add_comparisons(page: Page, comparisons: Sequence[Comparison]) -> None:
     page.add_title("Compared with the earlier run (a ratio above 1 is faster now)")
     page.add_blank_line()
     if not comparisons:
-        page.add_note("No model ran in both with the same engine, precision, batch size and number of threads.")
+        page.add_note("No model ran in both runs with the same engine, precision, batch size and number of threads.")
         return
     page.add_table(
         (" model", "images/s\nbefore", "images/s\nnow", "ratio"),

@@ -1,8 +1,7 @@
 """Load and save checkpoints: ``load`` reads any format from any source, ``save`` writes any format.
 
-Both use the same type. A ``Checkpoint`` holds the config, the labels, the preprocessing and the arrays under our own
-names. The source may be Meta's ``.pth``, a folder written by timm or transformers, the demo model in this package, a
-hub id or a URL.
+Both work with a ``Checkpoint``: the config, the labels, the preprocessing and the arrays of a model. The source may be
+Meta's ``.pth``, a folder written by timm or transformers, the demo model in this package, a hub id or a URL.
 """
 
 from levit_cli.checkpoints.load import DEMO, Checkpoint, load, own_folder

@@ -1,9 +1,8 @@
-"""Detect a checkpoint's format, infer its config, and convert its arrays to our names.
+"""Detect a checkpoint's format, infer its config, and convert its keys to the names of the training form.
 
-The keys of the stem identify the format, and the existing blocks give the depths. Widths and heads are decided by a
-majority vote over the shapes of all tensors that have them. A single missing or mis-shaped tensor is therefore
-outvoted and can be named in the error. ``model.tensors.tensors`` then lists the tensors that the inferred
-``LevitConfig`` requires, and the file must match that list exactly.
+The keys of the stem identify the format, and the number of blocks gives the depths. Each width and each number of heads
+is the majority vote of several tensors, so one missing or mis-shaped tensor does not change the config, and the error
+can name it. ``model.tensors.tensors`` lists the tensors that the config requires. The file must match that list.
 """
 
 from collections import Counter
@@ -36,30 +35,31 @@ from levit_cli.model.tensors import (
     stem_names,
     tensors,
 )
+from levit_cli.system.text import count_noun
 
 Array = NDArray[Any]
-SHOWN = 5  # keys named in a message
+SHOWN_KEYS = 5  # keys named in a message
 STEM = tuple(stem_names(index) / CONVOLUTION / "weight" for index in range(STEM_CONVS))
-# Suffixes of the keys of other architectures, for the error message.
-OTHERS = {
+# Key suffixes by which the error message names another architecture.
+OTHER_ARCHITECTURES = {
     "patch_embed.proj.weight": "a vision transformer such as ViT or DeiT",
     "patch_embeddings.projection.weight": "a vision transformer such as ViT or DeiT",
     "layer1.0.conv1.weight": "a ResNet",
     "encoder.stages.0.layers.0.layer.0.convolution.weight": "a ResNet",
     "conv_stem.weight": "an EfficientNet or MobileNet",
     "features.0.0.weight": "a convolutional network from torchvision",
-    "stem.0.conv.weight": "our own training form, which is not a published format",
+    "stem.0.conv.weight": "the training form of levit itself, which is not a published format",
     "embed_tokens.weight": "a language model",
 }
 
 
 @dataclass(frozen=True)
 class StateDictConversion:
-    """A state dict under our names, and a record of what happened to each key of the file.
+    """A state dict with the names of the training form, and a report on each key of the file.
 
     Args:
         mapped: number of tensors taken from the file.
-        derived: our names of the tensors that the file lacks and that have a known value.
+        derived: names of the tensors that are not in the file and have a known value.
         dropped: keys of the file that are dropped on purpose.
     """
 
@@ -74,13 +74,13 @@ class StateDictConversion:
 def convert_state_dict(
     arrays: Mapping[str, Array], path: Path, *, image_size: Grid | None = None, drop_path_rate: float = 0.0
 ) -> StateDictConversion:
-    """Convert a state dict of any format to our names.
+    """Convert a state dict of any format to the names of the training form.
 
     Args:
         arrays: arrays under the names of one format.
-        path: the file, for error messages.
+        path: the file that error messages name.
         image_size: (height, width) from the model's config. If None, it is inferred from the attention bias tables.
-        drop_path_rate: from the model's config, because no tensor depends on it.
+        drop_path_rate: rate from the model's config. It cannot be inferred, because no tensor depends on it.
 
     Raises:
         RefusedError: keys are missing, unexpected or mis-shaped (all listed in one message), or a value is invalid.
@@ -90,13 +90,13 @@ def convert_state_dict(
     config = _infer_config(shapes, format, path, image_size, drop_path_rate)
     expected = {tensor.names.of(format): tensor for tensor in tensors(config)}
     dropped = tuple(name for name in arrays if name.endswith(f".{BIAS_INDEX}"))
-    flat = {name: _linear_layout(array, expected[name].shape) for name, array in arrays.items() if name in expected}
-    _require_fit(flat, expected, set(arrays) - set(flat) - set(dropped), path)
+    known = {name: _linear_layout(array, expected[name].shape) for name, array in arrays.items() if name in expected}
+    _require_match(known, expected, set(arrays) - set(known) - set(dropped), path)
     counters = {tensor.names.ours: np.zeros((), np.int64) for tensor in expected.values() if tensor.kind == "counter"}
-    given = {expected[name].names.ours: array for name, array in flat.items()}
-    state = {tensor.names.ours: (counters | given)[tensor.names.ours] for tensor in expected.values()}
-    derived = tuple(name for name in state if name not in given)
-    return StateDictConversion(_validated(state, path), config, format, len(given), derived, dropped)
+    from_file = {expected[name].names.ours: array for name, array in known.items()}
+    state = {tensor.names.ours: (counters | from_file)[tensor.names.ours] for tensor in expected.values()}
+    derived = tuple(name for name in state if name not in from_file)
+    return StateDictConversion(_validated(state, path), config, format, len(from_file), derived, dropped)
 
 
 def _format(arrays: Mapping[str, Array], path: Path) -> CheckpointFormat:
@@ -104,13 +104,13 @@ def _format(arrays: Mapping[str, Array], path: Path) -> CheckpointFormat:
         if any(convolution.of(format) in arrays for convolution in STEM):
             return format
     guess = next(
-        (other for suffix, other in OTHERS.items() for name in arrays if name.endswith(suffix)),
+        (other for suffix, other in OTHER_ARCHITECTURES.items() for name in arrays if name.endswith(suffix)),
         "an unknown architecture",
     )
     raise RefusedError(
         f"{path} is not a LeViT checkpoint: it looks like {guess}",
-        why=f"none of its {len(arrays)} keys is a convolution of the LeViT stem"
-        + (f"; the first keys are {', '.join(list(arrays)[:SHOWN])}" if arrays else ""),
+        why=f"no convolution of the LeViT stem among {count_noun(len(arrays), 'key')}"
+        + (f"; the first are {', '.join(list(arrays)[:SHOWN_KEYS])}" if arrays else ""),
     )
 
 
@@ -162,7 +162,7 @@ class _Inference:
         return votes.most_common(1)[0][0]
 
     def _first_tokens(self, depths: Sequence[int]) -> int:
-        """Return the number of tokens in the first stage. The following shrink block has a table of that size too."""
+        """Return the number of tokens in the first stage. The next shrink block has a bias table of that length too."""
         return self.size([*_attentions(depths, 0), shrink_names(depths, 1)[0]], BIASES, axis=1)
 
     def _under(self, prefix: Names) -> Iterator[str]:
@@ -202,15 +202,17 @@ def _linear_layout(array: Array, shape: Shape) -> Array:
     return array.reshape(shape) if array.shape == (*shape, 1, 1) else array
 
 
-def _require_fit(flat: Mapping[str, Array], expected: Mapping[str, Tensor], unexpected: set[str], path: Path) -> None:
-    missing = [name for name, tensor in expected.items() if name not in flat and tensor.kind != "counter"]
+def _require_match(
+    known: Mapping[str, Array], expected: Mapping[str, Tensor], unexpected: set[str], path: Path
+) -> None:
+    missing = [name for name, tensor in expected.items() if name not in known and tensor.kind != "counter"]
     misshaped = [
         f"{name} (expected {expected[name].shape}, found {array.shape})"
-        for name, array in flat.items()
+        for name, array in known.items()
         if array.shape != expected[name].shape
     ]
     problems = [
-        f"{len(keys)} {problem}: {', '.join(keys[:SHOWN])}{' …' if len(keys) > SHOWN else ''}"
+        f"{len(keys)} {problem}: {', '.join(keys[:SHOWN_KEYS])}{' …' if len(keys) > SHOWN_KEYS else ''}"
         for problem, keys in (("missing", missing), ("unexpected", sorted(unexpected)), ("mis-shaped", misshaped))
         if keys
     ]

@@ -99,7 +99,7 @@ def fetch(hub_id: HubId, warn: Warn, *, offline: bool = False) -> Path:
     if offline or constants.HF_HUB_OFFLINE:
         folder = _cached(hub_id)
         if folder is None:
-            raise UnreachableError(f"{hub_id} is not in the cache", why="offline", hint=NO_NETWORK_HINT)
+            raise UnreachableError(f"{hub_id} is not in the cache", why="offline mode is on", hint=NO_NETWORK_HINT)
         return folder
     try:
         return _download(hub_id, _list(hub_id), warn)
@@ -180,8 +180,8 @@ def _cached_files(hub_id: HubId) -> list[Path]:
     for weights in filter(None, map(cached, WEIGHT_FILES)):
         parts = [cached(part) for part in shards(weights)]
         if all(parts):
-            beside = filter(None, map(cached, (CONFIG, PREPROCESSOR)))
-            return [weights, *(part for part in parts if part), *beside]
+            metadata = filter(None, map(cached, (CONFIG, PREPROCESSOR)))
+            return [weights, *(part for part in parts if part), *metadata]
     return []
 
 
@@ -212,7 +212,7 @@ def _download(hub_id: HubId, listing: _Listing, warn: Warn) -> Path:
 def _get(hub_id: HubId, listing: _Listing, name: str, warn: Warn) -> Path:
     """Return one verified file, from the cache if possible. A damaged file is downloaded once more."""
     if name not in listing.hashes:
-        raise RefusedError(f"{hub_id} lacks {name}", why="its shard index lists that file")
+        raise RefusedError(f"{hub_id} has no file {name}", why="its shard index lists that file")
     path = _transfer(hub_id, listing.commit, name)
     expected = _pin(hub_id, name) or listing.hashes[name] or _hash_in_cache(path)
     if _is_intact(path, expected):
@@ -222,7 +222,7 @@ def _get(hub_id: HubId, listing: _Listing, name: str, warn: Warn) -> Path:
     path = _transfer(hub_id, listing.commit, name)
     if not _is_intact(path, expected):
         _remove_from_cache(path)
-        raise _damaged(hub_id, name, hint="the file is altered in transit; try another network")
+        raise _damaged(hub_id, name, hint="the file was altered in transit twice; try another network")
     return path
 
 
@@ -252,7 +252,7 @@ def _failure(hub_id: HubId, name: str, error: Exception) -> LevitError:
 
 
 def _write_ref(folder: Path, revision: str) -> None:
-    """Record in the cache which commit the revision names. This comes last, when all files of the commit are there."""
+    """Record in the cache which commit the revision names, after all files of the commit are in the cache."""
     ref = folder.parent.parent / "refs" / revision
     with suppress(OSError, OutputError):  # a read-only cache can still be read
         if revision != folder.name and not (ref.is_file() and ref.read_bytes() == folder.name.encode()):

@@ -19,6 +19,7 @@ from levit_cli.data.labels import Labels, imagenet1k, numbered, read_labels, req
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
+from levit_cli.system.text import count_noun
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
@@ -31,15 +32,15 @@ class Checkpoint:
     Args:
         labels: one name per class.
         transform: preprocessing of the images.
-        state: arrays of the training form under our names: float32, counters int64.
+        state: arrays of the training form by name (see ``model.tensors``): float32, counters int64.
         format: format of the weight file.
         dtype: floating-point type of the stored weights.
         origin: the source as the user named it.
         files: the weight files that were read.
-        conversion: how the keys of the file were converted.
+        conversion: report on the conversion of the file's keys.
         notes: further remarks for ``--verbose`` and ``levit info``.
         evaluation: measured accuracy, if the metadata states it.
-        temperature: divisor of the logits before the softmax, which calibrates the probabilities.
+        temperature: the logits are divided by it before the softmax, so that the probabilities are well calibrated.
     """
 
     config: LevitConfig
@@ -91,7 +92,7 @@ def load(
         warn: called with each warning message.
 
     Raises:
-        RefusedError: the source does not exist, is not a LeViT, is damaged, or holds more than weights.
+        RefusedError: the source does not exist, is not a LeViT or is damaged, or loading it could run code.
         UnreachableError: the hub or the URL cannot be reached and the model is not cached.
         UsageError: an environment variable of the hub client is invalid.
         OutputError: the cache cannot be written.
@@ -123,7 +124,7 @@ def load(
 
 
 def own_folder(source: str) -> Path | None:
-    """Return the user's own model folder that ``source`` names, which may be modified; None for any other source."""
+    """Return ``source`` as a path if it is a local model folder of the user, which may be modified; otherwise None."""
     path = Path(source).expanduser()
     if source == DEMO and not any(path.glob("*.safetensors")):
         return None
@@ -163,9 +164,8 @@ def _read_all(files: tuple[Path, ...], ema: bool) -> Weights:
     dtypes = {part.dtype for part in parts}
     counts = Counter(name for part in parts for name in part.arrays)
     if duplicates := sorted(name for name, count in counts.items() if count > 1):
-        plural = "" if len(duplicates) == 1 else "s"
         raise RefusedError(
-            f"The shards in {files[0].parent} contain {len(duplicates)} duplicate tensor{plural}",
+            f"The shards in {files[0].parent} contain {count_noun(len(duplicates), 'duplicate tensor')}",
             why=", ".join(duplicates[:5]),
         )
     return Weights(
@@ -198,7 +198,8 @@ def _transform(conversion: StateDictConversion, metadata: Metadata, name: Prepro
     transform = transform or transform_for(name or conversion.format, size)
     if transform.crop_size != size:
         raise RefusedError(
-            f"The checkpoint expects images of {size} pixels, but its preprocessing returns {transform.crop_size}",
+            f"The checkpoint expects images of {size[0]} x {size[1]} px, "
+            f"but its preprocessing returns {transform.crop_size[0]} x {transform.crop_size[1]} px",
             hint=CHOOSE_PREPROCESSING,
         )
     return transform

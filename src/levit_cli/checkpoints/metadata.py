@@ -1,7 +1,7 @@
-"""Read and write a model's JSON metadata: Hugging Face's two files, or timm's one.
+"""Read and write a model's JSON metadata, in two files for Hugging Face or in one for timm.
 
-Both formats have keys for labels, image size and preprocessing. Values that their keys cannot express exactly are
-stored in our own section, ``levit_cli``, which both libraries ignore.
+Both formats have keys for labels, image size and preprocessing. Values that these keys cannot express exactly are
+stored in our section, the object under the key ``levit_cli``. Both libraries ignore it.
 """
 
 import json
@@ -27,7 +27,7 @@ def read_metadata(folder: Path, *, with_transform: bool = True) -> Metadata:
     """Read ``config.json`` and ``preprocessor_config.json`` of a model folder in either format. Both may be missing.
 
     Args:
-        with_transform: read the preprocessing. False if the caller replaces it: then an unsupported one is no error.
+        with_transform: read the preprocessing. If the caller replaces it, False avoids an error for an unsupported one.
 
     Raises:
         RefusedError: a file exists but is invalid.

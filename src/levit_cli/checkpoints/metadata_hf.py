@@ -7,13 +7,13 @@ from levit_cli.checkpoints.metadata_parts import (
     CHOOSE_PREPROCESSING,
     OURS,
     Metadata,
-    evaluation_in,
-    pair_of,
+    parse_evaluation,
+    parse_size,
+    parse_transform,
+    parse_triple,
     published_or_same,
     require_temperature,
     square_or_pair,
-    transform_in,
-    triple_of,
 )
 from levit_cli.data.labels import Labels, from_id2label
 from levit_cli.errors import RefusedError
@@ -21,11 +21,11 @@ from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Filter, Tra
 from levit_cli.model.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, LevitConfig
 
 FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-MARGIN = 256 / 224  # factor between the processor's size and the resized edge
+MARGIN = 256 / 224  # resized edge / the processor's shortest_edge
 
 
 def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metadata:
-    """Return the metadata in the two files. A missing file is an empty mapping."""
+    """Return the metadata in the two files. Pass an empty mapping for a missing file."""
     model_type = config.get("model_type", "levit")
     if model_type != "levit":
         raise RefusedError(f"the architecture is {model_type}, not levit")
@@ -33,19 +33,20 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metad
     id2label = config.get("id2label", {})
     named = any(name != f"LABEL_{index}" for index, name in id2label.items())  # LABEL_0 … are placeholders
     return Metadata(
-        image_size=pair_of(config["image_size"]) if "image_size" in config else None,
+        image_size=parse_size(config["image_size"]) if "image_size" in config else None,
         labels=from_id2label(id2label) if named else None,
         transform=_transform_from_hf(preprocessor) if preprocessor else None,
         drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
-        evaluation=evaluation_in(ours),
+        evaluation=parse_evaluation(ours),
         temperature=require_temperature(float(ours.get("temperature", 1.0))),
     )
 
 
 def _transform_from_hf(preprocessor: Mapping[str, Any]) -> Transform:
     if OURS in preprocessor:
-        transform = transform_in(preprocessor[OURS]["recipe"])
-        if hf_preprocessor(transform).items() <= preprocessor.items():  # otherwise their keys were edited later
+        transform = parse_transform(preprocessor[OURS]["recipe"])
+        # Edits of the file's other keys take precedence: our section counts only while it agrees with them.
+        if hf_preprocessor(transform).items() <= preprocessor.items():
             return transform
     for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if not preprocessor.get(step, True):
@@ -60,15 +61,15 @@ def _transform_from_hf(preprocessor: Mapping[str, Any]) -> Transform:
     # Older files without crop_size use one number for both sizes. Newer ones default to a crop of 224.
     edge, implied_crop = (size["shortest_edge"], 224) if isinstance(size, Mapping) else (size, size)
     edge = int(MARGIN * edge)
-    crop_size = pair_of(preprocessor.get("crop_size", implied_crop))
+    crop_size = parse_size(preprocessor.get("crop_size", implied_crop))
     transform = Transform(
         "custom",
         resize_to=(edge, edge),
         crop_size=crop_size,
         crop_rounding="floor",
         filter=FILTERS[preprocessor.get("resample", 3)],
-        mean=triple_of(preprocessor.get("image_mean", IMAGENET_MEAN)),
-        std=triple_of(preprocessor.get("image_std", IMAGENET_STD)),
+        mean=parse_triple(preprocessor.get("image_mean", IMAGENET_MEAN)),
+        std=parse_triple(preprocessor.get("image_std", IMAGENET_STD)),
     )
     return published_or_same(transform, "hf")
 
@@ -89,7 +90,7 @@ def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
         "num_attention_heads": list(config.num_heads),
         "depths": list(config.depths),
         "key_dim": list(config.key_dims),
-        "drop_path_rate": 0,  # transformers accepts only an integer; our section holds the real rate
+        "drop_path_rate": 0,  # transformers accepts only an integer; our section holds the actual rate
         "mlp_ratio": [MLP_RATIO] * stages,
         "attention_ratio": [VALUE_RATIO] * stages,
         "initializer_range": 0.02,

@@ -1,4 +1,4 @@
-"""Types and parsers shared by the metadata formats, including our own section in their files."""
+"""Parse the values that both metadata formats share, and the section ``levit_cli`` in their files."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,11 +26,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Metadata:
-    """Contents of a model's metadata files; None for a value that they do not state.
+    """The contents of a model's metadata files. A value is None if the files do not state it.
 
     Args:
-        temperature: divisor of the logits before the softmax (Guo et al. 2017), as fitted by
-            ``levit eval --calibrate``.
+        temperature: the logits are divided by it before the softmax (Guo et al. 2017). ``levit eval --calibrate`` fits
+            it.
     """
 
     image_size: Grid | None = None
@@ -41,7 +41,7 @@ class Metadata:
     temperature: float = 1.0
 
 
-def pair_of(value: Any) -> Grid:
+def parse_size(value: Any) -> Grid:
     """Parse a size as (height, width) from one number, a pair, or a mapping."""
     if isinstance(value, Mapping):
         return int(value["height"]), int(value["width"])
@@ -53,7 +53,7 @@ def square_or_pair(size: Grid) -> int | list[int]:
     return size[0] if size[0] == size[1] else list(size)
 
 
-def evaluation_in(ours: Mapping[str, Any]) -> Evaluation | None:
+def parse_evaluation(ours: Mapping[str, Any]) -> Evaluation | None:
     """Parse the accuracy in our section, if it states one."""
     if "evaluation" not in ours:
         return None
@@ -62,7 +62,7 @@ def evaluation_in(ours: Mapping[str, Any]) -> Evaluation | None:
 
 
 def require_temperature(value: float) -> float:
-    """Return the temperature if it is valid.
+    """Check a temperature and return it.
 
     Raises:
         RefusedError: it is not a finite number above 0.
@@ -72,14 +72,14 @@ def require_temperature(value: float) -> float:
     return value
 
 
-def transform_in(section: Mapping[str, Any]) -> Transform:
+def parse_transform(section: Mapping[str, Any]) -> Transform:
     """Parse the exact preprocessing in our section."""
-    pairs = {key: pair_of(section[key]) for key in ("resize_to", "crop_size")}
-    triples = {key: triple_of(section[key]) for key in ("mean", "std")}
+    pairs = {key: parse_size(section[key]) for key in ("resize_to", "crop_size")}
+    triples = {key: parse_triple(section[key]) for key in ("mean", "std")}
     return Transform(**{**section, **pairs, **triples})
 
 
-def triple_of(values: Any) -> tuple[float, float, float]:
+def parse_triple(values: Any) -> tuple[float, float, float]:
     """Parse one number per channel."""
     first, second, third = (float(value) for value in values)
     return first, second, third

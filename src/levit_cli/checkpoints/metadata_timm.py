@@ -9,13 +9,13 @@ from levit_cli.checkpoints.metadata_parts import (
     CHOOSE_PREPROCESSING,
     OURS,
     Metadata,
-    evaluation_in,
-    pair_of,
+    parse_evaluation,
+    parse_size,
+    parse_transform,
+    parse_triple,
     published_or_same,
     require_temperature,
     square_or_pair,
-    transform_in,
-    triple_of,
 )
 from levit_cli.data.labels import Labels, from_list
 from levit_cli.errors import RefusedError
@@ -33,17 +33,17 @@ def from_timm(config: Mapping[str, Any], with_transform: bool) -> Metadata:
     names = trained.get("label_names")
     ours = config.get(OURS, {})
     return Metadata(
-        image_size=pair_of(trained["input_size"][1:]) if "input_size" in trained else None,
+        image_size=parse_size(trained["input_size"][1:]) if "input_size" in trained else None,
         labels=from_list(names) if names else None,
         transform=_transform_from_timm(trained) if with_transform and "input_size" in trained else None,
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
-        evaluation=evaluation_in(ours),
+        evaluation=parse_evaluation(ours),
         temperature=require_temperature(float(ours.get("temperature", 1.0))),
     )
 
 
 def _require_timm_levit(config: Mapping[str, Any]) -> None:
-    """Refuse timm's LeViTs with another stem or with SiLU, because the activation is not visible in the weights."""
+    """Refuse timm's LeViTs with another stem or with SiLU. The weights alone do not show the activation."""
     architecture, options = str(config["architecture"]), config.get("model_args", {})
     activations = {options.get("act_layer"), options.get("attn_act_layer")}
     if not ARCHITECTURES.fullmatch(architecture) or not activations <= {None, "hard_swish"}:
@@ -52,12 +52,13 @@ def _require_timm_levit(config: Mapping[str, Any]) -> None:
 
 def _transform_from_timm(trained: Mapping[str, Any]) -> Transform:
     if OURS in trained and "recipe" in trained[OURS]:
-        transform = transform_in(trained[OURS]["recipe"])
-        if _timm_preprocessing(transform).items() <= trained.items():  # otherwise their keys were edited later
+        transform = parse_transform(trained[OURS]["recipe"])
+        # Edits of the file's other keys take precedence: our section counts only while it agrees with them.
+        if _timm_preprocessing(transform).items() <= trained.items():
             return transform
     if trained.get("crop_mode", "center") != "center":
         raise RefusedError(f"timm's crop mode {trained['crop_mode']} is not supported", hint=CHOOSE_PREPROCESSING)
-    height, width = pair_of(trained["input_size"][1:])
+    height, width = parse_size(trained["input_size"][1:])
     kept = float(trained.get("crop_pct", CROP_PCT))
     transform = Transform(
         "custom",
@@ -65,8 +66,8 @@ def _transform_from_timm(trained: Mapping[str, Any]) -> Transform:
         crop_size=(height, width),
         crop_rounding="half_even",
         filter=trained.get("interpolation", "bicubic"),
-        mean=triple_of(trained.get("mean", IMAGENET_MEAN)),
-        std=triple_of(trained.get("std", IMAGENET_STD)),
+        mean=parse_triple(trained.get("mean", IMAGENET_MEAN)),
+        std=parse_triple(trained.get("std", IMAGENET_STD)),
     )
     return published_or_same(transform, "timm")
 
@@ -110,11 +111,11 @@ def _timm_preprocessing(transform: Transform) -> dict[str, Any]:
 
 
 def _crop_pct(transform: Transform) -> float:
-    """Return the crop's share of the resized edge, chosen so that timm's ``floor(side / share)`` equals the edge."""
+    """Return a ``crop_pct`` for which timm's ``floor(crop_size / crop_pct)`` equals the resized edge."""
     side, edge = transform.crop_size[0], transform.resize_to[0]
     return CROP_PCT if floor(side / CROP_PCT) == edge else side / (edge + 0.5) if side != edge else 1.0
 
 
 def _timm_architecture(config: LevitConfig) -> str:
-    name = variant_name(config) or "levit-256"  # timm builds a custom LeViT from any of its names and the model_args
+    name = variant_name(config) or "levit-256"  # with model_args, timm builds a custom LeViT from any of its names
     return name.replace("levit-", "levit_").lower()

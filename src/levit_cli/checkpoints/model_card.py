@@ -9,7 +9,7 @@ LIBRARIES = {"hf": "transformers", "timm": "timm", "fb": "levit"}
 
 
 def model_card(checkpoint: Checkpoint, format: CheckpointFormat, dtype: str) -> str:
-    """Return the card as Markdown with the hub's front matter. It states no license, because that is the source's."""
+    """Return the card as Markdown with the hub's front matter. It states no license: the source's license applies."""
     config, transform = checkpoint.config, checkpoint.transform
     height, width = config.image_size
     lines = [

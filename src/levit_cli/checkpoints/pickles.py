@@ -20,7 +20,7 @@ from levit_cli.errors import RefusedError
 
 ZIP_MAGIC = b"PK\3\4"
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
-MAX_PICKLE_BYTES = 64 << 20  # limit of what is inspected; the pickle of a LeViT has about 50 kB, without the arrays
+MAX_PICKLE_BYTES = 64 << 20  # bytes that are inspected; the pickle of a LeViT has about 50 kB without the arrays
 # Imports of a file that holds only tensors and training arguments. torch allows all of them.
 ALLOWED_IMPORTS = re.compile(
     r"collections\.(OrderedDict|Counter)|argparse\.Namespace|_codecs\.encode|builtins\.(set|complex|bytearray)"
@@ -33,7 +33,7 @@ GLOBAL_NAME = re.compile(r"[\w.]+")
 def require_plain_archive(path: Path) -> None:
     """Refuse a zip archive that is a TorchScript program, a zip bomb, or has a wrong checksum.
 
-    torch does not verify the checksums. A file that is not a valid zip archive is left to the reader.
+    torch does not verify the checksums. A file that is not a valid zip archive passes; reading it reports the error.
 
     Raises:
         RefusedError: the archive is refused.
@@ -63,9 +63,9 @@ def _require_plain(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 
 
 def unsafe_imports(path: Path) -> list[str]:
-    """Return the names beyond tensors that unpickling would import, such as ``posix.system``, sorted.
+    """Return the names that unpickling would import and that weights do not need, such as ``posix.system``, sorted.
 
-    The arguments with which they would be called are not listed.
+    The arguments of their calls are not listed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pickletools warns of invalid escapes in files that are not pickles

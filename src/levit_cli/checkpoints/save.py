@@ -55,13 +55,13 @@ def save(
         return [path]
     if format == "fb":
         raise UsageError(f"Meta's format is one file, but {path} names a folder", hint="use a name that ends in .pth")
-    # Before writing: the card contains the hash of the source, which may be this folder.
+    # The card contains the hash of the source. It is created before writing, because the source may be this folder.
     card = model_card(checkpoint, format, dtype) if card is None else card
     return _write_folder(checkpoint, path, arrays, format, dtype, card)
 
 
 def to_format(state: Mapping[str, Array], config: LevitConfig, format: CheckpointFormat) -> dict[str, Array]:
-    """Return the arrays under a format's names, in network order. Meta's index tensors are recomputed."""
+    """Return the arrays with the names of a format, in network order. Meta's index tensors are recomputed."""
     arrays: dict[str, Array] = {}
     for tensor in tensors(config):
         arrays[tensor.names.of(format)] = state[tensor.names.ours]
@@ -87,7 +87,7 @@ def _require_representable(state: Mapping[str, Array], dtype: Dtype) -> None:
         if not np.isfinite(values).all() or (name.endswith("running_var") and not np.all(values > 0)):
             raise RefusedError(
                 f"{name} cannot be stored as {dtype}",
-                why="a value is too large or too small for that type",
+                why="one of its values is too large or too small for that type",
                 hint=f"use {'bfloat16' if dtype == 'float16' else 'float32'}",
             )
 

@@ -22,7 +22,7 @@ def fetch(url: str, sha256: str | None, *, offline: bool) -> Path:
     """Return the cached file of a URL and download it if necessary.
 
     Args:
-        sha256: expected hash or at least its first 8 digits; None if the file name contains it.
+        sha256: expected hash, or its first 8 or more digits; None if the file name contains it.
         offline: do not use the network.
 
     Raises:
@@ -36,7 +36,7 @@ def fetch(url: str, sha256: str | None, *, offline: bool) -> Path:
     if _is_intact(path, expected):
         return path
     if offline:
-        raise UnreachableError(f"{url} is not in the cache", why="offline", hint=HINT)
+        raise UnreachableError(f"{url} is not in the cache", why="offline mode is on", hint=HINT)
     content = _download(url)
     actual = hashlib.sha256(content).hexdigest()
     if not actual.startswith(expected):

@@ -1,8 +1,8 @@
 """Read and write weight files as named NumPy arrays.
 
 The first bytes of a file decide its type. safetensors are read without torch. Pickles are read by torch with
-``weights_only=True`` only, and only by versions in which that option is safe; no flag disables this. NumPy has no
-bfloat16, so it is widened to float32, and ``Weights.dtype`` keeps the stored type.
+``weights_only=True``, and only by versions in which that option is safe; no option of levit disables this. NumPy has no
+bfloat16, so such arrays are converted to float32, and ``Weights.dtype`` records the stored type.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ WEIGHT_FILES = (
 PICKLED_STATES = ("model", "state_dict")  # keys of the weights in checkpoints of Meta's and timm's training scripts
 PICKLED_EMAS = ("model_ema", "state_dict_ema")
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
-SHOWN = 5  # names in a message
+SHOWN_NAMES = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_weights(path: Path, *, ema: bool = False) -> Weights:
         ema: read the exponential moving average of the weights in a training checkpoint instead of the weights.
 
     Raises:
-        RefusedError: the file is not a weight file, is damaged, or would run code.
+        RefusedError: the file is not a weight file or is damaged, or loading it could run code.
     """
     try:
         with path.open("rb") as file:
@@ -133,7 +133,7 @@ def _guess_type(head: bytes) -> str:
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer; get the file itself with `git lfs pull`"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "an HTML page, possibly of a failed download"
+        return "an HTML page, probably from a failed download; download the file again"
     if head[257:262] == b"ustar":
         return "a tar archive written by torch before 0.4; save it again with a newer version"
     return "an unknown file type" if head else "an empty file"
@@ -151,7 +151,7 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 def _require_consistent(content: bytes) -> None:
-    """Check the header for two problems: a wrong file size, which safetensors does not quantify, and duplicate names.
+    """Check that the header matches the file size and lists each name once, so that the error names sizes and names.
 
     Raises:
         ValueError: the header is invalid.
@@ -197,7 +197,7 @@ def _read_pickle(path: Path, ema: bool) -> Weights:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library of torch cannot be loaded
         raise RefusedError(
-            f"{path} is a pickle, which only torch can read", why=str(error), hint="use safetensors"
+            f"{path} is a pickle, which only torch can read", why=str(error), hint="reinstall torch, or use safetensors"
         ) from error
 
     state, notes = _pick_state(path, _unpickle(path), ema)
@@ -206,7 +206,7 @@ def _read_pickle(path: Path, ema: bool) -> Weights:
         why = f"entries that are not named tensors: {len(invalid)} of {len(state)}"
         raise RefusedError(f"{path} is not a state dict", why=why)
     nbytes, size = sum(tensor.numel() * tensor.element_size() for tensor in state.values()), path.stat().st_size
-    if nbytes > size:  # many views of one small storage
+    if nbytes > size:  # many tensors share one small storage
         raise RefusedError(f"{path} is refused: its tensors need {nbytes:,} bytes, but the file has {size:,}")
     arrays = {name: _to_numpy(path, name, tensor) for name, tensor in state.items()}
     return Weights(arrays, _common_dtype({str(tensor.dtype) for tensor in state.values()}), notes)
@@ -230,7 +230,7 @@ def _unpickle(path: Path) -> Any:
         # Meta's training script stores its arguments as a Namespace, which only holds values and runs no code.
         # Pass an open file, because torch.load treats some suffixes of a path specially.
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own checks cover the problems that torch warns of
+            warnings.simplefilter("ignore")  # levit checks for the problems that torch warns of
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive raises RuntimeError, EOFError, KeyError, OSError and more
         imports = pickles.unsafe_imports(path)
@@ -246,9 +246,9 @@ def _refused_pickle(path: Path, imports: list[str]) -> RefusedError:
             hint="save it with the default settings of torch.save, or as safetensors",
         )
     return RefusedError(
-        f"{path} is refused: it holds more than weights",
-        why=f"it would import {', '.join(imports[:SHOWN])}{' …' if len(imports) > SHOWN else ''}",
-        hint="none of its code was run; ask the author for safetensors",
+        f"{path} is refused: the pickle holds more than weights",
+        why=f"it would import {', '.join(imports[:SHOWN_NAMES])}{' …' if len(imports) > SHOWN_NAMES else ''}",
+        hint="none of its code was run; ask its author for a safetensors file",
     )
 
 
@@ -326,6 +326,6 @@ def write_pickle(path: Path, arrays: Mapping[str, Array], dtype: Dtype) -> None:
     import torch
 
     state = {name: torch.as_tensor(array) for name, array in cast(arrays, dtype).items()}
-    buffer = io.BytesIO()  # a path would add its name to the archive and so change the bytes
+    buffer = io.BytesIO()  # given a path, torch.save stores the file's name, and the bytes would depend on it
     torch.save({"model": state}, buffer)
     replace_bytes(path, buffer.getvalue())

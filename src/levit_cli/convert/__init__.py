@@ -1,4 +1,4 @@
-"""Convert a checkpoint and verify the result: source and result must return the same logits (convert-checkpoint)."""
+"""Convert a checkpoint for ``levit convert-checkpoint``, and verify that the result gives the same logits."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +14,14 @@ from levit_cli.system.output import require_free
 
 VERIFICATION_IMAGES = 8
 VERIFICATION_SEED = 2021
-# Maximum difference of the logits relative to the largest one. It allows for the rounding of the weights to each type.
-# A wrong name or a wrong order of rows causes a difference as large as the logits themselves.
+# Maximum difference of the logits relative to the largest logit. It allows for the rounding of the weights to each
+# type. A wrong name or a wrong order of rows would cause a difference as large as the logits themselves.
 TOLERANCE = {"float32": 1e-5, "float16": 0.05, "bfloat16": 0.3}
 
 
 @dataclass(frozen=True)
 class Report:
-    """The result of a conversion and the difference of the logits.
+    """What was converted, and by how much the logits of source and result differ.
 
     Args:
         logit_difference: largest absolute difference over ``VERIFICATION_IMAGES`` noise images and all classes.
@@ -48,8 +48,8 @@ class Report:
             "unmapped      0",
             f"labels        {'kept' if self.result.labels == labels else not_stored}",
             f"preprocessing {'kept' if self.result.transform == transform else not_stored}",
-            f"verification  logits differ by at most {self.logit_difference:.3g} (of {self.logit_scale:.3g}) "
-            f"on {VERIFICATION_IMAGES} fixed images",
+            f"verification  logits differ by at most {self.logit_difference:.3g} "
+            f"on {VERIFICATION_IMAGES} random images (largest logit: {self.logit_scale:.3g})",
         ]
         lines[4:4] = [f"note          {note}" for note in self.source.notes]
         return "\n".join(lines) + "\n"
@@ -60,7 +60,7 @@ def _count(names: tuple[str, ...]) -> str:
 
 
 def with_shortest_edge(checkpoint: Checkpoint, pixels: int) -> Checkpoint:
-    """Return the checkpoint with a preprocessing that resizes the shortest edge to ``pixels`` before the crop."""
+    """Change the preprocessing of a checkpoint: resize the shortest edge to ``pixels`` before the crop."""
     transform = replace(checkpoint.transform, resize_to=(pixels, pixels))
     return replace(
         checkpoint, transform=transform if transform == checkpoint.transform else replace(transform, name="custom")
@@ -92,7 +92,11 @@ def convert(
     )
     if not report.logit_difference <= TOLERANCE[result.dtype] * max(report.logit_scale, 1.0):
         what = f"The logits of {path} differ from those of its source"
-        raise RefusedError(what, why=f"by up to {report.logit_difference:.3g} (of {report.logit_scale:.3g})")
+        raise RefusedError(
+            what,
+            why=f"the largest difference is {report.logit_difference:.3g}, the largest logit {report.logit_scale:.3g}",
+            hint=f"do not use {path}" + ("" if result.dtype == "float32" else "; --dtype float32 is more precise"),
+        )
     return report
 
 

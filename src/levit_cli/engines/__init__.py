@@ -1,6 +1,6 @@
 """Inference engines: callables that compute logits from pixels. ``make_engine`` chooses one from the spec.
 
-An engine is independent of files and image formats: it maps (B, H, W, 3) uint8, any B, to (B, classes) float32.
+An engine knows no files or image formats. It maps (B, H, W, 3) uint8 to (B, classes) float32, for any B.
 """
 
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ def make_engine(checkpoint: Weights, spec: EngineSpec, cache: Cache | None = Non
 
 
 def make_engine_of_module(network: "BytesNetwork", spec: EngineSpec) -> Engine:
-    """Return the engine for a torch module that is not a LeViT. The choice and the errors are those of make_engine."""
+    """Return the engine for a torch module that is not a LeViT, with the choice and the errors of ``make_engine``."""
     spec = resolve_spec(spec)
     if spec.engine == "openvino":
         from levit_cli.engines.openvino_converter import ConvertedEngine
@@ -97,7 +97,7 @@ def make_engine_of_module(network: "BytesNetwork", spec: EngineSpec) -> Engine:
 
 
 def resolve_spec(spec: EngineSpec) -> EngineSpec:
-    """Return the spec with engine, device and threads resolved, and for torch engines the precision as well.
+    """Resolve ``auto`` for engine, device and threads, and for the torch engines also for the precision.
 
     Raises:
         RefusedError: the device is not available, torch cannot be imported, or the precision is not supported.
@@ -107,7 +107,7 @@ def resolve_spec(spec: EngineSpec) -> EngineSpec:
     spec = replace(spec, engine=name, threads=usable_threads(spec.threads))
     if name == "openvino":
         if spec.device not in ("auto", "cpu"):
-            raise UsageError(f"The OpenVINO engine runs on the CPU, not on {spec.device}", hint="--engine torch")
+            raise UsageError(f"The OpenVINO engine runs on the CPU, not on {spec.device}", hint="use --engine torch")
         return replace(spec, device="cpu")
     try:
         from levit_cli.engines.torch import resolve_torch_spec

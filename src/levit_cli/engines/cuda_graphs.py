@@ -1,8 +1,8 @@
-"""Run batches on an NVIDIA GPU as a captured CUDA graph, which avoids one kernel launch per layer.
+"""Run batches on an NVIDIA GPU as a captured CUDA graph, which needs one launch instead of one per kernel.
 
 Each stream has its own buffers. Batches are copied asynchronously from page-locked memory, so one stream copies while
-another computes. A thread that waits for its result releases the interpreter to the threads that decode images. The
-speed has not been measured yet.
+another computes. A thread that waits for its result releases the GIL, so that other threads can decode images. The
+speed-up has not been measured yet.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-WARM_UP_CALLS = 3  # libraries select kernels and allocate memory in the first calls, which a capture forbids
+WARM_UP_CALLS = 3  # the first calls select kernels and allocate memory, which is not allowed during a capture
 
 
 class CudaGraphs:

@@ -1,4 +1,4 @@
-"""The CPU engine: builds the inference form as an OpenVINO graph from opset calls, without torch."""
+"""Run the inference form on CPUs as an OpenVINO graph, which is built from opset calls without torch."""
 
 import functools
 import sys
@@ -32,7 +32,7 @@ from levit_cli.model.config import Grid, LevitConfig
 from levit_cli.model.folded import fold, forward
 
 Node = Any  # openvino's opset functions are untyped
-_only_core = functools.cache(ov.Core)
+_cached_core = functools.cache(ov.Core)
 _core_lock = Lock()
 
 
@@ -40,11 +40,11 @@ def shared_core() -> ov.Core:
     """Return the only OpenVINO core of the process, which is never destroyed.
 
     OpenVINO's CPU plugin sets a signal stack for the thread that loads it, and unmaps the stack when the last reference
-    to a core is dropped. If there are two cores, or the thread is another one, the stack remains set after it was
-    unmapped, and the next signal crashes the process.
+    to a core is dropped. With two cores, or if another thread drops the reference, the unmapped stack remains set, and
+    the next signal crashes the process.
     """
     with _core_lock:
-        return _only_core()
+        return _cached_core()
 
 
 class OpenVinoOps:
@@ -61,7 +61,7 @@ class OpenVinoOps:
 
     def normalize(self, pixels: Node) -> Node:
         x = opset.multiply(opset.subtract(opset.convert(pixels, "f32"), self.mean), self.scale)
-        return opset.transpose(x, [0, 3, 1, 2])  # as the last step, the plugin relabels the layout and copies nothing
+        return opset.transpose(x, [0, 3, 1, 2])  # as the last step, this changes a layout label and copies no data
 
     def convolution(self, x: Node, name: str) -> Node:
         x = opset.convolution(
@@ -205,13 +205,13 @@ def properties(spec: EngineSpec) -> dict[str, Any]:
 
 
 def _cache_key(core: ov.Core, transform: Transform, spec: EngineSpec, weights_id: str) -> str:
-    """Return a string of everything that determines the compiled graph."""
+    """Return a cache key that contains everything on which the compiled graph depends."""
     cpu = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     return repr((__version__, ov.__version__, cpu, weights_id, transform, spec))
 
 
 def with_precision(core: ov.Core, spec: EngineSpec) -> EngineSpec:
-    """Return the spec with its precision resolved: ``auto`` is bf16 if the CPU has instructions for it.
+    """Resolve the precision: ``auto`` becomes bf16 if the CPU has instructions for it, otherwise fp32.
 
     Raises:
         RefusedError: the precision is not supported.

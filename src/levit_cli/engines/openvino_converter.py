@@ -1,4 +1,4 @@
-"""Run other torch modules in OpenVINO with its model converter. LeViTs are built from opset calls instead.
+"""Run torch modules other than LeViTs in OpenVINO, with its model converter. LeViTs are built from opset calls.
 
 The converter would send telemetry. ``engines.openvino`` is imported first and disables the telemetry package.
 """

@@ -1,4 +1,4 @@
-"""The settings of an engine, the usable number of threads, and padding to a fixed batch size."""
+"""Define the settings of an engine, count the usable threads, and pad batches to a fixed size."""
 
 import os
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ class EngineSpec:
     """The requested settings of an engine. In ``Engine.spec`` they are resolved, so that none is ``auto``.
 
     Args:
-        threads: CPU threads of the network, summed over all streams; 0 for all that this process may use.
+        threads: CPU threads of the network, summed over all streams; 0 for all threads that this process may use.
         streams: number of batches that the engine computes at the same time, each called from its own thread.
-        batch_size: fixed number of images per batch, to which smaller batches are padded; 0 for batches of any size.
+        batch_size: fixed number of images per batch; smaller batches are padded. 0 allows batches of any size.
     """
 
     device: Device = "auto"
@@ -32,8 +32,7 @@ class EngineSpec:
     def with_batching(self, batch_size: int, *, single: bool) -> "EngineSpec":
         """Return the spec with its threads divided among the batches that run at the same time.
 
-        A single image gets all threads. Otherwise each thread computes a batch of its own, which gives the highest
-        throughput.
+        A single image gets all threads. Otherwise each thread computes its own batch, for the highest throughput.
         """
         threads = usable_threads(self.threads)
         batch_size, streams = (1, 1) if single else (batch_size, threads)
@@ -48,7 +47,7 @@ class Cache(Protocol):
 
 
 def usable_threads(requested: int = 0) -> int:
-    """Return the smallest of CPU affinity, cgroup quota and the requested number of threads; 0 requests no limit."""
+    """Return the minimum of CPU affinity, cgroup quota and the requested number of threads; 0 requests all threads."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = [affinity, _quota(), requested]
     return max(1, min(limit for limit in limits if limit))
@@ -66,7 +65,7 @@ def _quota() -> int:
 
 
 def require_precision(spec: EngineSpec, supported: tuple[Precision, ...], preferred: Precision) -> EngineSpec:
-    """Return the spec with its precision resolved: ``preferred`` if it is ``auto``.
+    """Resolve the precision: ``auto`` becomes ``preferred``.
 
     Raises:
         RefusedError: the requested precision is not supported.
@@ -76,13 +75,13 @@ def require_precision(spec: EngineSpec, supported: tuple[Precision, ...], prefer
     if spec.precision not in supported:
         raise RefusedError(
             f"The {spec.engine} engine does not support {spec.precision} on this {spec.device} device",
-            hint=f"supported here: {', '.join(supported)}",
+            hint=f"use --precision {' or '.join(supported)}",
         )
     return spec
 
 
 def pad_batch(pixels: NDArray[np.uint8], batch_size: int) -> NDArray[np.uint8]:
-    """Pad a batch with black images to ``batch_size``, so that the last batch of a run needs no graph of its own."""
+    """Pad a batch with black images to ``batch_size``, so that the last, smaller batch can use the same graph."""
     if len(pixels) >= batch_size:
         return np.ascontiguousarray(pixels)
     padded = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)

@@ -1,4 +1,4 @@
-"""The torch engine for GPUs and CPUs: the inference form as torch functions. Also traces modules for other uses."""
+"""Run the inference form in torch, on GPUs and CPUs, and trace torch modules."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -117,7 +117,7 @@ class BytesNetwork(Protocol):
 
 
 class ModuleEngine:
-    """A torch network from pixels to logits: eager or compiled, as the spec requests, and on CUDA as a CUDA graph."""
+    """Run a torch network from pixels to logits: eager or compiled as the spec requests, on CUDA as a CUDA graph."""
 
     def __init__(self, network: BytesNetwork, spec: EngineSpec) -> None:
         self.spec = _with_streams(resolve_torch_spec(spec))
@@ -152,7 +152,7 @@ class TorchEngine(ModuleEngine):
 
 
 class Eager:
-    """A module that is called directly, without a graph."""
+    """Call a module directly, without a graph."""
 
     def __init__(self, module: Module, device: str) -> None:
         self._module, self._device = module, device
@@ -165,7 +165,7 @@ class Eager:
 
 
 def resolve_torch_spec(spec: EngineSpec) -> EngineSpec:
-    """Return the spec with device and precision resolved; the device ``auto`` is a GPU if there is one.
+    """Resolve the device and the precision. The device ``auto`` becomes a GPU if there is one.
 
     Raises:
         RefusedError: the device is not available, or does not support the precision.
@@ -180,7 +180,7 @@ def resolve_torch_spec(spec: EngineSpec) -> EngineSpec:
 
 
 def _with_streams(spec: EngineSpec) -> EngineSpec:
-    """Return the spec with its streams, and with a batch size only if the network is built for a fixed size.
+    """Set the number of streams, and keep the batch size only if the network is built for a fixed size.
 
     A CPU uses one stream, because torch distributes each batch over its threads. A GPU uses two streams, so that one
     batch is copied while another is computed.
@@ -203,15 +203,15 @@ def trace(module: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
     shape of ``example`` become constants.
     """
     with torch.no_grad(), _unfused_attention(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing is deprecated, and shapes become constants
-        # check_trace would run the module three more times and take three quarters of the time
+        warnings.simplefilter("ignore")  # torch warns that tracing is deprecated and that shapes become constants
+        # check_trace would run the module three more times, three times as long as the trace
         traced: torch.jit.ScriptModule = torch.jit.trace(module.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
     return traced
 
 
 @contextmanager
 def _unfused_attention() -> Iterator[None]:
-    """Let torch.nn compute attention from matrix products and softmax instead of its fused fast path."""
+    """Make torch.nn compute attention with matrix products and softmax, not with its fused fast path."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from levit_cli.errors import RefusedError
 from levit_cli.system.cache import cache_folder
 
-RECOMPILE_LIMIT = 64  # torch counts networks that share a forward as recompilations of one; its default limit is 8
+# torch counts networks with the same ``forward`` as recompilations of one function, and allows 8 by default.
+RECOMPILE_LIMIT = 64
 EXAMPLE_BATCH = 2  # torch treats a batch of 1 as a fixed size
 
 
@@ -76,7 +77,7 @@ def _prepare() -> None:
 
 
 def _find_compiler(device: str) -> None:
-    """Raise at once if there is no compiler. torch itself would fail only after half a minute."""
+    """Raise an error at once if there is no compiler. torch itself fails only after half a minute."""
     if device == "cpu":
         with suppress(ImportError):  # the function is private and may move
             from torch._inductor.cpp_builder import get_cpp_compiler

@@ -11,7 +11,7 @@ SHOWN_LABELS = 5
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the facts about a checkpoint as a dict of JSON values."""
+    """Describe a checkpoint as a dict of JSON values."""
     config, conversion = checkpoint.config, checkpoint.conversion
     return {
         "model": checkpoint.origin,

@@ -1,1 +1,1 @@
-"""The network: its config, its training form, its inference form, and the names of its tensors."""
+"""LeViT as a network: its config, its training form, its inference form, and the names of its tensors."""

@@ -1,4 +1,4 @@
-"""The architecture parameters of a LeViT (``LevitConfig``) and the five published variants (``VARIANTS``).
+"""Define the architecture parameters of a LeViT (``LevitConfig``) and the five published variants (``VARIANTS``).
 
 Values that follow from the widths are properties. MACs are counted as in the paper; see ``LevitConfig.macs``.
 """
@@ -25,10 +25,10 @@ class LevitConfig:
 
     Args:
         hidden_sizes: channels C of each stage; the first is divisible by 8.
-        key_dims: key channels D of a head, per stage; every shrink block uses the first, as in ``transformers``.
+        key_dims: key channels D of a head, per stage. Each shrink block uses the first one, as in ``transformers``.
         num_heads: heads N per stage.
         depths: pairs of attention and MLP per stage.
-        drop_path_rate: stochastic depth rate: probability of dropping a residual branch in training.
+        drop_path_rate: stochastic depth rate, the probability of dropping a residual branch in training.
         num_classes: outputs of a head.
         image_size: (height, width) in pixels, multiples of 16.
         distilled: whether there is a second head for distillation.

@@ -1,11 +1,10 @@
-"""The inference form of LeViT: folded weights, and one forward pass shared by all engines.
+"""Define the inference form of LeViT: fold the weights, and compute the forward pass that all engines share.
 
 ``fold`` is a pure function on NumPy arrays. It folds each batch norm into the adjacent layer and the query scale into
 the query rows, gathers the attention bias for each pair of tokens, averages the two heads into one linear layer, and
 regroups the rows of q, k and v from per-head interleaving to [all q | all k | all v].
 
-``forward`` calls the operations in order. The OpenVINO and torch engines implement them as ``Ops``, in a dozen short
-methods each.
+``forward`` calls the operations of ``Ops`` in order. The OpenVINO and torch engines implement these operations.
 """
 
 from collections.abc import Mapping
@@ -116,8 +115,8 @@ def fold(state: Mapping[str, Array], config: LevitConfig) -> dict[str, Array]:
     """Fold the weights of the training form into those of the inference form.
 
     Args:
-        state: float32 arrays of the training form under our names (see ``model.tensors.tensors``).
-        config: their architecture.
+        state: float32 arrays of the training form by name (see ``model.tensors.tensors``).
+        config: the architecture of the arrays.
 
     Returns:
         New float32 arrays: ``<prefix>.weight`` and ``<prefix>.bias`` for each convolution (out, in, 3, 3) and linear

@@ -1,8 +1,8 @@
-"""The training form of LeViT (Graham et al. 2021, section 4), with separate batch norms and separate heads.
+"""Define the training form of LeViT (Graham et al. 2021, section 4), with batch norms and heads kept separate.
 
-Notable differences from other vision transformers: the mean of all tokens replaces the class token. Batch norm
-replaces layer norm, so that it can be folded for inference. A learned bias per head and distance replaces position
-embeddings. Attention (``ShrinkAttention``) replaces pooling and halves the grid. A second head learns from a teacher.
+LeViT differs from other vision transformers. The mean of all tokens replaces the class token. Batch norm replaces layer
+norm, so that it can be folded for inference. A learned bias per head and distance replaces position embeddings. An
+attention layer (``ShrinkAttention``) halves the grid instead of pooling. A second head learns from a teacher.
 
 The tensor names are those of ``model.tensors``, and ``load_state_dict`` accepts a checkpoint's arrays unchanged.
 """
@@ -35,7 +35,7 @@ def to_tensor(array: NDArray[Any]) -> Tensor:
 
 
 def load_arrays(network: nn.Module, state: Mapping[str, NDArray[Any]]) -> None:
-    """Load a checkpoint's arrays into a network. Every tensor must be present, and no other."""
+    """Load a checkpoint's arrays into a network. Their names must match those of the network exactly."""
     network.load_state_dict({name: to_tensor(array) for name, array in state.items()})
 
 
@@ -75,12 +75,12 @@ class AttentionBase(nn.Module):
         self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
         self.biases = nn.Parameter(torch.zeros(heads, key_grid[0] * key_grid[1]))
         self.register_buffer("bias_index", torch.from_numpy(bias_index(key_grid, stride)), persistent=False)
-        # A residual branch starts with output 0. A shrink block has no residual and must not start with 0.
+        # Initially a residual branch returns 0. A shrink block has no residual, so its output must not be 0.
         self.proj = LinearNorm(heads * value_dim, out_width, norm_weight=float(stride != 1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k (B, heads, N, D) and v (B, heads, N, V) -> (B, N of q, out_width)."""
-        bias = self.biases[:, self.bias_index]  # (heads, queries, keys); not cached, because a cache would get stale
+        bias = self.biases[:, self.bias_index]  # (heads, queries, keys); not cached, because biases are trained
         weights = (q @ k.transpose(-2, -1) * self.key_dim**-0.5 + bias).softmax(dim=-1)
         mixed = (weights @ v).transpose(1, 2).flatten(2)  # (B, N, heads * V)
         return self.proj(F.hardswish(mixed))  # type: ignore[no-any-return]
@@ -178,7 +178,7 @@ class Shrink(nn.Module):
 
 
 class Stage(nn.Module):
-    """The blocks of one grid, preceded by a shrink block except in the first stage."""
+    """The blocks of one stage. Every stage except the first starts with a shrink block."""
 
     def __init__(self, config: LevitConfig, stage: int) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ class Levit(nn.Module):
         """Return the logits of the classification head and of the distillation head, (B, classes) each.
 
         Raises:
-            ValueError: the network has only one head.
+            ValueError: the network has one head.
         """
         if self.head_dist is None:
             raise ValueError("this LeViT has no distillation head")

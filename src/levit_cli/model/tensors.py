@@ -1,4 +1,4 @@
-"""List every tensor of a LeViT with its shape, its kind, and its name in our form and the three published formats.
+"""List every tensor of a LeViT: its shape, its kind, and its name in the training form and in each published format.
 
 Loading, saving, counting and the training form all use this list, ``tensors(config)``. The formats also differ in
 structure: Meta (``fb``) numbers all blocks in one flat list, timm stores a shrink block at the start of the next
@@ -20,11 +20,11 @@ RANDOM_GAIN = 0.7  # keeps the magnitude of activations constant across blocks
 Kind = Literal["matrix", "vector", "attention_bias", "statistic", "counter"]
 Shape = tuple[int, ...]
 
-BIAS_INDEX = "attention_bias_idxs"  # index tensor in Meta's files, next to each attention bias; recomputed, never read
+BIAS_INDEX = "attention_bias_idxs"  # Meta's files have one per attention bias; its content is recomputed, never read
 
 
 class Names(NamedTuple):
-    """The name or name prefix of one module or tensor in our form and in each format."""
+    """The name or name prefix of a module or tensor: ``ours`` in the training form, and in each published format."""
 
     ours: str
     fb: str
@@ -193,7 +193,7 @@ def count_folded_parameters(config: LevitConfig) -> int:
 
 
 def random_state(config: LevitConfig, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Return random arrays under our names for tests and benchmarks: float32, counters int64.
+    """Return random arrays of the training form by name, for tests and benchmarks: float32, counters int64.
 
     Batch norms and attention biases are random too. A newly initialized LeViT ends each residual branch in a batch
     norm with weight 0, which would hide any error before it. Activations stay near 1.
