@@ -18,13 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.save import to_format
-from levit_cli.checkpoints.weights import write_safetensors
 from levit_cli.images.decode import ALLOWED_FORMATS
 from levit_cli.images.jpeg import SCAN, segments
 from tests.support.binary import LEVIT, environment
-from tests.support.random_weights import TINY, random_state
+from tests.support.random_weights import write_folder
 from tests.support.sample_images import sample_image
 
 LIMIT_S = 20.0
@@ -118,13 +115,6 @@ def classified(model: Path, folder: Path, *options: str) -> tuple[bytes, float, 
         return stdout.read(), time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
-def random_model(folder: Path) -> Path:
-    bare = folder / "bare.safetensors"
-    write_safetensors(bare, to_format(random_state(TINY), TINY, "timm"), "float32")
-    save(load(bare, preprocessing="hf"), folder / "model", "hf")
-    return folder / "model"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=300)
@@ -134,7 +124,7 @@ def main() -> None:
         folder = Path(temporary, "images")
         folder.mkdir()
         write_hostile(folder, options.count, options.seed)
-        model = random_model(Path(temporary))
+        model = write_folder(Path(temporary, "model"))
         paths = sorted(map(str, folder.iterdir()), key=os.fsencode)
         first: bytes | None = None
         for how in ([], ["-b", "3"], ["--isolate"]):

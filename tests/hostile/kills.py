@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.hostile.images import random_model
 from tests.support.binary import LEVIT, environment, levit
+from tests.support.random_weights import write_folder
 from tests.support.sample_images import write_images
 
 IMAGES = 60
@@ -49,7 +49,7 @@ def main() -> None:
     kills = rounds = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        model = random_model(folder)
+        model = write_folder(folder / "model")
         photos = write_images(folder / "photos", IMAGES)
         while kills < options.kills:
             suffix = FORMATS[rounds % len(FORMATS)]
@@ -64,7 +64,7 @@ def main() -> None:
                 kills += 1
             assert not killed_within(resuming, 600)
             assert output.read_bytes() == expected, f"round {rounds}: {output} is not what it should be"
-            leftovers = {path.name for path in folder.iterdir()} - {"photos", "model", "bare.safetensors"}
+            leftovers = {path.name for path in folder.iterdir()} - {"photos", "model"}
             assert not [name for name in leftovers if name.startswith(".")], leftovers
             rounds += 1
             print(f"{kills} kills, {rounds} rounds, all byte for byte", flush=True)

@@ -1,4 +1,4 @@
-"""Rows of a run that never was: speeds are given, so that what is made of them can be held against numbers."""
+"""Make benchmark rows from given speeds, without a measurement, to check what is computed from them."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,13 +24,13 @@ META = {
 
 
 def net(name: str) -> Net:
-    """A variant or a baseline by its name."""
+    """Return a variant or a baseline by its name."""
     (found,) = levits((name,), load=_never) if name.startswith("levit") else baselines(name, [])
     return found
 
 
 def row(name: str, *images_per_s: float, spec: EngineSpec = SPEC, hardware: str = "xeon") -> Row:
-    """A net that ran at these speeds, one in each round."""
+    """Make the row of a model with one speed for each round."""
     turns = tuple((spec.batch_size / speed,) for speed in images_per_s)
     contestant = Contestant(net(name), replace(spec), spec.batch_size, params=1, macs=2, step=lambda: None)
     return Row(contestant, Timing(turns), "median", hardware)
