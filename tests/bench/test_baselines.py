@@ -38,7 +38,7 @@ def activations(network: nn.Module) -> int:
     return sum(isinstance(module, (nn.SiLU, nn.ReLU)) for module in network.modules())
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "resnet50"])
+@pytest.mark.parametrize("name", ["efficientnet_b0", pytest.param("resnet50", marks=pytest.mark.exhaustive)])
 def test_folding_keeps_the_answer_and_the_activations(name: Baseline) -> None:
     network = randomised(name)
     images = torch.randn(2, 3, SMALL, SMALL)

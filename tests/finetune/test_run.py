@@ -117,6 +117,7 @@ def test_each_way_to_train_lowers_the_loss(given: dict[str, Any], first: Path, i
         assert changed
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="there is no C++ compiler")
 def test_a_compiled_run_is_the_same_but_for_rounding(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

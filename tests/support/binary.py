@@ -21,9 +21,8 @@ TIMEOUT_S = 120
 CACHE = tempfile.mkdtemp(prefix="levit-test-cache-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
-READ_AT_START = (  # by the interpreter, or by libraries when they are imported
-    *("PYTHON", "LC_", "LANG", "LD_", "MKL_", "OPENBLAS_", "FORCE_COLOR", "TERMINAL_WIDTH"),
-)
+# Prefixes of variables that the interpreter or a library reads once.
+READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MKL_", "OPENBLAS_", "FORCE_COLOR", "TERMINAL_WIDTH", "CXX", "TORCH")
 NEEDS_TORCH = {"finetune", "torch", "compile", "cuda", "paper", "--against", "fb"}
 
 

@@ -20,10 +20,10 @@ from typing import NoReturn
 
 ROOT = Path(__file__).parents[2]
 LIGHT = (
-    *("levit_cli.cli", "levit_cli.checkpoints", "levit_cli.engines.openvino", "levit_cli.predict.run"),
-    "typer.rich_utils",  # imported for a help text or a usage error
+    *("levit_cli.cli", "levit_cli.checkpoints", "levit_cli.convert.run", "levit_cli.engines.openvino"),
+    *("levit_cli.predict.run", "typer.rich_utils"),  # the last prints help texts and usage errors
 )
-TORCH = ("torch", *LIGHT)
+TORCH = (*LIGHT, "levit_cli.finetune.run", "levit_cli.eval.metrics", "matplotlib.backends.backend_agg")
 MAX_MESSAGE = 1 << 17
 
 
