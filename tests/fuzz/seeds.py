@@ -4,10 +4,13 @@ from pathlib import Path
 
 import PIL.Image
 
+from levit_cli.checkpoints import load, save
+from levit_cli.checkpoints.save import to_format
+from levit_cli.checkpoints.weights import write_safetensors
 from tests.fuzz.targets import SMALLEST, Model
 from tests.hostile.images import whole_images
 from tests.support.checkpoint_files import write_model
-from tests.support.random_weights import write_folder
+from tests.support.random_weights import random_state
 
 
 def image_seeds() -> list[bytes]:
@@ -17,7 +20,9 @@ def image_seeds() -> list[bytes]:
 
 
 def spoilable_model(folder: Path) -> Model:
-    write_folder(folder / "sound", config=SMALLEST, dtype="float16")
+    bare = folder / "bare.safetensors"
+    write_safetensors(bare, to_format(random_state(SMALLEST), SMALLEST, "timm"), "float16")
+    save(load(bare, preprocessing="hf"), folder / "sound", "hf", "float16")
     (folder / "spoilt").mkdir()
     return Model(folder / "sound", folder / "spoilt")
 

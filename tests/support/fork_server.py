@@ -20,7 +20,7 @@ from typing import NoReturn
 
 ROOT = Path(__file__).parents[2]
 LIGHT = (
-    *("levit_cli.cli", "levit_cli.checkpoints", "levit_cli.convert.run", "levit_cli.engines.openvino"),
+    *("levit_cli.cli", "levit_cli.checkpoints", "levit_cli.convert", "levit_cli.engines.openvino"),
     *("levit_cli.predict.run", "typer.rich_utils"),  # the last prints help texts and usage errors
 )
 TORCH = (*LIGHT, "levit_cli.finetune.run", "levit_cli.eval.metrics", "matplotlib.backends.backend_agg")
