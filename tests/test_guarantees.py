@@ -1,4 +1,4 @@
-"""Every promise of the documents has a test, and every test that shows one shows one that was given."""
+"""Each guarantee in docs/guarantees.md has a test, and each ``guarantee`` mark names a documented guarantee."""
 
 import ast
 import re
@@ -10,12 +10,12 @@ TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "guarantees.md"
 
 
-def promised() -> list[str]:
+def documented() -> list[str]:
     return re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def shown_in(path: Path) -> set[str]:
-    """The names that tests of a file are marked with."""
+def marks_in(path: Path) -> set[str]:
+    """Return the names of the guarantees that the tests of a file are marked with."""
     return {
         str(argument.value)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -27,18 +27,18 @@ def shown_in(path: Path) -> set[str]:
     }
 
 
-SHOWN = {name for path in TESTS.rglob("test_*.py") for name in shown_in(path)}
+TESTED = {name for path in TESTS.rglob("test_*.py") for name in marks_in(path)}
 
 
-def test_promises_have_names_of_their_own() -> None:
-    assert len(promised()) > 60
-    assert len(promised()) == len(set(promised()))
+def test_each_guarantee_has_a_unique_name() -> None:
+    assert len(documented()) > 60
+    assert len(documented()) == len(set(documented()))
 
 
-@pytest.mark.parametrize("name", promised())
-def test_every_promise_is_shown_by_a_test(name: str) -> None:
-    assert name in SHOWN
+@pytest.mark.parametrize("name", documented())
+def test_each_documented_guarantee_has_a_test(name: str) -> None:
+    assert name in TESTED
 
 
-def test_nothing_is_shown_that_was_not_promised() -> None:
-    assert set(promised()) >= SHOWN
+def test_each_marked_guarantee_is_documented() -> None:
+    assert set(documented()) >= TESTED
