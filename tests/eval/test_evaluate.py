@@ -18,7 +18,7 @@ from levit_cli.eval.results import ConfidentError, Confusion, Proportion
 from levit_cli.eval.summarize import summarize
 from levit_cli.predict.reader import Reader
 from tests.eval.cases import by_chance, evaluation, logits_of
-from tests.support.sample_images import sample_image, write_images
+from tests.support.sample_images import sample_image, write_class_folders
 
 SPEC = EngineSpec(precision="fp32")
 
@@ -31,9 +31,7 @@ def tiny(tiny_folder: Path) -> Checkpoint:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Three of the seven classes, nine images; every class folder named in another way."""
-    for name in ("Class_1", "class 5", "CLASS 3"):
-        write_images(tmp_path / "data" / name, 3, "png")
-    return tmp_path / "data"
+    return write_class_folders(tmp_path / "data", ("Class_1", "class 5", "CLASS 3"), 3, "png")
 
 
 # --- the images

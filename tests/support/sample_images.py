@@ -1,5 +1,6 @@
 """Make images for tests."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,3 +21,10 @@ def write_images(folder: Path, count: int, suffix: str = "jpg") -> list[Path]:
     for number, path in enumerate(paths):
         sample_image(seed=number).save(path)
     return paths
+
+
+def write_class_folders(root: Path, names: Iterable[str], count: int = 1, suffix: str = "jpg") -> Path:
+    """Write ``count`` images into a folder for each class, and return the folder of all of them."""
+    for name in names:
+        write_images(root / name, count, suffix)
+    return root
