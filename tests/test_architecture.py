@@ -23,7 +23,7 @@ LAYERS = (
 TORCH_ALLOWED = {
     *("model.levit", "images.resize_torch", "checkpoints.weights", "eval.metrics", "finetune"),
     *("bench.baselines", "bench.jit"),
-    *("engines.torch", "engines.torch_compile", "engines.cuda_graphs", "engines.tracing"),
+    *("engines.torch", "engines.torch_compile", "engines.cuda_graphs"),
     "engines.openvino_converter",
 }
 MODULES_OF_LIBRARY = {

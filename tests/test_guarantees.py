@@ -1,4 +1,4 @@
-"""Each guarantee in docs/guarantees.md has a test, and each ``guarantee`` mark names a documented guarantee."""
+"""Every guarantee in docs/guarantees.md has a test, and every test's marker names a guarantee."""
 
 import ast
 import re
@@ -8,14 +8,11 @@ import pytest
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "guarantees.md"
+GUARANTEES = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def documented() -> list[str]:
-    return re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-
-
-def marks_in(path: Path) -> set[str]:
-    """Return the names of the guarantees that the tests of a file are marked with."""
+def markers_in(path: Path) -> set[str]:
+    """The guarantees that the tests of a file are marked with."""
     return {
         str(argument.value)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -27,18 +24,18 @@ def marks_in(path: Path) -> set[str]:
     }
 
 
-TESTED = {name for path in TESTS.rglob("test_*.py") for name in marks_in(path)}
+MARKERS = {name for path in TESTS.rglob("test_*.py") for name in markers_in(path)}
 
 
-def test_each_guarantee_has_a_unique_name() -> None:
-    assert len(documented()) > 60
-    assert len(documented()) == len(set(documented()))
+def test_names_of_guarantees_are_unique() -> None:
+    assert len(GUARANTEES) > 60
+    assert len(GUARANTEES) == len(set(GUARANTEES))
 
 
-@pytest.mark.parametrize("name", documented())
-def test_each_documented_guarantee_has_a_test(name: str) -> None:
-    assert name in TESTED
+@pytest.mark.parametrize("name", GUARANTEES)
+def test_guarantee_has_a_test(name: str) -> None:
+    assert name in MARKERS
 
 
-def test_each_marked_guarantee_is_documented() -> None:
-    assert set(documented()) >= TESTED
+def test_markers_name_existing_guarantees() -> None:
+    assert set(GUARANTEES) >= MARKERS

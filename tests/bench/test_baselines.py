@@ -10,7 +10,7 @@ from levit_cli.bench.models import RandomWeights
 from levit_cli.bench.paper import PUBLISHED
 from levit_cli.choices import BaselineName
 from levit_cli.engines import EngineSpec, make_engine_of_module
-from levit_cli.engines.tracing import trace
+from levit_cli.engines.torch import trace
 from levit_cli.model.levit import Levit
 from tests.support.random_weights import TINY, random_state
 

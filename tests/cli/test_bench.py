@@ -190,9 +190,9 @@ def test_end_to_end_times_the_parts_of_the_pipeline(tiny_folder: Path, tmp_path:
     [
         (["levit-512"], 3, b"levit-512"),
         (["--against", "efficientnet_b9"], 2, b"use one of efficientnet_b0"),
-        (["demo", "--device", "cuda"], 3, b"There is no cuda device here"),
+        (["demo", "--device", "cuda"], 3, b"There is no cuda device on this machine"),
         (["--device", "cuda", "--engine", "openvino"], 2, b"runs on the CPU"),
-        (["demo", "--precision", "fp16"], 3, b"does not compute in fp16"),
+        (["demo", "--precision", "fp16"], 3, b"does not support fp16"),
         (["--duration", "0"], 2, b"--duration 0"),
         (["--duration", "soon"], 2, b"--duration"),
         (["--plot", "nowhere/speed.svg"], 4, b"Cannot write nowhere/speed.svg"),

@@ -74,7 +74,7 @@ def test_eval_finds_what_the_training_found(finished: Path, images: Path) -> Non
     assert (found["correct"] / found["total"], found["total"]) == (evaluation.top1, evaluation.images)
 
 
-@pytest.mark.guarantee("training-ended")
+@pytest.mark.guarantee("training-interrupted")
 @pytest.mark.parametrize(
     ("sent", "code", "seconds"),
     [(signal.SIGKILL, -9, 0.5), (signal.SIGKILL, -9, 2.0), (signal.SIGINT, 130, 1.0), (signal.SIGTERM, 143, 2.0)],
@@ -117,7 +117,7 @@ def endless(images: Path, options: list[str], tmp_path: Path) -> Iterator["subpr
     running.wait()
 
 
-@pytest.mark.guarantee("training-ended")
+@pytest.mark.guarantee("training-interrupted")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     sent: signal.Signals, code: int, endless: "subprocess.Popen[str]", tmp_path: Path
@@ -131,7 +131,7 @@ def test_a_signal_to_all_processes_saves_and_says_how_to_go_on(
     assert (tmp_path / "run" / "state.pt").exists()
 
 
-@pytest.mark.guarantee("training-ended")
+@pytest.mark.guarantee("training-interrupted")
 def test_a_reader_that_the_system_ends_is_no_bug_of_ours(endless: "subprocess.Popen[str]", tmp_path: Path) -> None:
     ended = False
     while not ended:  # an epoch's reader may be gone before it is hit
@@ -165,7 +165,7 @@ def test_two_processes_do_what_one_does(finished: Path, images: Path, tmp_path: 
         assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
 
 
-@pytest.mark.guarantee("training-disk")
+@pytest.mark.guarantee("training-disk-full")
 def test_a_full_disk_ends_the_run_and_leaves_what_was_written(images: Path, options: list[str], tmp_path: Path) -> None:
     """No file may grow beyond the weights: the best model fits, the state does not."""
     limit = 600_000

@@ -50,7 +50,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.guarantee("any-terminal", "python-flags")
+@pytest.mark.guarantee("terminal-independence", "python-flags")
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_machine_formats_are_the_same_bytes_in_every_environment(
     tiny_folder: Path, photos: Path, expected: dict[str, bytes], name: str
@@ -64,7 +64,7 @@ def test_machine_formats_are_the_same_bytes_in_every_environment(
     assert b"5 images in" in done.stderr
 
 
-@pytest.mark.guarantee("any-terminal")
+@pytest.mark.guarantee("terminal-independence")
 def test_a_narrow_ascii_table_is_complete(tiny_folder: Path, photos: Path) -> None:
     env = environment(COLUMNS="20", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     done = levit("predict", "-m", tiny_folder, photos, "-f", "table", env=env)
@@ -74,7 +74,7 @@ def test_a_narrow_ascii_table_is_complete(tiny_folder: Path, photos: Path) -> No
     assert b"caf\\udce9.png" in done.stdout.replace(b"\n", b"")
 
 
-@pytest.mark.guarantee("any-terminal")
+@pytest.mark.guarantee("terminal-independence")
 def test_a_user_without_name_and_home_can_predict(tiny_folder: Path, photos: Path, expected: dict[str, bytes]) -> None:
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("only root can change the user")
@@ -92,7 +92,7 @@ def test_a_user_without_name_and_home_can_predict(tiny_folder: Path, photos: Pat
     assert done.stdout in expected["jsonl"]
 
 
-@pytest.mark.guarantee("any-terminal")
+@pytest.mark.guarantee("terminal-independence")
 def test_a_read_only_home_is_no_error(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     command = unprivileged(LEVIT, "predict", "-m", tiny_folder, photos / "000.jpg")
@@ -132,7 +132,7 @@ def test_with_all_streams_closed_the_file_holds_only_the_records(
     assert (tmp_path / "out.jsonl").read_bytes() == expected["jsonl"]
 
 
-@pytest.mark.guarantee("few-descriptors")
+@pytest.mark.guarantee("few-file-descriptors")
 @pytest.mark.parametrize("options", [[], ["--isolate"]])
 def test_ten_thousand_files_need_at_most_64_descriptors(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
     folder = tmp_path / "photos"
@@ -152,7 +152,7 @@ def test_ten_thousand_files_need_at_most_64_descriptors(tiny_folder: Path, tmp_p
     assert {line.split(",", 1)[1] for line in lines} == {lines[0].split(",", 1)[1]}
 
 
-@pytest.mark.guarantee("quota-and-affinity")
+@pytest.mark.guarantee("cpu-limits")
 def test_one_core_uses_one_thread_and_gives_the_same_records(
     tiny_folder: Path, photos: Path, expected: dict[str, bytes]
 ) -> None:
@@ -163,7 +163,7 @@ def test_one_core_uses_one_thread_and_gives_the_same_records(
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )  # fmt: skip
     assert done.stdout == expected["jsonl"]
-    assert b"1 threads, 1 streams" in done.stderr
+    assert b"1 thread, 1 stream" in done.stderr
 
 
 def test_an_image_larger_than_the_address_space_is_an_error_record(tiny_folder: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def break_every_fifth(paths: list[Path]) -> dict[str, str]:
     return expected
 
 
-@pytest.mark.guarantee("one-record-each", "no-label-on-an-error", "damaged-image", "missing-or-forbidden")
+@pytest.mark.guarantee("one-record-per-input", "no-label-on-error", "corrupt-image", "missing-or-unreadable")
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_each_broken_file_is_an_error_record_and_the_run_goes_on(
     tiny_folder: Path, tmp_path: Path, batch_size: int
@@ -83,7 +83,7 @@ def test_each_broken_file_is_an_error_record_and_the_run_goes_on(
     assert b"6 failed" in done.stderr
 
 
-@pytest.mark.guarantee("any-batch", "own-result")
+@pytest.mark.guarantee("batch-invariance", "own-result")
 def test_records_do_not_depend_on_the_batch_size(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write_images(folder, 40)
@@ -94,7 +94,7 @@ def test_records_do_not_depend_on_the_batch_size(tiny_folder: Path, tmp_path: Pa
     assert len({done.stdout for done in runs}) == 1
 
 
-@pytest.mark.guarantee("data-and-words", "any-terminal")
+@pytest.mark.guarantee("stdout-and-stderr", "terminal-independence")
 @pytest.mark.parametrize("format", ["tsv", "csv", "json", "jsonl", "table"])
 def test_stdout_has_records_only_and_quiet_silences_stderr(tiny_folder: Path, tmp_path: Path, format: str) -> None:
     (path,) = write_images(tmp_path, 1)
@@ -116,7 +116,7 @@ def test_default_format_without_a_terminal_is_tsv(tiny_folder: Path, tmp_path: P
     assert row[:3] == [str(path), "ok", ""]
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 def test_file_list_with_nul_or_newline_separators(tiny_folder: Path, tmp_path: Path) -> None:
     odd = tmp_path / "new\nline.png"
     sample_image().save(odd)
@@ -197,7 +197,7 @@ def test_file_name_that_is_not_utf8(tiny_folder: Path, tmp_path: Path) -> None:
     assert record["path"].endswith("caf\\xe9.png")
 
 
-@pytest.mark.guarantee("precious-output")
+@pytest.mark.guarantee("existing-output")
 def test_output_suffix_sets_the_format_and_overwriting_needs_an_option(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path / "in", 1)
     output = tmp_path / "out.csv"
@@ -214,7 +214,7 @@ def test_output_suffix_sets_the_format_and_overwriting_needs_an_option(tiny_fold
     assert output.read_bytes() == written
 
 
-@pytest.mark.guarantee("precious-output")
+@pytest.mark.guarantee("existing-output")
 def test_output_must_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1, "png")
     before = path.read_bytes()
@@ -223,14 +223,14 @@ def test_output_must_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.guarantee("no-traceback", "nothing-to-classify")
+@pytest.mark.guarantee("no-traceback", "no-inputs")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], b"Nothing to classify"),
         (["--files-from", "-"], b"No images in the list -"),
         (["--files-from", "/nowhere/list"], b"Cannot read the list"),
-        (["--files-from", "-", "-"], b"at once"),
+        (["--files-from", "-", "-"], b"cannot be both"),
         (["--no-such-option"], b"No such option"),
         (["x.jpg", "-o", "x.unknown"], b"names no format"),
         (["x.jpg", "-k", "0"], b"--top-k"),
@@ -246,7 +246,7 @@ def test_usage_errors_are_exit_2(tiny_folder: Path, arguments: list[str], messag
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.guarantee("nothing-to-classify")
+@pytest.mark.guarantee("no-inputs")
 def test_folder_without_images_is_exit_2_and_the_message_names_the_suffixes(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     done = levit("predict", "-m", tiny_folder, tmp_path)
@@ -275,7 +275,7 @@ def test_unreachable_hub_is_exit_5_and_the_message_names_alternatives(tmp_path: 
         assert done.stdout == b""
 
 
-@pytest.mark.guarantee("labels-and-heads")
+@pytest.mark.guarantee("label-and-head-counts")
 def test_wrong_number_of_labels_is_exit_3_and_the_message_has_both_numbers(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path / "in", 1)
     labels = tmp_path / "labels.txt"
@@ -290,7 +290,7 @@ def test_wrong_number_of_labels_is_exit_3_and_the_message_has_both_numbers(tiny_
     assert records(named.stdout)[0]["top"][0]["label"] in "abcdefg"
 
 
-@pytest.mark.guarantee("no-device")
+@pytest.mark.guarantee("device-unavailable")
 def test_missing_device_is_exit_3(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "--device", "mps", env=environment(CUDA_VISIBLE_DEVICES=""))
@@ -332,7 +332,7 @@ def test_missing_output_folder_is_exit_4(tiny_folder: Path, tmp_path: Path) -> N
     assert b"out.csv" in done.stderr
 
 
-@pytest.mark.guarantee("reader-leaves")
+@pytest.mark.guarantee("closed-pipe")
 def test_closed_pipe_is_exit_141_without_a_message(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write_images(folder, 30)
@@ -369,7 +369,7 @@ def test_verbose_reports_the_engine_and_stats_the_time_of_each_stage(tiny_folder
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-v", "--stats", "--threads", "1", "--precision", "fp32")
     assert done.returncode == 0, done.stderr
-    assert b"engine openvino on cpu in fp32, 1 threads" in done.stderr
+    assert b"engine openvino on cpu in fp32, 1 thread, 1 stream" in done.stderr
     assert b"network" in done.stderr
     assert b"read + decode + resize" in done.stderr
 

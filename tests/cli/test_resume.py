@@ -64,7 +64,7 @@ def resume(
     return levit("predict", "-m", model, *inputs, "-o", output, "-k", "3", "--resume", *options, env=environment(**env))
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 def test_killed_repeatedly_and_resumed_gives_the_same_file(
     tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
 ) -> None:
@@ -81,12 +81,12 @@ def test_killed_repeatedly_and_resumed_gives_the_same_file(
         assert records(left[: left.rfind(b"\n") + 1]) == records(whole("jsonl"))[: left.count(b"\n")]
     done = resume(tiny_folder, photos, output)
     assert done.returncode == 1, done.stderr
-    assert b"stood already" in done.stderr
+    assert b"existing records kept" in done.stderr
     assert output.read_bytes() == whole("jsonl")
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 @pytest.mark.parametrize(
     ("suffix", "share"), [("jsonl", 0.0), ("jsonl", 0.5), ("jsonl", 1.0), ("csv", 0.03), ("csv", 0.5), ("tsv", 0.7)]
 )
@@ -100,7 +100,7 @@ def test_truncated_copy_of_an_output_is_completed(
     assert output.read_bytes() == whole(suffix)
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 def test_failed_images_are_retried_and_added_and_removed_images_are_merged(
     tiny_folder: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -114,8 +114,8 @@ def test_failed_images_are_retried_and_added_and_removed_images_are_merged(
     done = resume(tiny_folder, folder, output, "-v")
     assert done.returncode == 1
     assert b"3 images in" in done.stderr
-    assert b"1 failed; 21 stood already" in done.stderr
-    assert b"Left out 1 records" in done.stderr
+    assert b"1 failed; 21 existing records kept" in done.stderr
+    assert b"Removed 1 record of inputs" in done.stderr
     assert levit("predict", "-m", tiny_folder, folder, "-o", whole, "-k", "3").returncode == 1
     assert output.read_bytes() == whole.read_bytes()
     assert b"017.jpg,error" in output.read_bytes()
@@ -143,7 +143,7 @@ def noted(tiny_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFact
     return output
 
 
-@pytest.mark.guarantee("another-run")
+@pytest.mark.guarantee("resume-mismatch")
 @pytest.mark.parametrize("change", CHANGES)
 def test_output_of_another_run_is_refused_and_the_difference_named(
     tiny_folder: Path, other_model: Path, photos: Path, noted: Path, tmp_path: Path, change: str
@@ -162,13 +162,13 @@ def test_output_of_another_run_is_refused_and_the_difference_named(
     assert not done.stdout
 
 
-@pytest.mark.guarantee("another-run")
+@pytest.mark.guarantee("resume-mismatch")
 @pytest.mark.parametrize(("change", "words"), [
-    ("model", b"now has another answer"),
-    ("transform", b"now has another answer"),
-    ("top-k", b"top-k is 3 there and 2 now"),
+    ("model", b"has another prediction now"),
+    ("transform", b"has another prediction now"),
+    ("top-k", b"top-k is 3, this run's is 2"),
     ("format", b"it begins with"),
-    ("labels", b"not as this model and its labels would have it"),
+    ("labels", b"this model and its labels would write it differently"),
 ])  # fmt: skip
 def test_output_of_another_run_without_fingerprint_is_detected_by_its_records(
     tiny_folder: Path, other_model: Path, photos: Path, whole: Whole, tmp_path: Path, change: str, words: bytes
@@ -183,12 +183,12 @@ def test_output_of_another_run_without_fingerprint_is_detected_by_its_records(
     assert output.read_bytes() == whole("jsonl")[:2000]
 
 
-@pytest.mark.guarantee("another-run")
+@pytest.mark.guarantee("resume-mismatch")
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"mine\n", b"record 1: it is no record in jsonl"),
-        (b"RECORDS\0\0\0\nRECORDS", b"it is no record in jsonl"),
+        (b"mine\n", b"record 1: it is not a jsonl record"),
+        (b"RECORDS\0\0\0\nRECORDS", b"it is not a jsonl record"),
         (b'RECORDS{"path": "x", "status": "ok", "top": []}\n', b"top-k is 0"),
     ],
 )
@@ -226,7 +226,7 @@ def test_output_without_fingerprint_needs_an_existing_image_to_be_checked(
     sample_image(seed=5).save(folder / "new.png")
     done = resume(tiny_folder, [folder / "000.jpg", folder / "new.png"], tmp_path / "copy.jsonl")
     assert done.returncode == 2, done.stderr
-    assert b"no image in it is there any more" in done.stderr
+    assert b"none of its images can be read" in done.stderr
     assert resume(tiny_folder, [folder / "000.jpg", folder / "new.png"], tmp_path / "out.jsonl").returncode == 0
 
 
@@ -234,8 +234,8 @@ def test_output_without_fingerprint_needs_an_existing_image_to_be_checked(
     ("options", "words"),
     [
         (["--resume"], b"there is no --output"),
-        (["--resume", "-o", "out.json"], b"json makes sense only as a whole"),
-        (["--resume", "-o", "out.csv", "--overwrite"], b"leave one of them out"),
+        (["--resume", "-o", "out.json"], b"json is one document"),
+        (["--resume", "-o", "out.csv", "--overwrite"], b"use only one of them"),
     ],
 )
 def test_resume_without_a_resumable_output_is_a_usage_error(
@@ -320,7 +320,7 @@ def test_full_disk_leaves_whole_records_and_resume_adds_the_rest(
     assert output.read_bytes() == whole("jsonl")
 
 
-@pytest.mark.guarantee("two-runs")
+@pytest.mark.guarantee("concurrent-runs")
 @pytest.mark.parametrize("options", [[], ["--overwrite"], ["--resume"]])
 def test_second_run_with_the_same_output_is_refused(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
     first, second = write_images(tmp_path / "photos", 2)

@@ -78,7 +78,10 @@ def test_only_the_cache_is_written_to_the_home_folder(tiny_folder: Path, tmp_pat
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--engine", "torch", "-m", "demo"], b"The torch engine cannot be used"), (["-m", "w.pth"], b"only torch reads")],
+    [
+        (["--engine", "torch", "-m", "demo"], b"The torch engine cannot be used"),
+        (["-m", "w.pth"], b"which only torch"),
+    ],
 )
 def test_a_torch_that_cannot_be_imported_is_exit_3_and_no_bug(
     tmp_path: Path, arguments: list[str], message: bytes

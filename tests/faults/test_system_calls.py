@@ -25,7 +25,9 @@ def run_scenario(scenario: str, how: str, step: int, model: Path, work: Path) ->
     assert int(done.stdout) > 0
 
 
-@pytest.mark.guarantee("killed", "old-or-new", "no-traceback", "full-disk", "converting", "training-disk")
+@pytest.mark.guarantee(
+    "resume-after-kill", "atomic-replacement", "no-traceback", "full-disk", "safe-conversion", "training-disk-full"
+)
 @pytest.mark.parametrize("how", ["once", "lasting"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_some_system_calls_fail(scenario: str, how: str, tiny_folder: Path, tmp_path: Path) -> None:

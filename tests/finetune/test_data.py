@@ -59,7 +59,7 @@ def test_val_classes_that_train_lacks_are_refused(tmp_path: Path) -> None:
         find_images(root, 0.5, 0)
 
 
-@pytest.mark.guarantee("training-images")
+@pytest.mark.guarantee("training-unreadable-images")
 def test_unreadable_images_are_listed_and_left_out(tmp_path: Path) -> None:
     root = write_set(tmp_path, 4, 2)
     bad = root / "train" / "red" / "000.png"
@@ -71,7 +71,7 @@ def test_unreadable_images_are_listed_and_left_out(tmp_path: Path) -> None:
     assert len(split.train) == 11
 
 
-@pytest.mark.guarantee("training-images")
+@pytest.mark.guarantee("training-unreadable-images")
 def test_too_many_unreadable_images_are_refused(tmp_path: Path) -> None:
     root = write_set(tmp_path, 4, 2)
     (root / "train" / "red" / "000.png").write_bytes(b"")
@@ -144,7 +144,7 @@ def test_validation_sees_what_predict_sees_each_image_once(tmp_path: Path) -> No
     assert len(COLOURS) == 3
 
 
-@pytest.mark.guarantee("training-images")
+@pytest.mark.guarantee("training-unreadable-images")
 def test_an_image_that_vanishes_is_not_replaced(tmp_path: Path) -> None:
     split = find_images(write_set(tmp_path, 4, 2), 0.1, 0)
     images = TrainingImages(split.train, Settings(), (32, 32))

@@ -146,7 +146,7 @@ def test_the_same_seed_is_the_same_run_and_config_toml_repeats_it(
     assert rows(tmp_path / "other")[0] != rows(first)[0]
 
 
-@pytest.mark.guarantee("training-ended")
+@pytest.mark.guarantee("training-interrupted")
 @pytest.mark.parametrize("after", [1, 4], ids=["in the first epoch", "in the second"])
 def test_an_interrupted_run_goes_on_to_the_same_end(
     after: int, first: Path, images: Path, shape: Path, tmp_path: Path, monkeypatch: Any
@@ -201,7 +201,7 @@ def test_a_nan_loss_stops_and_keeps_the_best(first: Path, images: Path, tmp_path
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["position"]["epoch"] == 1
 
 
-@pytest.mark.guarantee("training-images")
+@pytest.mark.guarantee("training-unreadable-images")
 def test_unreadable_images_are_named_and_remembered(images: Path, shape: Path, tmp_path: Path) -> None:
     data = write_set(tmp_path / "data", 6, 2)
     bad = data / "train" / "red" / "000.png"

@@ -40,7 +40,7 @@ def test_a_missing_file_is_created(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-@pytest.mark.guarantee("old-or-new")
+@pytest.mark.guarantee("atomic-replacement")
 def test_an_existing_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with (tmp_path / "a").open("rb") as reader:
@@ -95,7 +95,7 @@ def test_a_relative_path_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
-@pytest.mark.guarantee("old-or-new")
+@pytest.mark.guarantee("atomic-replacement")
 def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with full_disk(1000):
@@ -105,7 +105,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-@pytest.mark.guarantee("old-or-new", "converting")
+@pytest.mark.guarantee("atomic-replacement", "safe-conversion")
 @pytest.mark.parametrize("old", [b"old", None])
 def test_killed_at_any_system_call_the_file_is_the_old_or_the_new_one(tmp_path: Path, old: bytes | None) -> None:
     path = tmp_path / "a"

@@ -102,7 +102,7 @@ def redirect_and_drip(exchange: Exchange) -> None:
     exchange.drip(b"HTTP/1.0 302 Found\r\nLocation: /page\r\n\r\n")
 
 
-@pytest.mark.guarantee("slow-address")
+@pytest.mark.guarantee("slow-url")
 @pytest.mark.parametrize("page", [stall_at_once, stall_in_the_body, drip_the_headers, drip_the_body, redirect_and_drip])
 def test_a_server_that_stalls_or_sends_slowly_is_stopped_at_the_timeout(site: FakeSite, page: Page) -> None:
     started = time.monotonic()

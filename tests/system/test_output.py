@@ -70,7 +70,7 @@ def test_a_record_that_cannot_be_written_leaves_no_part(tmp_path: Path, monkeypa
     assert (tmp_path / "out").read_bytes() == b"first\n"
 
 
-@pytest.mark.guarantee("two-runs")
+@pytest.mark.guarantee("concurrent-runs")
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
 def test_a_second_run_is_refused_until_the_first_ends(tmp_path: Path, options: dict[str, bool]) -> None:
     path = tmp_path / "out"

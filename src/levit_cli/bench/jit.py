@@ -13,8 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from levit_cli.bench.protocol import Step
 from levit_cli.choices import BaselineName
 from levit_cli.engines import EngineSpec, Weights
-from levit_cli.engines.torch import DTYPES
-from levit_cli.engines.tracing import trace
+from levit_cli.engines.torch import DTYPES, trace
 from levit_cli.model.levit import AttentionBase, ConvNorm, Head, Levit, LinearNorm, load_arrays
 
 

@@ -73,7 +73,7 @@ def convert_checkpoint(
         levit convert-checkpoint levit-256/ -o LeViT-256.pth --to fb
     """
     from levit_cli.checkpoints import load
-    from levit_cli.convert.run import convert, with_shortest_edge
+    from levit_cli.convert import convert, with_shortest_edge
     from levit_cli.system.output import Sink
 
     del debug  # read by handle_errors

@@ -87,25 +87,25 @@ def evaluate(
         levit eval photos/ -m demo --format json | jq .top1.value
     """
     from levit_cli.engines import EngineSpec
-    from levit_cli.eval.run import Wish, run
-    from levit_cli.predict.request import Request
+    from levit_cli.eval.run import EvalRequest, run
+    from levit_cli.predict.model import ModelOptions
 
-    asked = Request(
-        inputs=(str(folder),),
-        model=model,
-        labels=labels,
-        preprocessing=preprocessing,
-        sha256=sha256,
-        offline=offline,
-        spec=EngineSpec(device, engine, precision, threads),
+    del debug  # used by the error handler
+    request = EvalRequest(
+        folder,
+        ModelOptions(model, labels, preprocessing, sha256, offline),
+        EngineSpec(device, engine, precision, threads),
         decoding=decode,
         batch_size=batch_size,
         workers=workers,
+        format=format,
         output=output,
+        report=report,
         overwrite=overwrite,
+        calibrate=calibrate,
+        fail_under=fail_under,
         color=not no_color,
         quiet=quiet,
         verbose=verbose,
     )
-    del debug  # the door looks at it
-    return run(Wish(folder, asked, format, report, calibrate, fail_under), log)
+    return run(request, log)

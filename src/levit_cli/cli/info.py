@@ -36,7 +36,7 @@ def info(
         levit info facebook/levit-128S --format json
     """
     from levit_cli.checkpoints import load
-    from levit_cli.info.describe import as_json, as_text, describe
+    from levit_cli.info import as_json, as_text, describe
     from levit_cli.system.output import Sink
 
     del debug  # read by handle_errors

@@ -110,36 +110,23 @@ def predict(
         fd -e jpg -0 | levit predict --files-from - -0 --format jsonl
         curl -s URL | levit predict -
     """
+    from levit_cli.data.inputs import InputOptions
     from levit_cli.engines import EngineSpec
-    from levit_cli.predict.request import Request
-    from levit_cli.predict.run import classify
+    from levit_cli.predict.model import ModelOptions
+    from levit_cli.predict.prefetch import DecodeOptions
+    from levit_cli.predict.run import DisplayOptions, OutputOptions, classify
     from levit_cli.system.output import silence_native_stderr
 
-    request = Request(
-        inputs=tuple(inputs or ()),
-        files_from=files_from,
-        null=null,
-        model=model,
-        labels=labels,
-        preprocessing=preprocessing,
-        sha256=sha256,
-        offline=offline,
-        spec=EngineSpec(device, engine, precision, threads),
-        decoding=decode,
-        batch_size=batch_size,
-        workers=workers,
-        top_k=top_k,
-        format=format,
-        output=output,
-        overwrite=overwrite,
-        resume=resume,
-        isolate=isolate,
-        timeout_s=timeout,
-        color=not no_color,
-        stats=stats,
-        quiet=quiet,
-        verbose=verbose,
-    )
     if not debug:
         silence_native_stderr()
-    return classify(request, log)
+    return classify(
+        InputOptions(tuple(inputs or ()), files_from, null),
+        ModelOptions(model, labels, preprocessing, sha256, offline),
+        EngineSpec(device, engine, precision, threads),
+        DecodeOptions(decode, timeout, isolate, workers),
+        OutputOptions(format, output, overwrite, resume),
+        DisplayOptions(color=not no_color, stats=stats, quiet=quiet, verbose=verbose),
+        log,
+        batch_size=batch_size,
+        top_k=top_k,
+    )

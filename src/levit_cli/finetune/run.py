@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from levit_cli.checkpoints import Checkpoint, Evaluation, load, save
-from levit_cli.checkpoints.detect import Translation
+from levit_cli.checkpoints.detect import StateDictConversion
 from levit_cli.choices import Preset
 from levit_cli.data.image_folder import ClassFolders
 from levit_cli.data.labels import from_names
@@ -230,7 +230,7 @@ def as_checkpoint(
     return Checkpoint(
         config=network.config, labels=from_names(classes), transform=transform, state=state, format="hf",
         dtype="float32", origin="a run of levit finetune", files=(),
-        translation=Translation(state, network.config, "hf", len(state)), evaluation=measured,
+        conversion=StateDictConversion(state, network.config, "hf", len(state)), evaluation=measured,
     )  # fmt: skip
 
 
