@@ -171,7 +171,7 @@ def test_a_killed_data_loader_worker_stops_the_run_with_exit_code_1(
 
 
 def test_two_processes_give_the_same_result_as_one(finished: Path, images: Path, tmp_path: Path) -> None:
-    """With a frozen backbone, batch norms do not depend on the batch: the two halves' gradients add up to the whole's."""
+    """With a frozen backbone, batch norms do not depend on the batch: two half batches give the gradient of one."""
     options = [
         "-m", str(finished), "--freeze", "backbone", "--epochs", "2", "--batch-size", "12", "--lr", "1e-2",
         "--precision", "fp32", "--device", "cpu", "--workers", "0",

@@ -126,7 +126,7 @@ class RunFolder:
         replace_text(self.unreadable_file, "".join(lines))
 
     def read_unreadable(self) -> tuple[Unreadable, ...] | None:
-        """Return the unreadable images that an earlier scan found; None if there was no scan.
+        """Return the unreadable images listed by an earlier scan; None if there was no scan.
 
         Raises:
             RefusedError: the file is damaged.
