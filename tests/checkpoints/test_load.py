@@ -214,12 +214,11 @@ def test_labels_of_the_users_come_first(tmp_path: Path, name: str, content: str)
 def test_labels_of_another_length_are_refused_with_both_numbers(tmp_path: Path) -> None:
     path = write_model(tmp_path / "a.pth", "fb")
     (tmp_path / "names.txt").write_text("cat\ndog\n")
-    assert (
-        refusal(path, labels=tmp_path / "names.txt").what == f"{tmp_path}/names.txt has 2 labels, the model 7 classes"
-    )
+    error = refusal(path, labels=tmp_path / "names.txt")
+    assert error.what == f"{tmp_path}/names.txt has 2 labels, but the model has 7 classes"
     folder = with_config(tmp_path / "model", id2label={"0": "cat", "1": "dog", "2": "bird"})
     error = refusal(folder)
-    assert error.what == f"The configuration of {folder} has 3 labels, the model 7 classes"
+    assert error.what == f"The configuration of {folder} has 3 labels, but the model has 7 classes"
     assert "--labels" in error.hint
     (tmp_path / "names.txt").write_text("\n".join(ANIMALS.names))
     assert load(folder, labels=tmp_path / "names.txt").labels == ANIMALS  # the hint helps

@@ -138,8 +138,8 @@ def test_calibrating_stores_what_predict_then_uses(data: Path, model: Path, tmp_
     assert b"stored in" in done.stderr
     assert done.stdout == b""
     text = output.read_text(encoding="utf-8")
-    assert "80.0 %  16 of 20 right" in text
-    assert "Surest mistakes" in text
+    assert "80.0 %  16 of 20 images correct" in text
+    assert "Most confident errors" in text
     assert "\x1b" not in text
     after = json.loads((own / "config.json").read_text())
     temperature = after["levit_cli"].pop("temperature")
@@ -167,7 +167,7 @@ def test_a_part_of_the_labels_is_enough_and_said(data: Path, model: Path, capsys
     ("arguments", "code", "said"),
     [
         (["nowhere", "-m", "demo"], 2, "No folder nowhere"),
-        (["zoo", "-m", "demo"], 3, "2 folders have no label in the model: aardvark, okapi"),
+        (["zoo", "-m", "demo"], 3, "2 folders match no label of the model: aardvark, okapi"),
         (["good", "-m", "demo", "--calibrate"], 2, "demo could keep a temperature"),
         (["good", "-m", "bare.safetensors", "--calibrate"], 2, "levit convert-checkpoint bare.safetensors"),
         (

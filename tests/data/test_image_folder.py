@@ -1,4 +1,4 @@
-"""Class folders are found as torchvision finds them."""
+"""Class folders are read by the rules of torchvision."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def touch(*paths: Path) -> None:
         path.write_bytes(b"x")
 
 
-def test_samples_and_numbers_are_torchvisions(tmp_path: Path) -> None:
+def test_samples_and_class_indices_equal_those_of_torchvision(tmp_path: Path) -> None:
     from torchvision.datasets import ImageFolder
 
     names = ("b/2.png", "b/10.jpg", "a b/x.JPEG", "a b/deep/er/y.webp", "Z/1.tiff", "b/notes.txt")
@@ -32,7 +32,7 @@ def test_hidden_entries_are_neither_classes_nor_images(tmp_path: Path) -> None:
     assert class_folders(tmp_path).samples == ((tmp_path / "a" / "1.png", 0),)
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+def test_symbolic_links_are_followed_but_not_in_cycles(tmp_path: Path) -> None:
     touch(tmp_path / "a" / "1.png", tmp_path / "b" / "2.png", tmp_path / "elsewhere" / "3.png")
     root = tmp_path / "set"
     root.mkdir()
@@ -41,38 +41,38 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (root / "a" / "more").symlink_to(tmp_path / "elsewhere")
     (root / "a" / "up").symlink_to(root)
     (root / "b" / "self").symlink_to(root / "b")
-    found = [(str(path.relative_to(root)), index) for path, index in class_folders(root).samples]
-    assert found == [("a/1.png", 0), ("a/more/3.png", 0), ("b/2.png", 1)]
+    samples = [(str(path.relative_to(root)), index) for path, index in class_folders(root).samples]
+    assert samples == [("a/1.png", 0), ("a/more/3.png", 0), ("b/2.png", 1)]
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [((), "No class folders"), (("1.png",), "No class folders"), (("a/1.png", "b/notes.txt"), "No images in .*b")],
 )
-def test_what_is_no_data_set_is_refused(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+def test_a_folder_without_classes_or_images_is_an_error(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     touch(*(tmp_path / name for name in names))
     with pytest.raises(UsageError, match=message):
         class_folders(tmp_path)
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No folder"):
         class_folders(tmp_path / "none")
 
 
-def test_train_and_val_inside_are_found(tmp_path: Path) -> None:
+def test_train_and_validation_folders_are_recognized(tmp_path: Path) -> None:
     touch(tmp_path / "train/a/1.png", tmp_path / "test/a/1.png")
     assert split_folders(tmp_path) == (tmp_path / "train", tmp_path / "test")
     touch(tmp_path / "val/a/1.png")
     assert split_folders(tmp_path) == (tmp_path / "train", tmp_path / "val")
 
 
-def test_a_folder_of_classes_is_whole(tmp_path: Path) -> None:
+def test_a_folder_of_classes_is_not_split(tmp_path: Path) -> None:
     touch(tmp_path / "a/1.png")
     assert split_folders(tmp_path) == (tmp_path, None)
 
 
-def test_one_of_the_two_alone_is_refused(tmp_path: Path) -> None:
+def test_only_one_of_train_and_validation_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path / "train/a/1.png")
     with pytest.raises(UsageError, match="val/ or test/"):
         split_folders(tmp_path)

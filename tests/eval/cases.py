@@ -1,4 +1,4 @@
-"""Evaluations without a model: logits by hand, or by chance, beside true classes."""
+"""Evaluations without a model, from given or random logits and true classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ RUN = RunDescription(
 
 
 class NoEngine:
-    """Stands where the engine was; nobody asks it anything."""
+    """Take the place of the engine; calling it is an error."""
 
     spec = EngineSpec("cpu", "openvino", "fp32", 1)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        raise AssertionError("the images are classified already")
+        raise AssertionError("the images have been classified already")
 
     def save_cache(self) -> None: ...
 
@@ -43,18 +43,20 @@ def evaluation(
     failures: Sequence[tuple[Path, InputError]] = (),
     temperature: float = 1.0,
 ) -> Evaluated:
-    """What ``evaluate`` gives for these answers.
+    """Return what ``evaluate`` returns for these logits.
 
     Args:
-        folders: the classes that have one; by default all.
+        logits: (N, classes).
+        targets: (N,) true classes.
+        folders: the classes that have a folder; by default all.
         paths: of the images; by default data/CLASS/0.jpg and so on.
     """
     labels = labels or Labels(tuple("abcdefghijklmnopqrstuvwxyz"[: logits.shape[1]]))
     classes = tuple(range(len(labels))) if folders is None else tuple(folders)
     names = [labels.names[index] for index in targets]
     paths = paths if paths is not None else [root / name / f"{number}.jpg" for number, name in enumerate(names)]
-    number_of = {index: number for number, index in enumerate(classes)}
-    samples = [(path, number_of[index]) for path, index in zip(paths, targets, strict=True)]
+    folder_number = {index: number for number, index in enumerate(classes)}
+    samples = [(path, folder_number[index]) for path, index in zip(paths, targets, strict=True)]
     samples += [(path, 0) for path, _ in failures]
     ranked = np.argsort(-logits, axis=1, kind="stable")
     return Evaluated(
@@ -74,13 +76,13 @@ def evaluation(
 
 
 def logits_of(*probabilities_of: Sequence[float]) -> NDArray[np.float32]:
-    """Logits whose softmax these are."""
+    """Return the logits of these probabilities, one row per image."""
     logits: NDArray[np.float32] = np.log(np.array(probabilities_of)).astype(np.float32)
     return logits
 
 
 def by_chance(num_images: int, num_classes: int, seed: int = 0) -> tuple[NDArray[np.float32], list[int]]:
-    """Logits that are right more often than not, and the true classes."""
+    """Return random logits, correct more often than not, and the true classes."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(0, num_classes, num_images)
     logits = rng.normal(0, 1, (num_images, num_classes))

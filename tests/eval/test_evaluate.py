@@ -14,7 +14,7 @@ from levit_cli.data.labels import Labels, numbered
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import InputError, RefusedError
 from levit_cli.eval.evaluate import evaluate
-from levit_cli.eval.results import Confusion, Mistake, Proportion
+from levit_cli.eval.results import ConfidentError, Confusion, Proportion
 from levit_cli.eval.summarize import summarize
 from levit_cli.predict.reader import Reader
 from tests.eval.cases import by_chance, evaluation, logits_of
@@ -135,8 +135,8 @@ def test_the_figures_of_an_example_by_hand() -> None:
     assert summary.macro_f1 == pytest.approx(1.3 / 3)
     assert summary.confusion[:4, :4].tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]]
     assert summary.confusions == [Confusion(0, 1, 1), Confusion(2, 0, 1), Confusion(2, 3, 1)]
-    assert summary.classes_in_play == [0, 1, 2, 3]
-    assert [(m.path, m.true, m.predicted, round(m.prob, 4)) for m in summary.mistakes] == [
+    assert summary.confusion_classes == [0, 1, 2, 3]
+    assert [(m.path, m.true, m.predicted, round(m.prob, 4)) for m in summary.confident_errors] == [
         ("data/c/4.jpg", 2, 0, 0.9),
         ("data/a/1.jpg", 0, 1, 0.6),
         ("data/c/5.jpg", 2, 3, 0.5),
@@ -192,13 +192,13 @@ def test_top_5_says_nothing_of_a_model_of_five_classes() -> None:
 
 def test_the_surest_mistakes_come_first_and_are_not_too_many() -> None:
     logits, targets = by_chance(300, 4)
-    mistakes = summarize(evaluation(logits, targets)).mistakes
+    mistakes = summarize(evaluation(logits, targets)).confident_errors
     assert len(mistakes) == 24
     assert [mistake.prob for mistake in mistakes] == sorted((mistake.prob for mistake in mistakes), reverse=True)
     assert all(mistake.true != mistake.predicted for mistake in mistakes)
-    alike = summarize(evaluation(logits_of([0.9, 0.1], [0.9, 0.1]), (1, 1))).mistakes
+    alike = summarize(evaluation(logits_of([0.9, 0.1], [0.9, 0.1]), (1, 1))).confident_errors
     assert [mistake.path for mistake in alike] == ["data/b/0.jpg", "data/b/1.jpg"]
-    assert replace(alike[0], prob=round(alike[0].prob, 5)) == Mistake("data/b/0.jpg", 1, 0, 0.9)
+    assert replace(alike[0], prob=round(alike[0].prob, 5)) == ConfidentError("data/b/0.jpg", 1, 0, 0.9)
 
 
 @pytest.mark.parametrize(("correct", "total"), [(8, 10), (0, 10), (10, 10), (50, 100), (4041, 5000), (1, 1)])

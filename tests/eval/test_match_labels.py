@@ -1,4 +1,4 @@
-"""Folders find their labels: to the letter, by WordNet id, loosely, by a synonym; or are refused with the reason."""
+"""Folder names match labels exactly, by WordNet id, regardless of case and spacing, or by a synonym; else an error."""
 
 import pytest
 
@@ -24,7 +24,7 @@ ANIMALS = Labels(("cat", "Dog", "guinea pig", "tabby, tabby cat", "café"))
         ("cafe\N{COMBINING ACUTE ACCENT}", 4),
     ],
 )
-def test_a_name_is_matched_however_it_is_written(folder: str, index: int) -> None:
+def test_case_underscores_and_spaces_do_not_matter(folder: str, index: int) -> None:
     assert match([folder], ANIMALS) == (index,)
 
 
@@ -37,13 +37,13 @@ def test_a_name_is_matched_however_it_is_written(folder: str, index: int) -> Non
         ("tabby", 281),
         ("tabby cat", 281),
         ("tabby, tabby cat", 281),
-        ("Felis_catus_nobody", None),
+        ("Felis_catus_unknown", None),
         ("n99999999", None),
         ("n021230450", None),
         ("n03126707", 517),  # one of the two cranes
     ],
 )
-def test_imagenet_is_found_by_id_and_by_every_synonym(folder: str, index: int | None) -> None:
+def test_imagenet_classes_match_by_wordnet_id_and_by_any_synonym(folder: str, index: int | None) -> None:
     if index is None:
         with pytest.raises(RefusedError, match=folder):
             match([folder], imagenet1k())
@@ -51,26 +51,26 @@ def test_imagenet_is_found_by_id_and_by_every_synonym(folder: str, index: int | 
         assert match([folder], imagenet1k()) == (index,)
 
 
-def test_every_class_of_imagenet_is_found_by_its_id_and_by_its_full_list_of_names() -> None:
+def test_every_imagenet_class_matches_by_its_id_and_by_its_full_list_of_names() -> None:
     labels = imagenet1k()
     assert labels.wnids is not None
     assert match(labels.wnids, labels) == tuple(range(1000))
     lists = [", ".join(names) for names in synonyms(labels)]
-    alone = [index for index, names in enumerate(lists) if lists.count(names) == 1]
-    named_as_another = [index for index in alone if labels.names.count(lists[index]) > 1]
-    wanted = [index for index in alone if index not in named_as_another]
-    assert len(wanted) > 990
-    assert match([lists[index] for index in wanted], labels) == tuple(wanted)
+    unique = [index for index, names in enumerate(lists) if lists.count(names) == 1]
+    label_of_another = [index for index in unique if labels.names.count(lists[index]) > 1]
+    unambiguous = [index for index in unique if index not in label_of_another]
+    assert len(unambiguous) > 990
+    assert match([lists[index] for index in unambiguous], labels) == tuple(unambiguous)
 
 
-def test_the_stricter_way_wins() -> None:
+def test_a_stricter_rule_takes_precedence() -> None:
     labels = Labels(("cat", "Cat", "tabby, cat"))
     assert match(["Cat", "cat"], labels) == (1, 0)
     assert match(["tabby"], labels) == (2,)
 
 
 @pytest.mark.parametrize(
-    ("labels", "folder", "said"),
+    ("labels", "folder", "words"),
     [
         (imagenet1k(), "crane", ["n02012849 (crane)", "n03126707 (crane)", "WordNet id"]),
         (Labels(("cat", "Cat")), "CAT", ["cat, Cat", "exact label"]),
@@ -78,34 +78,34 @@ def test_the_stricter_way_wins() -> None:
         (Labels(("cat", "cat")), "cat", ["2 classes"]),
     ],
 )
-def test_a_name_that_could_mean_two_classes_is_refused(labels: Labels, folder: str, said: list[str]) -> None:
+def test_a_name_that_matches_two_classes_is_an_error(labels: Labels, folder: str, words: list[str]) -> None:
     with pytest.raises(RefusedError) as caught:
         match([folder], labels)
     assert caught.value.exit_code == ExitCode.REFUSED
-    assert all(words in str(caught.value) for words in [folder, *said])
+    assert all(word in str(caught.value) for word in [folder, *words])
 
 
-def test_folders_without_a_label_are_all_named_and_so_is_what_the_model_knows() -> None:
-    with pytest.raises(RefusedError, match="2 folders have no label in the model: horse, zebra") as caught:
+def test_the_error_names_all_folders_without_a_label_and_the_first_labels() -> None:
+    with pytest.raises(RefusedError, match="2 folders match no label of the model: horse, zebra") as caught:
         match(["cat", "horse", "zebra"], ANIMALS)
     assert "5 classes: cat, Dog" in str(caught.value)
-    with pytest.raises(RefusedError, match=r"^1 folder has no label"):
+    with pytest.raises(RefusedError, match=r"^1 folder matches no label"):
         match(["horse"], ANIMALS)
 
 
-def test_many_folders_without_a_label_are_counted() -> None:
+def test_the_error_counts_the_folders_that_it_does_not_name() -> None:
     with pytest.raises(RefusedError, match=r"50 folders .*x0, x1, .*x19, … \(30 more\)"):
         match([f"x{number}" for number in range(50)], ANIMALS)
 
 
-def test_two_folders_of_one_class_are_refused() -> None:
-    with pytest.raises(RefusedError, match="Cat and cat mean the same class, cat"):
+def test_two_folders_of_the_same_class_are_an_error() -> None:
+    with pytest.raises(RefusedError, match="Cat and cat match the same class, cat"):
         match(["Cat", "cat"], ANIMALS)
-    with pytest.raises(RefusedError, match="n02123045 and tabby mean the same class"):
+    with pytest.raises(RefusedError, match="n02123045 and tabby match the same class"):
         match(["n02123045", "tabby"], imagenet1k())
 
 
-def test_a_name_with_control_characters_is_shown_and_not_sent() -> None:
+def test_control_characters_in_a_name_are_shown_as_escapes() -> None:
     with pytest.raises(RefusedError) as caught:
         match(["\x1b[31mred"], ANIMALS)
     assert "\\x1b[31mred" in str(caught.value)

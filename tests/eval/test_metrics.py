@@ -1,4 +1,4 @@
-"""The figures are those that one computes by hand."""
+"""The metrics equal values computed by hand."""
 
 import math
 
@@ -14,23 +14,23 @@ TARGETS = np.array([0, 0, 0, 0, 1, 1, 2, 2])
 PREDICTED = np.array([0, 0, 0, 1, 1, 1, 2, 0])
 
 
-def test_confusions_and_class_figures_by_hand() -> None:
+def test_confusion_matrix_and_class_metrics_equal_values_computed_by_hand() -> None:
     counts = metrics.count_confusions(PREDICTED, TARGETS, 4)
     assert counts.tolist() == [[3, 1, 0, 0], [0, 2, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
-    figures = metrics.class_figures(PREDICTED, TARGETS, 4)
-    assert figures.precision == pytest.approx([3 / 4, 2 / 3, 1, 0])
-    assert figures.recall == pytest.approx([3 / 4, 1, 1 / 2, 0])
-    assert figures.f1 == pytest.approx([3 / 4, 4 / 5, 2 / 3, 0])
+    of_class = metrics.class_metrics(PREDICTED, TARGETS, 4)
+    assert of_class.precision == pytest.approx([3 / 4, 2 / 3, 1, 0])
+    assert of_class.recall == pytest.approx([3 / 4, 1, 1 / 2, 0])
+    assert of_class.f1 == pytest.approx([3 / 4, 4 / 5, 2 / 3, 0])
 
 
-def test_hits_are_counted_exactly_also_where_logits_are_equal() -> None:
+def test_top_k_hits_equal_values_computed_by_hand() -> None:
     ranked = np.array([[2, 0, 1], [0, 1, 2], [0, 1, 3], [3, 2, 0]])
     targets = np.array([2, 2, 4, 0])
     assert [metrics.count_hits(ranked[:, :k], targets, 6) for k in (1, 2, 3)] == [1, 1, 3]
 
 
-def test_hits_are_those_of_torchmetrics_own_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "CHUNK", 7)  # parts of parts
+def test_top_k_hits_equal_the_accuracy_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "CHUNK", 7)  # several chunks, the last one smaller
     logits, targets = by_chance(100, 9)
     ranked = np.argsort(-logits, axis=1)
     for k in (1, 5):
@@ -38,13 +38,13 @@ def test_hits_are_those_of_torchmetrics_own_accuracy(monkeypatch: pytest.MonkeyP
         assert metrics.count_hits(ranked[:, :k], np.array(targets), 9) == round(100 * float(theirs))
 
 
-def test_the_calibration_error_by_hand() -> None:
-    confidences = np.array([0.9, 0.9, 0.5, 0.5])  # two bins: .9 sure and half right, .5 sure and right
+def test_calibration_error_equals_a_value_computed_by_hand() -> None:
+    confidences = np.array([0.9, 0.9, 0.5, 0.5])  # two bins: accuracy 0.5 at confidence 0.9, accuracy 1 at 0.5
     error = metrics.calibration_error(confidences, np.array([True, False, True, True]), 15)
     assert error == pytest.approx((0.4 + 0.5) / 2)
 
 
-def test_the_calibration_error_is_the_usual_one_of_many_classes() -> None:
+def test_calibration_error_equals_the_multiclass_one_of_torchmetrics() -> None:
     logits, targets = by_chance(300, 6)
     probs = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True)
     theirs = multiclass_calibration_error(torch.from_numpy(probs), torch.tensor(targets), 6, n_bins=15)
@@ -52,21 +52,21 @@ def test_the_calibration_error_is_the_usual_one_of_many_classes() -> None:
     assert ours == pytest.approx(float(theirs), abs=1e-7)
 
 
-def test_the_log_loss_by_hand() -> None:
+def test_log_loss_equals_a_value_computed_by_hand() -> None:
     logits = logits_of([0.5, 0.25, 0.25], [0.125, 0.75, 0.125])
     assert metrics.log_loss(logits, np.array([0, 2]), 1.0) == pytest.approx((math.log(2) + math.log(8)) / 2)
     assert metrics.log_loss(logits, np.array([0, 2]), 1e9) == pytest.approx(math.log(3))
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
-def test_the_temperature_by_hand(scale: float) -> None:
+def test_fitted_temperature_equals_a_value_computed_by_hand(scale: float) -> None:
     logits = scale * np.array([[2, 0], [2, 0], [0, 2], [2, 0]], np.float32)
-    targets = np.array([0, 0, 1, 1])  # always as sure, and three times of four right: sigmoid(2 / T) = 3 / 4
+    targets = np.array([0, 0, 1, 1])  # equal confidence, three of four correct: sigmoid(2 / T) = 3 / 4
     assert metrics.fit_temperature(logits, targets) == pytest.approx(scale * 2 / math.log(3), rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_other_temperature_is_better(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitted_temperature_minimizes_the_log_loss(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "CHUNK", 64)
     logits, labels = by_chance(200, 5, seed)
     targets = np.array(labels)
@@ -76,18 +76,18 @@ def test_no_other_temperature_is_better(seed: int, monkeypatch: pytest.MonkeyPat
     assert all(metrics.log_loss(logits * 3, targets, best * factor) > least for factor in (0.5, 0.99, 1.01, 2))
 
 
-@pytest.mark.parametrize("targets", [[0, 0, 1], [1, 1, 0]], ids=["never wrong", "always wrong"])
-def test_there_is_no_temperature_without_right_answers_and_wrong_ones(targets: list[int]) -> None:
+@pytest.mark.parametrize("targets", [[0, 0, 1], [1, 1, 0]], ids=["all correct", "all wrong"])
+def test_no_temperature_is_fitted_without_both_correct_and_wrong_predictions(targets: list[int]) -> None:
     logits = np.array([[2, 0], [1, 0], [0, 1]], np.float32)
     assert metrics.fit_temperature(logits, np.array(targets)) is None
 
 
-def test_logits_that_tell_nothing_have_no_temperature() -> None:
+def test_no_temperature_is_fitted_to_constant_logits() -> None:
     assert metrics.fit_temperature(np.zeros((4, 3), np.float32), np.array([0, 1, 2, 0])) is None
 
 
-def test_of_no_images_all_counts_are_zero() -> None:
-    none = np.zeros(0, np.int64)
-    assert metrics.count_confusions(none, none, 3).sum() == 0
-    assert metrics.count_hits(np.zeros((0, 3), np.int64), none, 3) == 0
-    assert metrics.class_figures(none, none, 3).f1.tolist() == [0, 0, 0]
+def test_without_images_all_counts_are_zero() -> None:
+    empty = np.zeros(0, np.int64)
+    assert metrics.count_confusions(empty, empty, 3).sum() == 0
+    assert metrics.count_hits(np.zeros((0, 3), np.int64), empty, 3) == 0
+    assert metrics.class_metrics(empty, empty, 3).f1.tolist() == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""The report is one page that shows everything, asks nobody for anything, and takes names for text."""
+"""The HTML report is self-contained and escapes all names; the table and the JSON document show the same results."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ EMBEDS = ("src", "href", "xlink:href", "action", "data", "poster", "srcset", "ba
 
 
 class Page(HTMLParser):
-    """The tags of a page, and its text."""
+    """Collect the tags and the text of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
-    """Sixty images of seven classes with names of the worst kind; those of the files are no better."""
+    """Sixty images in seven classes; the names of classes and files contain markup and control characters."""
     root = tmp_path_factory.mktemp("data & <b>more")
     logits, targets = by_chance(60, 7)
     paths = [root / f"{number}<img src=y>'\"\n\x1b.png" for number in range(60)]
@@ -69,7 +69,7 @@ def page(hostile: Evaluated) -> str:
     return as_html(hostile, summarize(hostile), RUN)
 
 
-def test_nothing_from_outside_becomes_a_tag_and_nothing_is_fetched(page: str) -> None:
+def test_names_never_become_tags_and_nothing_is_fetched(page: str) -> None:
     parsed = Page(page)
     tags = [tag for tag, _ in parsed.tags]
     assert not {"script", "u", "iframe", "link", "object", "embed", "form"} & set(tags)
@@ -82,7 +82,7 @@ def test_nothing_from_outside_becomes_a_tag_and_nothing_is_fetched(page: str) ->
     assert tags.count("img") == tags.count("figure") > 0
 
 
-def test_names_are_shown_as_they_are(page: str) -> None:
+def test_names_are_shown_verbatim(page: str) -> None:
     text = Page(page).text
     assert "<script>alert(1)</script>" in text
     assert "\"><img src=x onerror='alert(2)'>" in text
@@ -99,17 +99,17 @@ def test_the_same_evaluation_gives_the_same_page(hostile: Evaluated, page: str) 
     assert as_html(hostile, summarize(hostile), RUN) == page
 
 
-def test_images_that_are_gone_leave_a_gap(tmp_path: Path) -> None:
+def test_deleted_images_get_a_placeholder(tmp_path: Path) -> None:
     logits, targets = by_chance(20, 3)
     evaluated = evaluation(logits, targets, root=tmp_path)
     page = as_html(evaluated, summarize(evaluated), RUN)
     assert "<img " not in page
-    assert page.count('class="missing"') == len(summarize(evaluated).mistakes) > 0
+    assert page.count('class="missing"') == len(summarize(evaluated).confident_errors) > 0
 
 
-def test_of_no_image_there_is_a_page_and_a_table() -> None:
+def test_without_readable_images_all_outputs_are_valid() -> None:
     logits, _ = by_chance(0, 3)
-    failures = [(Path("data/a/x.jpg"), InputError("empty_file", "nothing in it"))]
+    failures = [(Path("data/a/x.jpg"), InputError("empty_file", "the file is empty"))]
     evaluated = evaluation(logits, [], failures=failures)
     summary = summarize(evaluated)
     for text in (
@@ -123,22 +123,22 @@ def test_of_no_image_there_is_a_page_and_a_table() -> None:
     assert content["calibration"] is content["balanced_accuracy"] is None
 
 
-def test_many_classes_are_cut_down_to_those_that_matter(tmp_path: Path) -> None:
+def test_with_many_classes_only_the_worst_are_shown(tmp_path: Path) -> None:
     labels = Labels(tuple(f"class-{index}" for index in range(200)))
     logits, targets = by_chance(2000, 200)
     evaluated = evaluation(logits, targets, labels=labels, root=tmp_path)
     summary = summarize(evaluated)
     page = as_html(evaluated, summary, RUN)
-    assert "Shown are the 20 of 200 classes" in page
-    assert "The other 170 classes" in page
-    assert "all others" in page
+    assert "The chart shows the 20 of 200 classes" in page
+    assert "Show 170 more classes" in page
+    assert "other classes" in page
     table = as_table(evaluated, summary, RUN, is_terminal=False)
     assert "and 170 more classes" in table
-    assert "Most often confused" in table
+    assert "Most frequent confusions" in table
     assert len(document(evaluated, summary, RUN)["confusion"]["matrix"]) == 200
 
 
-def test_the_table_takes_no_name_for_markup_and_sends_no_control_characters(hostile: Evaluated) -> None:
+def test_the_table_does_not_interpret_markup_or_control_characters(hostile: Evaluated) -> None:
     for is_terminal in (False, True):
         table = as_table(hostile, summarize(hostile), RUN, is_terminal=is_terminal, color=False)
         assert "[red]&amp;:smile:" in table
@@ -147,27 +147,27 @@ def test_the_table_takes_no_name_for_markup_and_sends_no_control_characters(host
     assert "\x1b" not in as_table(hostile, summarize(hostile), RUN, is_terminal=False)
 
 
-@pytest.mark.parametrize(("columns", "shown"), [("80", "Confusion:"), ("40", "Most often confused")])
-def test_on_a_narrow_terminal_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch, columns: str, shown: str) -> None:
+@pytest.mark.parametrize(("columns", "heading"), [("80", "Confusion matrix"), ("40", "Most frequent confusions")])
+def test_the_table_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, columns: str, heading: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     logits, targets = by_chance(200, 9)
     table = as_table(evaluated := evaluation(logits, targets), summarize(evaluated), RUN, is_terminal=False)
-    assert shown in table
+    assert heading in table
     assert "…" not in table
     assert max(map(len, table.splitlines())) <= int(columns)
 
 
-def test_json_gives_names_back_to_the_letter(hostile: Evaluated) -> None:
+def test_json_keeps_names_verbatim(hostile: Evaluated) -> None:
     content = json.loads(as_json(document(hostile, summarize(hostile), RUN)))
     assert [entry["label"] for entry in content["classes"]] == list(HOSTILE)
-    assert {mistake["path"] for mistake in content["mistakes"]} <= set(hostile.paths)
+    assert {error["path"] for error in content["mistakes"]} <= set(hostile.paths)
     assert list(content) == [
         *("schema_version", "meta", "data", "top1", "top5", "balanced_accuracy", "macro_f1", "calibration"),
         *("calibration_fitted", "classes", "confusion", "mistakes", "failures"),
     ]
 
 
-def test_the_labels_of_imagenet_bring_their_wordnet_ids(tmp_path: Path) -> None:
+def test_json_contains_the_wordnet_ids_of_labels(tmp_path: Path) -> None:
     logits, targets = by_chance(12, 2)
     labels = Labels(("tench", "goldfish"), ("n01440764", "n01443537"))
     content = document(evaluated := evaluation(logits, targets, labels=labels), summarize(evaluated), RUN)
@@ -196,7 +196,7 @@ onload = () => {{
 
 
 def measured(report: Path, *widths: int) -> list[dict[str, Any]]:
-    """The report in frames of so many pixels, as a real browser lays it out."""
+    """Lay the report out in a browser, in frames of the given widths in pixels, and return what it measures there."""
     assert BROWSER
     frame = '<iframe src="{}" width="{}" height="900" style="border:0"></iframe>'
     frames = "".join(frame.format(report.name, width) for width in widths)
@@ -210,24 +210,22 @@ def measured(report: Path, *widths: int) -> list[dict[str, Any]]:
     return result
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium here to lay the page out")
-def test_a_browser_shows_the_page_at_the_width_of_a_desk_and_of_a_phone(
-    hostile: Evaluated, page: str, tmp_path: Path
-) -> None:
+@pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+def test_the_page_fits_a_desktop_and_a_phone_in_a_browser(hostile: Evaluated, page: str, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     report.write_text(page, encoding="utf-8")
-    for found in measured(report, 1200, 400):
-        assert found["needed"] <= found["width"]  # nothing sticks out
-        assert (found["scripts"], found["broken"], found["resources"]) == (0, 0, [])
-        assert found["images"] == len(summarize(hostile).mistakes) > 0
-        assert len(found["charts"]) == 2
-        assert min(found["charts"]) > 250
-        assert "<script>alert(1)</script>" in found["text"]
-        assert "日本語のクラス" in found["text"]
+    for frame in measured(report, 1200, 400):
+        assert frame["needed"] <= frame["width"]  # no horizontal scroll bar
+        assert (frame["scripts"], frame["broken"], frame["resources"]) == (0, 0, [])
+        assert frame["images"] == len(summarize(hostile).confident_errors) > 0
+        assert len(frame["charts"]) == 2
+        assert min(frame["charts"]) > 250
+        assert "<script>alert(1)</script>" in frame["text"]
+        assert "日本語のクラス" in frame["text"]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_the_page_says_which_temperature_was_used(hostile: Evaluated, temperature: float) -> None:
+def test_the_page_states_the_temperature_that_was_used(hostile: Evaluated, temperature: float) -> None:
     evaluated = replace(hostile, temperature=temperature)
     description = replace(RUN, model=replace(RUN.model, temperature=temperature))
     page = as_html(evaluated, summarize(evaluated), description)

@@ -1,4 +1,4 @@
-"""What becomes of every kind of image, and of everything that is none. All files are made here."""
+"""Every kind of image decodes to RGB, and every broken or foreign file is an error. All files are generated here."""
 
 import gzip
 import re
@@ -46,7 +46,7 @@ def pixels_of(data: bytes) -> NDArray[np.int16]:
 
 
 def outcome(data: bytes) -> Array | tuple[str, str]:
-    """The pixels, or the error's kind and message."""
+    """Return the pixels, or the kind and message of the error."""
     try:
         return np.asarray(decode(data))
     except InputError as error:
@@ -67,9 +67,9 @@ def gray(values: Array) -> Array:
 
 
 def tiff(values: Array, bits: int, *, signed: bool = False) -> bytes:
-    """A little-endian gray TIFF with one strip, of values that Pillow does not write."""
+    """Encode a little-endian gray TIFF with one strip, also with value types that Pillow does not write."""
     height, width = values.shape
-    if bits == 12:  # two values in three bytes, the high bits first
+    if bits == 12:  # two values in three bytes, high bits first
         pairs = values.reshape(-1, 2).astype(int)
         strip = b"".join((int(first) << 12 | int(second)).to_bytes(3, "big") for first, second in pairs)
     else:
@@ -99,15 +99,15 @@ def with_alpha(image: Image.Image) -> Image.Image:
 
 
 def cmyk(image: Image.Image) -> Image.Image:
-    """A twin in ink, with some of the gray in the black plate."""
+    """Convert an image to CMYK, with some of the gray in the black channel."""
     inks = 255 - np.asarray(image).astype(int)
     black = inks.min(-1, keepdims=True) // 2
-    colours = np.rint((inks - black) / (255 - black) * 255)
-    return Image.frombytes("CMYK", image.size, np.concatenate([colours, black], -1).astype(np.uint8).tobytes())
+    colors = np.rint((inks - black) / (255 - black) * 255)
+    return Image.frombytes("CMYK", image.size, np.concatenate([colors, black], -1).astype(np.uint8).tobytes())
 
 
 def ycck_jpeg(image: Image.Image) -> bytes:
-    """Adobe's other kind: inks as YCbCr, inverted. Written as four plain planes, then marked as transformed."""
+    """Encode Adobe's YCCK JPEG: inverted inks as YCbCr, written as four plain channels and then marked as YCCK."""
     inks = Image.fromarray(255 - np.asarray(image))
     planes = np.dstack([np.asarray(inks.convert("YCbCr")), np.full((image.height, image.width), 255, np.uint8)])
     plain = Image.frombytes("CMYK", image.size, (255 - planes).astype(np.uint8).tobytes())
@@ -121,24 +121,24 @@ MODES: dict[str, tuple[bytes, Array, int]] = {
     "1 tiff": (encoded(BILEVEL, "TIFF", compression="group4"), gray(np.asarray(BILEVEL) * 255), 0),
     "1 bmp": (encoded(BILEVEL, "BMP"), gray(np.asarray(BILEVEL) * 255), 0),
     "L png": (encoded(IMAGE.convert("L"), "PNG"), gray(LEVELS), 0),
-    "L png, one level transparent": (encoded(IMAGE.convert("L"), "PNG", transparency=99), gray(LEVELS), 0),
+    "L png, one transparent level": (encoded(IMAGE.convert("L"), "PNG", transparency=99), gray(LEVELS), 0),
     "L jpeg": (encoded(IMAGE.convert("L"), "JPEG", quality=95), gray(LEVELS), 6),
     "L gif": (encoded(FEW_LEVELS, "GIF"), gray(LEVELS // 32), 0),
     "LA png": (encoded(with_alpha(IMAGE.convert("L")), "PNG"), gray(LEVELS), 0),
     "LA tiff": (encoded(with_alpha(IMAGE.convert("L")), "TIFF"), gray(LEVELS), 0),
     "P png": (encoded(PALETTED, "PNG"), PALETTED_RGB, 0),
     "P png, opacities": (encoded(PALETTED, "PNG", transparency=bytes(range(0, 256, 8))), PALETTED_RGB, 0),
-    "P png, one colour transparent": (encoded(PALETTED, "PNG", transparency=3), PALETTED_RGB, 0),
+    "P png, one transparent color": (encoded(PALETTED, "PNG", transparency=3), PALETTED_RGB, 0),
     "P gif": (encoded(PALETTED, "GIF"), PALETTED_RGB, 0),
-    "P gif, one colour transparent": (encoded(PALETTED, "GIF", transparency=3), PALETTED_RGB, 0),
+    "P gif, one transparent color": (encoded(PALETTED, "GIF", transparency=3), PALETTED_RGB, 0),
     "P bmp": (encoded(PALETTED, "BMP"), PALETTED_RGB, 0),
     "P tiff": (encoded(PALETTED, "TIFF"), PALETTED_RGB, 0),
     "PA tiff": (encoded(PALETTED.convert("PA"), "TIFF"), PALETTED_RGB, 0),
     "RGB png": (encoded(IMAGE, "PNG"), RGB, 0),
-    "RGB png, one colour transparent": (encoded(IMAGE, "PNG", transparency=(1, 2, 3)), RGB, 0),
+    "RGB png, one transparent color": (encoded(IMAGE, "PNG", transparency=(1, 2, 3)), RGB, 0),
     "RGB bmp": (encoded(IMAGE, "BMP"), RGB, 0),
     "RGB tiff": (encoded(IMAGE, "TIFF"), RGB, 0),
-    "RGB tiff, large form": (encoded(IMAGE, "TIFF", big_tiff=True), RGB, 0),
+    "RGB tiff, BigTIFF": (encoded(IMAGE, "TIFF", big_tiff=True), RGB, 0),
     "RGB webp": (encoded(IMAGE, "WEBP", lossless=True), RGB, 0),
     "RGB jpeg": (encoded(IMAGE, "JPEG", quality=95), RGB, 12),
     "RGBA png": (encoded(with_alpha(IMAGE), "PNG"), RGB, 0),
@@ -153,37 +153,37 @@ MODES: dict[str, tuple[bytes, Array, int]] = {
     "I;16 tiff": (encoded(Image.fromarray(WIDE), "TIFF"), WIDE_RGB, 0),
     "I;16 tiff, compressed": (encoded(Image.fromarray(WIDE), "TIFF", compression="tiff_lzw"), WIDE_RGB, 0),
     "I;16B tiff": (encoded(Image.frombytes("I;16B", IMAGE.size, WIDE.astype(">u2").tobytes()), "TIFF"), WIDE_RGB, 0),
-    "I;16 tiff of twelve bits": (tiff(WIDE >> 4, 12), gray(np.rint((WIDE >> 4) / 4095 * 255)), 0),
+    "I;16 tiff with 12 bits": (tiff(WIDE >> 4, 12), gray(np.rint((WIDE >> 4) / 4095 * 255)), 0),
     "I tiff": (encoded(Image.fromarray(WIDE.astype(np.int32)), "TIFF"), WIDE_RGB, 0),
-    "I tiff of signed words": (tiff(WIDE // 2, 16, signed=True), gray(np.rint(WIDE // 2 / 257)), 0),
+    "I tiff with signed 16-bit values": (tiff(WIDE // 2, 16, signed=True), gray(np.rint(WIDE // 2 / 257)), 0),
     "F tiff": (encoded(Image.fromarray(WIDE.astype(np.float32) / 65_535), "TIFF"), WIDE_RGB, 0),
 }
 
 
 @pytest.mark.guarantee("modes", "sixteen-bits")
 @pytest.mark.parametrize("name", MODES)
-def test_every_mode_becomes_rgb_by_its_rule(name: str) -> None:
+def test_every_mode_in_a_file_is_converted_to_rgb(name: str) -> None:
     if OLD_PILLOW and name == "YCbCr tiff":
         pytest.skip("Pillow before 13 does not read the YCbCr TIFFs that it writes")
     data, expected, tolerance = MODES[name]
-    assert Image.open(BytesIO(data)).mode in (name.split()[0], "RGB")  # some decoders convert already
+    assert Image.open(BytesIO(data)).mode in (name.split()[0], "RGB")  # some decoders convert to RGB themselves
     assert np.abs(pixels_of(data) - expected).max() <= tolerance
 
 
 @pytest.mark.parametrize("mode", ["HSV", "YCbCr", "CMYK", "RGBX", "RGBA", "RGBa", "LA", "La", "L", "1", "P", "PA"])
-def test_every_mode_in_memory_becomes_rgb(mode: str) -> None:
-    base = {"RGBa": "RGBA", "La": "LA"}.get(mode, mode)  # with the colours already multiplied by the opacity
+def test_every_mode_in_memory_is_converted_to_rgb(mode: str) -> None:
+    base = {"RGBa": "RGBA", "La": "LA"}.get(mode, mode)  # colors are premultiplied by the opacity
     image = IMAGE.convert(base)
     assert np.array_equal(np.asarray(to_rgb(image.convert(mode))), np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize(("lightness", "level"), [(0, 0), (128, 119), (255, 255)])
-def test_neutral_lab_becomes_gray(lightness: int, level: int) -> None:
+def test_neutral_lab_colors_become_gray(lightness: int, level: int) -> None:
     image = Image.frombytes("LAB", (8, 8), bytes((lightness, 0, 0)) * 64)
     assert np.abs(pixels_of(encoded(image, "TIFF")) - level).max() <= 2
 
 
-def test_lab_becomes_the_colours_that_it_was_made_of() -> None:
+def test_lab_colors_survive_a_round_trip() -> None:
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     image = ImageCms.profileToProfile(IMAGE, srgb, lab, outputMode="LAB")
     assert image is not None
@@ -195,16 +195,16 @@ def test_lab_becomes_the_colours_that_it_was_made_of() -> None:
     ("mode", "value"),
     [("I", 65_536), ("I", -1), ("F", 1.5), ("F", -0.25), ("F", float("nan")), ("F", float("inf"))],
 )
-def test_a_range_that_nobody_can_know_is_refused(mode: str, value: float) -> None:
+def test_values_of_an_unknown_range_are_an_error(mode: str, value: float) -> None:
     values = np.zeros((6, 5), np.int32 if mode == "I" else np.float32)
     values[2, 3] = value
     assert error_of(encoded(Image.fromarray(values), "TIFF")).kind == "unsupported_mode"
 
 
-# --- orientation and notes -----------------------------------------------------------------------------------------
+# --- orientation and metadata --------------------------------------------------------------------------------------
 
 SMALL = IMAGE.resize((9, 6))
-STORED = {  # where row 0 and column 0 of the file are seen, by the EXIF standard
+STORED = {  # the pixels in the file of an upright image, by EXIF orientation
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -218,7 +218,7 @@ ORIENTABLE: dict[str, tuple[str, dict[str, Any], int]] = {
     "png": ("PNG", {}, 0),
     "jpeg": ("JPEG", {"quality": 100, "subsampling": 0}, 4),
     "webp": ("WEBP", {"lossless": True}, 0),
-    "tiff, raw": ("TIFF", {}, 0),  # Pillow itself turns TIFFs, on either of its two ways to load them
+    "tiff, raw": ("TIFF", {}, 0),  # Pillow itself rotates TIFFs, in both of its loaders
     "tiff, by libtiff": ("TIFF", {"compression": "tiff_adobe_deflate"}, 0),
 }
 
@@ -232,7 +232,7 @@ def oriented(orientation: int, stored: Array, kind: str, options: dict[str, Any]
 @pytest.mark.guarantee("orientation")
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("name", ORIENTABLE)
-def test_all_eight_orientations_give_the_same_image(name: str, orientation: int) -> None:
+def test_all_eight_orientations_decode_to_the_same_image(name: str, orientation: int) -> None:
     kind, options, tolerance = ORIENTABLE[name]
     upright = np.asarray(SMALL)
     data = oriented(orientation, STORED[orientation](upright), kind, options)
@@ -242,7 +242,7 @@ def test_all_eight_orientations_give_the_same_image(name: str, orientation: int)
 @pytest.mark.guarantee("broken-notes")
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
 @pytest.mark.parametrize("name", ["png", "jpeg", "webp", "tiff, raw"])
-def test_an_orientation_that_is_none_is_ignored(name: str, orientation: int) -> None:
+def test_an_invalid_orientation_is_ignored(name: str, orientation: int) -> None:
     kind, options, tolerance = ORIENTABLE[name]
     data = oriented(orientation, np.asarray(SMALL), kind, options)
     assert np.abs(pixels_of(data) - np.asarray(SMALL)).max() <= tolerance
@@ -254,7 +254,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 def png_with(*chunks: bytes) -> bytes:
     data = encoded(SMALL, "PNG")
-    return data[:33] + b"".join(chunks) + data[33:]  # behind the signature and the header
+    return data[:33] + b"".join(chunks) + data[33:]  # after the signature and the header
 
 
 def segment(marker: int, content: bytes) -> bytes:
@@ -267,13 +267,13 @@ def jpeg_with(*segments: bytes) -> bytes:
 
 
 def tiff_with(tag: int, kind: int, count: int, value: int) -> bytes:
-    """A TIFF in which a private tag became another one."""
+    """Encode a TIFF in which a private tag is replaced by another tag."""
     data = encoded(SMALL, "TIFF", tiffinfo={65_000: 1})
     position = data.index(struct.pack("<H", 65_000))
     return data[:position] + struct.pack("<HHII", tag, kind, count, value) + data[position + 12 :]
 
 
-BROKEN_NOTES = {
+BROKEN_METADATA = {
     "jpeg, exif": jpeg_with(segment(0xE1, b"Exif\0\0garbage")),
     "jpeg, exif beyond the end": jpeg_with(segment(0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff")),
     "jpeg, exif of 65,535 entries": jpeg_with(segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\3\0" * 9)),
@@ -295,16 +295,16 @@ BROKEN_NOTES = {
     "png, gamma": png_with(chunk(b"gAMA", b"a")),
     "webp": encoded(SMALL, "WEBP", lossless=True, exif=b"Exif\0\0junk", xmp=b"\xff\xfe", icc_profile=b"junk"),
     "tiff, exif beyond the end": tiff_with(0x8769, 4, 1, 9_999_999),
-    "tiff, exif amid the pixels": tiff_with(0x8769, 4, 1, 9),
+    "tiff, exif within the pixels": tiff_with(0x8769, 4, 1, 9),
     "tiff, icc beyond the end": tiff_with(34_675, 7, 1000, 9_999_999),
     "tiff, xmp of a gigabyte": tiff_with(700, 1, 1 << 30, 8),
 }
 
 
 @pytest.mark.guarantee("broken-notes")
-@pytest.mark.parametrize("name", BROKEN_NOTES)
-def test_broken_notes_are_ignored(name: str) -> None:
-    assert np.abs(pixels_of(BROKEN_NOTES[name]) - np.asarray(SMALL)).max() <= 4
+@pytest.mark.parametrize("name", BROKEN_METADATA)
+def test_broken_metadata_is_ignored(name: str) -> None:
+    assert np.abs(pixels_of(BROKEN_METADATA[name]) - np.asarray(SMALL)).max() <= 4
 
 
 @cache
@@ -312,7 +312,7 @@ def hundred_megabytes() -> bytes:
     return zlib.compress(bytes(100 << 20), 9)
 
 
-BULKY_NOTES: dict[str, Callable[[], bytes]] = {
+LARGE_METADATA: dict[str, Callable[[], bytes]] = {
     "png, texts": lambda: png_with(*[chunk(b"tEXt", b"a\0" + b"x" * (1 << 20))] * 70),
     "png, compressed text": lambda: png_with(chunk(b"zTXt", b"a\0\0" + hundred_megabytes())),
     "png, compressed international text": lambda: png_with(chunk(b"iTXt", b"a\0\1\0\0\0" + hundred_megabytes())),
@@ -326,9 +326,9 @@ BULKY_NOTES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.guarantee("broken-notes")
-@pytest.mark.parametrize("name", BULKY_NOTES)
-def test_bulky_notes_are_ignored_in_bounded_memory(name: str) -> None:
-    data = BULKY_NOTES[name]()
+@pytest.mark.parametrize("name", LARGE_METADATA)
+def test_large_metadata_is_ignored_in_bounded_memory(name: str) -> None:
+    data = LARGE_METADATA[name]()
     tracemalloc.start()
     pixels = pixels_of(data)
     peak = tracemalloc.get_traced_memory()[1]
@@ -337,11 +337,11 @@ def test_bulky_notes_are_ignored_in_bounded_memory(name: str) -> None:
     assert peak <= 3 * len(data) + (16 << 20)
 
 
-def test_a_large_jpeg_is_still_turned_upright() -> None:
+def test_the_orientation_of_a_jpeg_with_large_metadata_is_applied() -> None:
     upright = np.asarray(SMALL)
     data = oriented(6, STORED[6](upright), "JPEG", {"quality": 100, "subsampling": 0})
-    bulk = segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(65_000)) * 150
-    assert np.abs(pixels_of(data[:2] + bulk + data[2:]) - upright).max() <= 4
+    profile = segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(65_000)) * 150
+    assert np.abs(pixels_of(data[:2] + profile + data[2:]) - upright).max() <= 4
 
 
 # --- several frames ------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ FRAMES = {
 
 @pytest.mark.guarantee("several-frames")
 @pytest.mark.parametrize("kind", FRAMES)
-def test_of_several_frames_the_first_is_decoded(kind: str) -> None:
+def test_the_first_of_several_frames_is_decoded(kind: str) -> None:
     with Image.open(BytesIO(FRAMES[kind])) as image:
         assert getattr(image, "n_frames", 1) == 2
     assert np.abs(pixels_of(FRAMES[kind]) - RGB).mean() <= {"GIF": 8, "MPO": 2}.get(kind, 0)
@@ -362,14 +362,14 @@ def test_of_several_frames_the_first_is_decoded(kind: str) -> None:
 
 @pytest.mark.guarantee("several-frames")
 @pytest.mark.parametrize("kind", FRAMES)
-def test_the_other_frames_are_never_decoded(kind: str) -> None:
+def test_other_frames_are_never_decoded(kind: str) -> None:
     data = FRAMES[kind]
     middle, end = len(data) * 2 // 3, len(data) - (300 if kind == "TIFF" else 30)
     broken = data[:middle] + bytes(byte ^ 0x55 for byte in data[middle:end]) + data[end:]
     assert np.array_equal(pixels_of(broken), pixels_of(data))
 
 
-# --- no images, other formats ------------------------------------------------------------------------------------
+# --- other files and formats --------------------------------------------------------------------------------------
 
 
 def photoshop() -> bytes:
@@ -378,16 +378,16 @@ def photoshop() -> bytes:
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
 NOT_DECODED: dict[str, tuple[bytes, str, str]] = {
-    "nothing": (b"", "empty_file", "0 bytes"),
+    "an empty file": (b"", "empty_file", "0 bytes"),
     "text": (b"hello, world, this is a text\n" * 9, "not_an_image", "text"),
     "text that begins like a bitmap": (b"BMW builds cars.\n", "not_an_image", "text"),
     "text that begins like a GIF": (b"GIF89a is a format.\n", "not_an_image", "text"),
     "a web page": (b"\n<!DOCTYPE html>\n<html><body>404</body></html>", "not_an_image", "HTML"),
-    "a bare web page": (b"<HTML><head><title>503</title>", "not_an_image", "HTML"),
+    "a web page without a doctype": (b"<HTML><head><title>503</title>", "not_an_image", "HTML"),
     "a Git LFS pointer": (LFS_POINTER, "not_an_image", "git lfs pull"),
     "zip": (b"PK\3\4" + bytes(99), "not_an_image", "ZIP"),
     "gzip": (gzip.compress(b"x"), "not_an_image", "gzip"),
-    "sound": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(20), "not_an_image", "unknown"),
+    "audio": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(20), "not_an_image", "unknown"),
     "zeros": (bytes(5000), "not_an_image", "unknown"),
     "pdf": (encoded(SMALL, "PDF"), "format_not_allowed", "PDF"),
     "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "format_not_allowed", "SVG"),
@@ -406,24 +406,24 @@ NOT_DECODED: dict[str, tuple[bytes, str, str]] = {
 
 @pytest.mark.guarantee("empty-file", "not-an-image", "other-formats")
 @pytest.mark.parametrize("name", NOT_DECODED)
-def test_what_is_no_image_of_ours_is_refused_by_what_it_is(name: str) -> None:
-    data, kind, says = NOT_DECODED[name]
+def test_other_files_are_an_error_that_says_what_they_are(name: str) -> None:
+    data, kind, word = NOT_DECODED[name]
     error = error_of(data)
     assert error.kind == kind
-    assert says in error.message
+    assert word in error.message
 
 
-SPAWNLESS = """
+DECODE_SCRIPT = """
 import sys
 from pathlib import Path
 from levit_cli.images.decode import decode
 from levit_cli.errors import InputError
 
-def refuse(event, arguments):
+def report_processes(event, arguments):
     if event.split(".")[0] in ("subprocess", "pty") or event.startswith(("os.exec", "os.fork", "os.posix", "os.sys")):
         print(event, arguments, file=sys.stderr)
 
-sys.addaudithook(refuse)
+sys.addaudithook(report_processes)
 for path in map(Path, sys.argv[1:]):
     try:
         decode(path.read_bytes())
@@ -433,27 +433,27 @@ for path in map(Path, sys.argv[1:]):
 
 
 @pytest.mark.guarantee("other-formats")
-def test_other_formats_are_refused_without_a_process(tmp_path: Path) -> None:
+def test_other_formats_start_no_process(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.jpg" for name in ("eps", "pdf", "svg", "psd", "ico", "avif", "ppm")]
     for path in paths:
         path.write_bytes(NOT_DECODED[path.stem][0])
-    result = subprocess.run([sys.executable, "-c", SPAWNLESS, *map(str, paths)], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", DECODE_SCRIPT, *map(str, paths)], capture_output=True, text=True)
     assert result.stderr == ""
     assert result.stdout.splitlines() == [f"{path.name} format_not_allowed" for path in paths]
 
 
-# --- whole, cut, damaged -------------------------------------------------------------------------------------------
+# --- truncated and damaged files -----------------------------------------------------------------------------------
 
 EXIF = Image.Exif()
 EXIF[0x010F] = "maker"
 JPEGS = {
     "jpeg": encoded(IMAGE, "JPEG"),
     "jpeg, gray": encoded(IMAGE.convert("L"), "JPEG"),
-    "jpeg, inks": encoded(cmyk(IMAGE), "JPEG"),
+    "jpeg, cmyk": encoded(cmyk(IMAGE), "JPEG"),
     "jpeg, progressive": encoded(IMAGE, "JPEG", progressive=True, quality=90),
     "jpeg, restarts": encoded(IMAGE, "JPEG", restart_marker_blocks=3),
     "jpeg, progressive, restarts": encoded(IMAGE, "JPEG", progressive=True, restart_marker_rows=1),
-    "jpeg, notes": encoded(IMAGE, "JPEG", exif=EXIF, icc_profile=bytes(3000), comment=b"note", optimize=True),
+    "jpeg, metadata": encoded(IMAGE, "JPEG", exif=EXIF, icc_profile=bytes(3000), comment=b"text", optimize=True),
 }
 FILES = {
     **JPEGS,
@@ -469,7 +469,7 @@ FILES = {
     "bmp, palette": encoded(PALETTED, "BMP"),
     "tiff": encoded(IMAGE, "TIFF"),
     "tiff, pages": FRAMES["TIFF"],
-    "tiff, large form": encoded(IMAGE, "TIFF", big_tiff=True),
+    "tiff, bigtiff": encoded(IMAGE, "TIFF", big_tiff=True),
     "tiff, lzw": encoded(IMAGE, "TIFF", compression="tiff_lzw"),
     "tiff, deflate": encoded(IMAGE, "TIFF", compression="tiff_adobe_deflate"),
     "tiff, packbits": encoded(IMAGE, "TIFF", compression="packbits"),
@@ -479,48 +479,48 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_decodes_like_its_bytes(name: str, tmp_path: Path) -> None:
+def test_a_file_object_decodes_like_its_bytes(name: str, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(FILES[name])
     with path.open("rb") as file:
         assert np.array_equal(np.asarray(decode(file)), pixels_of(FILES[name]))
 
 
-def assert_truncated_or_whole(data: bytes, length: int) -> None:
-    found = outcome(data[:length])
-    if isinstance(found, tuple):
-        assert found[0] == "truncated", f"cut at {length} of {len(data)}: {found}"
+def assert_truncated_or_complete(data: bytes, length: int) -> None:
+    result = outcome(data[:length])
+    if isinstance(result, tuple):
+        assert result[0] == "truncated", f"cut at {length} of {len(data)}: {result}"
     else:
-        assert np.array_equal(found, outcome(data)), f"cut at {length} of {len(data)}"
+        assert np.array_equal(result, outcome(data)), f"cut at {length} of {len(data)}"
 
 
 @pytest.mark.guarantee("truncated")
 @pytest.mark.parametrize("name", FILES)
-def test_a_cut_image_is_truncated_unless_all_of_it_is_there(name: str) -> None:
+def test_a_cut_file_is_truncated_unless_its_image_is_complete(name: str) -> None:
     data = FILES[name]
     for length in {*range(1, 16), *np.linspace(16, len(data) - 1, 30).astype(int).tolist()}:
-        assert_truncated_or_whole(data, length)
+        assert_truncated_or_complete(data, length)
 
 
 @pytest.mark.guarantee("truncated")
 @pytest.mark.parametrize("name", FILES)
-def test_an_image_cut_in_half_is_truncated(name: str) -> None:
+def test_a_file_cut_in_half_is_truncated(name: str) -> None:
     data = FILES[name]
-    # of several frames, the second half holds the others
+    # with several frames, the first one ends before the middle of the file
     assert error_of(data[: len(data) // (3 if name in ("gif, animated", "tiff, pages") else 2)]).kind == "truncated"
 
 
 @pytest.mark.parametrize("name", JPEGS)
 def test_a_jpeg_cut_between_scans_or_restarts_is_truncated(name: str) -> None:
     data = JPEGS[name]
-    places = [match.start() for match in re.finditer(rb"\xff[\xc4\xd0-\xd7\xda]", data)]
-    for length in {place + offset for place in places for offset in range(3)}:
+    positions = [match.start() for match in re.finditer(rb"\xff[\xc4\xd0-\xd7\xda]", data)]
+    for length in {position + offset for position in positions for offset in range(3)}:
         assert error_of(data[:length]).kind == "truncated", length
 
 
 @pytest.mark.guarantee("truncated")
 @pytest.mark.parametrize("name", JPEGS)
-def test_a_jpeg_whose_tail_is_zeros_is_truncated(name: str) -> None:
+def test_a_jpeg_with_a_tail_of_zeros_is_truncated(name: str) -> None:
     data = JPEGS[name]
     length = len(data) * 3 // 4
     assert error_of(data[:length] + bytes(len(data) - length)).kind == "truncated"
@@ -529,23 +529,23 @@ def test_a_jpeg_whose_tail_is_zeros_is_truncated(name: str) -> None:
 
 @pytest.mark.guarantee("truncated")
 @pytest.mark.parametrize("name", JPEGS)
-def test_a_jpeg_cut_in_a_segment_amid_a_scan_is_truncated(name: str) -> None:
-    """Found by the fuzzer: what is filled in to see whether it shows is swallowed by such a segment."""
+def test_a_jpeg_cut_in_a_segment_within_a_scan_is_truncated(name: str) -> None:
+    """Found by the fuzzer: such a segment contains the filler, which then cannot show."""
     data = JPEGS[name]
     assert error_of(data[: len(data) * 3 // 4] + b"\xff\xe6\x47\x63\xb3").kind == "truncated"
 
 
 @pytest.mark.guarantee("only-the-end-missing")
 @pytest.mark.parametrize("name", JPEGS)
-@pytest.mark.parametrize("lacking", [1, 2])
-def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(name: str, lacking: int) -> None:
-    assert np.array_equal(pixels_of(JPEGS[name][:-lacking]), pixels_of(JPEGS[name]))
+@pytest.mark.parametrize("missing_bytes", [1, 2])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_complete(name: str, missing_bytes: int) -> None:
+    assert np.array_equal(pixels_of(JPEGS[name][:-missing_bytes]), pixels_of(JPEGS[name]))
 
 
 @pytest.mark.guarantee("only-the-end-missing")
 @pytest.mark.parametrize("tail", [bytes(1000), b"\n", b"more" * 99, b"\xff\xd8\xff\xe0\0\x10JFIF", b"\xff" * 9])
 @pytest.mark.parametrize("name", FILES)
-def test_bytes_behind_the_end_are_ignored(name: str, tail: bytes) -> None:
+def test_bytes_after_the_end_are_ignored(name: str, tail: bytes) -> None:
     assert np.array_equal(pixels_of(FILES[name] + tail), pixels_of(FILES[name]))
 
 
@@ -561,9 +561,9 @@ def flips(data: bytes, count: int, seed: int) -> Iterator[bytes]:
 @pytest.mark.guarantee("damaged-image")
 @pytest.mark.parametrize("region", ["anywhere", "at the start"])
 @pytest.mark.parametrize("name", FILES)
-def test_flipped_bits_give_an_image_or_an_error_and_the_same_again(name: str, region: str) -> None:
+def test_flipped_bits_give_an_image_or_an_error_reproducibly(name: str, region: str) -> None:
     if OLD_PILLOW and name in ("tiff, jpeg", "tiff, fax"):
-        pytest.skip("Pillow before 13 decodes damaged TIFFs of this kind differently from time to time")
+        pytest.skip("Pillow before 13 decodes damaged TIFFs of this kind nondeterministically")
     data = FILES[name]
     start = len(data) if region == "anywhere" else min(400, len(data))
     for damaged in flips(data[:start], 100, seed=len(data)):
@@ -583,12 +583,12 @@ def test_flipped_bits_give_an_image_or_an_error_and_the_same_again(name: str, re
 def test_any_damage_gives_an_image_or_an_error(name: str, damages: list[tuple[float, str, int]]) -> None:
     data = FILES[name]
     for where, how, value in damages:
-        place = int(where * max(len(data) - 1, 0))
-        piece = data[place : place + value]
+        start = int(where * max(len(data) - 1, 0))
+        piece = data[start : start + value]
         middle = {"set": bytes([value]) + piece[1:], "cut": b"", "double": piece * 2, "zero": bytes(len(piece))}[how]
-        data = data[:place] + middle + data[place + value :]
-    found = outcome(data)
-    assert isinstance(found, tuple) or found.shape[2] == 3
+        data = data[:start] + middle + data[start + value :]
+    result = outcome(data)
+    assert isinstance(result, tuple) or result.shape[2] == 3
 
 
 # --- too large -----------------------------------------------------------------------------------------------------
@@ -624,9 +624,9 @@ def tiff_of(width: int, height: int) -> bytes:
 
 BOMBS: dict[str, Callable[[], tuple[bytes, int, int]]] = {
     "png": lambda: (png_of(65_535, 65_535), 65_535, 65_535),
-    "png, 1 bit, with its pixels": lambda: (png_of(20_000, 20_000, 1, bytes(2501 * 20_000)), 20_000, 20_000),
-    "png, a little too large": lambda: (png_of(13_345, 13_345), 13_345, 13_345),
-    "png, a side too long": lambda: (png_of(70_000, 2), 70_000, 2),
+    "png, 1 bit, with pixels": lambda: (png_of(20_000, 20_000, 1, bytes(2501 * 20_000)), 20_000, 20_000),
+    "png, slightly too large": lambda: (png_of(13_345, 13_345), 13_345, 13_345),
+    "png, one side too long": lambda: (png_of(70_000, 2), 70_000, 2),
     "png, largest": lambda: (png_of(2**31 - 1, 2**31 - 1), 2**31 - 1, 2**31 - 1),
     "bmp": lambda: (patched(encoded(SMALL, "BMP"), {18: struct.pack("<ii", 65_535, 65_535)}), 65_535, 65_535),
     "gif": lambda: (gif_of(65_535, 65_535), 65_535, 65_535),
@@ -642,7 +642,7 @@ BOMBS: dict[str, Callable[[], tuple[bytes, int, int]]] = {
 
 @pytest.mark.guarantee("too-large")
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_declared_size_beyond_the_limits_is_refused_before_memory_is_taken(name: str) -> None:
+def test_a_declared_size_beyond_the_limits_is_an_error_before_allocation(name: str) -> None:
     data, width, height = BOMBS[name]()
     _imaging.reset_stats()
     error = error_of(data)
@@ -654,7 +654,7 @@ def test_a_declared_size_beyond_the_limits_is_refused_before_memory_is_taken(nam
 
 
 @pytest.mark.guarantee("too-large")
-def test_a_tile_beyond_the_limits_is_refused_before_memory_is_taken() -> None:
+def test_a_tile_beyond_the_limits_is_an_error_before_allocation() -> None:
     tags = {256: 2, 257: 2, 258: 8, 259: 8, 262: 1, 277: 1, 322: 40_000, 323: 16_000, 324: 4, 325: 4}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     error = error_of(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4))
@@ -663,11 +663,11 @@ def test_a_tile_beyond_the_limits_is_refused_before_memory_is_taken() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (1, 1), (65_535, 1)])
-def test_an_extreme_shape_within_the_limits_decodes(size: tuple[int, int]) -> None:
+def test_an_extreme_shape_within_the_limits_is_decoded(size: tuple[int, int]) -> None:
     assert decode(encoded(Image.new("RGB", size, (9, 8, 7)), "PNG")).size == size
 
 
-def test_the_decoder_may_shrink_a_jpeg_but_not_below_what_is_asked() -> None:
+def test_a_jpeg_is_scaled_down_but_not_below_the_requested_size() -> None:
     data = encoded(IMAGE.resize((640, 480)), "JPEG")
     assert decode(data, shrink_to=(160, 120)).size == (160, 120)
     assert decode(data, shrink_to=(161, 120)).size == (320, 240)

@@ -1,4 +1,4 @@
-"""Resizing only what the crop keeps, against resizing everything and then cutting."""
+"""Computing only the pixels of the crop gives the same result as resizing the whole image and then cropping."""
 
 from collections.abc import Iterable
 
@@ -12,59 +12,59 @@ from levit_cli.images.transforms import Filter, Size, Transform, transform_for
 from tests.support.preprocess_oracle import EVERY_REMAINDER, SHAPES, differences, noise_and_edges, resize_then_crop
 from tests.support.shared_data import shared_photos
 
-PILLOW_PREPROCESSING: tuple[PreprocessingName, ...] = ("fb", "hf", "timm")
-MOST_LEVELS = 2
-# Pillow's ``box`` is float32, so a weight may be off by 2**-22 and a value that lies halfway between two levels may go
-# to the other one. How many do depends on the ratio of the sizes: with preprocessing "timm", photos of 400 x 533 are at
-# 0.04 % in the mean, and one in a hundred is above 0.1 % (0.16 % at the most, of 3,409). So the thousandth is asked of
-# a set of images, and somewhat more of any one of them.
-LARGEST_SHARE, LARGEST_SHARE_OF_ONE = 0.001, 0.0025
+PILLOW_PREPROCESSINGS: tuple[PreprocessingName, ...] = ("fb", "hf", "timm")
+MAX_LEVELS = 2
+# Pillow's ``box`` is float32, so a weight may be off by 2**-22, and a value halfway between two levels may be rounded
+# to the other one. The share of such values depends on the ratio of the sizes. With the preprocessing "timm", it is
+# 0.04 % on average in photos of 400 x 533; one photo in a hundred exceeds 0.1 % (at most 0.16 %, of 3,409 photos). The
+# limit for a set of images is therefore 0.1 %, and a single image may exceed it.
+MAX_SHARE, MAX_SHARE_OF_ONE_IMAGE = 0.001, 0.0025
 
 
-def assert_close_to_the_oracle(images: Iterable[Image.Image], transform: Transform) -> None:
+def assert_close_to_reference(images: Iterable[Image.Image], transform: Transform) -> None:
     shares = []
     for image in images:
         difference = differences(preprocess(image, transform), resize_then_crop(image, transform))
-        assert difference.max() <= MOST_LEVELS, image.size
+        assert difference.max() <= MAX_LEVELS, image.size
         shares.append(np.count_nonzero(difference) / difference.size)
-        assert shares[-1] <= LARGEST_SHARE_OF_ONE, image.size
-    assert np.mean(shares) <= LARGEST_SHARE
+        assert shares[-1] <= MAX_SHARE_OF_ONE_IMAGE, image.size
+    assert np.mean(shares) <= MAX_SHARE
 
 
-@pytest.mark.parametrize("name", PILLOW_PREPROCESSING)
+@pytest.mark.parametrize("name", PILLOW_PREPROCESSINGS)
 @pytest.mark.parametrize("sizes", [EVERY_REMAINDER, SHAPES], ids=["every remainder modulo 4", "shapes"])
-def test_generated_images_equal_resizing_all_and_cutting(name: PreprocessingName, sizes: list[tuple[int, int]]) -> None:
-    assert_close_to_the_oracle(map(noise_and_edges, sizes), transform_for(name, (224, 224)))
+def test_generated_images_match_the_reference(name: PreprocessingName, sizes: list[tuple[int, int]]) -> None:
+    assert_close_to_reference(map(noise_and_edges, sizes), transform_for(name, (224, 224)))
 
 
-@pytest.mark.parametrize("name", PILLOW_PREPROCESSING)
-def test_photos_equal_resizing_all_and_cutting(name: PreprocessingName) -> None:
-    assert_close_to_the_oracle(shared_photos("clothing.tar", 200), transform_for(name, (224, 224)))
+@pytest.mark.parametrize("name", PILLOW_PREPROCESSINGS)
+def test_photos_match_the_reference(name: PreprocessingName) -> None:
+    assert_close_to_reference(shared_photos("clothing.tar", 200), transform_for(name, (224, 224)))
 
 
 @pytest.mark.parametrize("crop_size", [(96, 96), (96, 160), (224, 128)])
-@pytest.mark.parametrize("name", PILLOW_PREPROCESSING)
-def test_other_sizes_equal_resizing_all_and_cutting(name: PreprocessingName, crop_size: Size) -> None:
-    assert_close_to_the_oracle(map(noise_and_edges, SHAPES), transform_for(name, crop_size))
+@pytest.mark.parametrize("name", PILLOW_PREPROCESSINGS)
+def test_other_crop_sizes_match_the_reference(name: PreprocessingName, crop_size: Size) -> None:
+    assert_close_to_reference(map(noise_and_edges, SHAPES), transform_for(name, crop_size))
 
 
 @pytest.mark.parametrize("resample", ["lanczos", "bilinear", "hamming"])
-def test_other_filters_equal_resizing_all_and_cutting(resample: Filter) -> None:
+def test_smooth_filters_match_the_reference(resample: Filter) -> None:
     transform = Transform("custom", (256, 256), (224, 224), "half_even", filter=resample)
-    assert_close_to_the_oracle(map(noise_and_edges, SHAPES), transform)
+    assert_close_to_reference(map(noise_and_edges, SHAPES), transform)
 
 
 @pytest.mark.parametrize("resample", ["nearest", "box"])
-def test_filters_that_jump_take_the_same_pixels_but_for_a_hundredth(resample: Filter) -> None:
+def test_discontinuous_filters_match_the_reference_in_99_percent_of_the_values(resample: Filter) -> None:
     transform = Transform("custom", (256, 256), (224, 224), "half_even", filter=resample)
-    for image in map(noise_and_edges, SHAPES):  # where the two nearest pixels are equally near, either is right
+    for image in map(noise_and_edges, SHAPES):  # if two pixels are equally near, both are correct
         assert np.mean(differences(preprocess(image, transform), resize_then_crop(image, transform)) > 0) <= 0.01, (
             image.size
         )
 
 
 @pytest.mark.parametrize("size", [(256, 400), (400, 256), (256, 256)])
-def test_an_image_that_has_the_size_already_is_only_cut(size: tuple[int, int]) -> None:
+def test_an_image_that_needs_no_resizing_is_only_cropped(size: tuple[int, int]) -> None:
     transform, image = transform_for("fb", (224, 224)), noise_and_edges(size)
     assert not differences(preprocess(image, transform), resize_then_crop(image, transform)).any()
 
@@ -72,8 +72,8 @@ def test_an_image_that_has_the_size_already_is_only_cut(size: tuple[int, int]) -
 @pytest.mark.guarantee("extreme-shape")
 @pytest.mark.parametrize("length", [60_000, 65_535])
 @pytest.mark.parametrize("thickness", [1, 3])
-@pytest.mark.parametrize("name", PILLOW_PREPROCESSING)
-def test_an_extreme_image_gives_its_middle_in_bounded_memory(
+@pytest.mark.parametrize("name", PILLOW_PREPROCESSINGS)
+def test_an_extreme_aspect_ratio_is_preprocessed_in_bounded_memory(
     name: PreprocessingName, thickness: int, length: int
 ) -> None:
     pixels = np.zeros((length, thickness, 3), np.uint8)
@@ -84,5 +84,5 @@ def test_an_extreme_image_gives_its_middle_in_bounded_memory(
         stats = _imaging.get_stats()
         assert result.shape == (224, 224, 3)
         assert (result == (200, 100, 50)).all()
-        # Pillow's memory comes in blocks of 16 MiB at the most; the whole resized image would be hundreds of them
+        # Pillow allocates blocks of at most 16 MiB; the whole resized image would need hundreds of them
         assert stats["allocated_blocks"] + stats["reused_blocks"] <= 4

@@ -1,3 +1,5 @@
+"""The ``hf-tensor`` preprocessing limits the memory for the resized image."""
+
 import pytest
 
 from levit_cli.errors import InputError
@@ -6,7 +8,7 @@ from levit_cli.images.transforms import transform_for
 from tests.support.sample_images import sample_image
 
 
-def test_an_image_too_long_to_be_resized_whole_is_refused() -> None:
+def test_an_image_with_an_extreme_aspect_ratio_is_an_error() -> None:
     with pytest.raises(InputError) as caught:
         preprocess_tensor(sample_image(1, 60000), transform_for("hf-tensor", (224, 224)))
     assert caught.value.kind == "extreme_aspect"

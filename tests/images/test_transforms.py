@@ -1,4 +1,4 @@
-"""The published preprocessing' numbers: how far to resize, where to cut."""
+"""The sizes and crop offsets of the published preprocessing."""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -29,7 +29,7 @@ NAMES: tuple[PreprocessingName, ...] = get_args(PreprocessingName)
         ("timm", (384, 384), (426, 426), "half_even"),
     ],
 )
-def test_each_transform_resizes_and_rounds_as_published(
+def test_each_transform_has_the_published_size_and_rounding(
     name: PreprocessingName, image_size: Size, resize_to: Size, rounding: Rounding
 ) -> None:
     transform = transform_for(name, image_size)
@@ -37,7 +37,7 @@ def test_each_transform_resizes_and_rounds_as_published(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_transform_names_itself_and_normalises_as_for_imagenet(name: PreprocessingName) -> None:
+def test_each_transform_has_its_name_and_normalizes_for_imagenet(name: PreprocessingName) -> None:
     transform = transform_for(name, (224, 224))
     assert (transform.name, transform.filter, transform.mean, transform.std) == (
         name,
@@ -52,7 +52,7 @@ def test_each_transform_names_itself_and_normalises_as_for_imagenet(name: Prepro
     ("length", "half_even", "floor"),
     [(224, 0, 0), (225, 0, 0), (226, 1, 1), (227, 2, 1), (229, 2, 2), (231, 4, 3), (256, 16, 16), (341, 58, 58)],
 )
-def test_half_a_pixel_of_offset_goes_to_the_even_side_or_down(length: int, half_even: int, floor: int) -> None:
+def test_half_a_pixel_of_crop_offset_is_rounded_to_even_or_down(length: int, half_even: int, floor: int) -> None:
     assert transform_for("fb", (224, 224)).crop_offset(length, 224) == half_even
     assert transform_for("timm", (224, 224)).crop_offset(length, 224) == half_even
     assert transform_for("hf", (224, 224)).crop_offset(length, 224) == floor
@@ -76,7 +76,7 @@ def test_the_shorter_edge_fits_exactly_and_the_longer_is_truncated(source: Size,
     assert transform_for("fb", (224, 224)).resized_size(*source) == resized
 
 
-def test_a_square_is_resized_as_torchvision_computes_it() -> None:
+def test_the_resized_size_equals_the_formula_of_torchvision() -> None:
     transform = transform_for("timm", (224, 224))
     for short in range(1, 400, 7):
         for long in range(short, 900, 11):
@@ -111,6 +111,6 @@ def test_the_resized_image_covers_the_crop(name: PreprocessingName, crop_size: S
     ],
     ids=str,
 )
-def test_what_nobody_can_know_or_do_is_refused(change: dict[str, Any]) -> None:
+def test_unknown_or_impossible_values_are_an_error(change: dict[str, Any]) -> None:
     with pytest.raises(RefusedError):
         replace(transform_for("fb", (224, 224)), **change)

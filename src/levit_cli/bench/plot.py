@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from levit_cli.bench.paper import PUBLISHED
 from levit_cli.bench.results import Row, Verdict, verdicts, where
-from levit_cli.eval.charts import BLUE, INK, MUTED, ORANGE, RULE, STYLE
+from levit_cli.system.plotting import BLUE, INK, MUTED, ORANGE, RULE, STYLE
 
 SIZE_INCHES = (8.4, 5.2)
 DOTS_PER_INCH = 150

@@ -1,8 +1,8 @@
-"""A data set as people keep one: a folder that holds a folder of images for each class.
+"""Read a data set that has one folder of images per class.
 
-Read as torchvision's ``ImageFolder`` reads it: classes are numbered in the order of their folders' names. What differs:
-an entry whose name begins with a dot, such as ``.ipynb_checkpoints``, is no class and no image, and the suffixes are
-those that ``predict`` looks for.
+The rules are those of torchvision's ``ImageFolder``: classes are numbered in the order of their folders' names. There
+are two differences: entries whose name starts with a dot, such as ``.ipynb_checkpoints``, are ignored, and files count
+as images if they have one of the suffixes that ``predict`` looks for.
 """
 
 import os
@@ -15,17 +15,17 @@ from levit_cli.errors import UsageError
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")
-LAYOUT = "a data set is a folder that holds one folder of images for each class"
+LAYOUT = "a data set is a folder that contains one folder of images per class"
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Images and the class of each.
+    """Labelled images.
 
     Args:
-        root: the folder they were found in.
-        classes: names, in the order of their numbers.
-        samples: (path, number of its class), class after class, paths sorted within one.
+        root: the folder that contains the class folders.
+        classes: names of the class folders, sorted; a class's index is its position.
+        samples: (path, class index), ordered by class and then by path.
     """
 
     root: Path
@@ -34,17 +34,18 @@ class ClassFolders:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Images in each class."""
-        counted = Counter(index for _, index in self.samples)
-        return tuple(counted[index] for index in range(len(self.classes)))
+        """Number of images in each class."""
+        images = Counter(index for _, index in self.samples)
+        return tuple(images[index] for index in range(len(self.classes)))
 
 
 def class_folders(root: Path) -> ClassFolders:
-    """List the images below ``root/CLASS/``, at any depth; symbolic links are followed, as torchvision does,
-    but for those that lead back up.
+    """List the images below ``root/CLASS/`` at any depth.
+
+    Symbolic links are followed, as in torchvision, except links to a parent folder, which would never end.
 
     Raises:
-        UsageError: no folder, or one that may not be read, or without class folders, or a class without images.
+        UsageError: the folder does not exist, cannot be read or has no class folders, or a class has no images.
     """
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
@@ -52,50 +53,52 @@ def class_folders(root: Path) -> ClassFolders:
     if not classes:
         raise UsageError(f"No class folders in {root}", hint=LAYOUT)
     samples = [(path, index) for index, name in enumerate(classes) for path in _images(root / name)]
-    found = ClassFolders(root, tuple(classes), tuple(samples))
-    empty = [name for name, count in zip(classes, found.counts, strict=True) if not count]
+    folders = ClassFolders(root, tuple(classes), tuple(samples))
+    empty = [name for name, count in zip(classes, folders.counts, strict=True) if not count]
     if empty:
-        raise UsageError(f"No images in {root / empty[0]}", why=f"looked for {' '.join(SUFFIXES)}", hint=_more(empty))
-    return found
+        raise UsageError(
+            f"No images in {root / empty[0]}", why=f"looked for {' '.join(SUFFIXES)}", hint=_hint_for_empty(empty)
+        )
+    return folders
 
 
 def split_folders(root: Path) -> tuple[Path, Path | None]:
-    """The folders to train on and to validate on: ``train/`` and ``val/`` inside ``root``, or ``root`` alone.
+    """Return the training folder and the validation folder: ``root/train`` and ``root/val``, or ``root`` and None.
 
     Raises:
-        UsageError: one of the two is there without the other.
+        UsageError: only one of the two folders exists.
     """
-    train, val = _first(root, TRAIN_NAMES), _first(root, VAL_NAMES)
+    train, val = _first_folder(root, TRAIN_NAMES), _first_folder(root, VAL_NAMES)
     if train is None and val is None:
         return root, None
     if train is None or val is None:
         missing = "train/" if train is None else "val/ or test/"
-        raise UsageError(f"{root} has {(train or val)} but no {missing} beside it", hint=LAYOUT)
+        raise UsageError(f"{train or val} exists, but {root} has no {missing}", hint=LAYOUT)
     return train, val
 
 
-def _first(root: Path, names: tuple[str, ...]) -> Path | None:
+def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
 def _images(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_up(parent, name))
-        found += (Path(parent, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
-    return sorted(found)
+    images: list[Path] = []
+    for parent, folders, files in os.walk(folder, onerror=_raise_usage_error, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _links_to_parent(parent, name))
+        images += (Path(parent, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+    return sorted(images)
 
 
-def _leads_up(parent: str, name: str) -> bool:
-    """Whether this is a link to a folder on the way to it, below which everything would be found again and again."""
+def _links_to_parent(parent: str, name: str) -> bool:
+    """Whether this is a symbolic link to one of its own parent folders, which would be walked without end."""
     path = Path(parent, name)
     return path.is_symlink() and os.path.realpath(path) in map(os.path.realpath, path.parents)
 
 
-def _refuse(error: OSError) -> None:
-    """A folder that cannot be read is no empty one."""
+def _raise_usage_error(error: OSError) -> None:
+    """Report a folder that cannot be read; ``os.walk`` would skip it like an empty folder."""
     raise UsageError(f"Cannot read the folder {error.filename}", why=error.strerror or "", hint=LAYOUT) from error
 
 
-def _more(empty: list[str]) -> str:
-    return f"empty classes: {', '.join(empty)}" if len(empty) > 1 else "fill the folder or take it away"
+def _hint_for_empty(classes: list[str]) -> str:
+    return f"empty classes: {', '.join(classes)}" if len(classes) > 1 else "add images to the folder or remove it"

@@ -1,6 +1,6 @@
-"""What a class index is called: ImageNet-1k, a checkpoint's own names, or a file of the user's.
+"""Class names by index: those of ImageNet-1k, of a checkpoint, or of a label file.
 
-Several ImageNet classes share a name (two cranes, two maillots): the index and the WordNet id keep them apart.
+Some ImageNet classes share a name (two are called crane, two maillot); the index and the WordNet id distinguish them.
 """
 
 import json
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from levit_cli.errors import RefusedError
+from levit_cli.system.text import count_noun
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Names by class index, and WordNet ids where the set has them."""
+    """Names by class index, and WordNet ids for ImageNet's classes."""
 
     names: tuple[str, ...]
     wnids: tuple[str, ...] | None = None
@@ -27,34 +28,37 @@ class Labels:
 
 @cache
 def imagenet1k() -> Labels:
-    """The 1000 classes of ILSVRC 2012 in the order of their WordNet ids, each by its first WordNet lemma."""
+    """Return the 1000 classes of ILSVRC 2012 in the order of their WordNet ids, named by their first WordNet lemma."""
     rows = _imagenet1k_rows()
     return Labels(tuple(name for _, _, name, _ in rows), tuple(wnid for _, wnid, _, _ in rows))
 
 
 @cache
 def _imagenet1k_rows() -> list[list[str]]:
-    """Index, WordNet id, first lemma, other lemmas; names from WordNet 3.0, copyright 2006 by Princeton University."""
+    """Return rows of index, WordNet id, first lemma, other lemmas.
+
+    The names come from WordNet 3.0, copyright 2006 by Princeton University.
+    """
     text = resources.files("levit_cli").joinpath("assets/imagenet1k.tsv").read_text(encoding="utf-8")
     return [line.split("\t") for line in text.splitlines()]
 
 
 def synonyms(labels: Labels) -> tuple[tuple[str, ...], ...]:
-    """All names of each class: what a label lists between commas ("tabby, tabby cat"), and WordNet's for ImageNet."""
+    """Return all names of each class: the comma-separated parts of its label, and for ImageNet the WordNet synonyms."""
     others = [row[3] for row in _imagenet1k_rows()] if labels.wnids == imagenet1k().wnids else [""] * len(labels)
     lists = (f"{name},{other}".split(",") for name, other in zip(labels.names, others, strict=True))
     return tuple(tuple(part.strip() for part in parts if part.strip()) for parts in lists)
 
 
 def numbered(num_classes: int) -> Labels:
-    """Names for classes that nobody named."""
+    """Return placeholder names for classes that have none: ``class 0``, ``class 1`` and so on."""
     return Labels(tuple(f"class {index}" for index in range(num_classes)))
 
 
 def from_names(names: Sequence[str]) -> Labels:
-    """Labels by name; where they are ImageNet's, also its WordNet ids.
+    """Return the labels with these names; if they are ImageNet's, with WordNet ids.
 
-    Hugging Face's files give every synonym ("tabby, tabby cat"); the first is the name.
+    Hugging Face's files list the synonyms of an ImageNet class ("tabby, tabby cat"); the first one is compared.
     """
     imagenet = imagenet1k() if len(names) == 1000 else None
     if imagenet and tuple(name.split(",")[0].strip() for name in names) == imagenet.names:
@@ -63,36 +67,39 @@ def from_names(names: Sequence[str]) -> Labels:
 
 
 def from_id2label(id2label: Mapping[str, str]) -> Labels:
-    """Labels of a Hugging Face config, whose keys are the indexes as strings.
+    """Return the labels of a Hugging Face config.
+
+    Args:
+        id2label: names by class index; the indices are strings.
 
     Raises:
-        RefusedError: the keys are not 0 to n-1.
+        RefusedError: the indices are not 0 to n-1.
     """
     try:
         by_index = {int(index): str(name) for index, name in id2label.items()}
     except ValueError as error:
         raise RefusedError("The labels are not keyed by class index", why=str(error)) from error
     if sorted(by_index) != list(range(len(by_index))):
-        raise RefusedError("The labels do not number the classes from 0 without a gap")
+        raise RefusedError("The class indices of the labels must run from 0 without a gap")
     return from_names([by_index[index] for index in range(len(by_index))])
 
 
 def from_list(content: Any) -> Labels:
-    """Labels of a list out of JSON.
+    """Return the labels of a list from a JSON file.
 
     Raises:
-        RefusedError: it is no list of names.
+        RefusedError: ``content`` is not a list of strings.
     """
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise RefusedError("Labels are a list of names, or an object of index to name")
+        raise RefusedError("Labels must be a list of names, or an object that maps class indices to names")
     return from_names([name.strip() for name in content])
 
 
 def read_labels(path: Path) -> Labels:
-    """Labels from a file: JSON (a list, or an object of index to name), else one name a line.
+    """Read a label file: JSON (a list, or an object that maps indices to names), else text with one name per line.
 
     Raises:
-        RefusedError: the file cannot be read as labels.
+        RefusedError: the file cannot be read, or does not contain labels.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -103,14 +110,14 @@ def read_labels(path: Path) -> Labels:
 
 
 def require_length(labels: Labels, num_classes: int, origin: str) -> Labels:
-    """The labels, if there is one for each class.
+    """Return the labels if there is one for each class.
 
     Raises:
-        RefusedError: with both numbers.
+        RefusedError: the number of labels differs from the number of classes.
     """
     if len(labels) != num_classes:
         raise RefusedError(
-            f"{origin} has {len(labels)} labels, the model {num_classes} classes",
-            hint="give a list of that length with --labels FILE",
+            f"{origin} has {count_noun(len(labels), 'label')}, but the model has {count_noun(num_classes, 'class')}",
+            hint="use --labels FILE with one name per class",
         )
     return labels

@@ -1,6 +1,6 @@
-"""``levit eval``: how good a model is on images whose classes are known.
+"""``levit eval``: measure how well a model classifies images whose classes are known.
 
-``evaluate`` and ``summarize`` are the way in for a library.
+Library code calls ``evaluate``, then ``summarize``.
 """
 
 from levit_cli.eval.evaluate import Evaluated, evaluate

@@ -1,4 +1,4 @@
-"""An evaluation as one JSON document. Its keys are stable; a figure that does not exist is null, never NaN."""
+"""The JSON output of ``levit eval``. Its keys are stable; an undefined value is null, never NaN."""
 
 import math
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from typing import Any
 
 from levit_cli.data.labels import Labels
 from levit_cli.eval.evaluate import Evaluated
-from levit_cli.eval.results import Calibration, ClassScore, Mistake, Proportion, Summary
+from levit_cli.eval.results import Calibration, ClassScore, ConfidentError, Proportion, Summary
 from levit_cli.predict.records import json_record, path_fields
 from levit_cli.predict.run_description import RunDescription
 
@@ -15,13 +15,13 @@ DIGITS = 6
 
 
 def document(evaluated: Evaluated, summary: Summary, description: RunDescription) -> dict[str, Any]:
-    """The document, ready for JSON.
+    """Return the document as JSON-compatible values.
 
     Args:
-        description: what the answers depend on.
+        description: the model, preprocessing and engine that the results depend on.
     """
     labels = evaluated.labels
-    in_play = summary.classes_in_play
+    classes = summary.confusion_classes
     return {
         "schema_version": SCHEMA_VERSION,
         "meta": description.as_json(),
@@ -40,10 +40,10 @@ def document(evaluated: Evaluated, summary: Summary, description: RunDescription
         "calibration_fitted": _calibration(summary.fitted),
         "classes": [_score(score, labels) for score in summary.scores],
         "confusion": {
-            "classes": [_class(index, labels) for index in in_play],
-            "matrix": summary.confusion[in_play][:, in_play].tolist(),
+            "classes": [_class(index, labels) for index in classes],
+            "matrix": summary.confusion[classes][:, classes].tolist(),
         },
-        "mistakes": [_mistake(mistake, labels) for mistake in summary.mistakes],
+        "mistakes": [_confident_error(error, labels) for error in summary.confident_errors],
         "failures": [json_record(failure, labels) for failure in evaluated.failures],
     }
 
@@ -72,8 +72,8 @@ def _calibration(calibration: Calibration | None) -> dict[str, Any] | None:
         "confidence": _rounded(calibration.confidence),
         "log_loss": _rounded(calibration.log_loss),
         "bins": [
-            {name: _rounded(value) if isinstance(value, float) else value for name, value in asdict(slot).items()}
-            for slot in calibration.bins
+            {name: _rounded(value) if isinstance(value, float) else value for name, value in asdict(each).items()}
+            for each in calibration.bins
         ],
     }
 
@@ -96,10 +96,10 @@ def _score(score: ClassScore, labels: Labels) -> dict[str, Any]:
     }
 
 
-def _mistake(mistake: Mistake, labels: Labels) -> dict[str, Any]:
+def _confident_error(error: ConfidentError, labels: Labels) -> dict[str, Any]:
     return {
-        **path_fields(mistake.path),
-        "true": _class(mistake.true, labels),
-        "predicted": _class(mistake.predicted, labels),
-        "prob": _rounded(mistake.prob),
+        **path_fields(error.path),
+        "true": _class(error.true, labels),
+        "predicted": _class(error.predicted, labels),
+        "prob": _rounded(error.prob),
     }

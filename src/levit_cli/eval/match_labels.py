@@ -1,8 +1,8 @@
-"""Which class of a model a folder's name means.
+"""Match folder names to the classes of a model.
 
-Four ways are tried, the strictest first, and the first that knows the name decides: the label to the letter, its
-WordNet id (``n02123045``, also with words behind it as in ``n02123045-tabby``), the label without regard to case,
-underscores and spaces, and any of its synonyms. A name that means two classes is refused, and not guessed.
+Four rules are tried, strictest first, and the first with a match decides: the exact label; its WordNet id
+(``n02123045``, also followed by words as in ``n02123045-tabby``); the label without regard to case, underscores and
+repeated spaces; and any synonym of the label. A name that matches two classes is an error.
 """
 
 import re
@@ -13,103 +13,107 @@ from typing import NamedTuple
 
 from levit_cli.data.labels import Labels, synonyms
 from levit_cli.errors import RefusedError
-from levit_cli.system.text import printable
+from levit_cli.system.text import count_noun, printable
 
 WORDNET_ID = re.compile(r"n\d{8}(?!\d)")
 SHOWN = 20
 SHOWN_LABELS = 5
 
 
-class _Way(NamedTuple):
-    """What of a name counts, and the classes by that."""
+class _Rule(NamedTuple):
+    """A function that turns a folder's name into a key, and the classes by key."""
 
     key: Callable[[str], str]
     classes: Mapping[str, Sequence[int]]
 
 
 def match(folders: Sequence[str], labels: Labels) -> tuple[int, ...]:
-    """The class index of each folder.
+    """Return the class index of each folder.
 
     Raises:
-        RefusedError: some folders have no label, or could have two, or two have the same.
+        RefusedError: a folder matches no class or several classes, or two folders match the same class.
     """
-    ways = _ways(labels)
-    found = [_meant(folder, ways) for folder in folders]
-    _require_known([folder for folder, classes in zip(folders, found, strict=True) if not classes], labels)
-    for folder, classes in zip(folders, found, strict=True):
-        _require_one(folder, classes, labels)
-    indexes = tuple(classes[0] for classes in found)
-    _require_apart(folders, indexes, labels)
+    rules = _rules(labels)
+    matches = [_matching_classes(folder, rules) for folder in folders]
+    _require_known([folder for folder, classes in zip(folders, matches, strict=True) if not classes], labels)
+    for folder, classes in zip(folders, matches, strict=True):
+        _require_unambiguous(folder, classes, labels)
+    indexes = tuple(classes[0] for classes in matches)
+    _require_distinct(folders, indexes, labels)
     return indexes
 
 
-def _ways(labels: Labels) -> tuple[_Way, ...]:
-    """The ways in the order in which they are tried."""
-    alike = [{_loose(name) for name in (*names, ", ".join(names))} for names in synonyms(labels)]
+def _rules(labels: Labels) -> tuple[_Rule, ...]:
+    """Return the rules in the order in which they are tried."""
+    all_names = [{_normalized(name) for name in (*names, ", ".join(names))} for names in synonyms(labels)]
     return (
-        _Way(str, _classes_by([name] for name in labels.names)),
-        _Way(_wordnet_id, _classes_by([wnid] for wnid in labels.wnids or ())),
-        _Way(_loose, _classes_by([_loose(name)] for name in labels.names)),
-        _Way(_loose, _classes_by(alike)),
+        _Rule(str, _group_by_key([name] for name in labels.names)),
+        _Rule(_wordnet_id, _group_by_key([wnid] for wnid in labels.wnids or ())),
+        _Rule(_normalized, _group_by_key([_normalized(name)] for name in labels.names)),
+        _Rule(_normalized, _group_by_key(all_names)),
     )
 
 
-def _classes_by(keys: Iterable[Iterable[str]]) -> Mapping[str, Sequence[int]]:
-    """The indexes of the classes that have a key, by key."""
+def _group_by_key(keys: Iterable[Iterable[str]]) -> Mapping[str, Sequence[int]]:
+    """Return the class indices by key.
+
+    Args:
+        keys: the keys of each class.
+    """
     classes: dict[str, list[int]] = defaultdict(list)
-    for index, of_class in enumerate(keys):
-        for key in of_class:
+    for index, class_keys in enumerate(keys):
+        for key in class_keys:
             classes[key].append(index)
     return classes
 
 
 def _wordnet_id(name: str) -> str:
-    found = WORDNET_ID.match(name)
-    return found[0] if found else ""
+    wordnet_id = WORDNET_ID.match(name)
+    return wordnet_id[0] if wordnet_id else ""
 
 
-def _loose(name: str) -> str:
-    """Without case, underscores and superfluous spaces; an accent is one letter, as some systems take it apart."""
+def _normalized(name: str) -> str:
+    """Fold case, underscores and spaces, and compose accents, which some file systems store as separate characters."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
-def _meant(folder: str, ways: Sequence[_Way]) -> Sequence[int]:
-    """The classes that a name means by the first way that knows it."""
-    found = (way.classes.get(way.key(folder), ()) for way in ways)
-    return next((classes for classes in found if classes), ())
+def _matching_classes(folder: str, rules: Sequence[_Rule]) -> Sequence[int]:
+    """Return the classes that match by the first rule that has any."""
+    matches = (rule.classes.get(rule.key(folder), ()) for rule in rules)
+    return next((classes for classes in matches if classes), ())
 
 
 def _require_known(unknown: Sequence[str], labels: Labels) -> None:
     if not unknown:
         return
-    noun = "folder has" if len(unknown) == 1 else "folders have"
+    verb = "matches" if len(unknown) == 1 else "match"
     raise RefusedError(
-        f"{len(unknown)} {noun} no label in the model: {_listed(unknown, SHOWN)}",
-        why=f"it knows {len(labels)} classes: {_listed(labels.names, SHOWN_LABELS)}",
-        hint="rename the folders as the labels, move away what is no class, or name the classes with --labels FILE",
+        f"{count_noun(len(unknown), 'folder')} {verb} no label of the model: {_listed(unknown, SHOWN)}",
+        why=f"the model has {count_noun(len(labels), 'class')}: {_listed(labels.names, SHOWN_LABELS)}",
+        hint="name the folders like the labels, move other folders away, or give the class names with --labels FILE",
     )
 
 
-def _require_one(folder: str, classes: Sequence[int], labels: Labels) -> None:
+def _require_unambiguous(folder: str, classes: Sequence[int], labels: Labels) -> None:
     if len(classes) == 1:
         return
-    meant = [
+    candidates = [
         f"{labels.wnids[index]} ({labels.names[index]})" if labels.wnids else labels.names[index] for index in classes
     ]
     raise RefusedError(
-        f"The folder {printable(folder)} could mean {len(classes)} classes: {_listed(meant, SHOWN)}",
-        hint="give it the WordNet id as its name" if labels.wnids else "give it the exact label as its name",
+        f"The folder {printable(folder)} matches {count_noun(len(classes), 'class')}: {_listed(candidates, SHOWN)}",
+        hint=f"rename it to the {'WordNet id' if labels.wnids else 'exact label'}",
     )
 
 
-def _require_apart(folders: Sequence[str], indexes: Sequence[int], labels: Labels) -> None:
+def _require_distinct(folders: Sequence[str], indexes: Sequence[int], labels: Labels) -> None:
     first: dict[int, str] = {}
     for folder, index in zip(folders, indexes, strict=True):
         other = first.setdefault(index, folder)
         if other != folder:
             raise RefusedError(
-                f"The folders {printable(other)} and {printable(folder)} mean the same class, {labels.names[index]}",
-                hint="put their images into one folder",
+                f"The folders {printable(other)} and {printable(folder)} match the same class, {labels.names[index]}",
+                hint="move their images into one folder",
             )
 
 

@@ -1,5 +1,5 @@
-"""The figures of an evaluation, from torchmetrics, and the temperature of Guo et al. 2017 ("On Calibration of Modern
-Neural Networks"). Importing this takes seconds, as it imports torch: import it when the images are classified.
+"""Evaluation metrics from torchmetrics, and temperature scaling by Guo et al. 2017 ("On Calibration of Modern Neural
+Networks"). The import takes seconds because it imports torch: import this module after the images are classified.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,14 +21,14 @@ from torchmetrics.functional.classification import (
 
 from levit_cli.model.levit import to_tensor
 
-CHUNK = 4096  # images at once: of a thousand classes, 32 MB a copy
-ITERATIONS = 100
+CHUNK = 4096  # images per step; with a thousand classes, a float64 copy takes 32 MB
+MAX_ITERATIONS = 100
 
 Classes = NDArray[np.int64]
 
 
-class ClassFigures(NamedTuple):
-    """(classes,) each; 0 where a class has no images, or was never the answer."""
+class ClassMetrics(NamedTuple):
+    """Arrays of shape (classes,); 0 for a class that has no images or was never predicted."""
 
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
@@ -36,87 +36,86 @@ class ClassFigures(NamedTuple):
 
 
 def count_hits(ranked: Classes, targets: Classes, num_classes: int) -> int:
-    """How many of the true classes are among the ranked ones.
+    """Count the images whose true class is among the top k predictions.
 
     Args:
-        ranked: (N, k) classes, no class twice in a row.
-        targets: (N,) the true ones.
+        ranked: (N, k) class indices, each at most once per image.
+        targets: (N,) true class indices.
     """
     hits = 0
-    for some, true in _chunks(ranked, targets):
-        # torchmetrics ranks by score; scores of our own keep it from breaking ties in another way than we did
-        scores = torch.zeros(len(some), num_classes).scatter_(1, some, 1.0)
+    for predictions, true in _chunks(ranked, targets):
+        # torchmetrics ranks by score. Scores of 0 and 1 keep it from breaking ties differently from our ranking.
+        scores = torch.zeros(len(predictions), num_classes).scatter_(1, predictions, 1.0)
         hit, *_ = multiclass_stat_scores(scores, true, num_classes, average="micro", top_k=ranked.shape[1])
         hits += int(hit)
     return hits
 
 
 def count_confusions(predicted: Classes, targets: Classes, num_classes: int) -> Classes:
-    """(classes, classes) images: the true class down, the predicted one across."""
-    counts = multiclass_confusion_matrix(_tensor(predicted), _tensor(targets), num_classes)
+    """Return the (classes, classes) confusion matrix; rows are true classes, columns are predicted classes."""
+    counts = multiclass_confusion_matrix(to_tensor(predicted), to_tensor(targets), num_classes)
     return np.asarray(counts.numpy(), np.int64)
 
 
-def class_figures(predicted: Classes, targets: Classes, num_classes: int) -> ClassFigures:
-    """Precision, recall and F1 of each class."""
-    if not len(targets):  # on which torchmetrics stumbles
-        return ClassFigures(*(np.zeros(num_classes) for _ in range(3)))
-    measures = (multiclass_precision, multiclass_recall, multiclass_f1_score)
-    pair = _tensor(predicted), _tensor(targets)
-    return ClassFigures(*(measure(*pair, num_classes, average="none").double().numpy() for measure in measures))
+def class_metrics(predicted: Classes, targets: Classes, num_classes: int) -> ClassMetrics:
+    """Compute precision, recall and F1 of each class."""
+    if not len(targets):  # torchmetrics fails on empty input
+        return ClassMetrics(*(np.zeros(num_classes) for _ in range(3)))
+    metrics = (multiclass_precision, multiclass_recall, multiclass_f1_score)
+    pair = to_tensor(predicted), to_tensor(targets)
+    return ClassMetrics(*(metric(*pair, num_classes, average="none").double().numpy() for metric in metrics))
 
 
 def calibration_error(confidences: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> float:
-    """The expected calibration error: how far confidence and accuracy are apart, on average over bins of one width.
+    """Compute the expected calibration error: the mean gap between confidence and accuracy over bins of equal width.
 
     Args:
-        confidences: (N,) the probability of the first answer, below 1: torchmetrics gives 1 itself a bin of its own.
-        correct: (N,) whether it was right.
+        confidences: (N,) probability of the predicted class, below 1: torchmetrics puts 1 into a bin of its own.
+        correct: (N,) whether the prediction is correct.
     """
-    return float(binary_calibration_error(_tensor(confidences), _tensor(correct).long(), n_bins=bins, norm="l1"))
+    return float(binary_calibration_error(to_tensor(confidences), to_tensor(correct).long(), n_bins=bins, norm="l1"))
 
 
 def log_loss(logits: NDArray[np.float32], targets: Classes, temperature: float) -> float:
-    """The mean negative log likelihood of the true classes."""
+    """Compute the mean negative log likelihood of the true classes."""
     return sum(float(part) for part in _losses(logits, targets, lambda: torch.tensor(temperature, dtype=torch.float64)))
 
 
 def _losses(logits: NDArray[np.float32], targets: Classes, temperature: Callable[[], Tensor]) -> Iterator[Tensor]:
-    """The log loss in float64, as parts that add up to it, each with a gradient of its own towards the temperature."""
-    for some, true in _chunks(logits, targets):
-        yield F.cross_entropy(some.double() / temperature().double(), true, reduction="sum") / len(logits)
+    """Yield the log loss in float64, as one summand per chunk, each with its own gradient for the temperature."""
+    for chunk, true in _chunks(logits, targets):
+        yield F.cross_entropy(chunk.double() / temperature().double(), true, reduction="sum") / len(logits)
 
 
 def fit_temperature(logits: NDArray[np.float32], targets: Classes) -> float | None:
-    """The temperature with the least log loss.
+    """Find the temperature with the smallest log loss.
 
     Returns:
-        None where there is none: without a mistake the best is 0, with answers no better than chance infinity.
+        None if there is no minimum: the best temperature is 0 if all predictions are correct, and infinite if they are
+        no better than chance.
     """
-    own = np.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
-    if (own == logits.max(axis=1)).all() or own.mean(dtype=np.float64) <= logits.mean(dtype=np.float64):
+    true_logits = np.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+    if (true_logits == logits.max(axis=1)).all() or true_logits.mean(dtype=np.float64) <= logits.mean(dtype=np.float64):
         return None
-    scale = float(logits.std(dtype=np.float64))  # the search begins where the logits are
-    exponent = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    search = torch.optim.LBFGS([exponent], max_iter=ITERATIONS, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    scale = float(logits.std(dtype=np.float64))  # start at the magnitude of the logits
+    log_ratio = torch.zeros((), dtype=torch.float64, requires_grad=True)  # of the temperature to the scale
+    optimizer = torch.optim.LBFGS(
+        [log_ratio], max_iter=MAX_ITERATIONS, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> float:
-        search.zero_grad()
+        optimizer.zero_grad()
         total = 0.0
-        for part in _losses(logits, targets, lambda: scale * exponent.exp()):
+        for part in _losses(logits, targets, lambda: scale * log_ratio.exp()):
             part.backward()  # type: ignore[no-untyped-call]
             total += float(part.detach())
         return total
 
-    search.step(loss)  # type: ignore[no-untyped-call]
-    temperature = scale * float(exponent.detach().exp())
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    temperature = scale * float(log_ratio.detach().exp())
     return temperature if 0 < temperature < float("inf") else None
 
 
-def _chunks(answers: NDArray[Any], targets: Classes) -> Iterator[tuple[Tensor, Tensor]]:
+def _chunks(array: NDArray[Any], targets: Classes) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(targets), CHUNK):
-        yield _tensor(answers[start : start + CHUNK]), _tensor(targets[start : start + CHUNK])
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    return to_tensor(array)
+        yield to_tensor(array[start : start + CHUNK]), to_tensor(targets[start : start + CHUNK])

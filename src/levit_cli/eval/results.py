@@ -1,4 +1,4 @@
-"""The figures of an evaluation, as values that the table, the document and the report all show."""
+"""The results of an evaluation as values, which the table, the JSON document and the report all show."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE = 0.95  # of the intervals
+CONFIDENCE_LEVEL = 0.95  # of the intervals
 BINS = 15  # as in Guo et al. 2017
 
 Classes = NDArray[np.int64]
@@ -15,39 +15,40 @@ Classes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Proportion:
-    """So many of so many, exactly."""
+    """A number of correct predictions out of a total, as exact counts."""
 
     correct: int
     total: int
 
     @property
     def value(self) -> float:
-        """In [0, 1]; NaN of none."""
+        """The proportion in [0, 1]; NaN if the total is 0."""
         return self.correct / self.total if self.total else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the true value lies with 95 % confidence, by Wilson's score, if the images are a fair sample."""
+        """The 95 % confidence interval by Wilson's score; it assumes that the images are a random sample."""
         if not self.total:
             return 0.0, 1.0
-        z, n, p = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), self.total, self.value
-        centre, scale = p + z * z / (2 * n), 1 + z * z / n
-        reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+        z, n, p = NormalDist().inv_cdf((1 + CONFIDENCE_LEVEL) / 2), self.total, self.value
+        center, scale = p + z * z / (2 * n), 1 + z * z / n
+        margin = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one class fares.
+    """The results of one class.
 
     Args:
-        index: the model's.
-        folder: where its images are.
-        images: of it that could be read.
-        predicted: images of any class that were taken for it.
-        precision: None where it was never predicted.
-        recall: None where it has no images.
-        f1: None where neither is there.
+        index: the model's class index.
+        folder: the name of the folder that holds the images of the class.
+        images: number of readable images of the class.
+        predicted: number of images, of any class, that were predicted as this class.
+        correct: number of images of the class that were predicted correctly.
+        precision: None if the class was never predicted.
+        recall: None if the class has no images.
+        f1: None if the class has no images and was never predicted.
     """
 
     index: int
@@ -62,7 +63,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose confidence lies in [low, high)."""
+    """The images whose confidence lies in [low, high)."""
 
     low: float
     high: float
@@ -73,13 +74,13 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether the probabilities can be believed, at one temperature.
+    """How well confidence matches accuracy at one temperature.
 
     Args:
-        error: the expected calibration error, over ``BINS`` bins.
-        confidence: the mean probability of the first answer.
-        log_loss: the mean negative log likelihood, in nats.
-        bins: those that hold images.
+        error: the expected calibration error (ECE) over ``BINS`` bins of equal width.
+        confidence: the mean confidence, which is the probability of the predicted class.
+        log_loss: the mean negative log likelihood of the true class, in nats.
+        bins: the bins that contain images.
     """
 
     temperature: float
@@ -90,8 +91,8 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """An image that was taken for another class, and how surely."""
+class ConfidentError:
+    """A misclassified image, with the probability of the class that was predicted."""
 
     path: str
     true: int
@@ -101,7 +102,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many images of one class were taken for another."""
+    """The number of images of one class that were predicted as another."""
 
     true: int
     predicted: int
@@ -110,17 +111,17 @@ class Confusion:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """The figures of an evaluation.
+    """The results of an evaluation.
 
     Args:
-        top5: None where the model has no more than five classes.
+        top5: None if the model has five classes or fewer.
         scores: of the classes that have a folder, in the folders' order.
-        balanced_accuracy, macro_f1: means of recall and F1 over the classes that have images, each class counting
-            the same; NaN of none.
-        confusion: (classes, classes) images, the true class down, the predicted one across.
-        calibration: at the model's temperature; None where no image could be read.
-        fitted: at the temperature that fits these very images best; None where there is none.
-        mistakes: those with the highest confidence.
+        balanced_accuracy, macro_f1: unweighted means of recall and F1 over the classes that have images; NaN if there
+            are none.
+        confusion: (classes, classes) number of images; rows are true classes, columns are predicted classes.
+        calibration: at the model's temperature; None if no image could be read.
+        fitted: at the temperature that minimizes the log loss on these images; None if none could be fitted.
+        confident_errors: the misclassified images with the highest confidence, in descending order.
     """
 
     top1: Proportion
@@ -131,18 +132,18 @@ class Summary:
     confusion: Classes
     calibration: Calibration | None
     fitted: Calibration | None
-    mistakes: tuple[Mistake, ...]
+    confident_errors: tuple[ConfidentError, ...]
 
     @property
     def confusions(self) -> list[Confusion]:
-        """The pairs of classes that were confused, the most frequent first."""
+        """The pairs of classes that were confused, most frequent first."""
         off_diagonal = self.confusion - np.diag(np.diag(self.confusion))
         pairs = np.argwhere(off_diagonal)
-        found = [Confusion(int(true), int(other), int(off_diagonal[true, other])) for true, other in pairs]
-        return sorted(found, key=lambda confusion: -confusion.images)
+        confusions = [Confusion(int(true), int(other), int(off_diagonal[true, other])) for true, other in pairs]
+        return sorted(confusions, key=lambda confusion: -confusion.images)
 
     @property
-    def classes_in_play(self) -> list[int]:
-        """Those that have a folder or were predicted, in the model's order."""
+    def confusion_classes(self) -> list[int]:
+        """The classes that have a folder or were predicted, in the model's order."""
         with_folder = {score.index for score in self.scores}
         return sorted(with_folder | set(map(int, np.flatnonzero(self.confusion.sum(axis=0)))))

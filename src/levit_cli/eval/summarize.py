@@ -1,4 +1,4 @@
-"""From what a model answered to the figures that say how good that was; ``metrics`` holds the formulas."""
+"""Summarize an evaluation: count, score and calibrate its predictions with the formulas of ``metrics``."""
 
 import math
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.eval.evaluate import TOP_K, Evaluated
-from levit_cli.eval.results import BINS, Bin, Calibration, Classes, ClassScore, Mistake, Proportion, Summary
+from levit_cli.eval.results import BINS, Bin, Calibration, Classes, ClassScore, ConfidentError, Proportion, Summary
 from levit_cli.predict.pipeline import probabilities
 
 if TYPE_CHECKING:
-    from levit_cli.eval.metrics import ClassFigures
+    from levit_cli.eval.metrics import ClassMetrics
 
-MISTAKES = 24
+CONFIDENT_ERRORS = 24
 CHUNK = 4096
 
 
 def summarize(evaluated: Evaluated) -> Summary:
-    """The figures of what was evaluated; over the readable images, and top-k over all of the model's classes."""
+    """Compute the results over the readable images. Top-k ranks all of the model's classes."""
     from levit_cli.eval import metrics
 
     targets, ranked, num_classes = evaluated.targets, evaluated.ranked, len(evaluated.labels)
     total = len(targets)
     predicted = ranked[:, 0]
     confusion = metrics.count_confusions(predicted, targets, num_classes)
-    scores = tuple(_scores(evaluated, confusion, metrics.class_figures(predicted, targets, num_classes)))
+    scores = tuple(_scores(evaluated, confusion, metrics.class_metrics(predicted, targets, num_classes)))
     fitted = metrics.fit_temperature(evaluated.logits, targets) if total else None
     return Summary(
         top1=Proportion(metrics.count_hits(ranked[:, :1], targets, num_classes), total),
@@ -38,24 +38,24 @@ def summarize(evaluated: Evaluated) -> Summary:
         confusion=confusion,
         calibration=_calibration(evaluated, evaluated.temperature) if total else None,
         fitted=_calibration(evaluated, fitted) if fitted else None,
-        mistakes=tuple(islice(_mistakes(evaluated), MISTAKES)),
+        confident_errors=tuple(islice(_confident_errors(evaluated), CONFIDENT_ERRORS)),
     )
 
 
-def _scores(evaluated: Evaluated, confusion: Classes, figures: "ClassFigures") -> Iterator[ClassScore]:
-    """A class without images, or never predicted, has no figure rather than a zero."""
+def _scores(evaluated: Evaluated, confusion: Classes, metrics: "ClassMetrics") -> Iterator[ClassScore]:
+    """Score each class; a metric that is undefined is None, not 0."""
     images, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     for folder, index in zip(evaluated.folders.classes, evaluated.class_of_folder, strict=True):
-        has, was = bool(images[index]), bool(predicted[index])
+        has_images, was_predicted = bool(images[index]), bool(predicted[index])
         yield ClassScore(
             index=index,
             folder=folder,
             images=int(images[index]),
             predicted=int(predicted[index]),
             correct=int(confusion[index, index]),
-            precision=float(figures.precision[index]) if was else None,
-            recall=float(figures.recall[index]) if has else None,
-            f1=float(figures.f1[index]) if has or was else None,
+            precision=float(metrics.precision[index]) if was_predicted else None,
+            recall=float(metrics.recall[index]) if has_images else None,
+            f1=float(metrics.f1[index]) if has_images or was_predicted else None,
         )
 
 
@@ -78,7 +78,7 @@ def _calibration(evaluated: Evaluated, temperature: float) -> Calibration:
 
 
 def _confidences(evaluated: Evaluated, temperature: float) -> NDArray[np.float64]:
-    """(N,) the probability of the first answer at a temperature."""
+    """Return the (N,) probabilities of the predicted classes at a temperature."""
     if temperature == evaluated.temperature:
         return evaluated.confidences
     starts = range(0, len(evaluated.logits), CHUNK)
@@ -88,24 +88,24 @@ def _confidences(evaluated: Evaluated, temperature: float) -> NDArray[np.float64
 
 def _bins(confidences: NDArray[np.float64], correct: NDArray[np.bool_]) -> Iterator[Bin]:
     edges = np.linspace(0, 1, BINS + 1)
-    places = np.searchsorted(edges, confidences, side="right") - 1
-    for place in map(int, np.unique(places)):
-        here = places == place
+    bin_of_image = np.searchsorted(edges, confidences, side="right") - 1
+    for index in map(int, np.unique(bin_of_image)):
+        in_bin = bin_of_image == index
         yield Bin(
-            low=float(edges[place]),
-            high=float(edges[place + 1]),
-            images=int(here.sum()),
-            confidence=float(confidences[here].mean()),
-            accuracy=float(correct[here].mean()),
+            low=float(edges[index]),
+            high=float(edges[index + 1]),
+            images=int(in_bin.sum()),
+            confidence=float(confidences[in_bin].mean()),
+            accuracy=float(correct[in_bin].mean()),
         )
 
 
-def _mistakes(evaluated: Evaluated) -> Iterator[Mistake]:
-    """All of them, the surest first; of equals the first in the data set."""
+def _confident_errors(evaluated: Evaluated) -> Iterator[ConfidentError]:
+    """Yield the misclassified images, most confident first; ties keep the order of the data set."""
     predicted = evaluated.ranked[:, 0]
     wrong = np.flatnonzero(predicted != evaluated.targets)
     for row in wrong[np.argsort(-evaluated.confidences[wrong], kind="stable")]:
-        yield Mistake(
+        yield ConfidentError(
             path=evaluated.paths[row],
             true=int(evaluated.targets[row]),
             predicted=int(predicted[row]),

@@ -1,6 +1,6 @@
-"""An evaluation as text for people: the figures, the classes, what is confused with what, and the worst mistakes.
+"""The text output of ``levit eval``: metrics, per-class results, confusions, most confident errors, unreadable images.
 
-Nothing from outside is read as markup, and control characters are shown, not sent.
+Names of classes and files are never read as markup; their control characters are shown as escapes.
 """
 
 import io
@@ -13,36 +13,36 @@ from rich.text import Text
 from levit_cli.eval.evaluate import Evaluated
 from levit_cli.eval.results import Summary
 from levit_cli.eval.wording import (
-    below,
-    extent,
-    interval,
-    kinds,
+    correct_of_total,
+    count_error_kinds,
+    dataset_size,
+    describe_calibration,
+    misclassified_as,
+    notes,
     percent,
-    remarks,
-    taken_for,
-    verdict,
+    relative_path,
     worst_first,
 )
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.predict.table import caption
-from levit_cli.system.text import printable
+from levit_cli.system.text import count_noun, printable
 
-CLASSES = 30  # a line each; of more the worst
+CLASSES = 30  # lines of per-class results
 MATRIX_CLASSES = 12
-BOUNDLESS = 1000  # characters, for what something would take if it could
-WIDE = 70  # characters; in less there is no room for what a class was taken for
-TAKEN_FOR = 2
-CONFUSIONS = MISTAKES = FAILURES = 10
+UNBOUNDED = 1000  # characters, to measure a table's natural width
+WIDE = 70  # characters; a narrower terminal has no room for the last column of the per-class results
+MISCLASSIFIED_AS = 2  # classes in that column
+CONFUSIONS = CONFIDENT_ERRORS = FAILURES = 10
 LEGEND = (
-    " recall: of a class's images, how many were found; precision: of the images that got its name, how many "
-    "deserve it; F1: the harmonic mean of both"
+    " recall: share of a class's images that were predicted correctly; precision: share of the images predicted as a "
+    "class that belong to it; F1: harmonic mean of the two"
 )
 
 
 def as_table(
     evaluated: Evaluated, summary: Summary, description: RunDescription, *, is_terminal: bool, color: bool = True
 ) -> str:
-    """The whole text, with colours if it is for a terminal."""
+    """Return the whole text, colored if it is for a terminal."""
     text = io.StringIO()
     console = Console(
         file=text, force_terminal=is_terminal, no_color=not color or None, highlight=False, emoji=False, markup=False
@@ -54,21 +54,21 @@ def as_table(
 
 
 def _blocks(evaluated: Evaluated, summary: Summary, console: Console) -> Iterator[RenderableType]:
-    yield Text.assemble((printable(str(evaluated.folders.root)), "bold"), f": {extent(evaluated)}")
-    for remark in remarks(evaluated):
-        yield Text(f"Note: {remark}", style="yellow")
+    yield Text.assemble((printable(str(evaluated.folders.root)), "bold"), f": {dataset_size(evaluated)}")
+    for note in notes(evaluated):
+        yield Text(f"Note: {note}", style="yellow")
     yield ""
-    yield _figures(summary)
-    yield from _section("Classes, the worst first", _classes(evaluated, summary, console))
-    yield from _hidden(len(summary.scores), CLASSES, "class", "classes")
+    yield _metrics(summary)
+    yield from _section("Per-class results, lowest recall first", _classes(evaluated, summary, console))
+    yield from _hidden(len(summary.scores), CLASSES, "class")
     yield Text(LEGEND, style="dim")
     if summary.confusions:
         yield from _confusion(evaluated, summary, console)
-    if summary.mistakes:
-        yield from _section("Surest mistakes", _mistakes(evaluated, summary))
+    if summary.confident_errors:
+        yield from _section("Most confident errors", _confident_errors(evaluated, summary))
     if evaluated.failures:
-        yield from _section(f"Not read ({kinds(evaluated)})", _failures(evaluated))
-        yield from _hidden(len(evaluated.failures), FAILURES, "image", "images")
+        yield from _section(f"Unreadable images ({count_error_kinds(evaluated)})", _failures(evaluated))
+        yield from _hidden(len(evaluated.failures), FAILURES, "image")
     yield ""
 
 
@@ -78,17 +78,17 @@ def _section(title: str, content: RenderableType) -> Iterator[RenderableType]:
     yield content
 
 
-def _hidden(total: int, shown: int, noun: str, nouns: str) -> Iterator[RenderableType]:
-    """Where the rest of a list is."""
-    if (more := total - shown) > 0:
-        yield Text(f" and {more:,} more {noun if more == 1 else nouns}: --format json has them all", style="dim")
+def _hidden(total: int, shown: int, noun: str) -> Iterator[RenderableType]:
+    """Report how many entries of a list are not shown."""
+    if (hidden := total - shown) > 0:
+        yield Text(f" and {count_noun(hidden, f'more {noun}')}; --format json lists all of them", style="dim")
 
 
 def _grid() -> Table:
     return Table(box=None, padding=(0, 1), header_style="dim")
 
 
-def _figures(summary: Summary) -> Table:
+def _metrics(summary: Summary) -> Table:
     grid = _grid()
     grid.show_header = False
     grid.add_column(overflow="fold")
@@ -96,18 +96,15 @@ def _figures(summary: Summary) -> Table:
     grid.add_column(overflow="fold")
     for name, proportion in (("top-1", summary.top1), ("top-5", summary.top5)):
         if proportion:
-            right = f"{proportion.correct:,} of {proportion.total:,} right; 95 % interval {interval(proportion)}"
-            grid.add_row(name, Text(percent(proportion.value), "bold"), right)
-    grid.add_row("recall", percent(summary.balanced_accuracy), "mean over the classes (balanced accuracy)")
-    grid.add_row("F1", percent(summary.macro_f1), "mean over the classes")
+            grid.add_row(name, Text(percent(proportion.value), "bold"), correct_of_total(proportion))
+    grid.add_row("balanced accuracy", percent(summary.balanced_accuracy), "mean recall over the classes")
+    grid.add_row("macro F1", percent(summary.macro_f1), "mean F1 over the classes")
     if summary.calibration:
-        sure = (
-            f"{percent(summary.calibration.confidence)} sure on average: {verdict(summary.calibration, summary.top1)}"
-        )
-        grid.add_row("ECE", percent(summary.calibration.error), f"calibration error; {sure}")
+        description = describe_calibration(summary.calibration, summary.top1)
+        grid.add_row("calibration error (ECE)", percent(summary.calibration.error), description)
     if summary.fitted:
-        told = f"with a temperature of {summary.fitted.temperature:.4g}, fitted to these images"
-        grid.add_row("", percent(summary.fitted.error), told)
+        temperature = f"with a temperature of {summary.fitted.temperature:.4g}, fitted to these images"
+        grid.add_row("", percent(summary.fitted.error), temperature)
     return grid
 
 
@@ -120,44 +117,45 @@ def _classes(evaluated: Evaluated, summary: Summary, console: Console) -> Table:
         grid.add_column(name, justify="right", no_wrap=True)
     confusions = summary.confusions if console.width >= WIDE else []
     if confusions:
-        grid.add_column("taken for", overflow="fold")
+        grid.add_column("misclassified as", overflow="fold")
+    labels = evaluated.labels
     for score in worst_first(summary.scores)[:CLASSES]:
         grid.add_row(
-            Text(printable(evaluated.labels.names[score.index])),
+            Text(printable(labels.names[score.index])),
             f"{score.images:,}",
             percent(score.recall),
             percent(score.precision),
             percent(score.f1),
-            *([Text(taken_for(score.index, confusions, evaluated.labels, TAKEN_FOR))] if confusions else []),
+            *([Text(misclassified_as(score.index, confusions, labels, MISCLASSIFIED_AS))] if confusions else []),
         )
     return grid
 
 
 def _confusion(evaluated: Evaluated, summary: Summary, console: Console) -> Iterator[RenderableType]:
-    """The matrix where it fits, else the most frequent confusions."""
-    if len(summary.classes_in_play) <= MATRIX_CLASSES:
+    """Yield the confusion matrix if it fits, else the most frequent confusions."""
+    if len(summary.confusion_classes) <= MATRIX_CLASSES:
         matrix = _matrix(evaluated, summary)
-        if console.measure(matrix, options=console.options.update_width(BOUNDLESS)).maximum <= console.width:
-            yield from _section("Confusion: the true class down, the answer across", matrix)
+        if console.measure(matrix, options=console.options.update_width(UNBOUNDED)).maximum <= console.width:
+            yield from _section("Confusion matrix (rows: true classes; columns: predicted classes)", matrix)
             return
-    yield from _section("Most often confused", _most_confused(evaluated, summary))
+    yield from _section("Most frequent confusions", _most_confused(evaluated, summary))
 
 
 def _matrix(evaluated: Evaluated, summary: Summary) -> Table:
-    """Classes are numbered, as their names would not fit across."""
+    """Return the confusion matrix; columns have numbers because class names would not fit."""
     grid = _grid()
-    classes = summary.classes_in_play
+    classes = summary.confusion_classes
     grid.add_column(no_wrap=True)
     for number in range(1, len(classes) + 1):
         grid.add_column(str(number), justify="right", no_wrap=True)
     for number, true in enumerate(classes, start=1):
-        cells = [_cell(int(summary.confusion[true, other]), right=true == other) for other in classes]
+        cells = [_cell(int(summary.confusion[true, other]), correct=true == other) for other in classes]
         grid.add_row(Text(f"{number:>2} {printable(evaluated.labels.names[true])}"), *cells)
     return grid
 
 
-def _cell(images: int, *, right: bool) -> Text:
-    return Text(f"{images:,}" if images else "·", style="bold cyan" if right else "" if images else "dim")
+def _cell(images: int, *, correct: bool) -> Text:
+    return Text(f"{images:,}" if images else "·", style="bold cyan" if correct else "" if images else "dim")
 
 
 def _most_confused(evaluated: Evaluated, summary: Summary) -> Table:
@@ -167,19 +165,19 @@ def _most_confused(evaluated: Evaluated, summary: Summary) -> Table:
     grid.add_column(overflow="fold")
     names = evaluated.labels.names
     for confusion in summary.confusions[:CONFUSIONS]:
-        pair = f"{printable(names[confusion.true])} taken for {printable(names[confusion.predicted])}"
+        pair = f"{printable(names[confusion.true])} predicted as {printable(names[confusion.predicted])}"
         grid.add_row(f"{confusion.images:,}", Text(pair))
     return grid
 
 
-def _mistakes(evaluated: Evaluated, summary: Summary) -> Table:
+def _confident_errors(evaluated: Evaluated, summary: Summary) -> Table:
     grid = _grid()
-    for name in ("image", "is", "answer"):
+    for name in ("image", "true class", "predicted as"):
         grid.add_column(name, overflow="fold")
-    grid.add_column("sure", justify="right", no_wrap=True)
-    for mistake in summary.mistakes[:MISTAKES]:
-        names = (printable(evaluated.labels.names[index]) for index in (mistake.true, mistake.predicted))
-        grid.add_row(Text(below(mistake.path, evaluated)), *map(Text, names), percent(mistake.prob))
+    grid.add_column("confidence", justify="right", no_wrap=True)
+    for error in summary.confident_errors[:CONFIDENT_ERRORS]:
+        names = (printable(evaluated.labels.names[index]) for index in (error.true, error.predicted))
+        grid.add_row(Text(relative_path(error.path, evaluated)), *map(Text, names), percent(error.prob))
     return grid
 
 
@@ -191,5 +189,5 @@ def _failures(evaluated: Evaluated) -> Table:
     for failure in evaluated.failures[:FAILURES]:
         assert failure.error
         reason = f"{failure.error.kind}: {printable(failure.error.message)}"
-        grid.add_row(Text(below(failure.path, evaluated)), Text(reason))
+        grid.add_row(Text(relative_path(failure.path, evaluated)), Text(reason))
     return grid

@@ -1,4 +1,4 @@
-"""An evaluation in plain words: what the table and the report both say."""
+"""Number formats and sentences that the text table and the HTML report share."""
 
 import math
 import os
@@ -8,96 +8,85 @@ from collections.abc import Sequence
 from levit_cli.data.labels import Labels
 from levit_cli.eval.evaluate import Evaluated
 from levit_cli.eval.results import Calibration, ClassScore, Confusion, Proportion, Summary
-from levit_cli.system.text import printable
+from levit_cli.system.text import count_noun, printable
 
-ABOUT_RIGHT = 0.02  # between confidence and accuracy; less is not worth a word
-NOTHING = "–"
+WELL_CALIBRATED = 0.02  # largest gap between mean confidence and accuracy
+UNDEFINED = "–"
 
 
 def percent(value: float | None) -> str:
-    """In percent, with one digit; a dash where there is no figure."""
-    return NOTHING if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+    """Format a proportion in percent with one decimal, or a dash if it is undefined."""
+    return UNDEFINED if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def interval(proportion: Proportion) -> str:
-    """Where the true value lies."""
-    low, high = proportion.interval
-    return f"{100 * low:.1f} to {percent(high)}"
-
-
-def count(number: int, noun: str) -> str:
-    """A number and its noun, which gets an s."""
-    plural = noun if number == 1 else f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {plural}"
-
-
-def extent(evaluated: Evaluated) -> str:
-    """How much was evaluated."""
-    return f"{count(len(evaluated.paths), 'image')} in {count(len(evaluated.folders.classes), 'class')}"
-
-
-def remarks(evaluated: Evaluated) -> list[str]:
-    """What one must know to read the figures."""
-    found = []
-    if failed := len(evaluated.failures):
-        tried = len(evaluated.folders.samples)
-        found.append(
-            f"{failed:,} of {count(tried, 'image')} could not be read and {'is' if failed == 1 else 'are'} listed; "
-            "the figures are over the others."
-        )
-    covered, known = len(evaluated.folders.classes), len(evaluated.labels)
-    if covered < known:
-        found.append(
-            f"The folders cover {covered:,} of the model's {known:,} classes; it was free to choose among all of them."
-        )
-    return found
-
-
-def kinds(evaluated: Evaluated) -> str:
-    """How many images could not be read for which reason, the most frequent first."""
-    counted = Counter(failure.error.kind for failure in evaluated.failures if failure.error)
-    return ", ".join(f"{number:,} {kind}" for kind, number in counted.most_common())
-
-
-def sureness(calibration: Calibration, top1: Proportion) -> str:
-    """Confidence beside accuracy."""
-    sure, right = percent(calibration.confidence), percent(top1.value)
-    return f"it is {sure} sure on average and right {right} of the time: {verdict(calibration, top1)}"
-
-
-def verdict(calibration: Calibration, top1: Proportion) -> str:
-    """Whether a model is too sure."""
-    gap = calibration.confidence - top1.value
-    return "about as sure as it may be" if abs(gap) < ABOUT_RIGHT else "too sure" if gap > 0 else "too modest"
-
-
-def temperature_advice(evaluated: Evaluated, summary: Summary) -> str:
-    """What a temperature would do."""
-    if summary.fitted is None:
-        return "No temperature fits: that takes right answers and wrong ones."
-    now = f" instead of {evaluated.temperature:.4g}" if evaluated.temperature != 1 else ""
-    return (
-        f"With a temperature of {summary.fitted.temperature:.4g}{now}, by which its logits are divided, they would be "
-        f"{points(summary.fitted.error)} off on these same images."
-    )
-
-
-def points(value: float) -> str:
-    """A difference of percentages."""
+def percentage_points(value: float) -> str:
+    """Format a difference of two proportions."""
     return f"{100 * value:.1f} points"
 
 
+def correct_of_total(proportion: Proportion) -> str:
+    """Format the counts of a proportion and its confidence interval."""
+    low, high = proportion.interval
+    counts = f"{proportion.correct:,} of {count_noun(proportion.total, 'image')}"
+    return f"{counts} correct; 95 % confidence interval {100 * low:.1f} to {percent(high)}"
+
+
+def dataset_size(evaluated: Evaluated) -> str:
+    """Return the number of readable images and of class folders."""
+    images, classes = len(evaluated.paths), len(evaluated.folders.classes)
+    return f"{count_noun(images, 'image')} in {count_noun(classes, 'class')}"
+
+
+def notes(evaluated: Evaluated) -> list[str]:
+    """Return what a reader must know to interpret the results."""
+    lines = []
+    if failed := len(evaluated.failures):
+        total = count_noun(len(evaluated.folders.samples), "image")
+        lines.append(f"{failed:,} of {total} could not be read (listed below). The results exclude unreadable images.")
+    covered, known = len(evaluated.folders.classes), len(evaluated.labels)
+    if covered < known:
+        lines.append(f"The folders cover {covered:,} of the model's {known:,} classes; it can predict any of them.")
+    return lines
+
+
+def count_error_kinds(evaluated: Evaluated) -> str:
+    """Count the unreadable images by kind of error, most frequent first."""
+    kinds = Counter(failure.error.kind for failure in evaluated.failures if failure.error)
+    return ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
+
+
+def describe_calibration(calibration: Calibration, top1: Proportion) -> str:
+    """Compare the mean confidence with the accuracy."""
+    gap = calibration.confidence - top1.value
+    judgment = "well calibrated" if abs(gap) < WELL_CALIBRATED else "overconfident" if gap > 0 else "underconfident"
+    return f"{judgment}: mean confidence {percent(calibration.confidence)}, accuracy {percent(top1.value)}"
+
+
+def describe_fitted_temperature(evaluated: Evaluated, summary: Summary) -> str:
+    """State the fitted temperature and the calibration error that it gives."""
+    if summary.fitted is None:
+        return (
+            "No temperature could be fitted: that requires correct and incorrect predictions, and a model that is "
+            "better than chance."
+        )
+    current = f" instead of {evaluated.temperature:.4g}" if evaluated.temperature != 1 else ""
+    return (
+        f"Dividing the logits by a temperature of {summary.fitted.temperature:.4g}{current} gives a calibration error "
+        f"of {percentage_points(summary.fitted.error)} on these images."
+    )
+
+
 def worst_first(scores: Sequence[ClassScore]) -> list[ClassScore]:
-    """By recall; those without images last."""
+    """Sort classes by recall, lowest first; classes without images come last."""
     return sorted(scores, key=lambda score: math.inf if score.recall is None else score.recall)
 
 
-def taken_for(index: int, confusions: Sequence[Confusion], labels: Labels, most: int = 3) -> str:
-    """What images of a class were most often mistaken for."""
-    own = [confusion for confusion in confusions if confusion.true == index][:most]
-    return ", ".join(f"{printable(labels.names[confusion.predicted])} {confusion.images:,}" for confusion in own)
+def misclassified_as(index: int, confusions: Sequence[Confusion], labels: Labels, limit: int = 3) -> str:
+    """List the classes that images of a class were most often predicted as, with the number of images."""
+    of_class = [confusion for confusion in confusions if confusion.true == index][:limit]
+    return ", ".join(f"{printable(labels.names[confusion.predicted])} {confusion.images:,}" for confusion in of_class)
 
 
-def below(path: str, evaluated: Evaluated) -> str:
-    """An image's path below the data set's folder."""
+def relative_path(path: str, evaluated: Evaluated) -> str:
+    """Return an image's path relative to the data set's folder, printable."""
     return printable(path.removeprefix(f"{evaluated.folders.root}{os.sep}"))

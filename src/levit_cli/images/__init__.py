@@ -1,1 +1,1 @@
-"""From the bytes of an image to the pixels of a preprocessing, without a clock, a thread or an engine."""
+"""Decode image files to RGB and preprocess them to the pixels that the network sees."""

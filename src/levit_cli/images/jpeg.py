@@ -1,89 +1,90 @@
-"""The segments of a JPEG file: what can be left out, and whether anything is missing.
+"""Parse the segments of a JPEG file, remove its metadata, and detect missing image data.
 
-libjpeg draws gray in place of missing data and says so only to those who ask; Pillow refuses every file without an end
-marker. Neither will do: an image of which only the marker is missing is whole, any other would get a wrong label.
+libjpeg fills missing data with gray without an error, and Pillow rejects every file without an end marker. We need a
+finer distinction: an image that lacks only the end marker is complete, but a partly gray image would get a wrong label.
 """
 
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed 0xFF nor a restart
+MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # excludes stuffed 0xFF bytes and restart markers
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-BARE = (0x01, 0xD8, 0xD9)  # markers without a length and content
+FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+WITHOUT_LENGTH = (0x01, 0xD8, 0xD9)  # markers without length and data
 END, SCAN, EXIF = 0xD9, 0xDA, 0xE1
 END_MARKER = bytes((0xFF, END))
-NOTES = frozenset(range(0xE0, 0xF0)) - {0xEE} | {0xFE}  # 0xEE is Adobe's, which tells the colour space
+METADATA = frozenset(range(0xE0, 0xF0)) - {0xEE} | {0xFE}  # Adobe's 0xEE is kept: it defines the color space
 
 
 class Segment(NamedTuple):
-    """A marker of a JPEG with its content; in a file from ``start`` to ``end``."""
+    """A JPEG marker with its data, which lies at bytes ``start`` to ``end`` of the file."""
 
     marker: int
-    content: bytes
+    data: bytes
     start: int
     end: int
 
 
 def segments(data: bytes) -> Iterator[Segment]:
-    """The segments up to the end marker; what is coded behind the header of a scan belongs to none."""
+    """Yield the segments up to the end marker, without the coded data that follows the header of a scan."""
     end = 0
-    while found := MARKER.search(data, end):
-        start, end = found.span()
-        marker = found[1][0]
-        length = 0 if marker in BARE else int.from_bytes(data[end : end + 2], "big")
+    while match := MARKER.search(data, end):
+        start, end = match.span()
+        marker = match[1][0]
+        length = 0 if marker in WITHOUT_LENGTH else int.from_bytes(data[end : end + 2], "big")
         yield Segment(marker, data[end + 2 : end + length], start, end + length)
         end += length
         if marker == END:
             return
 
 
-def without_notes(data: bytes) -> bytes:
-    """All but texts and profiles; of EXIF, only the first block, which has the orientation."""
+def without_metadata(data: bytes) -> bytes:
+    """Remove texts, profiles and all EXIF blocks but the first, which contains the orientation."""
     kept: list[bytes] = []
     has_exif = False
     for segment in segments(data):
         if segment.marker == SCAN:
             return b"".join([*kept, data[segment.start :]])
-        is_exif = segment.marker == EXIF and segment.content.startswith(b"Exif") and not has_exif
+        is_exif = segment.marker == EXIF and segment.data.startswith(b"Exif") and not has_exif
         has_exif |= is_exif
-        if is_exif or segment.marker not in NOTES:
+        if is_exif or segment.marker not in METADATA:
             kept.append(data[segment.start : segment.end])
     return b"".join(kept)
 
 
-def is_cut_short(data: bytes) -> bool:
-    """Whether there is no end marker where one belongs."""
+def lacks_end_marker(data: bytes) -> bool:
+    """Whether the file has no end marker where the format requires one."""
     return all(segment.marker != END for segment in segments(data))
 
 
-def with_ends(data: bytes) -> list[bytes]:
-    """Versions of a JPEG without end marker that show the same image if nothing but the marker is missing.
+def with_filler_and_end(data: bytes) -> list[bytes]:
+    """Return versions of a JPEG with different filler and an end marker, or no version if data is known to be missing.
 
-    Decoders skip what lies between complete data and the end marker, but draw what they find in place of missing data.
+    They decode to the same image if and only if nothing but the end marker is missing: decoders skip bytes between
+    complete data and the end marker, but they decode such bytes instead of missing data.
     """
-    if not _scans_are_complete(data) or data.endswith(bytes(2)):  # zeros: a download whose rest never came
+    if not _scans_are_complete(data) or data.endswith(bytes(2)):  # zeros are the tail of an interrupted download
         return []
-    filling = bytes(range(255)) * 16  # no marker; more than any block of coefficients takes
+    filler = bytes(range(255)) * 16  # contains no marker, and is longer than any block of coefficients
     restarts = len(RESTART.findall(data, data.rfind(bytes((0xFF, SCAN)))))
-    restart = bytes((0xFF, 0xD0 + restarts % 8))  # the next one, or a cut in front of it would be skipped to the end
-    fillers = (filling, filling[::-1], filling[85:])
-    return [data.rstrip(b"\xff") + filler + restart + filler + END_MARKER for filler in fillers]
+    restart = bytes((0xFF, 0xD0 + restarts % 8))  # without the next restart, a cut before it would show no filler
+    fillers = (filler, filler[::-1], filler[85:])
+    return [data.rstrip(b"\xff") + each + restart + each + END_MARKER for each in fillers]
 
 
 def _scans_are_complete(data: bytes) -> bool:
-    """Whether the scans together code every coefficient of every component down to its last bit.
+    """Whether the scans code all bits of all coefficients of all components, and the data ends in a scan.
 
-    And whether the last is what the data ends in: a segment behind it would swallow what is filled in.
+    A segment after the last scan would contain the filler, which then could not show.
     """
     missing = {(0, 0)}
     marker = 0
     for segment in segments(data):
         marker = segment.marker
-        content = segment.content
-        if segment.marker in FRAMES:  # ..., count, (component, sampling, table) each
-            missing = {(content[6 + 3 * i], k) for i in range(content[5]) for k in range(64)}
-        elif segment.marker == SCAN and not content[-1] & 15:  # count, (component, tables) each, first, last, bits
-            missing -= {(content[1 + 2 * i], k) for i in range(content[0]) for k in range(content[-3], content[-2] + 1)}
+        header = segment.data
+        if segment.marker in FRAME_HEADERS:  # …, count, then (component, sampling, table) for each
+            missing = {(header[6 + 3 * i], k) for i in range(header[5]) for k in range(64)}
+        elif segment.marker == SCAN and not header[-1] & 15:  # count, (component, tables) for each, first, last, bits
+            missing -= {(header[1 + 2 * i], k) for i in range(header[0]) for k in range(header[-3], header[-2] + 1)}
     return marker == SCAN and not missing

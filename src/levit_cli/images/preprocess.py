@@ -1,10 +1,10 @@
-"""From an RGB image to the pixels that a network sees: resize by a preprocessing, but only what its crop keeps.
+"""Preprocess an RGB image to the pixels that the network sees: resize and crop, computing only the pixels of the crop.
 
-Pillow resizes in two passes, across and down, and rounds to whole levels after each. Doing the passes one by one on
-the region that ends inside the crop gives the reference's pixels (resize all, then crop) within a level or two, for
-less work, and makes a 1 x 60000 image harmless. One call with ``box=`` would let Pillow choose the order of the
-passes by the size of the output, and then differs by up to 13 levels; so the order is chosen here, as Pillow chooses
-it for the whole image.
+The reference resizes the whole image and then crops. Pillow resizes in two passes, horizontal and vertical, and rounds
+to whole levels after each. We run each pass on the source region of the crop: the result is within two levels of the
+reference, needs less work, and a 1 x 60000 image needs little memory. A single call with ``box=`` would let Pillow
+choose the order of the passes by the output size and would differ by up to 13 levels. We therefore choose the order
+ourselves, as Pillow does for the whole image.
 """
 
 from math import ceil, floor
@@ -17,13 +17,13 @@ from PIL import Image
 
 from levit_cli.images.transforms import Transform
 
-WIDEST_FILTER = 3.0  # source pixels to each side that Pillow's widest filter (Lanczos) reads, at a scale of one
-ORDERS_PASSES = int(PIL.__version__.partition(".")[0]) >= 13  # Pillows before it, as on Python 3.10, go across first
-ACROSS, DOWN = 0, 1
+WIDEST_FILTER = 3.0  # source pixels per side that Pillow's widest filter (Lanczos) reads at scale 1
+ORDERS_PASSES = int(PIL.__version__.partition(".")[0]) >= 13  # older versions start horizontally
+HORIZONTAL, VERTICAL = 0, 1
 
 
 class Span(NamedTuple):
-    """Where the crop lies on one axis of the source, and the whole pixels that the filter reads for it."""
+    """The range of the crop on one axis of the source, and the range of whole pixels that the filter reads for it."""
 
     first: float
     last: float
@@ -32,32 +32,32 @@ class Span(NamedTuple):
 
 
 def preprocess(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
-    """(height, width, 3) bytes of the preprocessing's crop from an RGB image."""
+    """Return the (height, width, 3) uint8 crop of a transform from an RGB image."""
     resized = transform.resized_size(*image.size)
     crop = transform.crop_size[::-1]
     resample = Image.Resampling[transform.filter.upper()]
-    across, down = (
+    horizontal, vertical = spans = [
         _span(source, length, transform.crop_offset(length, side), side)
         for source, length, side in zip(image.size, resized, crop, strict=True)
-    )
-    order = (DOWN, ACROSS) if _goes_down_first(image.size, resized) else (ACROSS, DOWN)
-    image = image.crop((across.first_tap, down.first_tap, across.last_tap, down.last_tap))
+    ]
+    order = (VERTICAL, HORIZONTAL) if _vertical_first(image.size, resized) else (HORIZONTAL, VERTICAL)
+    image = image.crop((horizontal.first_tap, vertical.first_tap, horizontal.last_tap, vertical.last_tap))
     for axis in order:
-        image = _resize_axis(image, axis, crop[axis], (across, down)[axis], resample)
+        image = _resize_axis(image, axis, crop[axis], spans[axis], resample)
     return np.asarray(image)
 
 
-def _goes_down_first(source: tuple[int, int], resized: tuple[int, int]) -> bool:
-    """Whether Pillow resizes the whole image down first: it does where much more height is lost than width."""
-    lost_width, lost_height = (before - after for before, after in zip(source, resized, strict=True))
-    return ORDERS_PASSES and lost_height > max(2 * lost_width, 0)
+def _vertical_first(source: tuple[int, int], resized: tuple[int, int]) -> bool:
+    """Whether Pillow would start with the vertical pass: it does if the height shrinks much more than the width."""
+    width_loss, height_loss = (before - after for before, after in zip(source, resized, strict=True))
+    return ORDERS_PASSES and height_loss > max(2 * width_loss, 0)
 
 
 def _span(source: int, resized: int, start: int, length: int) -> Span:
-    """The crop [start, start + length) of a resized axis on its source."""
+    """Map the range [start, start + length) of a resized axis to the source axis."""
     first, last = start * source / resized, (start + length) * source / resized
-    reach = WIDEST_FILTER * max(source / resized, 1.0) + 1
-    return Span(first, last, max(floor(first - reach), 0), min(ceil(last + reach), source))
+    radius = WIDEST_FILTER * max(source / resized, 1.0) + 1
+    return Span(first, last, max(floor(first - radius), 0), min(ceil(last + radius), source))
 
 
 def _resize_axis(image: Image.Image, axis: int, length: int, span: Span, resample: Image.Resampling) -> Image.Image:

@@ -1,12 +1,12 @@
-"""Every Pillow mode becomes RGB by one rule.
+"""Convert images of any Pillow mode to RGB.
 
 - ``1 L P PA LA La RGB RGBA RGBa RGBX CMYK YCbCr HSV``: Pillow's own conversion. Transparency is dropped, not
-  blended, as torchvision's loader, timm and transformers do. CMYK of Adobe's inverted kind is righted by the decoder.
-- ``I;16`` in either byte order, and ``I`` with values of 0 to 65535: sixteen-bit gray, divided by 257 and rounded.
-  Pillow gives twelve-bit TIFFs this mode, too: there white is 4095.
+  blended, as in torchvision's loader, timm and transformers. The decoder has already inverted Adobe's inverted CMYK.
+- ``I;16`` in either byte order, and ``I`` with values of 0 to 65535: 16-bit gray, divided by 257 and rounded.
+  Pillow also uses ``I;16`` for 12-bit TIFFs, whose white is 4095.
 - ``F`` with values of 0 to 1: multiplied by 255 and rounded.
-- ``LAB``: through its colour profile to sRGB.
-- other ranges of ``I`` and ``F`` mean what nobody can know: refused.
+- ``LAB``: converted to sRGB with color profiles.
+- ``I`` and ``F`` with other values: an error, because the value of white is unknown.
 """
 
 import numpy as np
@@ -19,10 +19,10 @@ BAND_PIXELS = 1 << 20
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any of Pillow's modes by the rules in this module's docstring.
+    """Convert an image to RGB by the rules in the module's docstring.
 
     Raises:
-        InputError: ``unsupported_mode`` where the range of the values cannot be known.
+        InputError: ``unsupported_mode`` if the range of the values is unknown.
     """
     mode = image.mode
     if mode == "RGB":
@@ -36,17 +36,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if mode == "LAB":
         return _lab_to_rgb(image)
     if mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the direct way loses the table of opacities and says so
+        image = image.convert("RGBA")  # a direct conversion warns about the transparency table
     elif mode in ("La", "RGBa"):
         image = image.convert("LA" if mode == "La" else "RGBA")
     try:
         return image.convert("RGB")
     except ValueError as error:
-        raise InputError("unsupported_mode", f"pixels of mode {mode} cannot be turned into RGB") from error
+        raise InputError("unsupported_mode", f"cannot convert mode {mode} to RGB") from error
 
 
 def _scaled(image: Image.Image, factor: float, highest: float | None = None) -> Image.Image:
-    """Gray of many levels in 256, in bands: as floats, or only as an array, a large image would be too much."""
+    """Scale gray values to 256 levels. The image is processed in bands because a float copy could exhaust memory."""
     width, height = image.size
     gray = np.empty((height, width), np.uint8)
     rows = max(BAND_PIXELS // width, 1)
@@ -56,8 +56,8 @@ def _scaled(image: Image.Image, factor: float, highest: float | None = None) -> 
         if highest is not None and not (values.min() >= 0 and values.max() <= highest):  # NaN fails too
             raise InputError(
                 "unsupported_mode",
-                f"gray values from {values.min():g} to {values.max():g} in mode {image.mode}: "
-                f"their range is not known, only 0 to {highest:g} is",
+                f"mode {image.mode} has gray values from {values.min():g} to {values.max():g}, "
+                f"but only 0 to {highest:g} is supported",
             )
         gray[top:bottom] = np.rint(values.astype(np.float32) * np.float32(factor))
     return Image.fromarray(gray).convert("RGB")
@@ -68,9 +68,9 @@ def _has_twelve_bits(image: Image.Image) -> bool:
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    from PIL import ImageCms  # loads a colour engine that hardly any image needs
+    from PIL import ImageCms  # loads a color management library that few images need
 
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    assert converted is not None  # None only when it works in place
+    assert converted is not None  # it is None only with inPlace=True
     return converted
