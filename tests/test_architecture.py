@@ -27,7 +27,7 @@ HOMES = {
     "openvino": {"engines.openvino", "engines.openvino_converter"},
     "huggingface_hub": {"checkpoints.hub"},
     "safetensors": {"checkpoints.weights"},
-    "rich": {"predict.table", "eval.table", "system.progress", "bench.table", "bench.progress"},
+    "rich": {"predict.table", "eval.table", "system.progress", "finetune.display", "bench.table", "bench.progress"},
     "typer": {"cli"},
     "torchmetrics": {"eval.metrics"},
     "PIL": {"images", "predict.reader", "finetune.split", "bench.end_to_end"},

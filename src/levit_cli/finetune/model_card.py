@@ -6,6 +6,7 @@ from levit_cli import __version__
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.finetune.settings import Settings
 from levit_cli.model.tensors import count_parameters
+from levit_cli.system.text import count_noun
 
 MAX_LISTED_CLASSES = 20
 
@@ -20,7 +21,7 @@ def run_card(checkpoint: Checkpoint, settings: Settings, images: int, epoch: int
     names = [name.replace("|", "/") for name in checkpoint.labels.names]
     front = ["---", "library_name: transformers", "pipeline_tag: image-classification"]
     front += ["tags: [levit, image-classification]", "---", ""]
-    title = [f"# LeViT for {len(names)} classes", ""]
+    title = [f"# LeViT for {count_noun(len(names), 'class')}", ""]
     intro = [
         f"Trained with `levit finetune` {__version__}. The settings are in `config.toml`;"
         " `levit finetune --config config.toml` repeats the run.",

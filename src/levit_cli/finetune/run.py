@@ -30,6 +30,7 @@ from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig
 from levit_cli.model.levit import Levit
 from levit_cli.system.progress import Log, silent
+from levit_cli.system.text import count_noun
 
 
 def finetune(request: Request, runtime: Runtime, log: Log) -> ExitCode:
@@ -86,7 +87,7 @@ def load_split(settings: Settings, folder: RunFolder, processes: Processes, log:
     split = exclude(split, folder.read_unreadable() or ())
     for path, problem in split.unreadable:
         log(f"Skipped {path}: {problem}")
-    counts = f"{len(split.classes)} classes, {len(split.train):,} training and {len(split.val):,} validation images"
+    counts = f"{count_noun(len(split.classes), 'class')}, {len(split.train):,} training and {len(split.val):,} validation images"
     log(counts + (f", {len(split.unreadable):,} unreadable" if split.unreadable else ""))
     return split
 
@@ -101,10 +102,9 @@ def choose_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def _resources(processes: Processes) -> str:
-    threads = torch.get_num_threads()
-    parts = [f"{processes.world_size} processes"] if processes.world_size > 1 else []
+    parts = [count_noun(processes.world_size, "process")] if processes.world_size > 1 else []
     if processes.device.type == "cpu":
-        parts.append("1 thread" if threads == 1 else f"{threads} threads")
+        parts.append(count_noun(torch.get_num_threads(), "thread"))
     return "".join(f", {part}" for part in parts)
 
 
@@ -169,7 +169,7 @@ def _parse_image_size(text: str) -> tuple[int, int] | None:
 
 
 def _student_transform(transform: Transform, image_size: tuple[int, int], resize_to: int) -> Transform:
-    """Return the checkpoint's preprocessing, or with another size Hugging Face's for that size."""
+    """Return the checkpoint's preprocessing, or Hugging Face's for the new size if the image size changes."""
     if transform.crop_size == image_size and not resize_to:
         return transform
     standard = transform_for("hf", image_size)

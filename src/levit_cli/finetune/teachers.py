@@ -20,6 +20,7 @@ from levit_cli.finetune.onnx_teacher import NETWORK_SUFFIXES, OnnxNetwork
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from levit_cli.model.levit import Levit, load_arrays, to_tensor
 from levit_cli.system.progress import Log, silent
+from levit_cli.system.text import count_noun
 
 Network = Callable[[Tensor], Tensor]
 IMAGENET_SIZE = 224
@@ -126,11 +127,11 @@ def _torchvision_teacher(
     name: str, weights: str, classes: tuple[str, ...], student: Transform, image_size: int, device: torch.device
 ) -> Teacher:
     if not weights:
-        size = image_size or IMAGENET_SIZE
-        return Teacher(freeze(_imagenet_network(name, classes), device), student, (size, size))
+        side = image_size or IMAGENET_SIZE
+        return Teacher(freeze(_imagenet_network(name, classes), device), student, (side, side))
     network = _torchvision_network(name, weights, classes)
-    size_of_batch = (image_size, image_size) if image_size else student.crop_size
-    return Teacher(freeze(network, device), student, size_of_batch)
+    size = (image_size, image_size) if image_size else student.crop_size
+    return Teacher(freeze(network, device), student, size)
 
 
 def _imagenet_network(name: str, classes: tuple[str, ...]) -> nn.Module:
@@ -167,7 +168,7 @@ def _torchvision_network(name: str, weights: str, classes: tuple[str, ...]) -> n
 
 def _require_num_classes(origin: str, count: int, classes: tuple[str, ...]) -> None:
     if count != len(classes):
-        raise RefusedError(f"The teacher {origin} has {count} classes, but the data has {len(classes)}")
+        raise RefusedError(f"The teacher {origin} has {count_noun(count, 'class')}, but the data has {len(classes)}")
 
 
 def freeze(network: nn.Module, device: torch.device) -> nn.Module:
