@@ -85,7 +85,7 @@ def test_too_many_unreadable_images_are_refused(dataset: Path) -> None:
 def test_class_without_a_readable_image_is_refused(dataset: Path) -> None:
     for path in (dataset / "train" / "red").iterdir():
         path.write_bytes(b"x")
-    with pytest.raises(RefusedError, match="No readable image in red"):
+    with pytest.raises(RefusedError, match="No readable image in class red"):
         scan(find_images(dataset, 0.1, 0), max_unreadable=1.0)
 
 

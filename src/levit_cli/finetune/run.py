@@ -87,7 +87,8 @@ def load_split(settings: Settings, folder: RunFolder, processes: Processes, log:
     split = exclude(split, folder.read_unreadable() or ())
     for path, problem in split.unreadable:
         log(f"Skipped {path}: {problem}")
-    counts = f"{count_noun(len(split.classes), 'class')}, {len(split.train):,} training and {len(split.val):,} validation images"
+    classes = count_noun(len(split.classes), "class")
+    counts = f"{classes}, {len(split.train):,} training and {len(split.val):,} validation images"
     log(counts + (f", {len(split.unreadable):,} unreadable" if split.unreadable else ""))
     return split
 

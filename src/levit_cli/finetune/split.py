@@ -112,7 +112,8 @@ def exclude(split: Split, unreadable: Sequence[Unreadable]) -> Split:
     remaining = {index for _, index in train}
     empty = [name for index, name in enumerate(split.classes) if index not in remaining]
     if empty or not val:
-        raise RefusedError(f"No readable image in {', '.join(empty) or 'the validation set'}")
+        where = f"class {', '.join(empty)}" if empty else "the validation set"
+        raise RefusedError(f"No readable image in {where}")
     return Split(split.classes, train, val, tuple(unreadable))
 
 
