@@ -38,7 +38,7 @@ kills: $(VENV)/dev
 
 fuzz: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
-	$(BIN)/python -m tests.fuzz picture .fuzz/picture -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
+	$(BIN)/python -m tests.fuzz image .fuzz/image -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
 	$(BIN)/python -m tests.fuzz model .fuzz/model -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
 
 clean:

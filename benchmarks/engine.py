@@ -1,27 +1,29 @@
-"""The network alone: our engine beside others on the same CPU, with random weights and images.
+"""Compare the speed of levit's engine with other engines on the same CPU, for the network alone.
 
 python -m benchmarks.engine [--variant levit-128S] [--threads 1] [--batch-size 16] [--precision fp32] [--rounds 9]
 
-Rivals: OpenVINO on timm's exported graph, ONNX Runtime on the same (fp32), and the paper's protocol (torch, batch norms
-folded, traced, both heads). Needs the extra ``bench``; what is missing is left out, and said.
+The others are OpenVINO with timm's exported graph, ONNX Runtime with the same graph (fp32), and the paper's protocol
+(torch, batch norms folded, traced, both heads). Weights are random. The extra ``bench`` installs the packages; an
+engine whose package is missing is skipped with a message.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Callable
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.measuring import machine, ratios, repeated, take_turns, versions
+from benchmarks.measuring import machine, ratios, versions
+from levit_cli.bench.protocol import Protocol, Step, interleave
+from levit_cli.system.text import count_noun
 
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # nothing is reported from here either
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # switches off OpenVINO's telemetry
 
-Work = Callable[[], object]
+TURN_S = 0.3  # of warm-up and of each turn
 
 
-def our_engine(variant: str, threads: int, batch: int, precision: str) -> Work:
+def our_engine(variant: str, threads: int, batch: int, precision: str) -> Step:
     import numpy as np
 
     from levit_cli.engines import EngineSpec
@@ -48,7 +50,7 @@ def timm_network(variant: str) -> Any:
     return timm.create_model(variant.replace("-", "_").lower(), exportable=True).eval()
 
 
-def openvino_on_timm(variant: str, threads: int, batch: int, precision: str) -> Work:
+def openvino_on_timm(variant: str, threads: int, batch: int, precision: str) -> Step:
     import numpy as np
     import openvino as ov
     import torch
@@ -63,13 +65,13 @@ def openvino_on_timm(variant: str, threads: int, batch: int, precision: str) -> 
     return lambda: request.infer([images], share_inputs=True)
 
 
-def onnxruntime_on_timm(variant: str, threads: int, batch: int, precision: str) -> Work:
+def onnxruntime_on_timm(variant: str, threads: int, batch: int, precision: str) -> Step:
     import numpy as np
     import onnxruntime
     import torch
 
     if precision != "fp32":
-        raise ImportError("its CPU provider has no bf16 here")
+        raise ImportError("its CPU provider does not support bf16")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     with TemporaryDirectory() as folder:
@@ -80,12 +82,11 @@ def onnxruntime_on_timm(variant: str, threads: int, batch: int, precision: str) 
     return lambda: session.run(None, feed)
 
 
-def paper_protocol(variant: str, threads: int, batch: int, precision: str) -> Work:
-    """speed_test.py of the authors: batch norms folded, both heads, torch.jit.trace, fp32."""
+def paper_protocol(variant: str, threads: int, batch: int, precision: str) -> Step:
+    """Run as the authors' speed_test.py does: batch norms folded, both heads, torch.jit.trace, always fp32."""
     import torch
 
-    if precision != "fp32":
-        precision = "fp32"  # its own precision: the rival that the paper measured
+    del precision  # the paper measured fp32
     torch.set_num_threads(threads)
     network = timm_network(variant)
     for parent in list(network.modules()):
@@ -103,7 +104,7 @@ def paper_protocol(variant: str, threads: int, batch: int, precision: str) -> Wo
     return step
 
 
-RIVALS = {
+ENGINES: dict[str, Callable[[str, int, int, str], Step]] = {
     "levit": our_engine,
     "OpenVINO on timm's graph": openvino_on_timm,
     "ONNX Runtime on timm's graph": onnxruntime_on_timm,
@@ -120,21 +121,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    work = {}
-    for name, build in RIVALS.items():
+    steps: dict[str, Step] = {}
+    for name, make_step in ENGINES.items():
         try:
-            work[name] = repeated(build(options.variant, options.threads, options.batch_size, options.precision))
+            steps[name] = make_step(options.variant, options.threads, options.batch_size, options.precision)
         except ImportError as error:
-            print(f"left out: {name} ({error})")
-    seconds = take_turns(work, options.rounds)
+            print(f"skipped: {name} ({error})")
+    protocol = Protocol("quick", TURN_S, TURN_S * options.rounds, options.rounds, average="median")
+    timings = interleave(steps, protocol)
     print(
-        f"\n{options.variant}, {options.precision}, batch {options.batch_size}, {options.threads} thread(s), "
-        f"{machine()}; {versions('torch', 'timm', 'openvino')}; {options.rounds} interleaved rounds\n"
+        f"\n{options.variant}, {options.precision}, batch {options.batch_size}, "
+        f"{count_noun(options.threads, 'thread')}, {machine()}; {versions('torch', 'timm', 'openvino')}; "
+        f"{count_noun(options.rounds, 'interleaved round')}\n"
     )
     print("| engine | images/s, median | levit is faster by, least / median / most |\n|---|---|---|")
-    for name, found in seconds.items():
-        low, middle, high = ratios(seconds["levit"], found)
-        print(f"| {name} | {options.batch_size / median(found):.1f} | {low:.2f} / {middle:.2f} / {high:.2f} |")
+    for name, timing in timings.items():
+        low, middle, high = ratios(timings["levit"].medians_s(), timing.medians_s())
+        print(f"| {name} | {options.batch_size / timing.median_s:.1f} | {low:.2f} / {middle:.2f} / {high:.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,41 +1,51 @@
-"""A folder of photos from a cold process to records, beside transformers' pipeline.
+"""Time a cold process that classifies a folder of photos, and compare it with transformers' pipeline.
 
 python -m benchmarks.folder FOLDER [--count 1000] [--variant levit-128S] [--rounds 3] [--decode exact|fast]
 
-Both read the same local Hugging Face folder (random weights) and the same photos, transformers in batches of 16. The
-bound is what our own decoding and network would take if they were spread over the cores without a gap: each is timed
-alone, on one thread, in the same run. levit's share of it is given for the whole process, and from the first image to
-the last record, as its closing line tells.
+Both libraries read the same local Hugging Face folder (random weights) and the same photos; transformers uses batches
+of 16. The bound is the time that levit's decoding and network would take if they kept all cores busy: each is timed
+alone, on one thread, in the same run. The result is also given as a percentage of the bound, for the whole process and
+for the time from the first image to the last record, which levit's closing line reports.
 """
 
 import argparse
 import re
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
+from math import nan
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.measuring import machine, random_model, ratios, run_process, versions
+from benchmarks.measuring import collect, machine, random_model, ratios, run_process, versions
+from levit_cli.bench.protocol import measure
 from levit_cli.choices import Decoding, Precision
 from levit_cli.data.inputs import Input, walk
 from levit_cli.engines.spec import usable_threads
+from levit_cli.system.text import count_noun
 
 BOUND_PHOTOS = 128
-CLOSING_LINE = re.compile(r"images in ([\d.]+) s")
+CLOSING_LINE = re.compile(r"images? in ([\d.]+) s")
 TRANSFORMERS = """
 import sys
 from transformers import pipeline
 model, listed = sys.argv[1:]
 classify = pipeline("image-classification", model=model, device="cpu", batch_size=16)
-for answer in classify((line for line in open(listed).read().split("\\n")[:-1]), top_k=5):
-    print(answer)
+for predictions in classify((line for line in open(listed).read().split("\\n")[:-1]), top_k=5):
+    print(predictions)
 """
 
 
+def process_s(command: list[str]) -> tuple[float, float]:
+    """Run a command; return its wall time and, for levit, the seconds from the first image to the last record."""
+    run = run_process(command)
+    reported_s = CLOSING_LINE.findall(run.stderr)
+    return run.wall_s, float(reported_s[-1]) if reported_s else nan
+
+
 def bound_s(model: str, paths: list[str], decoding: Decoding, precision: Precision) -> tuple[float, float]:
-    """Seconds of one core that a photo takes: to read, decode and resize it; and in the network."""
+    """Return the seconds of one core per photo for reading, decoding and resizing, and for the network."""
     import numpy as np
 
     from levit_cli.checkpoints import load
@@ -50,15 +60,9 @@ def bound_s(model: str, paths: list[str], decoding: Decoding, precision: Precisi
     batches = [np.stack(pixels[start : start + 16]) for start in range(0, len(pixels) - 15, 16)]
     engine(batches[0])
     return (
-        _seconds(lambda: [reader(Input(path)) for path in sample]) / len(sample),
-        _seconds(lambda: [engine(batch) for batch in batches]) / (16 * len(batches)),
+        measure(lambda: [reader(Input(path)) for path in sample], 0).mean_s / len(sample),
+        measure(lambda: [engine(batch) for batch in batches], 0).mean_s / (16 * len(batches)),
     )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -69,7 +73,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--decode", default="exact", choices=("exact", "fast"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
-    parser.add_argument("--alone", action="store_true", help="without transformers")
+    parser.add_argument("--alone", action="store_true", help="do not run transformers")
     options = parser.parse_args()
     paths = [item.path for item in walk(str(options.folder))][: options.count]
     levit = str(Path(sys.executable).with_name("levit"))
@@ -81,30 +85,28 @@ def main() -> None:
         commands = {"levit": [*ours, "--decode", options.decode, "--precision", options.precision]}
         if not options.alone:
             commands["transformers"] = [sys.executable, "-c", TRANSFORMERS, model, str(listed)]
-        wall_s: dict[str, list[float]] = {name: [] for name in commands}
-        bounds = []
-        streaming_s: list[float] = []
-        for _ in range(options.rounds):
-            for name, command in commands.items():
-                run = run_process(command)
-                wall_s[name].append(run.wall_s)
-                if name == "levit":
-                    streaming_s.append(float(CLOSING_LINE.findall(run.said)[-1]))
-            bounds.append(bound_s(model, paths, options.decode, options.precision))
+        functions: dict[str, Callable[[], tuple[float, float]]] = {
+            name: partial(process_s, command) for name, command in commands.items()
+        }
+        functions["bound"] = partial(bound_s, model, paths, options.decode, options.precision)
+        seconds = collect(functions, options.rounds)
+    decode_s, network_s = (median(times) for times in zip(*seconds.pop("bound"), strict=True))
+    wall_s = {name: [wall for wall, _ in times] for name, times in seconds.items()}
+    streaming_s = [streaming for _, streaming in seconds["levit"]]
     cores = usable_threads()
-    decode_s, network_s = (median(times) for times in zip(*bounds, strict=True))
     bound = len(paths) * (decode_s + network_s) / cores
     print(
-        f"{len(paths):,} photos, {options.variant}, {options.precision}, --decode {options.decode}, {machine()}; "
-        f"{versions('torch', 'transformers', 'openvino', 'pillow')}; {options.rounds} interleaved rounds\n"
+        f"{count_noun(len(paths), 'photo')}, {options.variant}, {options.precision}, --decode {options.decode}, "
+        f"{machine()}; {versions('torch', 'transformers', 'openvino', 'pillow')}; "
+        f"{count_noun(options.rounds, 'interleaved round')}\n"
     )
     print("| command | wall s, median | photos/s |\n|---|---|---|")
-    for name, found in wall_s.items():
-        print(f"| {name} | {median(found):.2f} | {len(paths) / median(found):.1f} |")
-    print(f"| bound on {cores} cores | {bound:.2f} | {len(paths) / bound:.1f} |")
-    print(f"\none core: {1000 * decode_s:.2f} ms decoding, {1000 * network_s:.2f} ms network a photo")
+    for name, times in wall_s.items():
+        print(f"| {name} | {median(times):.2f} | {len(paths) / median(times):.1f} |")
+    print(f"| bound on {count_noun(cores, 'core')} | {bound:.2f} | {len(paths) / bound:.1f} |")
+    print(f"\none core: {1000 * decode_s:.2f} ms for decoding and {1000 * network_s:.2f} ms for the network per photo")
     whole, streaming = (100 * bound / median(times) for times in (wall_s["levit"], streaming_s))
-    print(f"levit reaches {whole:.0f} % of the bound, start-up included; {streaming:.0f} % without")
+    print(f"levit reaches {whole:.0f} % of the bound with start-up, {streaming:.0f} % without")
     if "transformers" in wall_s:
         low, middle, high = ratios(wall_s["levit"], wall_s["transformers"])
         print(f"transformers takes {middle:.2f} times as long ({low:.2f} to {high:.2f})")

@@ -1,8 +1,8 @@
-"""What it costs to decode in processes: a folder with and without ``--isolate``, in turns.
+"""Measure the cost of decoding in processes: a folder with and without ``--isolate``, interleaved.
 
 python -m benchmarks.isolation FOLDER [--counts 60,600] [--rounds 4] [--model demo]
 
-CPU time of all processes together, which other work on the machine disturbs less than the wall clock.
+The figures are the CPU time of all processes together. Other work on the machine affects it less than the wall time.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.measuring import take_turns
+from benchmarks.measuring import collect
 from levit_cli.data.inputs import walk
 
-HOWS = {"threads": (), "processes": ("--isolate",)}
+MODES = {"threads": (), "processes": ("--isolate",)}
 
 
 def cpu_s(command: list[str]) -> float:
-    """User and system seconds of a command and of what it started."""
+    """Run a command and return the user and system seconds of its processes."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -43,11 +43,10 @@ def main() -> None:
             listed = Path(temporary, "list")
             listed.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in paths[:count]))
             base = [levit, "predict", "-m", options.model, "--files-from", str(listed), "-0", "-f", "jsonl", "-q"]
-            rivals = {how: partial(cpu_s, [*base, *more]) for how, more in HOWS.items()}
-            for how, seconds in take_turns(rivals, options.rounds).items():
-                print(
-                    f"{count:6} images, {how:<9} {median(seconds):6.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})"
-                )
+            runs = {mode: partial(cpu_s, [*base, *flags]) for mode, flags in MODES.items()}
+            for mode, seconds in collect(runs, options.rounds).items():
+                spread = f"({min(seconds):.2f} to {max(seconds):.2f})"
+                print(f"{count:6} images, {mode:<9} {median(seconds):6.2f} s  {spread}")
 
 
 if __name__ == "__main__":

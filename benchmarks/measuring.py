@@ -1,4 +1,9 @@
-"""Timing for the benchmarks: rivals take turns in one run, medians are compared, and the spread is shown."""
+"""Measure processes and functions in one run, interleaved with the timing code of ``levit bench``.
+
+The kernel counts the memory of a parent process towards its children until they execute another program. A benchmark
+that measures the memory of its children therefore stays small: this module imports nothing heavy, and the packages that
+describe the machine only when the children have ended.
+"""
 
 import os
 import subprocess
@@ -7,84 +12,68 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from levit_cli.bench.protocol import Step, interleave, single_steps
+from levit_cli.system.text import count_noun
+
+T = TypeVar("T")
 
 
 class Run(NamedTuple):
-    """One process from start to end."""
+    """A process that has ended."""
 
     wall_s: float
     peak_mb: float
-    said: str  # on stderr
+    stderr: str
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
-    """Run a command, its output thrown away, and account for it by what the kernel says of the finished process."""
-    with tempfile.TemporaryFile() as words:
+    """Run a command, discard its output, and return its wall time and the kernel's figure for its peak memory."""
+    with tempfile.TemporaryFile() as stderr:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=words, env=environment)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - start
-        words.seek(0)
-        said = words.read().decode(errors="replace")
+        stderr.seek(0)
+        messages = stderr.read().decode(errors="replace")
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return Run(wall_s, usage.ru_maxrss / 1024, said)
+        raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}")
+    return Run(wall_s, usage.ru_maxrss / 1024, messages)
 
 
 def random_model(variant: str, folder: str) -> str:
-    """A folder with a model of random weights, made by another process.
-
-    The kernel counts the memory of a parent towards its children until they have become another program, so the parent
-    of what is measured stays small and imports nothing.
-    """
+    """Write a model with random weights in another process, so that this one stays small, and return the folder."""
     subprocess.run([sys.executable, "-m", "benchmarks.models", variant, folder], check=True)
     return folder
 
 
-def take_turns(rivals: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each rival, measured A B C, A B C, …, after one round that does not count."""
-    for measure in rivals.values():
-        measure()
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
-    for _ in range(rounds):
-        for name, measure in rivals.items():
-            seconds[name].append(measure())
-    return seconds
+def collect(functions: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """Call each function once per round, interleaved, and return its results.
 
+    A warm-up call before the first round fills caches; its result is dropped.
+    """
+    results: dict[str, list[T]] = {name: [] for name in functions}
 
-def repeated(work: Callable[[], object], at_least_s: float = 0.3) -> Callable[[], float]:
-    """A measure of ``work``: seconds a call, over as many calls as fill a while."""
-    work()
-    start = time.perf_counter()
-    work()
-    calls = max(1, round(at_least_s / (time.perf_counter() - start)))
+    def step_of(name: str) -> Step:
+        return lambda: results[name].append(functions[name]())
 
-    def measure() -> float:
-        start = time.perf_counter()
-        for _ in range(calls):
-            work()
-        return (time.perf_counter() - start) / calls
-
-    return measure
+    interleave({name: step_of(name) for name in functions}, single_steps(rounds))
+    return {name: values[1:] for name, values in results.items()}
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """How many times longer they take: least, median, most over the rounds, each round's pair compared."""
-    pairs = sorted(other / own for own, other in zip(ours, theirs, strict=True))
-    return pairs[0], median(pairs), pairs[-1]
+    """Divide their seconds by ours, round by round, and return the smallest, the median and the largest ratio."""
+    ordered = sorted(other / own for own, other in zip(ours, theirs, strict=True))
+    return ordered[0], median(ordered), ordered[-1]
 
 
 def machine() -> str:
-    """The CPU and how much of it this process may use."""
-    name = "unknown CPU"
-    try:
-        with open("/proc/cpuinfo") as file:
-            name = next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    """Return the name of the CPU and the number of cores that this process may use."""
+    from levit_cli.bench.machine import cpu_name
+
+    return f"{cpu_name()}, {count_noun(len(os.sched_getaffinity(0)), 'core')}"
 
 
 def versions(*names: str) -> str:

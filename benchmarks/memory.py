@@ -1,8 +1,8 @@
-"""Peak memory of one process over few photos and over many: it must not grow with the folder.
+"""Compare the peak memory of ``levit predict`` over few photos and over many: it must not grow with the folder.
 
 python -m benchmarks.memory FOLDER [--few 100] [--many 20000] [--variant levit-128S]
 
-The photos are listed again and again until there are enough.
+The photos of the folder are repeated until there are enough.
 """
 
 import argparse
@@ -35,7 +35,8 @@ def main() -> None:
     print(f"{options.variant}, {machine()}; {versions('openvino', 'pillow')}\n\n| photos | peak MB |\n|---|---|")
     for count, peak in peaks.items():
         print(f"| {count:,} | {peak:.0f} |")
-    print(f"\n{peaks[options.many] / peaks[options.few]:.2f} times as much for the many")
+    ratio = peaks[options.many] / peaks[options.few]
+    print(f"\n{options.many:,} photos take {ratio:.2f} times as much memory as {options.few:,}")
 
 
 if __name__ == "__main__":

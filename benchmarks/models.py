@@ -1,4 +1,7 @@
-"""A LeViT with random weights in a Hugging Face folder: speed does not depend on what the weights are."""
+"""Write a LeViT with random weights as a Hugging Face folder. Speed does not depend on the weights.
+
+python -m benchmarks.models VARIANT FOLDER
+"""
 
 import sys
 from pathlib import Path
@@ -12,12 +15,12 @@ from levit_cli.model.tensors import random_state
 
 
 def write_random_model(variant: str, folder: Path) -> Path:
-    """Write ``folder`` as transformers would, and return it."""
+    """Write ``folder`` in the format of transformers and return it."""
     config = VARIANTS[variant]
     with TemporaryDirectory() as temporary:
-        bare = Path(temporary) / "bare.safetensors"
-        write_safetensors(bare, to_format(random_state(config), config, "hf"), "float32")
-        save(load(bare), folder, "hf")
+        weights = Path(temporary) / "weights.safetensors"
+        write_safetensors(weights, to_format(random_state(config), config, "hf"), "float32")
+        save(load(weights), folder, "hf")
     return folder
 
 

@@ -1,6 +1,8 @@
-"""How far our pixels lie from resizing the whole image and cutting: python -m benchmarks.pixels FOLDER.
+"""Compare levit's pixels with those of resizing the whole image and then cropping it.
 
-For each preprocessing at 224 pixels, over all images below the folder.
+python -m benchmarks.pixels FOLDER
+
+All images in the folder are compared, for each preprocessing at 224 x 224 pixels.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from levit_cli.images.transforms import Transform, transform_for
 
 
 def reference(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
+    """Resize the whole image with Pillow, then crop it."""
     width, height = transform.resized_size(*image.size)
     crop_height, crop_width = transform.crop_size
     left, top = transform.crop_offset(width, crop_width), transform.crop_offset(height, crop_height)
@@ -28,27 +31,27 @@ def reference(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
 
 
 def differences(folder: Path, transform: Transform) -> Iterator[tuple[int, float]]:
-    """The largest difference and the share of values that differ, image by image."""
+    """Yield for each image the largest difference of a value and the fraction of values that differ."""
     for item in walk(str(folder)):
         image = decode(Path(item.path).read_bytes())
-        apart = np.abs(preprocess(image, transform).astype(int) - reference(image, transform))
-        yield int(apart.max()), float((apart > 0).mean())
+        difference = np.abs(preprocess(image, transform).astype(int) - reference(image, transform))
+        yield int(difference.max()), float((difference > 0).mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
-    print("| preprocessing | photos | largest difference | mean share | worst photo | photos above 0.1 % |")
+    print("| preprocessing | photos | largest difference | mean % of values | worst photo | photos above 0.1 % |")
     print("|---|---|---|---|---|---|")
     for name in get_args(PreprocessingName):
         transform = transform_for(name, (224, 224))
         if transform.resizer == "pillow":
-            largest, shares = zip(*differences(options.folder, transform), strict=True)
-            above = sum(share > 0.001 for share in shares)
+            largest, fractions = zip(*differences(options.folder, transform), strict=True)
+            above = sum(fraction > 0.001 for fraction in fractions)
             print(
-                f"| {name} | {len(shares):,} | {max(largest)} | {100 * np.mean(shares):.4f} % | "
-                f"{100 * max(shares):.3f} % | {above} |"
+                f"| {name} | {len(fractions):,} | {max(largest)} | {100 * np.mean(fractions):.4f} % | "
+                f"{100 * max(fractions):.3f} % | {above} |"
             )
 
 

@@ -1,30 +1,27 @@
-"""What ``levit finetune --compile`` gains: steps of training with and without it, in turns.
+"""Measure how much faster ``levit finetune --compile`` trains: steps with and without it, interleaved.
 
 python -m benchmarks.training_step [--model levit-128S] [--sizes 64,96,128] [--batch-size 128] [--rounds 12]
 
-A step is forward, backward and update in bf16 autocast, of random images that are there already.
+A step is a forward pass, a backward pass and an update in bf16 autocast, on one batch of random images.
 """
 
 import argparse
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from statistics import median
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.measuring import take_turns
+from benchmarks.measuring import ratios
+from levit_cli.bench.protocol import Step, interleave, measure, single_steps
 from levit_cli.engines.torch_compile import compiled_for_training
 from levit_cli.finetune.optim import make_optimizer
 from levit_cli.finetune.student import Heads, random_init
 from levit_cli.model.config import VARIANTS, LevitConfig
 
 
-def stepper(config: LevitConfig, batch: Tensor, *, is_compiled: bool) -> Callable[[], None]:
-    """A function that does one step."""
+def make_step(config: LevitConfig, batch: Tensor, *, is_compiled: bool) -> Step:
+    """Return a function that runs one training step."""
     network = random_init(config).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(network, 1e-3, 0.025)
     heads: nn.Module = Heads(network)
@@ -41,12 +38,6 @@ def stepper(config: LevitConfig, batch: Tensor, *, is_compiled: bool) -> Callabl
     return step
 
 
-def seconds_of(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="levit-128S", choices=VARIANTS)
@@ -57,17 +48,15 @@ def main() -> None:
     for side in map(int, options.sizes.split(",")):
         config = replace(VARIANTS[options.model], num_classes=10, image_size=(side, side))
         batch = torch.randn(options.batch_size, 3, side, side).contiguous(memory_format=torch.channels_last)
-        eager, compiled = (stepper(config, batch, is_compiled=how) for how in (False, True))
-        seconds_of(eager)
-        first = seconds_of(compiled)
-        found = take_turns(
-            {"eager": partial(seconds_of, eager), "compiled": partial(seconds_of, compiled)}, options.rounds
-        )
-        pairs = sorted(a / b for a, b in zip(found["eager"], found["compiled"], strict=True))
-        times = ", ".join(f"{how} {1000 * median(times):.0f} ms" for how, times in found.items())
-        print(
-            f"{side:4} px: {times}, {median(pairs):.2f}x ({pairs[0]:.2f} to {pairs[-1]:.2f}); to compile: {first:.0f} s"
-        )
+        steps = {
+            "eager": make_step(config, batch, is_compiled=False),
+            "compiled": make_step(config, batch, is_compiled=True),
+        }
+        compilation_s = measure(steps["compiled"], 0).steps[0]
+        timings = interleave(steps, single_steps(options.rounds))
+        low, middle, high = ratios(timings["compiled"].steps, timings["eager"].steps)
+        times = ", ".join(f"{name} {1000 * timing.median_s:.0f} ms" for name, timing in timings.items())
+        print(f"{side:4} px: {times}, {middle:.2f}x ({low:.2f} to {high:.2f}); compilation: {compilation_s:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every promise of the documents has a test, and every test that shows one shows one that was given."""
+"""Every guarantee in docs/guarantees.md has a test, and every test's marker names a guarantee."""
 
 import ast
 import re
@@ -8,14 +8,11 @@ import pytest
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "guarantees.md"
+GUARANTEES = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def promised() -> list[str]:
-    return re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-
-
-def shown_in(path: Path) -> set[str]:
-    """The names that tests of a file are marked with."""
+def markers_in(path: Path) -> set[str]:
+    """The guarantees that the tests of a file are marked with."""
     return {
         str(argument.value)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -27,18 +24,18 @@ def shown_in(path: Path) -> set[str]:
     }
 
 
-SHOWN = {name for path in TESTS.rglob("test_*.py") for name in shown_in(path)}
+MARKERS = {name for path in TESTS.rglob("test_*.py") for name in markers_in(path)}
 
 
-def test_promises_have_names_of_their_own() -> None:
-    assert len(promised()) > 60
-    assert len(promised()) == len(set(promised()))
+def test_names_of_guarantees_are_unique() -> None:
+    assert len(GUARANTEES) > 60
+    assert len(GUARANTEES) == len(set(GUARANTEES))
 
 
-@pytest.mark.parametrize("name", promised())
-def test_every_promise_is_shown_by_a_test(name: str) -> None:
-    assert name in SHOWN
+@pytest.mark.parametrize("name", GUARANTEES)
+def test_guarantee_has_a_test(name: str) -> None:
+    assert name in MARKERS
 
 
-def test_nothing_is_shown_that_was_not_promised() -> None:
-    assert set(promised()) >= SHOWN
+def test_markers_name_existing_guarantees() -> None:
+    assert set(GUARANTEES) >= MARKERS

@@ -1,4 +1,4 @@
-"""``python -m levit_cli``, the same as the command ``levit``."""
+"""Run ``levit`` as ``python -m levit_cli``."""
 
 from levit_cli.cli import main
 

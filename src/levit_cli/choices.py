@@ -1,10 +1,10 @@
-"""The words that options take, in one place and free to import: the command line shows them, the libraries use them."""
+"""The values that options accept. This module imports nothing heavy, so that help can show them."""
 
 from typing import Literal, get_args
 
-CheckpointFormat = Literal["fb", "timm", "hf"]  # Meta's own code, timm, Hugging Face
+CheckpointFormat = Literal["fb", "timm", "hf"]  # fb: Meta's code; hf: Hugging Face
 Dtype = Literal["float32", "float16", "bfloat16"]
-PreprocessingName = Literal["fb", "hf", "timm", "hf-tensor"]  # the last: Hugging Face's faster processor, in torch
+PreprocessingName = Literal["fb", "hf", "timm", "hf-tensor"]  # hf-tensor: Hugging Face's processor in torch
 Device = Literal["auto", "cpu", "cuda", "mps"]
 EngineName = Literal["auto", "openvino", "torch", "compile"]
 Resizer = Literal["pillow", "torch"]
@@ -13,11 +13,11 @@ Decoding = Literal["exact", "fast"]
 Preset = Literal["small", "paper"]
 Distillation = Literal["hard", "soft"]
 Frozen = Literal["nothing", "backbone"]
-ClipMode = Literal["norm", "agc"]  # all gradients as one vector; or each unit's, in proportion to its weights
+ClipMode = Literal["norm", "agc"]  # norm: all gradients as one vector; agc: each unit's, in proportion to its weights
 Format = Literal["table", "jsonl", "json", "csv", "tsv"]
 BenchFormat = Literal["table", "json", "csv"]
 BenchProtocol = Literal["quick", "paper"]
-Baseline = Literal[
+BaselineName = Literal[
     "efficientnet_b0",
     "efficientnet_b1",
     "efficientnet_b2",
@@ -30,4 +30,4 @@ Baseline = Literal[
 
 CHECKPOINT_FORMATS: tuple[CheckpointFormat, ...] = get_args(CheckpointFormat)
 FORMATS: tuple[Format, ...] = get_args(Format)
-BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)

@@ -1,7 +1,7 @@
-"""Every way in which levit says no: exit codes, the errors that carry them, and the kinds of bad input.
+"""Exit codes and exceptions.
 
-A ``LevitError`` ends the command and knows its exit code; ``cli`` turns it into one message in one place.
-An ``InputError`` ends one image only: it is a value in the stream of predictions and never an exit.
+A ``LevitError`` ends the command and carries its exit code; the error handler in ``cli`` prints its message.
+An ``InputError`` concerns one input only: it becomes that input's record, and the run continues.
 """
 
 from enum import IntEnum
@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 
 class ExitCode(IntEnum):
-    """What the shell sees. Scripts rely on these numbers."""
+    """The exit codes of ``levit``. Scripts rely on these numbers."""
 
     OK = 0
     SOME_FAILED = 1
@@ -24,12 +24,18 @@ class ExitCode(IntEnum):
 
     @property
     def exit_code(self) -> "ExitCode":
-        """Itself: a command may end in a code, or in a result that has one."""
+        """The code itself, so that a command may return a code or a result that has one."""
         return self
 
 
 class LevitError(Exception):
-    """An error for the user: what happened, why, and what to do next."""
+    """An error to report to the user.
+
+    Args:
+        what: what happened; names the path.
+        why: the reason, if known.
+        hint: what the user can do next.
+    """
 
     exit_code: ClassVar[ExitCode] = ExitCode.BUG
 
@@ -39,13 +45,13 @@ class LevitError(Exception):
 
 
 class UsageError(LevitError):
-    """The command line asks for something that cannot be: no inputs, the output exists."""
+    """The command line cannot be carried out: no inputs, the output exists."""
 
     exit_code = ExitCode.USAGE
 
 
 class RefusedError(LevitError):
-    """A model, checkpoint, label list or device is refused; nothing was classified."""
+    """A model, checkpoint, label file or device cannot be used. Nothing was classified."""
 
     exit_code = ExitCode.REFUSED
 
@@ -57,19 +63,19 @@ class OutputError(LevitError):
 
 
 class UnreachableError(LevitError):
-    """The hub or the network is needed, does not answer, and nothing is cached."""
+    """The hub or the network is needed but not available, and nothing is cached."""
 
     exit_code = ExitCode.UNREACHABLE
 
 
 class TrainingStoppedError(LevitError):
-    """Long work ended before its end; what it had come to is kept."""
+    """Training stopped before its last epoch. The run folder keeps what was saved."""
 
     exit_code = ExitCode.SOME_FAILED
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Not an ``Exception``, so that nothing on the way out mistakes it for a failure."""
+    """SIGTERM arrived. It is no ``Exception``, so ``except Exception`` does not catch it."""
 
 
 InputErrorKind = Literal[
@@ -92,11 +98,11 @@ InputErrorKind = Literal[
 
 
 class InputError(Exception):
-    """One input that cannot be classified; becomes its record, the run goes on.
+    """One input cannot be classified. It gets an error record, and the run continues.
 
     Args:
-        kind: one of ``InputErrorKind``; stable, for scripts.
-        message: for people; names sizes and limits, never the path (the record has it).
+        kind: stable name of the error, for scripts.
+        message: text for people. It names sizes and limits, but not the path, which the record holds.
     """
 
     def __init__(self, kind: InputErrorKind, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The one front door: whatever holds a LeViT is loaded, and whatever does not is refused with a reason."""
+"""Every file that holds a LeViT is loaded; every other file is refused with a reason."""
 
 import argparse
 import json
@@ -44,7 +44,7 @@ def assert_random_model(state: Any, seed: int = 0) -> None:
 
 
 def shard(folder: Path, arrays: Arrays, count: int, pickled: bool = False) -> Path:
-    """A folder with the arrays dealt out to ``count`` files and the index that says which is where."""
+    """Write the arrays to ``count`` shards and an index."""
     stem, suffix = ("pytorch_model", ".bin") if pickled else ("model", ".safetensors")
     names = [f"{stem}-{number:05}-of-{count:05}{suffix}" for number in range(1, count + 1)]
     weight_map = {name: names[index % count] for index, name in enumerate(arrays)}
@@ -55,12 +55,12 @@ def shard(folder: Path, arrays: Arrays, count: int, pickled: bool = False) -> Pa
     return folder
 
 
-# --- what is loaded
+# --- supported sources
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])
 @pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
-def test_a_bare_file_of_any_format_is_loaded(tmp_path: Path, format: CheckpointFormat, suffix: str) -> None:
+def test_a_weight_file_of_any_format_is_loaded(tmp_path: Path, format: CheckpointFormat, suffix: str) -> None:
     path = write_model(tmp_path / f"weights{suffix}", format)
     checkpoint = load(path)
     assert_random_model(checkpoint.state)
@@ -69,10 +69,10 @@ def test_a_bare_file_of_any_format_is_loaded(tmp_path: Path, format: CheckpointF
     assert checkpoint.transform == transform_for(format, (64, 64))
     assert checkpoint.labels == numbered(7)
     assert checkpoint.notes == ()
-    assert checkpoint.architecture == "LeViT of its own widths"
+    assert checkpoint.architecture == "custom LeViT"
 
 
-def test_a_published_variant_has_its_name_and_the_labels_of_imagenet(tmp_path: Path) -> None:
+def test_a_published_variant_has_its_name_and_imagenet_labels(tmp_path: Path) -> None:
     checkpoint = load(write_model(tmp_path / "a.safetensors", "timm", VARIANTS["levit-128S"]))
     assert checkpoint.architecture == "levit-128S"
     assert checkpoint.labels is imagenet1k()
@@ -88,7 +88,7 @@ def test_a_folder_of_any_format_is_loaded(tmp_path: Path, format: CheckpointForm
 
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickles"])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_shards_are_put_together(tmp_path: Path, count: int, pickled: bool) -> None:
+def test_shards_are_combined(tmp_path: Path, count: int, pickled: bool) -> None:
     folder = shard(tmp_path / "model", arrays_of("hf"), count, pickled)
     (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(ANIMALS.names))}))
     checkpoint = load(folder)
@@ -110,16 +110,16 @@ TRAINING_EXTRAS = {
 
 @pytest.mark.guarantee("training-checkpoint")
 @pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
-def test_metas_training_checkpoint_is_read_and_its_moving_average_on_request(tmp_path: Path, in_zip: bool) -> None:
+def test_metas_training_checkpoint_is_loaded_and_its_ema_on_request(tmp_path: Path, in_zip: bool) -> None:
     average = {name: torch.from_numpy(array) for name, array in random_arrays("fb", seed=5).items()}
     content = {"model": tensors_of(arrays_of("fb")), "model_ema": average, **TRAINING_EXTRAS}
     torch.save(content, tmp_path / "checkpoint.pth", _use_new_zipfile_serialization=in_zip)
     trained, averaged = load(tmp_path / "checkpoint.pth"), load(tmp_path / "checkpoint.pth", ema=True)
     assert_random_model(trained.state)
     assert_random_model(averaged.state, seed=5)
-    assert trained.notes == ("took 'model', passed over model_ema, optimizer, lr_scheduler, epoch, scaler, args",)
-    assert averaged.notes[0].startswith("took 'model_ema', passed over model, ")
-    assert len(trained.translation.dropped) == sum(TINY.depths) + 2  # Meta's index tensors
+    assert trained.notes == ("read 'model', skipped model_ema, optimizer, lr_scheduler, epoch, scaler, args",)
+    assert averaged.notes[0].startswith("read 'model_ema', skipped model, ")
+    assert len(trained.conversion.dropped) == sum(TINY.depths) + 2  # Meta's index tensors
 
 
 def random_arrays(format: CheckpointFormat, seed: int) -> Arrays:
@@ -128,7 +128,7 @@ def random_arrays(format: CheckpointFormat, seed: int) -> Arrays:
     return to_format(random_state(TINY, seed), TINY, format)
 
 
-def test_timms_training_checkpoint_is_read(tmp_path: Path) -> None:
+def test_timms_training_checkpoint_is_loaded(tmp_path: Path) -> None:
     content = {
         "epoch": 3,
         "arch": "levit_128s",
@@ -141,30 +141,31 @@ def test_timms_training_checkpoint_is_read(tmp_path: Path) -> None:
     assert_random_model(load(tmp_path / "last.pth.tar", ema=True).state, seed=5)
 
 
-@pytest.mark.guarantee("wrapped-names")
+@pytest.mark.guarantee("key-prefixes")
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
-def test_the_prefixes_of_wrappers_are_taken_off_and_it_is_said(
-    tmp_path: Path, format: CheckpointFormat, prefix: str
-) -> None:
+def test_wrapper_prefixes_are_removed_with_a_note(tmp_path: Path, format: CheckpointFormat, prefix: str) -> None:
     torch.save({"model": tensors_of(arrays_of(format), prefix)}, tmp_path / "a.pth")
     checkpoint = load(tmp_path / "a.pth")
     assert_random_model(checkpoint.state)
-    assert all("took the prefix" in note for note in checkpoint.notes)
+    assert all("removed the prefix" in note for note in checkpoint.notes)
     assert len(checkpoint.notes) == prefix.count(".")
 
 
-def test_the_demo_is_in_the_package() -> None:
+def test_the_demo_model_is_in_the_package() -> None:
     checkpoint = load("demo", offline=True)
     assert checkpoint.labels.names[:2] == ("airplane", "automobile")
-    assert checkpoint.transform.resize_to == (120, 120)  # around 112: training crops show things larger
+    assert checkpoint.transform.resize_to == (
+        120,
+        120,
+    )  # margin: objects look larger in training crops
     assert checkpoint.temperature != 1  # calibrated
-    assert checkpoint.config.num_stages == 3  # else transformers could not build it
+    assert checkpoint.config.num_stages == 3  # transformers builds no other number
     assert checkpoint.evaluation is not None
     assert checkpoint.evaluation.top1 >= 0.88
 
 
-def test_a_folder_named_demo_without_weights_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_named_demo_without_weights_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     assert load("demo").labels.names[:2] == ("airplane", "automobile")
@@ -172,7 +173,7 @@ def test_a_folder_named_demo_without_weights_is_no_model(tmp_path: Path, monkeyp
     assert load("demo").config == TINY
 
 
-def test_only_a_local_folder_is_the_users_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_local_folder_is_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "run" / "model.safetensors", "hf")
     for source in ("run", "./run/", str(tmp_path / "run")):
@@ -184,7 +185,7 @@ def test_only_a_local_folder_is_the_users_to_change(tmp_path: Path, monkeypatch:
     assert own_folder("demo") == Path("demo")
 
 
-def test_the_home_folder_may_be_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write_model(tmp_path / "a.pth", "fb")
     assert load("~/a.pth").config == TINY
@@ -203,14 +204,14 @@ def with_config(folder: Path, **config: Any) -> Path:
     ("name", "content"),
     [("animals.txt", "\n".join(ANIMALS.names)), ("animals.json", json.dumps(dict(enumerate(ANIMALS.names))))],
 )
-def test_labels_of_the_users_come_first(tmp_path: Path, name: str, content: str) -> None:
+def test_the_users_labels_take_precedence(tmp_path: Path, name: str, content: str) -> None:
     folder = with_config(tmp_path / "model", id2label={str(index): "theirs" for index in range(7)})
     (tmp_path / name).write_text(content)
     assert load(folder).labels == Labels(("theirs",) * 7)
     assert load(folder, labels=tmp_path / name).labels == ANIMALS
 
 
-@pytest.mark.guarantee("labels-and-heads")
+@pytest.mark.guarantee("label-and-head-counts")
 def test_labels_of_another_length_are_refused_with_both_numbers(tmp_path: Path) -> None:
     path = write_model(tmp_path / "a.pth", "fb")
     (tmp_path / "names.txt").write_text("cat\ndog\n")
@@ -218,13 +219,13 @@ def test_labels_of_another_length_are_refused_with_both_numbers(tmp_path: Path) 
     assert error.what == f"{tmp_path}/names.txt has 2 labels, but the model has 7 classes"
     folder = with_config(tmp_path / "model", id2label={"0": "cat", "1": "dog", "2": "bird"})
     error = refusal(folder)
-    assert error.what == f"The configuration of {folder} has 3 labels, but the model has 7 classes"
+    assert error.what == f"The metadata of {folder} has 3 labels, but the model has 7 classes"
     assert "--labels" in error.hint
     (tmp_path / "names.txt").write_text("\n".join(ANIMALS.names))
     assert load(folder, labels=tmp_path / "names.txt").labels == ANIMALS  # the hint helps
 
 
-def test_names_that_nobody_gave_are_numbers(tmp_path: Path) -> None:
+def test_placeholder_labels_become_numbers(tmp_path: Path) -> None:
     folder = with_config(tmp_path, id2label={str(index): f"LABEL_{index}" for index in range(7)})
     assert load(folder).labels == numbered(7)
 
@@ -238,7 +239,7 @@ def with_preprocessor(folder: Path, **preprocessor: Any) -> Path:
     return folder
 
 
-def test_a_published_size_is_the_final_one(tmp_path: Path) -> None:
+def test_the_size_of_an_old_preprocessor_is_the_crop_size(tmp_path: Path) -> None:
     checkpoint = load(with_preprocessor(tmp_path, feature_extractor_type="LevitFeatureExtractor", size=64))
     assert checkpoint.transform == transform_for("hf", (64, 64))
     assert checkpoint.transform.resize_to == (73, 73)
@@ -246,7 +247,7 @@ def test_a_published_size_is_the_final_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["fb", "hf", "timm", "hf-tensor"])
 @pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
-def test_a_named_transform_comes_before_the_formats(
+def test_a_named_preprocessing_takes_precedence_over_the_formats(
     tmp_path: Path, format: CheckpointFormat, name: PreprocessingName
 ) -> None:
     assert load(write_model(tmp_path / "a.pth", format), preprocessing=name).transform == transform_for(name, (64, 64))
@@ -255,29 +256,27 @@ def test_a_named_transform_comes_before_the_formats(
 @pytest.mark.parametrize(
     ("preprocessor", "reason"),
     [
-        ({"size": 224}, r"images of \(64, 64\) pixels, its preprocessing makes \(224, 224\)"),
-        ({"do_resize": False}, "do_resize switched off"),
-        ({"size": {"height": 64, "width": 64}}, "stretches images"),
+        ({"size": 224}, r"images of \(64, 64\) pixels, but its preprocessing returns \(224, 224\)"),
+        ({"do_resize": False}, "disables do_resize"),
+        ({"size": {"height": 64, "width": 64}}, "without keeping the aspect ratio"),
     ],
 )
-def test_naming_a_transform_helps_where_the_hint_says_so(
-    tmp_path: Path, preprocessor: dict[str, Any], reason: str
-) -> None:
+def test_the_hint_to_choose_a_preprocessing_works(tmp_path: Path, preprocessor: dict[str, Any], reason: str) -> None:
     folder = with_preprocessor(tmp_path, **preprocessor)
     with pytest.raises(RefusedError, match=reason) as caught:
         load(folder)
-    assert caught.value.hint == "name a preprocessing with --preprocessing"
+    assert caught.value.hint == "choose a published preprocessing with --preprocessing"
     assert load(folder, preprocessing="fb").transform == transform_for("fb", (64, 64))
 
 
-def test_files_beside_a_bare_file_of_another_name_are_not_its(tmp_path: Path) -> None:
+def test_metadata_is_ignored_for_weight_files_with_other_names(tmp_path: Path) -> None:
     folder = with_config(tmp_path, id2label=dict(enumerate(ANIMALS.names)), model_type="levit")
     write_model(folder / "other.safetensors", "timm")
     assert load(folder / "model.safetensors").labels == ANIMALS
     assert load(folder / "other.safetensors").labels == numbered(7)
 
 
-# --- what is refused
+# --- refused sources
 
 
 @pytest.mark.parametrize(
@@ -290,11 +289,11 @@ def test_files_beside_a_bare_file_of_another_name_are_not_its(tmp_path: Path) ->
         "two words",
         "",
         "x" * 5000,
-        "~nobody-of-this-name/model",
+        "~no-such-user/model",
         "nul\0byte",
     ],
 )
-def test_a_source_that_is_nothing_is_refused(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_source_is_refused(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     error = refusal(source)
     assert source[:50] in error.what
@@ -312,7 +311,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "mis-shaped": (lambda arrays: first_changed(arrays, lambda array: array[:, :2]), "1 mis-shaped: "),
     "NaN": (lambda arrays: first_changed(arrays, lambda array: array * np.float32("nan")), "in stem.0.conv.weight"),
     "integers": (lambda arrays: first_changed(arrays, lambda array: array.astype(int)), "stem.0.conv.weight is int"),
-    "of another network": (lambda _: {"layer1.0.conv1.weight": np.ones((3, 3), np.float32)}, "it looks like a ResNet"),
+    "other network": (lambda _: {"layer1.0.conv1.weight": np.ones((3, 3), np.float32)}, "it looks like a ResNet"),
 }  # fmt: skip
 
 
@@ -321,21 +320,21 @@ def first_changed(arrays: Arrays, change: Callable[[NDArray[Any]], NDArray[Any]]
     return {**arrays, name: change(arrays[name])}
 
 
-@pytest.mark.parametrize("place", ["a.safetensors", "a.pth", "folder/model.safetensors", "folder/pytorch_model.bin"])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "folder/model.safetensors", "folder/pytorch_model.bin"])
 @pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_model_is_refused_with_what_and_where(
-    tmp_path: Path, damage: str, format: CheckpointFormat, place: str
+def test_a_damaged_model_is_refused_with_its_path_and_a_reason(
+    tmp_path: Path, damage: str, format: CheckpointFormat, name: str
 ) -> None:
     change, reason = DAMAGES[damage]
-    path = write_arrays(tmp_path / place, change(arrays_of(format)))
-    source = path.parent if place.startswith("folder") else path
+    path = write_arrays(tmp_path / name, change(arrays_of(format)))
+    source = path.parent if name.startswith("folder") else path
     error = refusal(source)
     assert reason in str(error)
     assert str(source) in str(error)
 
 
-def test_an_image_that_is_not_square_needs_its_configuration(tmp_path: Path) -> None:
+def test_a_rectangular_image_size_requires_a_config(tmp_path: Path) -> None:
     config = replace(TINY, image_size=(32, 96))
     error = refusal(write_model(tmp_path / "wide.safetensors", "hf", config))
     assert "(12 tokens)" in error.what
@@ -345,7 +344,7 @@ def test_an_image_that_is_not_square_needs_its_configuration(tmp_path: Path) -> 
     assert load(path.parent).config == load(path).config == config
 
 
-@pytest.mark.guarantee("labels-and-heads")
+@pytest.mark.guarantee("label-and-head-counts")
 def test_heads_of_different_class_counts_are_refused_with_both_numbers(tmp_path: Path) -> None:
     ten = arrays_of("fb", replace(TINY, num_classes=10))
     arrays = arrays_of("fb") | {name: array for name, array in ten.items() if name.startswith("head_dist.")}
@@ -353,39 +352,39 @@ def test_heads_of_different_class_counts_are_refused_with_both_numbers(tmp_path:
     assert "2 mis-shaped: head_dist.l.weight (expected (7, 32), found (10, 32)), head_dist.l.bias" in message
 
 
-@pytest.mark.guarantee("labels-and-heads")
-def test_one_head_is_enough(tmp_path: Path) -> None:
+@pytest.mark.guarantee("label-and-head-counts")
+def test_a_model_with_one_head_is_loaded(tmp_path: Path) -> None:
     arrays = {name: array for name, array in arrays_of("timm").items() if not name.startswith("head_dist.")}
     checkpoint = load(write_arrays(tmp_path / "a.safetensors", arrays))
     assert checkpoint.config == replace(TINY, distilled=False)
 
 
-def test_half_a_second_head_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_second_head_is_refused(tmp_path: Path) -> None:
     arrays = {name: array for name, array in arrays_of("timm").items() if not name.startswith("head_dist.bn")}
     assert "4 missing: head_dist.bn.weight" in str(refusal(write_arrays(tmp_path / "a.safetensors", arrays)))
 
 
-def test_a_shard_that_is_missing_incomplete_or_told_twice_is_refused(tmp_path: Path) -> None:
+def test_a_missing_truncated_or_duplicate_shard_is_refused(tmp_path: Path) -> None:
     folder = shard(tmp_path / "model", arrays_of("hf"), 3)
     second = folder / "model-00002-of-00003.safetensors"
     whole = second.read_bytes()
     second.write_bytes(whole[:-1])
-    assert "the file has" in str(refusal(folder))
+    assert "but the file has" in str(refusal(folder))
     second.unlink()
     assert "No such file" in str(refusal(folder))
     second.write_bytes((folder / "model-00001-of-00003.safetensors").read_bytes())
-    assert "tensors twice" in str(refusal(folder))
+    assert "duplicate tensors" in str(refusal(folder))
 
 
-def test_a_moving_average_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_missing_ema_weights_are_refused(tmp_path: Path) -> None:
     for path in (write_model(tmp_path / "a.pth", "fb"), write_model(tmp_path / "a.safetensors", "fb")):
         assert "has no EMA weights" in refusal(path, ema=True).what
 
 
-# --- what was loaded may be saved and loaded again
+# --- saving a loaded model
 
 
-def test_a_transform_of_its_own_travels_with_a_folder(tmp_path: Path) -> None:
+def test_a_custom_preprocessing_is_saved_in_a_folder(tmp_path: Path) -> None:
     transform = Transform("custom", (64, 64), (64, 64), "half_even")
     checkpoint = replace(load(write_model(tmp_path / "a.pth", "fb")), transform=transform, labels=ANIMALS)
     for format in ("hf", "timm"):

@@ -1,4 +1,4 @@
-"""A model goes through every format and comes back to the bit; what would not come back is not written."""
+"""Converting through every format is lossless. Values that cannot be represented are refused."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ def convert(source: Path, target: Path, format: CheckpointFormat, dtype: Dtype |
     return target
 
 
-# --- there and back
+# --- round trips
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def convert(source: Path, target: Path, format: CheckpointFormat, dtype: Dtype |
 )
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cycle", CYCLES, ids=" to ".join)
-def test_bare_files_come_back_to_the_byte(
+def test_weight_files_survive_a_round_trip_byte_for_byte(
     tmp_path: Path, cycle: tuple[CheckpointFormat, ...], dtype: Dtype, config: LevitConfig, suffix: str
 ) -> None:
     path = first = write_model(tmp_path / f"0{suffix}", cycle[0], config, dtype)
@@ -66,10 +66,10 @@ def assert_same_state(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("transform", ["fb", "hf", "timm"])
 @pytest.mark.parametrize("start", ["hf", "timm"])
-def test_folders_come_back_with_all_that_is_known(
+def test_folders_survive_a_round_trip_with_all_metadata(
     tmp_path: Path, start: CheckpointFormat, transform: PreprocessingName, dtype: Dtype
 ) -> None:
-    """The card, which names its source, is the only file that differs."""
+    """Only the model card differs, because it names its source."""
     bare = load(write_model(tmp_path / "bare.pth", "fb", TINY, dtype), preprocessing=transform)
     known = replace(
         bare,
@@ -91,7 +91,7 @@ def test_folders_come_back_with_all_that_is_known(
             assert getattr(loaded, field) == getattr(known, field)
 
 
-def test_a_published_variant_comes_back_to_the_byte(tmp_path: Path) -> None:
+def test_a_published_variant_survives_a_round_trip_byte_for_byte(tmp_path: Path) -> None:
     first = write_model(tmp_path / "first.pth", "fb", VARIANTS["levit-128S"])
     hf = convert(first, tmp_path / "hf", "hf")
     timm = convert(hf, tmp_path / "timm", "timm")
@@ -100,7 +100,7 @@ def test_a_published_variant_comes_back_to_the_byte(tmp_path: Path) -> None:
     assert_same_state(first, last)
 
 
-def test_a_rectangle_comes_back_by_its_configuration(tmp_path: Path) -> None:
+def test_a_rectangular_image_size_survives_a_round_trip(tmp_path: Path) -> None:
     config = replace(TINY, image_size=(48, 80))
     write_arrays(tmp_path / "source" / "model.safetensors", arrays_of("timm", config))
     (tmp_path / "source" / "config.json").write_text('{"image_size": [48, 80]}')
@@ -113,7 +113,7 @@ def test_a_rectangle_comes_back_by_its_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["float16", "bfloat16"])
-def test_widening_changes_no_number(tmp_path: Path, source: Dtype) -> None:
+def test_widening_is_lossless(tmp_path: Path, source: Dtype) -> None:
     narrow = write_model(tmp_path / "narrow.safetensors", "hf", TINY, source)
     wide = convert(narrow, tmp_path / "wide.safetensors", "hf", "float32")
     again = convert(wide, tmp_path / "again.safetensors", "hf", source)
@@ -121,10 +121,10 @@ def test_widening_changes_no_number(tmp_path: Path, source: Dtype) -> None:
     assert read_weights(wide).dtype == "float32"
 
 
-# --- what a format holds
+# --- contents of a format
 
 
-def test_metas_format_gets_index_tensors_computed_anew(tmp_path: Path) -> None:
+def test_index_tensors_are_recomputed_for_metas_format(tmp_path: Path) -> None:
     arrays = arrays_of("fb")
     hostile = {name: np.full_like(array, -1) for name, array in arrays.items() if name.endswith(BIAS_INDEX)}
     assert len(hostile) == sum(TINY.depths) + 2
@@ -138,16 +138,16 @@ def test_metas_format_gets_index_tensors_computed_anew(tmp_path: Path) -> None:
         assert not any(name.endswith(BIAS_INDEX) for name in to_format(random_state(TINY), TINY, format))
 
 
-def test_a_pickle_is_metas_and_safetensors_say_whose_they_are(tmp_path: Path) -> None:
+def test_pickles_have_metas_layout_and_safetensors_name_their_framework(tmp_path: Path) -> None:
     import torch
     from safetensors import safe_open
 
     assert torch.load(write_model(tmp_path / "a.pth", "fb"), weights_only=True).keys() == {"model"}
     with safe_open(write_model(tmp_path / "a.safetensors", "timm"), "np") as file:
-        assert file.metadata() == {"format": "pt"}  # without which transformers refuses it
+        assert file.metadata() == {"format": "pt"}  # required by transformers
 
 
-def test_a_folder_says_what_it_is(tmp_path: Path) -> None:
+def test_a_folder_contains_a_model_card(tmp_path: Path) -> None:
     source = load(write_model(tmp_path / "source.pth", "fb", VARIANTS["levit-128S"]))
     known = replace(source, evaluation=Evaluation("the test set", 5000, 0.8154))
     files = save(known, tmp_path / "deep" / "hf", "hf")
@@ -177,7 +177,7 @@ def test_converting_a_folder_into_itself_keeps_the_hash_of_the_source(tmp_path: 
     assert load(folder).sha256 != before
 
 
-def test_json_keeps_every_sign(tmp_path: Path) -> None:
+def test_json_files_keep_all_characters(tmp_path: Path) -> None:
     known = replace(
         load(write_model(tmp_path / "a.pth", "fb")), labels=Labels(("猫", "é", "\u2028", "\\", "", "b", "c"))
     )
@@ -186,7 +186,7 @@ def test_json_keeps_every_sign(tmp_path: Path) -> None:
     assert tuple(config["id2label"].values()) == known.labels.names
 
 
-# --- what is not written
+# --- refused output
 
 
 @pytest.mark.parametrize(
@@ -200,21 +200,21 @@ def test_json_keeps_every_sign(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("target", ["new.safetensors", "new.pth", "folder"])
-def test_a_weight_that_would_not_survive_is_refused_by_name(
+def test_a_weight_that_overflows_is_refused_by_name(
     tmp_path: Path, name: str, value: float, dtype: Dtype, hint: str, target: str
 ) -> None:
     checkpoint = load(write_model(tmp_path / "source.pth", "fb"))
     array = checkpoint.state[name].copy()
     array.flat[-1] = value
-    spoilt = replace(checkpoint, state={**checkpoint.state, name: array})
-    with pytest.raises(RefusedError, match=f"{name} does not survive {dtype}") as caught:
-        save(spoilt, tmp_path / target, "timm", dtype)
+    damaged = replace(checkpoint, state={**checkpoint.state, name: array})
+    with pytest.raises(RefusedError, match=f"{name} cannot be stored as {dtype}") as caught:
+        save(damaged, tmp_path / target, "timm", dtype)
     assert caught.value.exit_code == ExitCode.REFUSED
     assert caught.value.hint == hint
     assert [path.name for path in tmp_path.iterdir()] == ["source.pth"]
 
 
-def test_small_weights_and_means_may_vanish(tmp_path: Path) -> None:
+def test_small_weights_and_means_may_underflow(tmp_path: Path) -> None:
     checkpoint = load(write_model(tmp_path / "source.pth", "fb"))
     small = np.full_like(checkpoint.state["head.linear.weight"], 1e-30)
     save(
@@ -228,14 +228,14 @@ def test_small_weights_and_means_may_vanish(tmp_path: Path) -> None:
 
 def test_metas_format_is_one_file(tmp_path: Path) -> None:
     checkpoint = load(write_model(tmp_path / "source.pth", "fb"))
-    with pytest.raises(UsageError, match=r"end the name in \.pth") as caught:
+    with pytest.raises(UsageError, match=r"use a name that ends in \.pth") as caught:
         save(checkpoint, tmp_path / "folder", "fb")
     assert caught.value.exit_code == ExitCode.USAGE
     assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.parametrize("target", ["source.pth/folder", "missing/a.safetensors"])
-def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path: Path, target: str) -> None:
+def test_an_unwritable_path_is_an_output_error(tmp_path: Path, target: str) -> None:
     checkpoint = load(write_model(tmp_path / "source.pth", "fb"))
     before = (tmp_path / "source.pth").read_bytes()
     with pytest.raises(OutputError, match="Cannot") as caught:

@@ -1,4 +1,4 @@
-"""Weights from an address: never without a hash, never twice, and never anything but what the hash says."""
+"""Weights from a URL are verified by their hash and downloaded only once."""
 
 import hashlib
 import socket
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from levit_cli import checkpoints
-from levit_cli.checkpoints import url as address
+from levit_cli.checkpoints import url as weights_url
 from levit_cli.checkpoints.save import to_format
 from levit_cli.checkpoints.weights import write_safetensors
 from levit_cli.errors import LevitError, OutputError, RefusedError, UnreachableError
@@ -22,7 +22,7 @@ NAME = f"LeViT-tiny-{SHA256[:8]}.pth"
 
 @pytest.fixture
 def site(site: FakeSite) -> FakeSite:
-    """The common one, with weights to fetch."""
+    """The shared site with a weight file."""
     site.pages |= dict.fromkeys((f"/{NAME}", "/plain.pth"), lambda exchange: exchange.reply(200, CONTENT))
     return site
 
@@ -39,32 +39,32 @@ def files_in(folder: Path) -> list[str]:
 
 def refused(url: str, sha256: str | None = None, *, offline: bool = False) -> LevitError:
     with pytest.raises(LevitError) as caught:
-        address.fetch(url, sha256, offline=offline)
+        weights_url.fetch(url, sha256, offline=offline)
     return caught.value
 
 
 @pytest.mark.parametrize("name", [NAME, f"x-{SHA256}.pth", f"{NAME}?download=true#there"])
-def test_the_hash_in_the_name_is_enough(site: FakeSite, cache: Path, name: str) -> None:
+def test_the_hash_in_the_file_name_is_used(site: FakeSite, cache: Path, name: str) -> None:
     site.pages[f"/x-{SHA256}.pth"] = site.pages[f"/{NAME}"]
-    path = address.fetch(f"{site.url}/{name}", None, offline=False)
+    path = weights_url.fetch(f"{site.url}/{name}", None, offline=False)
     assert path.read_bytes() == CONTENT
     assert path.is_relative_to(cache / "levit")
 
 
 @pytest.mark.parametrize("sha256", [SHA256, SHA256.upper(), SHA256[:12]])
-def test_a_hash_may_be_given_where_the_name_holds_none(site: FakeSite, sha256: str) -> None:
-    assert address.fetch(f"{site.url}/plain.pth", sha256, offline=False).read_bytes() == CONTENT
+def test_the_hash_can_be_passed_as_an_argument(site: FakeSite, sha256: str) -> None:
+    assert weights_url.fetch(f"{site.url}/plain.pth", sha256, offline=False).read_bytes() == CONTENT
 
 
-def test_the_second_time_it_comes_from_the_cache_without_a_request(site: FakeSite) -> None:
-    first = address.fetch(f"{site.url}/{NAME}", None, offline=False)
+def test_a_cached_file_is_used_without_a_request(site: FakeSite) -> None:
+    first = weights_url.fetch(f"{site.url}/{NAME}", None, offline=False)
     site.requests.clear()
-    assert address.fetch(f"{site.url}/{NAME}", None, offline=False) == first
-    assert address.fetch(f"{site.url}/{NAME}", None, offline=True) == first
+    assert weights_url.fetch(f"{site.url}/{NAME}", None, offline=False) == first
+    assert weights_url.fetch(f"{site.url}/{NAME}", None, offline=True) == first
     assert not site.requests
 
 
-def test_offline_and_not_in_the_cache_it_is_unreachable_and_nobody_is_asked(site: FakeSite) -> None:
+def test_an_uncached_file_is_unreachable_offline_without_a_request(site: FakeSite) -> None:
     error = refused(f"{site.url}/{NAME}", offline=True)
     assert isinstance(error, UnreachableError)
     assert "--model demo" in error.hint
@@ -73,7 +73,7 @@ def test_offline_and_not_in_the_cache_it_is_unreachable_and_nobody_is_asked(site
 
 
 @pytest.mark.parametrize("name", [f"LeViT-tiny-{'0' * 8}.pth", f"LeViT-tiny-{SHA256[:7]}{'0' * 57}.pth"])
-def test_another_hash_than_the_name_says_is_refused_and_not_kept(site: FakeSite, cache: Path, name: str) -> None:
+def test_a_file_with_the_wrong_hash_is_refused_and_not_kept(site: FakeSite, cache: Path, name: str) -> None:
     site.pages[f"/{name}"] = site.pages[f"/{NAME}"]
     error = refused(f"{site.url}/{name}")
     assert isinstance(error, RefusedError)
@@ -81,26 +81,26 @@ def test_another_hash_than_the_name_says_is_refused_and_not_kept(site: FakeSite,
     assert not files_in(cache)
 
 
-def test_the_hash_given_counts_more_than_the_one_in_the_name(site: FakeSite, cache: Path) -> None:
+def test_a_passed_hash_takes_precedence_over_the_file_name(site: FakeSite, cache: Path) -> None:
     assert isinstance(refused(f"{site.url}/{NAME}", "0" * 64), RefusedError)
     assert not files_in(cache)
 
 
-def test_a_flipped_bit_on_the_way_is_refused_and_not_kept(site: FakeSite, cache: Path) -> None:
+def test_a_bit_flipped_in_transit_is_refused_and_not_kept(site: FakeSite, cache: Path) -> None:
     site.pages[f"/{NAME}"] = lambda exchange: exchange.reply(200, flip(CONTENT))
     assert isinstance(refused(f"{site.url}/{NAME}"), RefusedError)
     assert not files_in(cache)
 
 
-def test_a_flipped_bit_in_the_cache_is_found_and_fetched_again(site: FakeSite) -> None:
-    path = address.fetch(f"{site.url}/{NAME}", None, offline=False)
+def test_a_bit_flipped_in_the_cache_is_detected_and_downloaded_again(site: FakeSite) -> None:
+    path = weights_url.fetch(f"{site.url}/{NAME}", None, offline=False)
     path.write_bytes(flip(CONTENT))
     assert isinstance(refused(f"{site.url}/{NAME}", offline=True), UnreachableError)
-    assert address.fetch(f"{site.url}/{NAME}", None, offline=False).read_bytes() == CONTENT
+    assert weights_url.fetch(f"{site.url}/{NAME}", None, offline=False).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("name", ["plain.pth", "model-beefbee.pth", "96703c44.pth"])
-def test_without_any_hash_it_is_refused_before_it_is_fetched(site: FakeSite, name: str) -> None:
+def test_a_url_without_any_hash_is_refused_before_the_download(site: FakeSite, name: str) -> None:
     error = refused(f"{site.url}/{name}")
     assert isinstance(error, RefusedError)
     assert "--sha256" in error.hint
@@ -108,7 +108,7 @@ def test_without_any_hash_it_is_refused_before_it_is_fetched(site: FakeSite, nam
 
 
 @pytest.mark.parametrize("sha256", ["beef", "not hexadecimal", "0" * 65])
-def test_what_is_no_hash_is_refused_before_anything_is_fetched(site: FakeSite, sha256: str) -> None:
+def test_an_invalid_hash_is_refused_before_the_download(site: FakeSite, sha256: str) -> None:
     error = refused(f"{site.url}/plain.pth", sha256)
     assert isinstance(error, RefusedError)
     assert sha256 in error.what
@@ -116,7 +116,7 @@ def test_what_is_no_hash_is_refused_before_anything_is_fetched(site: FakeSite, s
 
 
 @pytest.mark.parametrize("url", ["https://example.org/", "https://example.org/page.html", "https://[broken/x.pth"])
-def test_an_address_of_no_weight_file_is_refused_before_it_is_fetched(url: str) -> None:
+def test_a_url_of_another_file_type_is_refused_before_the_download(url: str) -> None:
     error = refused(url, SHA256)
     assert isinstance(error, RefusedError)
     assert url in error.what
@@ -127,7 +127,7 @@ def cut(exchange: Exchange) -> None:
     exchange.wfile.write(CONTENT[:5])
 
 
-def test_a_cut_body_is_unreachable_and_nothing_of_it_is_kept(site: FakeSite, cache: Path) -> None:
+def test_a_truncated_body_is_unreachable_and_not_kept(site: FakeSite, cache: Path) -> None:
     site.pages[f"/{NAME}"] = cut
     error = refused(f"{site.url}/{NAME}")
     assert isinstance(error, UnreachableError)
@@ -136,40 +136,40 @@ def test_a_cut_body_is_unreachable_and_nothing_of_it_is_kept(site: FakeSite, cac
 
 
 @pytest.mark.parametrize(("status", "why"), [(404, "404 Not Found"), (503, "503 Service Unavailable")])
-def test_a_server_that_has_it_not_is_unreachable_and_says_why(site: FakeSite, status: int, why: str) -> None:
+def test_an_http_error_is_unreachable_with_its_status(site: FakeSite, status: int, why: str) -> None:
     site.pages[f"/{NAME}"] = lambda exchange: exchange.reply(status)
     error = refused(f"{site.url}/{NAME}")
     assert isinstance(error, UnreachableError)
     assert why in error.why
 
 
-def test_nobody_listening_is_unreachable() -> None:
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))
-        error = refused(f"http://127.0.0.1:{unheard.getsockname()[1]}/{NAME}")
+def test_a_refused_connection_is_unreachable() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        error = refused(f"http://127.0.0.1:{listener.getsockname()[1]}/{NAME}")
     assert isinstance(error, UnreachableError)
     assert "--model demo" in error.hint
 
 
-def test_more_than_any_weights_are_is_not_read(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address, "MAX_BYTES", 10)
+def test_a_body_above_the_size_limit_is_refused(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_url, "MAX_BYTES", 10)
     assert "the limit is 10" in refused(f"{site.url}/{NAME}").why
 
 
-def test_a_cache_that_cannot_be_made_is_named(site: FakeSite, cache: Path) -> None:
+def test_an_error_names_a_cache_that_cannot_be_created(site: FakeSite, cache: Path) -> None:
     cache.write_text("a file where the folder should be")
     error = refused(f"{site.url}/{NAME}")
     assert isinstance(error, OutputError)
     assert str(cache) in error.what
 
 
-def test_a_very_long_name_is_cut_to_what_a_disk_takes(site: FakeSite) -> None:
+def test_a_very_long_file_name_is_shortened(site: FakeSite) -> None:
     name = f"{'x' * 300}-{SHA256[:8]}.pth"
     site.pages[f"/{name}"] = site.pages[f"/{NAME}"]
-    assert address.fetch(f"{site.url}/{name}", None, offline=False).read_bytes() == CONTENT
+    assert weights_url.fetch(f"{site.url}/{name}", None, offline=False).read_bytes() == CONTENT
 
 
-def test_a_model_loads_from_an_address(site: FakeSite, tmp_path: Path) -> None:
+def test_a_model_is_loaded_from_a_url(site: FakeSite, tmp_path: Path) -> None:
     state = random_state(TINY)
     write_safetensors(tmp_path / "weights", to_format(state, TINY, "timm"), "float32")
     content = (tmp_path / "weights").read_bytes()

@@ -1,3 +1,5 @@
+"""``levit convert-checkpoint``: its report, its output and its errors."""
+
 import json
 from pathlib import Path
 
@@ -10,20 +12,20 @@ from tests.support.binary import levit
     ("format", "name"),
     [("hf", "hf-out"), ("timm", "out.safetensors"), ("timm", "timm-out"), ("fb", "out.pth"), ("hf", "half")],
 )
-def test_it_converts_and_proves_it(tiny_folder: Path, tmp_path: Path, format: str, name: str) -> None:
+def test_a_checkpoint_is_converted_and_verified(tiny_folder: Path, tmp_path: Path, format: str, name: str) -> None:
     dtype = ["--dtype", "float16"] if name == "half" else []
     done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / name, "--to", format, *dtype)
     assert done.returncode == 0, done.stderr
     report = done.stdout.decode()
-    assert "left over     0" in report
-    assert "proof         logits differ by at most" in report
+    assert "unmapped      0" in report
+    assert "verification  logits differ by at most" in report
     assert (tmp_path / name).exists()
     if not dtype:
-        assert "at most 0 (of" in report  # the same weights, the same engine
+        assert "at most 0 (of" in report  # same weights, same engine
 
 
-@pytest.mark.guarantee("converting")
-def test_an_existing_output_or_the_source_itself_is_not_touched(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.guarantee("safe-conversion")
+def test_an_existing_output_and_the_source_are_not_overwritten(tiny_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "there.safetensors"
     output.write_bytes(b"mine")
     done = levit("convert-checkpoint", tiny_folder, "-o", output, "--to", "timm")
@@ -37,13 +39,13 @@ def test_an_existing_output_or_the_source_itself_is_not_touched(tiny_folder: Pat
     assert source.read_bytes() == before
 
 
-def test_meta_s_format_is_one_file(tiny_folder: Path, tmp_path: Path) -> None:
+def test_metas_format_cannot_be_a_folder(tiny_folder: Path, tmp_path: Path) -> None:
     done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / "folder", "--to", "fb")
     assert done.returncode == 2
     assert b".pth" in done.stderr
 
 
-def test_labels_transform_and_shortest_edge_travel(tiny_folder: Path, tmp_path: Path) -> None:
+def test_labels_preprocessing_and_shortest_edge_are_stored(tiny_folder: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps(list("abcdefg")))
     output = tmp_path / "out"

@@ -98,7 +98,7 @@ def test_eval_reports_the_accuracy_stored_in_the_model(finished: Path, images: P
     assert (top1["correct"] / top1["total"], top1["total"]) == (evaluation.top1, evaluation.images)
 
 
-@pytest.mark.guarantee("training-ended")
+@pytest.mark.guarantee("training-interrupted")
 @pytest.mark.parametrize(
     ("signum", "code", "log_line"),
     [
@@ -137,7 +137,7 @@ def long_run(images: Path, options: list[str], tmp_path: Path) -> Iterator["subp
     process.wait()
 
 
-@pytest.mark.guarantee("training-ended")
+@pytest.mark.guarantee("training-interrupted")
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_to_all_processes_saves_the_state_and_logs_how_to_continue(
     signum: signal.Signals, code: int, long_run: "subprocess.Popen[str]", tmp_path: Path
@@ -153,7 +153,7 @@ def test_a_signal_to_all_processes_saves_the_state_and_logs_how_to_continue(
     assert (tmp_path / "run" / "state.pt").exists()
 
 
-@pytest.mark.guarantee("training-ended")
+@pytest.mark.guarantee("training-interrupted")
 def test_a_killed_data_loader_worker_stops_the_run_with_exit_code_1(
     long_run: "subprocess.Popen[str]", tmp_path: Path
 ) -> None:
@@ -188,7 +188,7 @@ def test_two_processes_give_the_same_result_as_one(finished: Path, images: Path,
         assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
 
 
-@pytest.mark.guarantee("training-disk")
+@pytest.mark.guarantee("training-disk-full")
 def test_a_full_disk_stops_the_run_and_keeps_the_best_model(images: Path, options: list[str], tmp_path: Path) -> None:
     """A limit on the file size simulates a full disk: the best model fits, the state does not."""
     limit = 600_000

@@ -1,3 +1,5 @@
+"""``levit info``: its text and its JSON."""
+
 import json
 import re
 from pathlib import Path
@@ -7,7 +9,7 @@ from tests.support.binary import levit
 from tests.support.random_weights import TINY
 
 
-def test_info_tells_shape_counts_labels_preprocessing_and_hash(tiny_folder: Path) -> None:
+def test_info_reports_config_counts_preprocessing_and_hash(tiny_folder: Path) -> None:
     facts = json.loads(levit("info", tiny_folder, "--format", "json").stdout)
     assert facts["parameters"] == count_parameters(TINY)
     assert facts["macs"] == TINY.macs

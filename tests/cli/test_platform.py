@@ -1,4 +1,4 @@
-"""Wherever it runs, the machine formats are the same bytes, without a colour, and nothing is in the way of others."""
+"""jsonl, csv and tsv are the same bytes in every environment, and a run respects the limits of the machine."""
 
 import json
 import os
@@ -18,7 +18,7 @@ Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With names beyond ASCII and beyond UTF-8, and an image that is broken."""
+    """Images with names that are not ASCII or not UTF-8, and a broken one."""
     folder = tmp_path_factory.mktemp("photos")
     write_images(folder, 2)
     sample_image(seed=3).save(folder / "Bäume 猫.png")
@@ -40,19 +40,19 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "C": {"LC_ALL": "C"},
     "C without UTF-8": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "no home": {"HOME": "/nonexistent", "XDG_CACHE_HOME": ""},
-    "no colour": {"NO_COLOR": "1"},
-    "forced colour": {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-256color"},
+    "no color": {"NO_COLOR": "1"},
+    "forced color": {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-256color"},
     "dumb": {"TERM": "dumb"},
     "20 columns": {"COLUMNS": "20", "LINES": "3"},
     "warnings are errors": {"PYTHONWARNINGS": "error"},
     "without asserts": {"PYTHONOPTIMIZE": "2"},
-    "developers' mode": {"PYTHONDEVMODE": "1"},
+    "development mode": {"PYTHONDEVMODE": "1"},
 }
 
 
-@pytest.mark.guarantee("any-terminal", "python-flags")
+@pytest.mark.guarantee("terminal-independence", "python-flags")
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_the_machine_formats_are_the_same_bytes_everywhere(
+def test_machine_formats_are_the_same_bytes_in_every_environment(
     tiny_folder: Path, photos: Path, expected: dict[str, bytes], name: str
 ) -> None:
     format = sorted(expected)[sorted(ENVIRONMENTS).index(name) % 3]
@@ -64,8 +64,8 @@ def test_the_machine_formats_are_the_same_bytes_everywhere(
     assert b"5 images in" in done.stderr
 
 
-@pytest.mark.guarantee("any-terminal")
-def test_a_narrow_table_in_ascii_has_everything(tiny_folder: Path, photos: Path) -> None:
+@pytest.mark.guarantee("terminal-independence")
+def test_a_narrow_ascii_table_is_complete(tiny_folder: Path, photos: Path) -> None:
     env = environment(COLUMNS="20", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     done = levit("predict", "-m", tiny_folder, photos, "-f", "table", env=env)
     assert done.returncode == 1
@@ -74,26 +74,26 @@ def test_a_narrow_table_in_ascii_has_everything(tiny_folder: Path, photos: Path)
     assert b"caf\\udce9.png" in done.stdout.replace(b"\n", b"")
 
 
-@pytest.mark.guarantee("any-terminal")
-def test_a_user_without_name_and_home_is_served(tiny_folder: Path, photos: Path, expected: dict[str, bytes]) -> None:
+@pytest.mark.guarantee("terminal-independence")
+def test_a_user_without_name_and_home_can_predict(tiny_folder: Path, photos: Path, expected: dict[str, bytes]) -> None:
     if os.geteuid() != 0 or not shutil.which("setpriv"):
-        pytest.skip("only root can become nobody")
+        pytest.skip("only root can change the user")
     for folder in (tiny_folder, photos):
         for parent in (folder, *folder.parents[:3]):
             parent.chmod(parent.stat().st_mode | 0o755)
     env = {name: value for name, value in environment(XDG_CACHE_HOME="").items() if name != "HOME"}
-    nobody = ["setpriv", "--reuid=54321", "--clear-groups"]
-    if subprocess.run([*nobody, "test", "-r", LEVIT], check=False).returncode:
-        pytest.skip("this environment is in a folder that is closed to others")
-    command = [*nobody, LEVIT, "predict", "-m", tiny_folder, "-f", "jsonl", "-q"]
+    as_other_user = ["setpriv", "--reuid=54321", "--clear-groups"]
+    if subprocess.run([*as_other_user, "test", "-r", LEVIT], check=False).returncode:
+        pytest.skip("other users cannot read the folder of this environment")
+    command = [*as_other_user, LEVIT, "predict", "-m", tiny_folder, "-f", "jsonl", "-q"]
     one = sorted(photos.iterdir())[0]
     done = subprocess.run([*map(str, command), str(one)], capture_output=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout in expected["jsonl"]
 
 
-@pytest.mark.guarantee("any-terminal")
-def test_a_home_that_is_read_only_is_no_error(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.guarantee("terminal-independence")
+def test_a_read_only_home_is_no_error(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     command = unprivileged(LEVIT, "predict", "-m", tiny_folder, photos / "000.jpg")
     env = environment(HOME=str(tmp_path), XDG_CACHE_HOME="")
@@ -110,21 +110,21 @@ def shell(script: str, cwd: Path) -> "subprocess.CompletedProcess[bytes]":
 
 
 @pytest.mark.guarantee("closed-streams")
-def test_a_closed_stdout_is_exit_4_and_a_closed_stderr_no_matter(
+def test_a_closed_stdout_is_exit_4_and_a_closed_stderr_is_ignored(
     tiny_folder: Path, photos: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     command = f"{LEVIT} predict -m {tiny_folder} {photos} -f jsonl"
     closed = shell(f"{command} >&-", tmp_path)
     assert closed.returncode == 4
     assert b"Cannot write standard output" in closed.stderr
-    mute = shell(f"{command} 2>&-", tmp_path)
-    assert (mute.returncode, mute.stdout) == (1, expected["jsonl"])
+    without_stderr = shell(f"{command} 2>&-", tmp_path)
+    assert (without_stderr.returncode, without_stderr.stdout) == (1, expected["jsonl"])
     full = shell(f"{command} 2>/dev/full", tmp_path)
     assert (full.returncode, full.stdout) == (1, expected["jsonl"])
 
 
 @pytest.mark.guarantee("closed-streams")
-def test_with_every_stream_closed_the_file_holds_the_records_and_nothing_else(
+def test_with_all_streams_closed_the_file_holds_only_the_records(
     tiny_folder: Path, photos: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     done = shell(f"{LEVIT} predict -m {tiny_folder} {photos} -o out.jsonl <&- >&- 2>&-", tmp_path)
@@ -132,14 +132,14 @@ def test_with_every_stream_closed_the_file_holds_the_records_and_nothing_else(
     assert (tmp_path / "out.jsonl").read_bytes() == expected["jsonl"]
 
 
-@pytest.mark.guarantee("few-descriptors")
+@pytest.mark.guarantee("few-file-descriptors")
 @pytest.mark.parametrize("options", [[], ["--isolate"]])
-def test_ten_thousand_files_need_few_descriptors(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
+def test_ten_thousand_files_need_at_most_64_descriptors(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    number = 1_000 if options else 10_000
+    count = 1_000 if options else 10_000
     sample_image(8, 8).save(folder / "00000.png")
-    for index in range(1, number):
+    for index in range(1, count):
         os.link(folder / "00000.png", folder / f"{index:05d}.png")
     command = [LEVIT, "predict", "-m", tiny_folder, folder, "-o", tmp_path / "out.csv", "-k", "1", *options]
     done = subprocess.run(
@@ -147,13 +147,13 @@ def test_ten_thousand_files_need_few_descriptors(tiny_folder: Path, tmp_path: Pa
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = (tmp_path / "out.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[0] for row in rows] == [str(folder / f"{index:05d}.png") for index in range(number)]
-    assert {row.split(",", 1)[1] for row in rows} == {rows[0].split(",", 1)[1]}
+    lines = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == [str(folder / f"{index:05d}.png") for index in range(count)]
+    assert {line.split(",", 1)[1] for line in lines} == {lines[0].split(",", 1)[1]}
 
 
-@pytest.mark.guarantee("quota-and-affinity")
-def test_on_one_core_it_uses_one_thread_and_answers_the_same(
+@pytest.mark.guarantee("cpu-limits")
+def test_one_core_uses_one_thread_and_gives_the_same_records(
     tiny_folder: Path, photos: Path, expected: dict[str, bytes]
 ) -> None:
     core = min(os.sched_getaffinity(0))
@@ -163,11 +163,11 @@ def test_on_one_core_it_uses_one_thread_and_answers_the_same(
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )  # fmt: skip
     assert done.stdout == expected["jsonl"]
-    assert b"1 threads, 1 streams" in done.stderr
+    assert b"1 thread, 1 stream" in done.stderr
 
 
-def test_an_image_too_large_for_the_address_space_is_a_record(tiny_folder: Path, tmp_path: Path) -> None:
-    """It comes behind others, one at a time, so that the model has its memory by then."""
+def test_an_image_larger_than_the_address_space_is_an_error_record(tiny_folder: Path, tmp_path: Path) -> None:
+    """It is decoded last and alone, after the model has allocated its memory."""
     write_images(tmp_path, 8)
     sample_image(8, 8).resize((12_000, 12_000)).convert("1").save(tmp_path / "large.png")
     options = ["-f", "jsonl", "--threads", "1", "--workers", "1", "--batch-size", "1"]

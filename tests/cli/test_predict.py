@@ -64,7 +64,7 @@ def break_every_fifth(paths: list[Path]) -> dict[str, str]:
     return expected
 
 
-@pytest.mark.guarantee("one-record-each", "no-label-on-an-error", "damaged-image", "missing-or-forbidden")
+@pytest.mark.guarantee("one-record-per-input", "no-label-on-error", "corrupt-image", "missing-or-unreadable")
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_broken_files_cost_a_record_each_and_never_the_run(tiny_folder: Path, tmp_path: Path, batch_size: int) -> None:
     folder = tmp_path / "photos"
@@ -85,7 +85,7 @@ def test_broken_files_cost_a_record_each_and_never_the_run(tiny_folder: Path, tm
     assert b"6 failed" in done.stderr
 
 
-@pytest.mark.guarantee("any-batch", "own-result")
+@pytest.mark.guarantee("batch-invariance", "own-result")
 def test_no_answer_depends_on_its_neighbours(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write_images(folder, 40)
@@ -95,7 +95,7 @@ def test_no_answer_depends_on_its_neighbours(tiny_folder: Path, tmp_path: Path) 
     assert len(outputs) == 1
 
 
-@pytest.mark.guarantee("data-and-words", "any-terminal")
+@pytest.mark.guarantee("stdout-and-stderr", "terminal-independence")
 @pytest.mark.parametrize("format", ["tsv", "csv", "json", "jsonl", "table"])
 def test_every_format_is_clean_on_stdout_and_talks_on_stderr(tiny_folder: Path, tmp_path: Path, format: str) -> None:
     (path,) = write_images(tmp_path, 1)
@@ -115,7 +115,7 @@ def test_without_a_terminal_the_format_is_tsv(tiny_folder: Path, tmp_path: Path)
     assert row[:3] == [str(path), "ok", ""]
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 def test_lists_on_stdin_with_nul_and_with_newlines(tiny_folder: Path, tmp_path: Path) -> None:
     odd = tmp_path / "new\nline.png"
     sample_image().save(odd)
@@ -189,7 +189,7 @@ def test_a_name_that_is_not_utf8(tiny_folder: Path, tmp_path: Path) -> None:
     assert record["path"].endswith("caf\\xe9.png")
 
 
-@pytest.mark.guarantee("precious-output")
+@pytest.mark.guarantee("existing-output")
 def test_the_output_file_decides_the_format_and_is_not_overwritten_unasked(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path / "in", 1)
     output = tmp_path / "out.csv"
@@ -206,7 +206,7 @@ def test_the_output_file_decides_the_format_and_is_not_overwritten_unasked(tiny_
     assert output.read_bytes() == written
 
 
-@pytest.mark.guarantee("precious-output")
+@pytest.mark.guarantee("existing-output")
 def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1, "png")
     before = path.read_bytes()
@@ -215,14 +215,14 @@ def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
-@pytest.mark.guarantee("no-traceback", "nothing-to-classify")
+@pytest.mark.guarantee("no-traceback", "no-inputs")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], b"Nothing to classify"),
         (["--files-from", "-"], b"No images in the list -"),
         (["--files-from", "/nowhere/list"], b"Cannot read the list"),
-        (["--files-from", "-", "-"], b"at once"),
+        (["--files-from", "-", "-"], b"cannot be both"),
         (["--no-such-option"], b"No such option"),
         (["x.jpg", "-o", "x.unknown"], b"names no format"),
         (["x.jpg", "-k", "0"], b"--top-k"),
@@ -238,7 +238,7 @@ def test_usage_errors_are_exit_2(tiny_folder: Path, arguments: list[str], said: 
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.guarantee("nothing-to-classify")
+@pytest.mark.guarantee("no-inputs")
 def test_an_empty_folder_is_exit_2_and_says_what_was_looked_for(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     done = levit("predict", "-m", tiny_folder, tmp_path)
@@ -267,7 +267,7 @@ def test_a_hub_that_cannot_be_had_is_exit_5_with_the_way_out(tmp_path: Path) -> 
         assert done.stdout == b""
 
 
-@pytest.mark.guarantee("labels-and-heads")
+@pytest.mark.guarantee("label-and-head-counts")
 def test_labels_of_another_length_are_exit_3_with_both_numbers(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path / "in", 1)
     labels = tmp_path / "labels.txt"
@@ -281,7 +281,7 @@ def test_labels_of_another_length_are_exit_3_with_both_numbers(tiny_folder: Path
     assert records(named.stdout)[0]["top"][0]["label"] in "abcdefg"
 
 
-@pytest.mark.guarantee("no-device")
+@pytest.mark.guarantee("device-unavailable")
 def test_a_device_that_is_not_there_is_exit_3(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "--device", "mps", env=environment(CUDA_VISIBLE_DEVICES=""))
@@ -322,7 +322,7 @@ def test_an_output_folder_that_is_missing_is_exit_4(tiny_folder: Path, tmp_path:
     assert b"out.csv" in done.stderr
 
 
-@pytest.mark.guarantee("reader-leaves")
+@pytest.mark.guarantee("closed-pipe")
 def test_a_reader_that_leaves_is_quiet_and_141(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write_images(folder, 30)
@@ -358,7 +358,7 @@ def test_a_signal_ends_the_run_with_its_code_and_keeps_what_is_done(
 def test_verbose_says_what_was_chosen_and_stats_where_time_went(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-v", "--stats", "--threads", "1", "--precision", "fp32")
-    assert b"engine openvino on cpu in fp32, 1 threads" in done.stderr
+    assert b"engine openvino on cpu in fp32, 1 thread, 1 stream" in done.stderr
     assert b"network" in done.stderr
     assert b"read + decode + resize" in done.stderr
 

@@ -75,7 +75,7 @@ def records(content: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in content.splitlines()]
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 def test_killed_again_and_again_it_comes_to_the_same_file(
     tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
 ) -> None:
@@ -92,12 +92,12 @@ def test_killed_again_and_again_it_comes_to_the_same_file(
         assert records(left[: left.rfind(b"\n") + 1]) == records(whole("jsonl"))[: left.count(b"\n")]
     done = resume(tiny_folder, photos, output)
     assert done.returncode == 1, done.stderr
-    assert b"stood already" in done.stderr
+    assert b"existing records kept" in done.stderr
     assert output.read_bytes() == whole("jsonl")
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 @pytest.mark.parametrize(
     ("suffix", "share"), [("jsonl", 0.0), ("jsonl", 0.5), ("jsonl", 1.0), ("csv", 0.03), ("csv", 0.5), ("tsv", 0.7)]
 )
@@ -111,7 +111,7 @@ def test_a_part_of_a_file_even_a_copied_one_is_continued(
     assert output.read_bytes() == whole(suffix)
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 def test_what_failed_is_tried_again_and_files_may_come_and_go(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
@@ -123,8 +123,8 @@ def test_what_failed_is_tried_again_and_files_may_come_and_go(tiny_folder: Path,
     done = resume(tiny_folder, folder, output, "-v")
     assert done.returncode == 1
     assert b"3 images in" in done.stderr
-    assert b"1 failed; 21 stood already" in done.stderr
-    assert b"Left out 1 records" in done.stderr
+    assert b"1 failed; 21 existing records kept" in done.stderr
+    assert b"Removed 1 record of inputs" in done.stderr
     levit("predict", "-m", tiny_folder, folder, "-o", unbroken, "-k", "3")
     assert output.read_bytes() == unbroken.read_bytes()
     assert b"017.jpg,error" in output.read_bytes()
@@ -151,7 +151,7 @@ def noted(tiny_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFact
     return output
 
 
-@pytest.mark.guarantee("another-run")
+@pytest.mark.guarantee("resume-mismatch")
 @pytest.mark.parametrize("what", OTHERWISE)
 def test_another_run_is_told_by_what_differs_and_the_file_stays(
     tiny_folder: Path, other_model: Path, photos: Path, noted: Path, tmp_path: Path, what: str
@@ -170,13 +170,13 @@ def test_another_run_is_told_by_what_differs_and_the_file_stays(
     assert not done.stdout
 
 
-@pytest.mark.guarantee("another-run")
+@pytest.mark.guarantee("resume-mismatch")
 @pytest.mark.parametrize(("what", "words"), [
-    ("model", b"now has another answer"),
-    ("transform", b"now has another answer"),
-    ("top-k", b"top-k is 3 there and 2 now"),
+    ("model", b"has another prediction now"),
+    ("transform", b"has another prediction now"),
+    ("top-k", b"top-k is 3, this run's is 2"),
     ("format", b"it begins with"),
-    ("labels", b"not as this model and its labels would have it"),
+    ("labels", b"this model and its labels would write it differently"),
 ])  # fmt: skip
 def test_another_run_is_known_by_its_answers_where_a_copy_lost_its_note(
     tiny_folder: Path, other_model: Path, photos: Path, whole: Whole, tmp_path: Path, what: str, words: bytes
@@ -191,12 +191,12 @@ def test_another_run_is_known_by_its_answers_where_a_copy_lost_its_note(
     assert output.read_bytes() == whole("jsonl")[:2000]
 
 
-@pytest.mark.guarantee("another-run")
+@pytest.mark.guarantee("resume-mismatch")
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"mine\n", b"record 1: it is no record in jsonl"),
-        (b"RECORDS\0\0\0\nRECORDS", b"it is no record in jsonl"),
+        (b"mine\n", b"record 1: it is not a jsonl record"),
+        (b"RECORDS\0\0\0\nRECORDS", b"it is not a jsonl record"),
         (b'RECORDS{"path": "x", "status": "ok", "top": []}\n', b"top-k is 0"),
     ],
 )
@@ -236,7 +236,7 @@ def test_a_file_without_note_whose_images_are_gone_cannot_be_checked(
     sample_image(seed=5).save(folder / "new.png")
     done = resume(tiny_folder, [folder / "000.jpg", folder / "new.png"], tmp_path / "copy.jsonl")
     assert done.returncode == 2, done.stderr
-    assert b"no image in it is there any more" in done.stderr
+    assert b"none of its images can be read" in done.stderr
     assert resume(tiny_folder, [folder / "000.jpg", folder / "new.png"], tmp_path / "out.jsonl").returncode == 0
 
 
@@ -244,8 +244,8 @@ def test_a_file_without_note_whose_images_are_gone_cannot_be_checked(
     ("options", "words"),
     [
         (["--resume"], b"there is no --output"),
-        (["--resume", "-o", "out.json"], b"json makes sense only as a whole"),
-        (["--resume", "-o", "out.csv", "--overwrite"], b"leave one of them out"),
+        (["--resume", "-o", "out.json"], b"json is one document"),
+        (["--resume", "-o", "out.csv", "--overwrite"], b"use only one of them"),
     ],
 )
 def test_what_cannot_be_resumed_is_a_usage_error(
@@ -330,7 +330,7 @@ def test_a_disk_that_fills_up_leaves_whole_records_and_the_rest_to_resume(
     assert output.read_bytes() == whole("jsonl")
 
 
-@pytest.mark.guarantee("two-runs")
+@pytest.mark.guarantee("concurrent-runs")
 @pytest.mark.parametrize("options", [[], ["--overwrite"], ["--resume"]])
 def test_a_second_run_onto_the_same_file_is_refused(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
     first, second = write_images(tmp_path / "photos", 2)

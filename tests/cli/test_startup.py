@@ -1,4 +1,4 @@
-"""What a cold start may import, and that help is cheap."""
+"""What a cold start imports. Help imports nothing heavy."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from tests.support.binary import environment, levit
 from tests.support.sample_images import write_images
 
-HEAVY = ("torch", "torchvision", "transformers", "huggingface_hub", "httpx")
+HEAVY = ("torch", "torchvision", "transformers", "huggingface_hub", "httpx", "httpx2")
 NETWORK = ("openvino", "numpy", "PIL", "safetensors")
 SCRIPT = """
 import json, sys
@@ -27,12 +27,12 @@ print(json.dumps({"code": code, "modules": sorted({name.partition(".")[0] for na
 def modules_after(*arguments: str | Path) -> set[str]:
     command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, env=environment(), timeout=120, check=False)
-    said = json.loads(done.stderr.splitlines()[-1])
-    assert said["code"] in (None, 0, 2), done.stderr
-    return set(said["modules"])
+    result = json.loads(done.stderr.splitlines()[-1])
+    assert result["code"] in (None, 0, 2), done.stderr
+    return set(result["modules"])
 
 
-def test_a_prediction_on_a_cpu_leaves_torch_and_the_hub_alone(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_prediction_on_a_cpu_imports_neither_torch_nor_the_hub(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     loaded = modules_after("predict", "-m", tiny_folder, path, "-f", "jsonl", "-q")
     assert loaded.isdisjoint(HEAVY)
@@ -49,6 +49,7 @@ def test_a_prediction_on_a_cpu_leaves_torch_and_the_hub_alone(tiny_folder: Path,
         ["info", "--help"],
         ["eval", "--help"],
         ["bench", "--help"],
+        ["finetune", "--help"],
         ["predict", "--nope"],
     ],
 )
@@ -56,35 +57,40 @@ def test_help_version_and_usage_errors_import_nothing_heavy(arguments: list[str]
     assert modules_after(*arguments).isdisjoint({*HEAVY, *NETWORK})
 
 
-def test_version_and_help_say_what_they_should() -> None:
+def test_version_and_help_are_printed() -> None:
     assert levit("--version").stdout.startswith(b"levit 0.")
     text = levit("predict", "-h").stdout
     assert text.index(b"levit predict photo.jpg") < text.index(b"--model")
-    assert levit().returncode == 2  # no command: help, and a usage error
+    assert levit().returncode == 2  # without a command: help and a usage error
     module = subprocess.run([sys.executable, "-m", "levit_cli", "--version"], capture_output=True, check=True)
     assert module.stdout == levit("--version").stdout
 
 
-def test_nothing_is_written_to_the_home_folder_and_no_library_reports(tiny_folder: Path, tmp_path: Path) -> None:
+def test_only_the_cache_is_written_to_the_home_folder(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path / "in", 1)
     home = tmp_path / "home"
     home.mkdir()
     done = levit("predict", "-m", tiny_folder, path, "-q", env=environment(HOME=str(home), XDG_CACHE_HOME="", CI=""))
     assert done.returncode == 0
     written = [path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()]
-    assert set(written) == {(".cache", "levit")}  # the compiled graph, in our own cache
+    assert set(written) == {(".cache", "levit")}  # the compiled graph, in levit's cache
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
-    [(["--engine", "torch", "-m", "demo"], b"The torch engine cannot be used"), (["-m", "w.pth"], b"only torch reads")],
+    ("arguments", "message"),
+    [
+        (["--engine", "torch", "-m", "demo"], b"The torch engine cannot be used"),
+        (["-m", "w.pth"], b"which only torch"),
+    ],
 )
-def test_a_torch_that_does_not_import_is_exit_3_and_no_bug(tmp_path: Path, arguments: list[str], said: bytes) -> None:
+def test_a_torch_that_cannot_be_imported_is_exit_3_and_no_bug(
+    tmp_path: Path, arguments: list[str], message: bytes
+) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is not there')")
     (tmp_path / "w.pth").write_bytes(b"PK\3\4")
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", path, *arguments, cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
     assert done.returncode == 3
-    assert said in done.stderr
+    assert message in done.stderr
     assert b"libcudart" in done.stderr
     assert levit("predict", path, "-m", "demo", "-q", env=environment(PYTHONPATH=str(tmp_path))).returncode == 0

@@ -20,13 +20,13 @@ def below(root: Path, folder: str = "") -> list[str]:
     return [os.path.relpath(item.path, root) for item in walk(str(root / folder))]
 
 
-def test_a_folder_is_walked_depth_first_in_the_order_of_names(tmp_path: Path) -> None:
+def test_folder_is_walked_depth_first_in_name_order(tmp_path: Path) -> None:
     touch(tmp_path, "b.jpg", "a/z.png", "a/b/c.JPEG", "c.tiff", "a.webp", "B.gif")
     assert below(tmp_path) == ["B.gif", "a/b/c.JPEG", "a/z.png", "a.webp", "b.jpg", "c.tiff"]
 
 
-@pytest.mark.guarantee("links")
-def test_hidden_entries_other_files_and_links_are_passed_over(tmp_path: Path) -> None:
+@pytest.mark.guarantee("symbolic-links")
+def test_hidden_entries_links_and_other_files_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, ".hidden.jpg", ".git/x.jpg", "notes.txt", "kept.bmp", "noext")
     (tmp_path / "link.jpg").symlink_to(tmp_path / "kept.bmp")
     (tmp_path / "loop").symlink_to(tmp_path)
@@ -35,36 +35,36 @@ def test_hidden_entries_other_files_and_links_are_passed_over(tmp_path: Path) ->
 
 
 @pytest.mark.guarantee("folder-named-like-an-image")
-def test_a_folder_named_like_an_image_is_walked(tmp_path: Path) -> None:
+def test_folder_named_like_an_image_is_walked(tmp_path: Path) -> None:
     touch(tmp_path, "x.jpg/inner.png")
     assert below(tmp_path) == ["x.jpg/inner.png"]
 
 
 @pytest.mark.guarantee("many-files")
-def test_three_hundred_levels_are_walked(tmp_path: Path) -> None:
+def test_three_hundred_nested_folders_are_walked(tmp_path: Path) -> None:
     deep = "/".join("d" for _ in range(300))
     touch(tmp_path, f"{deep}/x.jpg")
     assert below(tmp_path) == [f"{deep}/x.jpg"]
 
 
-@pytest.mark.guarantee("missing-or-forbidden")
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
-    (tmp_path / "shut").mkdir(mode=0)
+@pytest.mark.guarantee("missing-or-unreadable")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+def test_unreadable_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
+    (tmp_path / "unreadable").mkdir(mode=0)
     (item,) = walk(str(tmp_path))
-    assert item.path == str(tmp_path / "shut")
+    assert item.path == str(tmp_path / "unreadable")
     assert item.error is not None
     assert item.error.kind == "permission"
 
 
-def test_a_folder_that_vanished_is_an_input_with_an_error(tmp_path: Path) -> None:
+def test_missing_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
     (item,) = walk(str(tmp_path / "gone"))
     assert item.error is not None
     assert item.error.kind == "not_found"
 
 
 @pytest.mark.guarantee("many-files")
-def test_the_stream_starts_without_walking_everything(tmp_path: Path) -> None:
+def test_stream_starts_before_all_folders_are_walked(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "b/2.jpg")
     stream = walk(str(tmp_path))
     assert next(stream).path.endswith("a/1.jpg")
@@ -72,24 +72,24 @@ def test_the_stream_starts_without_walking_everything(tmp_path: Path) -> None:
     assert list(stream) == []
 
 
-def test_named_files_are_tried_whatever_they_are_called(tmp_path: Path) -> None:
+def test_named_files_are_inputs_whatever_their_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "photo")
     paths = [str(tmp_path / "photo"), str(tmp_path / "missing.jpg")]
     assert [item.path for item in expand(paths)] == paths
 
 
-def test_a_glob_that_the_shell_left_alone_is_resolved_in_order(tmp_path: Path) -> None:
+def test_unexpanded_glob_is_expanded_in_order(tmp_path: Path) -> None:
     touch(tmp_path, "b.jpg", "a.jpg", "c.png", "sub/d.jpg")
     assert [item.path for item in expand([f"{tmp_path}/*.jpg"])] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
     assert [item.path for item in expand([f"{tmp_path}/**/*.jpg"])][-1] == f"{tmp_path}/sub/d.jpg"
 
 
-@pytest.mark.guarantee("links")
-def test_a_glob_of_all_levels_follows_no_link_and_names_each_file_once(
+@pytest.mark.guarantee("symbolic-links")
+def test_recursive_glob_follows_no_link_and_lists_each_file_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "b.jpg", "sub/a.jpg", "sub/deep/c.jpg", ".hidden/d.jpg", "sub/[odd]/e.jpg")
-    for name in ("one", "two", "sub/three"):  # with which Python's own would count 2 ** 40 ways
+    for name in ("one", "two", "sub/three"):  # Python's glob would follow these links in 2 ** 40 ways
         (tmp_path / name).symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
     every = ["b.jpg", "sub/[odd]/e.jpg", "sub/a.jpg", "sub/deep/c.jpg"]
@@ -101,26 +101,26 @@ def test_a_glob_of_all_levels_follows_no_link_and_names_each_file_once(
     assert sorted(item.path for item in expand(["**"])) == [f"./{path}" for path in every]
 
 
-def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
+def test_existing_file_with_glob_characters_is_not_expanded(tmp_path: Path) -> None:
     touch(tmp_path, "a[1].jpg", "a1.jpg")
     assert [item.path for item in expand([f"{tmp_path}/a[1].jpg"])] == [f"{tmp_path}/a[1].jpg"]
 
 
-def test_a_glob_without_a_match_is_an_input_that_will_not_be_found(tmp_path: Path) -> None:
+def test_glob_without_a_match_is_kept_as_an_input(tmp_path: Path) -> None:
     assert [item.path for item in expand([f"{tmp_path}/*.jpg"])] == [f"{tmp_path}/*.jpg"]
 
 
-def test_addresses_and_standard_input_pass_through() -> None:
+def test_urls_and_standard_input_are_kept() -> None:
     assert [item.path for item in expand(["https://example.org/*.jpg", "-"])] == ["https://example.org/*.jpg", "-"]
     assert next(iter(expand(["-"]))).is_stdin
 
 
-def test_a_dash_in_a_list_is_a_file() -> None:
+def test_dash_in_a_list_is_a_file() -> None:
     (item,) = named(["-"])
     assert not item.is_stdin
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 @pytest.mark.parametrize(
     ("content", "null", "expected"),
     [
@@ -136,7 +136,7 @@ def test_a_dash_in_a_list_is_a_file() -> None:
         (b"\0\0", True, []),
     ],
 )
-def test_lists_are_read_exactly(content: bytes, null: bool, expected: list[str]) -> None:
+def test_paths_of_a_list(content: bytes, null: bool, expected: list[str]) -> None:
     assert list(read_list(io.BytesIO(content), null=null)) == expected
 
 
@@ -144,7 +144,7 @@ PATHS = st.binary(min_size=1, max_size=30).filter(lambda raw: b"\0" not in raw)
 
 
 class InPieces(io.BytesIO):
-    """Comes in pieces of any size, as a pipe does."""
+    """Returns pieces of any size, as a pipe does."""
 
     def __init__(self, content: bytes, sizes: list[int]) -> None:
         super().__init__(content)
@@ -154,21 +154,21 @@ class InPieces(io.BytesIO):
         return self.read(self._sizes.pop() if self._sizes else -1)
 
 
-@pytest.mark.guarantee("lists")
+@pytest.mark.guarantee("input-lists")
 @given(st.lists(PATHS), st.booleans(), st.lists(st.integers(1, 9)))
-def test_any_paths_come_out_of_a_list_that_ends_them_in_nul(paths: list[bytes], ends: bool, sizes: list[int]) -> None:
+def test_any_paths_are_read_from_a_list_with_nul(paths: list[bytes], ends: bool, sizes: list[int]) -> None:
     content = b"\0".join(paths) + b"\0" * (ends and bool(paths))
     assert list(read_list(InPieces(content, sizes), null=True)) == [os.fsdecode(path) for path in paths]
 
 
 @given(st.lists(PATHS.filter(lambda raw: b"\n" not in raw and not raw.endswith(b"\r"))), st.lists(st.integers(1, 9)))
-def test_any_lines_come_out_of_a_list(lines: list[bytes], sizes: list[int]) -> None:
+def test_any_lines_are_read_from_a_list(lines: list[bytes], sizes: list[int]) -> None:
     content = b"\xef\xbb\xbf" + b"".join(line + (b"\r\n\r\n" if len(line) % 2 else b"\n") for line in lines)
     assert list(read_list(InPieces(content, sizes), null=False)) == [os.fsdecode(line) for line in lines]
 
 
-@pytest.mark.guarantee("lists")
-def test_a_list_is_streamed_and_survives_any_cut_between_reads() -> None:
+@pytest.mark.guarantee("input-lists")
+def test_list_is_read_correctly_one_byte_at_a_time() -> None:
     class OneByteAtATime(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:
             return self.read(1)
@@ -179,5 +179,5 @@ def test_a_list_is_streamed_and_survives_any_cut_between_reads() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("http://a", True), ("HTTPS://a", True), ("file:///a", False), ("a.jpg", False)]
 )
-def test_what_looks_like_an_address(text: str, expected: bool) -> None:
+def test_is_url(text: str, expected: bool) -> None:
     assert is_url(text) is expected

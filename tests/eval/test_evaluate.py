@@ -1,4 +1,4 @@
-"""A data set is classified as ``predict`` does it, and the figures are those that one computes by hand."""
+"""Class folders are classified with the pipeline of ``predict``, and the metrics equal those computed by hand."""
 
 import math
 from dataclasses import replace
@@ -30,16 +30,16 @@ def tiny(tiny_folder: Path) -> Checkpoint:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Three of the seven classes, nine images; every class folder named in another way."""
+    """Three of the seven classes, nine images; each class folder is spelled in another way."""
     for name in ("Class_1", "class 5", "CLASS 3"):
         write_images(tmp_path / "data" / name, 3, "png")
     return tmp_path / "data"
 
 
-# --- the images
+# --- predictions
 
 
-def test_every_image_has_its_own_logits_and_true_class(tiny: Checkpoint, data: Path) -> None:
+def test_each_image_has_its_own_logits_and_true_class(tiny: Checkpoint, data: Path) -> None:
     for number, path in enumerate(sorted(data.rglob("*.png"))):
         sample_image(seed=100 + number).save(path)
     done = 0
@@ -62,8 +62,8 @@ def test_every_image_has_its_own_logits_and_true_class(tiny: Checkpoint, data: P
     assert len({tuple(row) for row in evaluated.logits.tolist()}) == 9
 
 
-def break_one_in_three(data: Path) -> dict[str, str]:
-    """Spoil an image of each class; the kinds by path."""
+def damage_one_image_per_class(data: Path) -> dict[str, str]:
+    """Damage one image of each class; return the expected error kinds by path."""
     empty, text, torn = (data / name / "001.png" for name in ("CLASS 3", "Class_1", "class 5"))
     torn.write_bytes(torn.read_bytes()[:100])
     empty.write_bytes(b"")
@@ -71,8 +71,8 @@ def break_one_in_three(data: Path) -> dict[str, str]:
     return {str(empty): "empty_file", str(text): "not_an_image", str(torn): "truncated"}
 
 
-def test_what_cannot_be_read_is_kept_beside_and_has_no_part_in_the_figures(tiny: Checkpoint, data: Path) -> None:
-    expected = break_one_in_three(data)
+def test_unreadable_images_are_failures_and_do_not_count_in_the_metrics(tiny: Checkpoint, data: Path) -> None:
+    expected = damage_one_image_per_class(data)
     evaluated = evaluate(tiny, class_folders(data), SPEC, batch_size=2)
     assert {failure.path: failure.error and failure.error.kind for failure in evaluated.failures} == expected
     assert evaluated.targets.tolist() == [3, 3, 1, 1, 5, 5]
@@ -80,7 +80,7 @@ def test_what_cannot_be_read_is_kept_beside_and_has_no_part_in_the_figures(tiny:
     assert summarize(evaluated).top1.total == 6
 
 
-def test_where_nothing_can_be_read_there_are_no_figures_and_no_crash(tiny: Checkpoint, data: Path) -> None:
+def test_metrics_without_readable_images_are_undefined(tiny: Checkpoint, data: Path) -> None:
     for path in data.rglob("*.png"):
         path.write_bytes(b"")
     summary = summarize(evaluate(tiny, class_folders(data), SPEC))
@@ -90,7 +90,7 @@ def test_where_nothing_can_be_read_there_are_no_figures_and_no_crash(tiny: Check
     assert [score.recall for score in summary.scores] == [None] * 3
 
 
-def test_the_models_temperature_changes_confidence_and_not_the_logits(tiny: Checkpoint, data: Path) -> None:
+def test_temperature_of_the_model_changes_confidences_but_not_logits(tiny: Checkpoint, data: Path) -> None:
     plain, tempered = (
         evaluate(replace(tiny, temperature=temperature), class_folders(data), SPEC) for temperature in (1.0, 2.0)
     )
@@ -99,27 +99,27 @@ def test_the_models_temperature_changes_confidence_and_not_the_logits(tiny: Chec
     assert (plain.temperature, tempered.temperature) == (1.0, 2.0)
 
 
-def test_folders_that_the_model_does_not_know_are_refused(tiny: Checkpoint, data: Path) -> None:
+def test_class_folders_that_match_no_label_are_refused(tiny: Checkpoint, data: Path) -> None:
     (data / "class 5").rename(data / "zebra")
     with pytest.raises(RefusedError, match=r"zebra.* 7 classes"):
         evaluate(tiny, class_folders(data), SPEC)
 
 
-# --- the figures
+# --- metrics
 
 
 HAND = logits_of(
-    [0.70, 0.10, 0.05, 0.05, 0.05, 0.05],  # is 0
-    [0.20, 0.60, 0.05, 0.05, 0.05, 0.05],  # is 0, taken for 1
-    [0.03, 0.90, 0.03, 0.02, 0.01, 0.01],  # is 1
-    [0.20, 0.50, 0.10, 0.10, 0.06, 0.04],  # is 1
-    [0.90, 0.02, 0.01, 0.02, 0.02, 0.03],  # is 2, taken for 0, and 2 comes last
-    [0.10, 0.10, 0.20, 0.50, 0.05, 0.05],  # is 2, taken for 3, which has no folder
+    [0.70, 0.10, 0.05, 0.05, 0.05, 0.05],  # true class 0
+    [0.20, 0.60, 0.05, 0.05, 0.05, 0.05],  # true class 0, predicted as 1
+    [0.03, 0.90, 0.03, 0.02, 0.01, 0.01],  # true class 1
+    [0.20, 0.50, 0.10, 0.10, 0.06, 0.04],  # true class 1
+    [0.90, 0.02, 0.01, 0.02, 0.02, 0.03],  # true class 2, predicted as 0; 2 is ranked last
+    [0.10, 0.10, 0.20, 0.50, 0.05, 0.05],  # true class 2, predicted as 3, which has no folder
 )
 TRUE = (0, 0, 1, 1, 2, 2)
 
 
-def test_the_figures_of_an_example_by_hand() -> None:
+def test_metrics_of_an_example_computed_by_hand() -> None:
     summary = summarize(evaluation(HAND, TRUE, folders=(0, 1, 2)))
     assert summary.top1 == Proportion(3, 6)
     assert summary.top5 == Proportion(5, 6)
@@ -143,13 +143,13 @@ def test_the_figures_of_an_example_by_hand() -> None:
     ]
 
 
-def test_the_calibration_of_the_example_by_hand() -> None:
+def test_calibration_of_an_example_computed_by_hand() -> None:
     calibration = summarize(evaluation(HAND, TRUE)).calibration
     assert calibration is not None
     assert calibration.temperature == 1
     assert calibration.confidence == pytest.approx((0.7 + 0.6 + 0.9 + 0.5 + 0.9 + 0.5) / 6)
     assert calibration.log_loss == pytest.approx(-sum(map(math.log, (0.7, 0.2, 0.9, 0.5, 0.01, 0.2))) / 6)
-    # the pairs of .9 and of .5 are each right once; .6 is wrong; .7 is right
+    # of the two at .9 and the two at .5, one each is correct; .6 is wrong; .7 is correct
     assert calibration.error == pytest.approx((2 * 0.4 + 2 * 0.0 + 0.6 + 0.3) / 6)
     assert [(slot.images, round(slot.confidence, 4), slot.accuracy) for slot in calibration.bins] == [
         (2, 0.5, 0.5),
@@ -160,9 +160,9 @@ def test_the_calibration_of_the_example_by_hand() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_the_error_is_that_of_the_bins_that_are_drawn(temperature: float) -> None:
+def test_calibration_error_equals_that_of_the_bins(temperature: float) -> None:
     logits, targets = by_chance(400, 8)
-    logits[0] *= 1000  # as sure as can be: exactly 1
+    logits[0] *= 1000  # a confidence of exactly 1
     summary = summarize(evaluation(logits, targets, temperature=temperature))
     for calibration in (summary.calibration, summary.fitted):
         assert calibration is not None
@@ -172,7 +172,7 @@ def test_the_error_is_that_of_the_bins_that_are_drawn(temperature: float) -> Non
         assert sum(slot.images for slot in calibration.bins) == 400
 
 
-def test_the_fitted_temperature_is_of_the_logits_and_does_not_depend_on_the_models() -> None:
+def test_fitted_temperature_does_not_depend_on_the_temperature_of_the_model() -> None:
     logits, targets = by_chance(300, 6)
     first, second = (summarize(evaluation(logits, targets, temperature=value)) for value in (1.0, 4.0))
     assert first.fitted is not None
@@ -185,25 +185,25 @@ def test_the_fitted_temperature_is_of_the_logits_and_does_not_depend_on_the_mode
     assert again.calibration.error == pytest.approx(first.fitted.error)
 
 
-def test_top_5_says_nothing_of_a_model_of_five_classes() -> None:
+def test_top5_is_undefined_for_five_classes() -> None:
     assert summarize(evaluation(*by_chance(20, 5))).top5 is None
     assert summarize(evaluation(*by_chance(20, 6))).top5 is not None
 
 
-def test_the_surest_mistakes_come_first_and_are_not_too_many() -> None:
+def test_most_confident_errors_come_first_and_are_limited_in_number() -> None:
     logits, targets = by_chance(300, 4)
     mistakes = summarize(evaluation(logits, targets)).confident_errors
     assert len(mistakes) == 24
     assert [mistake.prob for mistake in mistakes] == sorted((mistake.prob for mistake in mistakes), reverse=True)
     assert all(mistake.true != mistake.predicted for mistake in mistakes)
-    alike = summarize(evaluation(logits_of([0.9, 0.1], [0.9, 0.1]), (1, 1))).confident_errors
-    assert [mistake.path for mistake in alike] == ["data/b/0.jpg", "data/b/1.jpg"]
-    assert replace(alike[0], prob=round(alike[0].prob, 5)) == ConfidentError("data/b/0.jpg", 1, 0, 0.9)
+    tied = summarize(evaluation(logits_of([0.9, 0.1], [0.9, 0.1]), (1, 1))).confident_errors
+    assert [mistake.path for mistake in tied] == ["data/b/0.jpg", "data/b/1.jpg"]
+    assert replace(tied[0], prob=round(tied[0].prob, 5)) == ConfidentError("data/b/0.jpg", 1, 0, 0.9)
 
 
 @pytest.mark.parametrize(("correct", "total"), [(8, 10), (0, 10), (10, 10), (50, 100), (4041, 5000), (1, 1)])
-def test_the_interval_is_wilsons(correct: int, total: int) -> None:
-    """At its ends the share is just as far from the true value as chance takes it in 95 of 100 samples."""
+def test_interval_is_wilsons(correct: int, total: int) -> None:
+    """At both ends of the interval, the observed proportion is 1.96 standard errors from the true proportion."""
     for end in (low_high := Proportion(correct, total).interval):
         assert (correct / total - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / total, abs=1e-8)
     assert 0 <= low_high[0] <= correct / total + 1e-12
@@ -211,23 +211,23 @@ def test_the_interval_is_wilsons(correct: int, total: int) -> None:
     assert low_high[0] < low_high[1]
 
 
-def test_an_interval_by_hand() -> None:
+def test_interval_computed_by_hand() -> None:
     # (0.8 + 3.8415 / 20 +- 1.96 * sqrt(0.16 / 10 + 3.8415 / 400)) / (1 + 3.8415 / 10)
     assert Proportion(8, 10).interval == pytest.approx((0.49016, 0.94332), abs=1e-5)
     assert Proportion(0, 0).interval == (0, 1)
 
 
-def test_a_gate_of_nine_tenths_is_met_by_nine_of_ten() -> None:
+def test_proportion_is_compared_exactly_with_a_threshold() -> None:
     assert Proportion(9, 10).value >= 0.9
     assert Proportion(899, 1000).value < 0.9
 
 
-def test_a_model_of_one_class_has_nothing_to_be_measured(tiny: Checkpoint, data: Path) -> None:
+def test_model_with_one_class_is_refused(tiny: Checkpoint, data: Path) -> None:
     with pytest.raises(RefusedError, match="one class only"):
         evaluate(replace(tiny, labels=numbered(1)), class_folders(data), SPEC)
 
 
-def test_errors_of_many_classes_are_quick_to_sum_up() -> None:
+def test_summary_of_one_thousand_classes() -> None:
     labels = Labels(tuple(f"n{index}" for index in range(1000)))
     logits, targets = by_chance(50, 1000)
     failures = [(Path("data/n0/x.jpg"), InputError("truncated", "torn"))]

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 from tests.faults.injection import Injection
 
 LIMIT_S = 300
-PREDICTING = tuple(f"levit_cli.{name}" for name in ("checkpoints", "convert.run", "engines.openvino", "predict.run"))
+PREDICTING = tuple(f"levit_cli.{name}" for name in ("checkpoints", "convert", "engines.openvino", "predict.run"))
 TRAINING = (
     *PREDICTING,
     "levit_cli.finetune.run",

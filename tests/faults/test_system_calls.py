@@ -16,7 +16,9 @@ ROOT = Path(__file__).parent.parent.parent
 STEP = os.environ.get("LEVIT_FAULT_STEP", "19")
 
 
-@pytest.mark.guarantee("killed", "old-or-new", "no-traceback", "full-disk", "converting", "training-disk")
+@pytest.mark.guarantee(
+    "resume-after-kill", "atomic-replacement", "no-traceback", "full-disk", "safe-conversion", "training-disk-full"
+)
 @pytest.mark.parametrize("how", ["once", "lasting"])
 @pytest.mark.parametrize("scenario", ["predict", "resume", "document", "convert", "finetune"])
 def test_any_call_to_the_system_may_fail(scenario: str, how: str, tiny_folder: Path, tmp_path: Path) -> None:

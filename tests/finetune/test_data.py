@@ -63,7 +63,7 @@ def test_validation_classes_missing_from_train_are_refused(dataset: Path) -> Non
         find_images(dataset, 0.5, 0)
 
 
-@pytest.mark.guarantee("training-images")
+@pytest.mark.guarantee("training-unreadable-images")
 def test_unreadable_images_are_listed_and_excluded(dataset: Path) -> None:
     truncated = dataset / "train" / "red" / "000.png"
     truncated.write_bytes(truncated.read_bytes()[:200])
@@ -74,7 +74,7 @@ def test_unreadable_images_are_listed_and_excluded(dataset: Path) -> None:
     assert len(split.train) == 11
 
 
-@pytest.mark.guarantee("training-images")
+@pytest.mark.guarantee("training-unreadable-images")
 def test_too_many_unreadable_images_are_refused(dataset: Path) -> None:
     (dataset / "train" / "red" / "000.png").write_bytes(b"")
     with pytest.raises(RefusedError, match=r"1 of 18 .*000\.png: empty_file"):
@@ -142,7 +142,7 @@ def test_validation_loads_each_image_once_with_the_pixels_of_predict(dataset: Pa
     assert sorted(parts[0] + parts[1]) == sorted(target for _, target in split.val) == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.guarantee("training-images")
+@pytest.mark.guarantee("training-unreadable-images")
 def test_an_image_that_disappears_is_an_error(dataset: Path) -> None:
     split = find_images(dataset, 0.1, 0)
     images = TrainingImages(split.train, Settings(), (32, 32))

@@ -144,7 +144,7 @@ def test_config_toml_repeats_the_run_and_another_seed_does_not(
     assert metrics_of(tmp_path / "other")[0] != metrics_of(finished)[0]
 
 
-@pytest.mark.guarantee("training-ended")
+@pytest.mark.guarantee("training-interrupted")
 @pytest.mark.parametrize("steps", [1, 4], ids=["in the first epoch", "in the second epoch"])
 def test_an_interrupted_run_resumes_to_the_same_result(
     steps: int, finished: Path, images: Path, architecture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -198,7 +198,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_best_model(
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["position"]["epoch"] == 1
 
 
-@pytest.mark.guarantee("training-images")
+@pytest.mark.guarantee("training-unreadable-images")
 def test_unreadable_images_are_logged_and_listed_for_resuming(
     dataset: Path, architecture: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Sound files to begin with, and where a model is spoilt."""
+"""Valid files as seeds, and the model target."""
 
 from pathlib import Path
 
@@ -14,28 +14,29 @@ from tests.support.random_weights import random_state
 
 
 def image_seeds() -> list[bytes]:
-    """A small image in each format and mode."""
+    """Return a small image in each format and mode."""
     PIL.Image.init()
     return list(whole_images().values())
 
 
-def spoilable_model(folder: Path) -> Model:
+def model_target(folder: Path) -> Model:
+    """Return the target that loads a damaged model in ``folder``."""
     bare = folder / "bare.safetensors"
     write_safetensors(bare, to_format(random_state(SMALLEST), SMALLEST, "timm"), "float16")
-    save(load(bare, preprocessing="hf"), folder / "sound", "hf", "float16")
-    (folder / "spoilt").mkdir()
-    return Model(folder / "sound", folder / "spoilt")
+    save(load(bare, preprocessing="hf"), folder / "valid", "hf", "float16")
+    (folder / "damaged").mkdir()
+    return Model(folder / "valid", folder / "damaged")
 
 
 def model_seeds(model: Model, folder: Path) -> list[bytes]:
-    """One for each way to spoil a model."""
-    weights = model.sound["model.safetensors"]
+    """Return one seed for each way to damage a model."""
+    weights = model.valid["model.safetensors"]
     contents = [
         weights,
         weights[8 : 8 + int.from_bytes(weights[:8], "little")],
-        model.sound["config.json"],
-        model.sound["preprocessor_config.json"],
+        model.valid["config.json"],
+        model.valid["preprocessor_config.json"],
         model.archive.entries[model.archive.pickle],
         write_model(folder / "fb.pth", "fb", SMALLEST).read_bytes(),
     ]
-    return [bytes([way]) + content for way, content in enumerate(contents)]
+    return [bytes([index]) + content for index, content in enumerate(contents)]

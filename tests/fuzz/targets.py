@@ -1,4 +1,4 @@
-"""What must hold for any bytes: in an image's file, and in each file of a model."""
+"""Fuzz targets: guarantees for any bytes in an image file and in each file of a model."""
 
 import sys
 from collections.abc import Callable
@@ -22,10 +22,10 @@ FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Po
 
 
 def image(data: bytes) -> None:
-    """Bytes of the preprocessing's size, or an ``InputError``; the same a second time."""
+    """Check that reading returns pixels of the right size or an ``InputError``, and the same when repeated."""
     for reader in READERS:
         first, second = pixels_or_error(reader, data), pixels_or_error(reader, data)
-        assert first == second, f"{first!r:.200} and then {second!r:.200}"
+        assert first == second, f"first {first!r:.200}, then {second!r:.200}"
 
 
 def pixels_or_error(reader: Reader, data: bytes) -> bytes | str:
@@ -39,35 +39,35 @@ def pixels_or_error(reader: Reader, data: bytes) -> bytes | str:
 
 
 class Model:
-    """A model folder in which one file is what the bytes say; their first byte decides which, and how.
+    """A model folder in which one file is replaced. The first input byte selects the file and the kind of damage.
 
     Args:
-        source: the sound model.
-        folder: where it is spoilt.
+        source: the folder of a valid model.
+        folder: the folder in which a copy is damaged.
     """
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.folder = folder
-        self.sound = {path.name: path.read_bytes() for path in source.iterdir()}
-        for name, content in self.sound.items():
+        self.valid = {path.name: path.read_bytes() for path in source.iterdir()}
+        for name, content in self.valid.items():
             (folder / name).write_bytes(content)
-        weights = self.sound["model.safetensors"]
+        weights = self.valid["model.safetensors"]
         self.tensors = weights[8 + int.from_bytes(weights[:8], "little") :]
         self.archive = Archive(folder / "archive.pth")
 
     def __call__(self, data: bytes) -> None:
-        """A LeViT with finite weights, or a ``RefusedError``."""
+        """Check that loading returns a LeViT with finite weights or raises ``RefusedError``."""
         if not data:
             return
-        self.ways[data[0] % len(self.ways)](self, data[1:])
+        self.methods[data[0] % len(self.methods)](self, data[1:])
 
-    def spoil(self, name: str, content: bytes) -> None:
+    def damage(self, name: str, content: bytes) -> None:
         path = self.folder / name
         path.write_bytes(content)
         try:
             self.load(self.folder)
         finally:
-            path.write_bytes(self.sound[name])
+            path.write_bytes(self.valid[name])
 
     def load(self, source: Path) -> None:
         try:
@@ -78,32 +78,32 @@ class Model:
         assert all(np.isfinite(array).all() for array in checkpoint.state.values())
 
     def weights(self, data: bytes) -> None:
-        self.spoil("model.safetensors", data)
+        self.damage("model.safetensors", data)
 
     def header(self, data: bytes) -> None:
-        self.spoil("model.safetensors", len(data).to_bytes(8, "little") + data + self.tensors)
+        self.damage("model.safetensors", len(data).to_bytes(8, "little") + data + self.tensors)
 
     def config(self, data: bytes) -> None:
-        self.spoil("config.json", data)
+        self.damage("config.json", data)
 
     def preprocessing(self, data: bytes) -> None:
-        self.spoil("preprocessor_config.json", data)
+        self.damage("preprocessor_config.json", data)
 
     def pickled(self, data: bytes) -> None:
-        """A pickle in an archive like torch's, tensors and all."""
+        """Replace the pickle in an archive of ``torch.save`` that holds tensors."""
         self.load(self.archive.with_pickle(data))
 
     def bare(self, data: bytes) -> None:
-        """Any file of weights."""
+        """Replace a whole weight file."""
         path = self.folder / "bare.pth"
         path.write_bytes(data)
         self.load(path)
 
-    ways: tuple[Callable[["Model", bytes], None], ...] = (weights, header, config, preprocessing, pickled, bare)
+    methods: tuple[Callable[["Model", bytes], None], ...] = (weights, header, config, preprocessing, pickled, bare)
 
 
 class Archive:
-    """A file that ``torch.save`` wrote, and the same with another pickle in it."""
+    """A file written by ``torch.save`` whose pickle can be replaced."""
 
     def __init__(self, path: Path) -> None:
         import zipfile
@@ -125,20 +125,20 @@ class Archive:
         return self.path
 
 
-def forbid_what_no_data_file_may_do() -> None:
-    """From here on, a process, a program, a connection or a library to load ends this process."""
+def forbid_side_effects() -> None:
+    """Abort this process from now on if it starts a process, opens a connection or loads a library."""
 
-    def heed(event: str, arguments: tuple[Any, ...]) -> None:
+    def check(event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(FORBIDDEN):
-            refuse(event, arguments)
+            abort(event, arguments)
 
-    sys.addaudithook(heed)
+    sys.addaudithook(check)
 
 
-def refuse(event: str, arguments: tuple[Any, ...]) -> NoReturn:
+def abort(event: str, arguments: tuple[Any, ...]) -> NoReturn:
     import os
     import traceback
 
     traceback.print_stack()
-    print(f"a data file made {event} {arguments!r:.300}", file=sys.stderr, flush=True)
+    print(f"a data file caused {event} {arguments!r:.300}", file=sys.stderr, flush=True)
     os.abort()

@@ -160,7 +160,7 @@ MODES: dict[str, tuple[bytes, Array, int]] = {
 }
 
 
-@pytest.mark.guarantee("modes", "sixteen-bits")
+@pytest.mark.guarantee("color-modes", "high-bit-depth")
 @pytest.mark.parametrize("name", MODES)
 def test_every_mode_in_a_file_is_converted_to_rgb(name: str) -> None:
     if OLD_PILLOW and name == "YCbCr tiff":
@@ -190,7 +190,7 @@ def test_lab_colors_survive_a_round_trip() -> None:
     assert np.abs(pixels_of(encoded(image, "TIFF")) - RGB).mean() <= 2
 
 
-@pytest.mark.guarantee("sixteen-bits")
+@pytest.mark.guarantee("high-bit-depth")
 @pytest.mark.parametrize(
     ("mode", "value"),
     [("I", 65_536), ("I", -1), ("F", 1.5), ("F", -0.25), ("F", float("nan")), ("F", float("inf"))],
@@ -229,7 +229,7 @@ def oriented(orientation: int, stored: Array, kind: str, options: dict[str, Any]
     return encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
 
 
-@pytest.mark.guarantee("orientation")
+@pytest.mark.guarantee("exif-orientation")
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("name", ORIENTABLE)
 def test_all_eight_orientations_decode_to_the_same_image(name: str, orientation: int) -> None:
@@ -239,7 +239,7 @@ def test_all_eight_orientations_decode_to_the_same_image(name: str, orientation:
     assert np.abs(pixels_of(data) - upright).max() <= tolerance
 
 
-@pytest.mark.guarantee("broken-notes")
+@pytest.mark.guarantee("broken-metadata")
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
 @pytest.mark.parametrize("name", ["png", "jpeg", "webp", "tiff, raw"])
 def test_an_invalid_orientation_is_ignored(name: str, orientation: int) -> None:
@@ -301,7 +301,7 @@ BROKEN_METADATA = {
 }
 
 
-@pytest.mark.guarantee("broken-notes")
+@pytest.mark.guarantee("broken-metadata")
 @pytest.mark.parametrize("name", BROKEN_METADATA)
 def test_broken_metadata_is_ignored(name: str) -> None:
     assert np.abs(pixels_of(BROKEN_METADATA[name]) - np.asarray(SMALL)).max() <= 4
@@ -325,7 +325,7 @@ LARGE_METADATA: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.guarantee("broken-notes")
+@pytest.mark.guarantee("broken-metadata")
 @pytest.mark.parametrize("name", LARGE_METADATA)
 def test_large_metadata_is_ignored_in_bounded_memory(name: str) -> None:
     data = LARGE_METADATA[name]()
@@ -352,7 +352,7 @@ FRAMES = {
 }
 
 
-@pytest.mark.guarantee("several-frames")
+@pytest.mark.guarantee("multiple-frames")
 @pytest.mark.parametrize("kind", FRAMES)
 def test_the_first_of_several_frames_is_decoded(kind: str) -> None:
     with Image.open(BytesIO(FRAMES[kind])) as image:
@@ -360,7 +360,7 @@ def test_the_first_of_several_frames_is_decoded(kind: str) -> None:
     assert np.abs(pixels_of(FRAMES[kind]) - RGB).mean() <= {"GIF": 8, "MPO": 2}.get(kind, 0)
 
 
-@pytest.mark.guarantee("several-frames")
+@pytest.mark.guarantee("multiple-frames")
 @pytest.mark.parametrize("kind", FRAMES)
 def test_other_frames_are_never_decoded(kind: str) -> None:
     data = FRAMES[kind]
@@ -404,7 +404,7 @@ NOT_DECODED: dict[str, tuple[bytes, str, str]] = {
 }
 
 
-@pytest.mark.guarantee("empty-file", "not-an-image", "other-formats")
+@pytest.mark.guarantee("empty-file", "not-an-image", "format-not-allowed")
 @pytest.mark.parametrize("name", NOT_DECODED)
 def test_other_files_are_an_error_that_says_what_they_are(name: str) -> None:
     data, kind, word = NOT_DECODED[name]
@@ -432,7 +432,7 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
-@pytest.mark.guarantee("other-formats")
+@pytest.mark.guarantee("format-not-allowed")
 def test_other_formats_start_no_process(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.jpg" for name in ("eps", "pdf", "svg", "psd", "ico", "avif", "ppm")]
     for path in paths:
@@ -535,14 +535,14 @@ def test_a_jpeg_cut_in_a_segment_within_a_scan_is_truncated(name: str) -> None:
     assert error_of(data[: len(data) * 3 // 4] + b"\xff\xe6\x47\x63\xb3").kind == "truncated"
 
 
-@pytest.mark.guarantee("only-the-end-missing")
+@pytest.mark.guarantee("missing-end-marker")
 @pytest.mark.parametrize("name", JPEGS)
 @pytest.mark.parametrize("missing_bytes", [1, 2])
 def test_a_jpeg_that_lacks_only_its_end_marker_is_complete(name: str, missing_bytes: int) -> None:
     assert np.array_equal(pixels_of(JPEGS[name][:-missing_bytes]), pixels_of(JPEGS[name]))
 
 
-@pytest.mark.guarantee("only-the-end-missing")
+@pytest.mark.guarantee("missing-end-marker")
 @pytest.mark.parametrize("tail", [bytes(1000), b"\n", b"more" * 99, b"\xff\xd8\xff\xe0\0\x10JFIF", b"\xff" * 9])
 @pytest.mark.parametrize("name", FILES)
 def test_bytes_after_the_end_are_ignored(name: str, tail: bytes) -> None:
@@ -558,7 +558,7 @@ def flips(data: bytes, count: int, seed: int) -> Iterator[bytes]:
         yield bytes(damaged)
 
 
-@pytest.mark.guarantee("damaged-image")
+@pytest.mark.guarantee("corrupt-image")
 @pytest.mark.parametrize("region", ["anywhere", "at the start"])
 @pytest.mark.parametrize("name", FILES)
 def test_flipped_bits_give_an_image_or_an_error_reproducibly(name: str, region: str) -> None:
@@ -572,7 +572,7 @@ def test_flipped_bits_give_an_image_or_an_error_reproducibly(name: str, region: 
         assert first == second if isinstance(first, tuple) else np.array_equal(first, second)
 
 
-@pytest.mark.guarantee("damaged-image")
+@pytest.mark.guarantee("corrupt-image")
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(sorted(FILES)),

@@ -69,7 +69,7 @@ def test_an_image_that_needs_no_resizing_is_only_cropped(size: tuple[int, int]) 
     assert not differences(preprocess(image, transform), resize_then_crop(image, transform)).any()
 
 
-@pytest.mark.guarantee("extreme-shape")
+@pytest.mark.guarantee("extreme-aspect")
 @pytest.mark.parametrize("length", [60_000, 65_535])
 @pytest.mark.parametrize("thickness", [1, 3])
 @pytest.mark.parametrize("name", PILLOW_PREPROCESSINGS)

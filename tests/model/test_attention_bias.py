@@ -1,4 +1,4 @@
-"""The bias of a pair of tokens depends on |dy| and |dx|, numbered as every published implementation numbers them."""
+"""The bias index depends on |dy| and |dx| and equals that of every published implementation."""
 
 from itertools import product
 
@@ -13,7 +13,7 @@ GRIDS = [(1, 1), (2, 2), (3, 3), (4, 4), (7, 7), (14, 14), (1, 5), (5, 1), (3, 8
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_each_pair_gets_the_column_of_its_distance(grid: Grid, stride: int) -> None:
+def test_each_pair_uses_the_column_of_its_distance(grid: Grid, stride: int) -> None:
     rows, columns = grid
     queries = list(product(range(0, rows, stride), range(0, columns, stride)))
     keys = list(product(range(rows), range(columns)))
@@ -24,10 +24,10 @@ def test_each_pair_gets_the_column_of_its_distance(grid: Grid, stride: int) -> N
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 7, 14])
-def test_it_is_the_numbering_by_first_appearance_on_a_square(side: int) -> None:
+def test_the_index_equals_numbering_by_first_appearance_on_a_square_grid(side: int) -> None:
     points = list(product(range(side), repeat=2))
     numbers: dict[Grid, int] = {}
-    for one, other in product(points, points):  # as Meta's constructor walks
+    for one, other in product(points, points):  # the order of Meta's constructor
         numbers.setdefault((abs(one[0] - other[0]), abs(one[1] - other[1])), len(numbers))
     expected = [[numbers[abs(one[0] - other[0]), abs(one[1] - other[1])] for other in points] for one in points]
     assert bias_index((side, side)).tolist() == expected

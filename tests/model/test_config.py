@@ -1,4 +1,4 @@
-"""The five variants have the paper's numbers, and no shape that cannot be is taken."""
+"""The five variants have the counts of the paper, and invalid configs are refused."""
 
 from dataclasses import FrozenInstanceError, replace
 from math import prod
@@ -12,7 +12,7 @@ from levit_cli.model.folded import fold
 from levit_cli.model.tensors import count_folded_parameters, count_parameters, tensors
 from tests.support.random_weights import TINY, random_state
 
-# Counted for the paper's architecture table: multiply-accumulates; parameters with two heads, one, and two folded.
+# Multiply-accumulates, and parameters with two heads, with one head, and with two folded heads.
 COUNTS = {
     "levit-128S": (305_108_946, 7_777_058, 7_391_290, 7_756_466),
     "levit-128": (406_114_880, 9_213_936, 8_828_168, 9_188_864),
@@ -23,7 +23,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_counts_are_those_of_the_paper(variant: str) -> None:
+def test_counts_equal_those_of_the_paper(variant: str) -> None:
     config = VARIANTS[variant]
     one_head = replace(config, distilled=False)
     assert (
@@ -40,11 +40,11 @@ def test_one_head_saves_one_linear_layer() -> None:
 
 
 @pytest.mark.parametrize("config", [TINY, replace(TINY, distilled=False), VARIANTS["levit-128S"]])
-def test_folded_parameters_are_those_that_folding_leaves(config: LevitConfig) -> None:
+def test_the_count_of_folded_parameters_equals_the_folded_arrays(config: LevitConfig) -> None:
     folded = fold(random_state(config), config)
     numbers = sum(array.size for name, array in folded.items() if not name.endswith("attention.bias"))
     tables = sum(prod(tensor.shape) for tensor in tensors(config) if tensor.kind == "attention_bias")
-    second_head = (config.hidden_sizes[-1] + 1) * config.num_classes if config.distilled else 0  # folding averages them
+    second_head = (config.hidden_sizes[-1] + 1) * config.num_classes if config.distilled else 0  # folding merges them
     assert count_folded_parameters(config) == numbers + tables + second_head
 
 
@@ -59,7 +59,7 @@ def test_folded_parameters_are_those_that_folding_leaves(config: LevitConfig) ->
         ((32, 512), ((2, 32), (1, 16), (1, 8))),
     ],
 )
-def test_a_shrink_keeps_every_second_row_and_column(image_size: Grid, grids: tuple[Grid, ...]) -> None:
+def test_a_shrink_block_keeps_every_second_row_and_column(image_size: Grid, grids: tuple[Grid, ...]) -> None:
     assert replace(TINY, image_size=image_size).grids == grids
 
 
@@ -73,7 +73,7 @@ def test_a_shrink_keeps_every_second_row_and_column(image_size: Grid, grids: tup
         ("levit-384", (48, 96, 192, 384), [12, 16]),
     ],
 )
-def test_the_rest_follows_from_the_widths(variant: str, stem_widths: tuple[int, ...], shrink_heads: list[int]) -> None:
+def test_stem_and_heads_follow_from_widths(variant: str, stem_widths: tuple[int, ...], shrink_heads: list[int]) -> None:
     config = VARIANTS[variant]
     assert config.stem_widths == stem_widths
     assert [config.shrink_heads(stage) for stage in (1, 2)] == shrink_heads
@@ -82,11 +82,11 @@ def test_the_rest_follows_from_the_widths(variant: str, stem_widths: tuple[int, 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"hidden_sizes": ()}, "one entry a stage"),
-        ({"hidden_sizes": (16, 24)}, "one entry a stage"),
-        ({"depths": (1, 2, 1, 1)}, "one entry a stage"),
+        ({"hidden_sizes": ()}, "one entry per stage"),
+        ({"hidden_sizes": (16, 24)}, "one entry per stage"),
+        ({"depths": (1, 2, 1, 1)}, "one entry per stage"),
         ({"hidden_sizes": (20, 24, 32), "key_dims": (4, 4, 4)}, "multiple of 8"),
-        ({"hidden_sizes": (16, 20, 32)}, "multiple of the key dim"),
+        ({"hidden_sizes": (16, 20, 32)}, "multiple of the first key dim"),
         ({"hidden_sizes": (16, 0, 32)}, "must be positive"),
         ({"key_dims": (0, 8, 8)}, "must be positive"),
         ({"num_heads": (2, -3, 4)}, "must be positive"),
@@ -100,22 +100,22 @@ def test_the_rest_follows_from_the_widths(variant: str, stem_widths: tuple[int, 
         ({"drop_path_rate": float("nan")}, "drop_path_rate"),
     ],
 )
-def test_a_shape_that_no_levit_has_is_refused(changes: dict[str, Any], problem: str) -> None:
+def test_an_invalid_config_is_refused(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(RefusedError, match=problem) as caught:
         replace(TINY, **changes)
     assert int(caught.value.exit_code) == 3
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_is_known_by_its_widths_alone(variant: str) -> None:
+def test_a_variant_is_recognized_by_its_widths_only(variant: str) -> None:
     other = replace(VARIANTS[variant], num_classes=10, image_size=(96, 128), distilled=False, drop_path_rate=0.5)
     assert variant_name(other) == variant
 
 
-def test_other_widths_are_no_variant() -> None:
+def test_a_custom_levit_has_no_variant_name() -> None:
     assert variant_name(TINY) is None
 
 
-def test_a_config_does_not_change() -> None:
+def test_a_config_is_immutable() -> None:
     with pytest.raises(FrozenInstanceError):
         TINY.num_classes = 3  # type: ignore[misc]

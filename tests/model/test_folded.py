@@ -1,3 +1,5 @@
+"""``fold`` removes the batch norms, averages the heads and regroups the rows."""
+
 import numpy as np
 
 from levit_cli.model.config import BATCH_NORM_EPS
@@ -5,7 +7,7 @@ from levit_cli.model.folded import fold
 from tests.support.random_weights import TINY, random_state
 
 
-def test_fold_leaves_its_input_alone_and_shares_no_memory_with_it() -> None:
+def test_fold_does_not_change_its_input_or_share_its_memory() -> None:
     state = random_state(TINY)
     before = {name: array.copy() for name, array in state.items()}
     folded = fold(state, TINY)
@@ -16,7 +18,7 @@ def test_fold_leaves_its_input_alone_and_shares_no_memory_with_it() -> None:
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_nothing_of_the_batch_norms_and_one_head_remain() -> None:
+def test_batch_norms_are_removed_and_one_head_remains() -> None:
     names = fold(random_state(TINY), TINY)
     assert not any("norm" in name for name in names)
     assert {name for name in names if "head" in name} == {"head.weight", "head.bias"}
@@ -31,14 +33,14 @@ def test_attention_biases_are_gathered_for_each_pair_of_tokens() -> None:
 
 def test_rows_are_regrouped_from_per_head_to_all_q_all_k_all_v() -> None:
     state = random_state(TINY)
-    place, heads, dim = "stages.0.blocks.0.attention.qkv", TINY.num_heads[0], TINY.key_dims[0]
-    norm = {leaf: state[f"{place}.norm.{leaf}"] for leaf in ("weight", "bias", "running_mean", "running_var")}
+    prefix, heads, dim = "stages.0.blocks.0.attention.qkv", TINY.num_heads[0], TINY.key_dims[0]
+    norm = {leaf: state[f"{prefix}.norm.{leaf}"] for leaf in ("weight", "bias", "running_mean", "running_var")}
     scale = norm["weight"] / np.sqrt(norm["running_var"] + BATCH_NORM_EPS)
-    weight = state[f"{place}.linear.weight"] * scale[:, None]
+    weight = state[f"{prefix}.linear.weight"] * scale[:, None]
     bias = norm["bias"] - norm["running_mean"] * scale
     folded = fold(state, TINY)
-    # the second head's first key row: behind one head of q, k and 2 D of v in the file, behind all q and one k here
+    # The first key row of the second head follows one head's q, k and v in the file, but all q and one k when folded.
     in_file, folded_row = 4 * dim + dim, heads * dim + dim
-    np.testing.assert_allclose(folded[f"{place}.weight"][folded_row], weight[in_file], rtol=1e-5)
-    np.testing.assert_allclose(folded[f"{place}.bias"][folded_row], bias[in_file], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(folded[f"{place}.weight"][dim], weight[4 * dim] * dim**-0.5, rtol=1e-5)
+    np.testing.assert_allclose(folded[f"{prefix}.weight"][folded_row], weight[in_file], rtol=1e-5)
+    np.testing.assert_allclose(folded[f"{prefix}.bias"][folded_row], bias[in_file], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(folded[f"{prefix}.weight"][dim], weight[4 * dim] * dim**-0.5, rtol=1e-5)

@@ -1,3 +1,5 @@
+"""The training form: outputs, initialization, gradients and drop path."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -17,37 +19,37 @@ def images(batch: int = 3) -> torch.Tensor:
     return torch.randn(batch, 3, *TINY.image_size, generator=torch.Generator().manual_seed(1))
 
 
-def test_training_and_evaluation_return_the_same_kind_of_thing() -> None:
+def test_training_and_evaluation_return_the_same_shape() -> None:
     model = network()
     for mode in (True, False):
         assert model.train(mode)(images()).shape == (3, TINY.num_classes)
 
 
-def test_the_answer_is_the_mean_of_both_heads() -> None:
+def test_the_logits_are_the_mean_of_both_heads() -> None:
     model = network().eval()
     with torch.inference_mode():
         heads = model.forward_heads(images())
         torch.testing.assert_close(model(images()), (heads[0] + heads[1]) / 2)
 
 
-def test_one_head_has_no_distillation_logits() -> None:
+def test_a_model_with_one_head_has_no_distillation_logits() -> None:
     model = network(distilled=False)
     assert model(images()).shape == (3, TINY.num_classes)
     with pytest.raises(ValueError, match="no distillation head"):
         model.forward_heads(images())
 
 
-def test_residual_branches_start_as_nothing_and_the_shrink_does_not() -> None:
+def test_residual_branches_start_at_zero_and_shrink_blocks_do_not() -> None:
     weights = {name: value for name, value in network().named_parameters() if name.endswith("norm.weight")}
     for name, value in weights.items():
-        silent = (
+        starts_at_zero = (
             name.endswith(("mlp.down.norm.weight", "attention.proj.norm.weight")) and ".shrink.attention" not in name
         )
-        assert bool((value == (0 if silent else 1)).all()), name
+        assert bool((value == (0 if starts_at_zero else 1)).all()), name
 
 
-def test_gradients_reach_every_parameter_attention_biases_included() -> None:
-    config = replace(TINY, image_size=(96, 96))  # at 64 the last grid is one token, whose bias changes nothing
+def test_every_parameter_gets_a_gradient() -> None:
+    config = replace(TINY, image_size=(96, 96))  # at 64 the last grid has one token, whose bias has no effect
     model = Levit(config)
     model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in random_state(config).items()})
     model.train()(torch.randn(3, 3, 96, 96)).square().sum().backward()
@@ -57,7 +59,7 @@ def test_gradients_reach_every_parameter_attention_biases_included() -> None:
             assert bool(parameter.grad.abs().sum() > 0), name
 
 
-def test_batch_norm_statistics_move_in_training_only() -> None:
+def test_batch_norm_statistics_change_in_training_only() -> None:
     model = network()
     mean = model.get_buffer("stem.0.norm.running_mean")
     before = mean.clone()
@@ -67,8 +69,8 @@ def test_batch_norm_statistics_move_in_training_only() -> None:
     assert not torch.equal(mean, before)
 
 
-def test_a_loaded_bias_is_used_at_once() -> None:
-    """The references keep a cache of gathered biases, which a later load leaves stale."""
+def test_a_loaded_attention_bias_takes_effect() -> None:
+    """The reference implementations cache gathered biases, which get stale after loading."""
     model = network().eval()
     model(images())
     model.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in random_state(TINY, 1).items()})
@@ -92,7 +94,7 @@ def test_drop_path_drops_whole_samples_in_training_and_keeps_the_mean() -> None:
     assert dropped.mean().item() == pytest.approx(1, abs=0.05)
 
 
-def test_the_folded_module_compiles_to_an_exported_program() -> None:
+def test_the_folded_module_can_be_exported() -> None:
     from levit_cli.engines.torch import FoldedLevit
     from levit_cli.images.transforms import transform_for
     from levit_cli.model.folded import fold

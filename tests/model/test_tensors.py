@@ -1,4 +1,4 @@
-"""Every tensor has the name and the shape that the published files give it."""
+"""Every tensor has the names and the shape of the published files."""
 
 import csv
 import json
@@ -21,16 +21,16 @@ KINDS = {"w": {"matrix"}, "p": {"vector", "matrix"}, "ab": {"attention_bias"}, "
 
 
 def keymap(variant: str) -> list[dict[str, str]]:
-    """Rows of names in the three formats, shape and kind, read off the authors' own classes."""
+    """Return rows with the names in three formats, shape and kind, generated from the published classes."""
     path = REFERENCE / f"keymap_{variant.removeprefix('levit-')}.tsv"
     if not path.is_file():
-        pytest.skip(f"no reference at {path}; LEVIT_TEST_REFERENCE names its folder")
+        pytest.skip(f"{path} does not exist; set LEVIT_TEST_REFERENCE to its folder")
     with path.open(newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_names_and_shapes_are_those_of_the_published_classes(variant: str) -> None:
+def test_names_and_shapes_equal_those_of_the_published_classes(variant: str) -> None:
     rows = [row for row in keymap(variant) if row["kind"] != "idx"]
     expected = {(row["fb"], row["timm"], row["hf"], tuple(json.loads(row["shape"]))): row["kind"] for row in rows}
     ours = {(*tensor.names[1:], tensor.shape): tensor.kind for tensor in tensors(VARIANTS[variant])}
@@ -40,7 +40,7 @@ def test_names_and_shapes_are_those_of_the_published_classes(variant: str) -> No
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_index_tensors_stand_where_the_published_classes_have_them(variant: str) -> None:
+def test_index_tensors_have_the_names_and_shapes_of_the_published_classes(variant: str) -> None:
     rows = {row["fb"]: json.loads(row["shape"]) for row in keymap(variant) if row["kind"] == "idx"}
     config = VARIANTS[variant]
     arrays = to_format(random_state(config), config, "fb")
@@ -50,7 +50,7 @@ def test_index_tensors_stand_where_the_published_classes_have_them(variant: str)
 @pytest.mark.parametrize(
     "config", [*VARIANTS.values(), TINY, replace(TINY, distilled=False, image_size=(48, 80))], ids=str
 )
-def test_names_and_shapes_are_those_of_our_training_form(config: LevitConfig) -> None:
+def test_names_and_shapes_equal_those_of_our_training_form(config: LevitConfig) -> None:
     with torch.device("meta"):
         network = Levit(config)
     theirs = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -68,7 +68,7 @@ def test_no_two_tensors_share_a_name(stages: int) -> None:
         assert len({tensor.names[format] for tensor in listed}) == len(listed)
 
 
-def test_computed_index_has_the_rows_of_the_table() -> None:
+def test_the_index_covers_the_columns_of_the_bias_table() -> None:
     for tensor in tensors(TINY):
         if tensor.kind == "attention_bias" and ".shrink." not in tensor.names.ours:
             stage = int(tensor.names.ours.split(".")[1])

@@ -1,4 +1,4 @@
-"""What transformers and timm write, we read; what we write, they read: their own code, on weights that hide nothing."""
+"""Files are exchanged with transformers and timm in both directions, with random weights in all layers."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from levit_cli.checkpoints import Checkpoint, load, save
-from levit_cli.checkpoints.detect import translate
+from levit_cli.checkpoints.detect import convert_state_dict
 from levit_cli.checkpoints.save import to_format
 from levit_cli.choices import CheckpointFormat, PreprocessingName
 from levit_cli.data.labels import Labels, from_names, imagenet1k
@@ -49,12 +49,12 @@ def _quiet() -> None:
 
 
 def checkpoint_of(folder: Path, config: LevitConfig, **changes: Any) -> Checkpoint:
-    """A random model as it comes out of one of Meta's files, with something changed."""
+    """Return the checkpoint of a random model in Meta's format, with changed fields."""
     return replace(load(write_model(folder / "source.pth", "fb", config)), **changes)
 
 
-def assert_same_answers(theirs: Any, config: LevitConfig) -> None:
-    """Their network gives our network's logits for the random weights of ``config``."""
+def assert_same_logits(theirs: Any, config: LevitConfig) -> None:
+    """Check that their network returns the logits of ours for the random weights of ``config``."""
     images = normalized(random_pixels(config), config)
     with torch.inference_mode():
         output = theirs.eval()(images)
@@ -73,7 +73,7 @@ def assert_random_model(checkpoint: Checkpoint, config: LevitConfig = TINY) -> N
 
 @pytest.mark.parametrize("distilled", [True, False], ids=["two heads", "one head"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_names_and_shapes_are_theirs(variant: str, distilled: bool) -> None:
+def test_names_and_shapes_equal_those_of_transformers_and_timm(variant: str, distilled: bool) -> None:
     config = replace(VARIANTS[variant], distilled=distilled)
     suffix = "WithTeacher" if distilled else ""
     with torch.device("meta"):
@@ -89,7 +89,7 @@ def test_names_and_shapes_are_theirs(variant: str, distilled: bool) -> None:
 
 
 def index_tensors(network: torch.nn.Module) -> list[NDArray[Any]]:
-    """In the order of the network."""
+    """Return the index tensors in network order."""
     return [
         np.asarray(module.attention_bias_idxs) for module in network.modules() if hasattr(module, "attention_bias_idxs")
     ]
@@ -104,7 +104,7 @@ def our_index_tensors(config: LevitConfig) -> list[NDArray[Any]]:
 
 
 @pytest.mark.parametrize("image_size", [(224, 224), (96, 96), (16, 16), (80, 80), (96, 160), (240, 64)], ids=str)
-def test_index_tensors_are_theirs(image_size: Grid) -> None:
+def test_index_tensors_equal_those_of_transformers_and_timm(image_size: Grid) -> None:
     config = replace(TINY, image_size=image_size)
     state = random_state(config)
     networks = [timm_network(config, state)] + ([hf_network(config, state)] if image_size[0] == image_size[1] else [])
@@ -113,7 +113,7 @@ def test_index_tensors_are_theirs(image_size: Grid) -> None:
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_classes_of_imagenet_are_timms() -> None:
+def test_the_imagenet_classes_equal_those_of_timm() -> None:
     theirs, ours = timm.data.ImageNetInfo("imagenet-1k"), imagenet1k()
     assert tuple(theirs.label_names()) == ours.wnids
     synonyms = [theirs.index_to_description(index) for index in range(1000)]
@@ -121,7 +121,7 @@ def test_the_classes_of_imagenet_are_timms() -> None:
     assert from_names(synonyms) is ours
 
 
-# --- what we write, they read
+# --- our files in their libraries
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_transformers_loads_our_folder(tmp_path: Path, config: LevitConfig) -> N
     assert report == NOTHING
     assert type(network).__name__ == f"LevitForImageClassification{'WithTeacher' if config.distilled else ''}"
     assert network.config.id2label == dict(enumerate(checkpoint.labels.names))
-    assert_same_answers(network, config)
+    assert_same_logits(network, config)
     assert load(tmp_path / "hf").config.drop_path_rate == drop_path_rate
 
 
@@ -168,7 +168,7 @@ def test_transformers_loads_our_half_precision(tmp_path: Path, dtype: Any) -> No
     ids=str,
 )
 @pytest.mark.parametrize("image_size", [(300, 200), (180, 300), (96, 96)], ids=str)
-def test_transformers_makes_the_same_pixels_of_our_preprocessor(
+def test_transformers_computes_the_same_pixels_from_our_preprocessor_config(
     tmp_path: Path, transform: Transform, image_size: tuple[int, int]
 ) -> None:
     config = replace(TINY, image_size=transform.crop_size)
@@ -182,7 +182,7 @@ def test_transformers_makes_the_same_pixels_of_our_preprocessor(
 
 @pytest.mark.parametrize("name", ["fb", "timm"])
 @pytest.mark.parametrize("image_size", [(300, 200), (180, 301), (64, 64)], ids=str)
-def test_timm_makes_the_same_pixels_of_our_config(
+def test_timm_computes_the_same_pixels_from_our_config(
     tmp_path: Path, name: PreprocessingName, image_size: tuple[int, int]
 ) -> None:
     checkpoint = checkpoint_of(tmp_path, TINY, transform=transform_for(name, (64, 64)))
@@ -193,7 +193,7 @@ def test_timm_makes_the_same_pixels_of_our_config(
 
 
 def assert_same_pixels(size: tuple[int, int], transform: Transform, theirs: Any) -> None:
-    """Theirs are what the preprocessing says in so many words: Pillow's resize of the whole image, then the crop."""
+    """Check that their pixels equal a literal implementation: Pillow resizes the whole image, then it is cropped."""
     noise = np.random.default_rng(3).integers(0, 256, (size[1] // 4, size[0] // 4, 3), np.uint8)
     image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
     width, height = transform.resized_size(*size)
@@ -207,12 +207,12 @@ def assert_same_pixels(size: tuple[int, int], transform: Transform, theirs: Any)
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("variant", ["levit_128s", "levit_conv_128s"])
-def test_timm_loads_our_file_of_a_variant(tmp_path: Path, variant: str, suffix: str) -> None:
+def test_timm_loads_our_weight_file_of_a_variant(tmp_path: Path, variant: str, suffix: str) -> None:
     config = VARIANTS["levit-128S"]
     path = tmp_path / f"timm{suffix}"
     save(checkpoint_of(tmp_path, config), path, "timm")
-    if variant == "levit_128s":  # timm has no way from the linear layout to the convolutional
-        assert_same_answers(timm.create_model(variant, checkpoint_path=str(path)), config)
+    if variant == "levit_128s":  # timm cannot convert the linear layout to the convolutional one
+        assert_same_logits(timm.create_model(variant, checkpoint_path=str(path)), config)
     state = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)["model"]
     with torch.device("meta"):
         network = timm.create_model("levit_128s")
@@ -220,11 +220,11 @@ def test_timm_loads_our_file_of_a_variant(tmp_path: Path, variant: str, suffix: 
 
 
 @pytest.mark.parametrize("config", HEADS.values(), ids=HEADS)
-def test_timm_loads_our_file_strictly(tmp_path: Path, config: LevitConfig) -> None:
+def test_timm_loads_our_weight_file_strictly(tmp_path: Path, config: LevitConfig) -> None:
     save(checkpoint_of(tmp_path, config), tmp_path / "timm.safetensors", "timm")
     network = timm_network(config, random_state(config, seed=9))
     network.load_state_dict(load_file(tmp_path / "timm.safetensors"), strict=True)
-    assert_same_answers(network, config)
+    assert_same_logits(network, config)
 
 
 @pytest.mark.parametrize(
@@ -235,17 +235,17 @@ def test_timm_loads_our_file_strictly(tmp_path: Path, config: LevitConfig) -> No
     ],
     ids=["tiny", "rectangle"],
 )
-def test_timm_builds_our_folder(tmp_path: Path, config: LevitConfig) -> None:
+def test_timm_loads_our_folder(tmp_path: Path, config: LevitConfig) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"image_size": config.image_size}))
     source = load(write_model(tmp_path / "model.safetensors", "timm", config))
     save(replace(source, config=replace(config, drop_path_rate=0.1)), tmp_path / "timm", "timm")
     network = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
-    assert_same_answers(network, config)
+    assert_same_logits(network, config)
     assert network.pretrained_cfg["input_size"] == (3, *config.image_size)
     assert list(network.pretrained_cfg["label_names"]) == list(source.labels.names)
 
 
-# --- what they write, we read
+# --- their files in levit
 
 
 @pytest.mark.parametrize("config", HEADS.values(), ids=HEADS)
@@ -265,7 +265,7 @@ def test_a_folder_of_transformers_is_loaded(tmp_path: Path, config: LevitConfig,
 
 
 def test_a_folder_of_an_older_transformers_is_loaded(tmp_path: Path) -> None:
-    """A pickle, index tensors in it, and one ``size``, as on the hub."""
+    """The files on the hub: a pickle with index tensors, and one ``size``."""
     network = hf_network(TINY, random_state(TINY))
     index = {
         f"{name}.attention_bias_idxs": module.attention_bias_idxs
@@ -278,7 +278,7 @@ def test_a_folder_of_an_older_transformers_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(published))
     checkpoint = load(tmp_path)
     assert_random_model(checkpoint)
-    assert len(checkpoint.translation.dropped) == sum(TINY.depths) + 2
+    assert len(checkpoint.conversion.dropped) == sum(TINY.depths) + 2
     assert checkpoint.transform == transform_for("hf", (64, 64))
 
 
@@ -291,7 +291,7 @@ def test_half_precision_of_transformers_is_loaded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(checkpoint.state["head.linear.weight"], expected, strict=True)
 
 
-def test_our_section_outlives_transformers_and_gives_way_to_a_change_there(tmp_path: Path) -> None:
+def test_our_section_survives_transformers_and_yields_to_edited_keys(tmp_path: Path) -> None:
     transform = Transform("custom", (84, 84), (64, 64), "half_even")
     save(checkpoint_of(tmp_path, TINY, transform=transform), tmp_path / "ours", "hf")
     processor = transformers.LevitImageProcessorPil.from_pretrained(tmp_path / "ours", local_files_only=True)
@@ -307,7 +307,7 @@ def test_our_section_outlives_transformers_and_gives_way_to_a_change_there(tmp_p
 @pytest.mark.parametrize("use_conv", [False, True], ids=["linear", "convolutions"])
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "pickle"])
 @pytest.mark.parametrize("config", HEADS.values(), ids=HEADS)
-def test_a_state_of_timm_is_loaded(tmp_path: Path, config: LevitConfig, pickled: bool, use_conv: bool) -> None:
+def test_a_state_dict_of_timm_is_loaded(tmp_path: Path, config: LevitConfig, pickled: bool, use_conv: bool) -> None:
     network = timm_of(config, use_conv)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     path = tmp_path / ("timm.pth" if pickled else "timm.safetensors")
@@ -315,11 +315,11 @@ def test_a_state_of_timm_is_loaded(tmp_path: Path, config: LevitConfig, pickled:
     checkpoint = load(path)
     assert_random_model(checkpoint, config)
     assert checkpoint.format == "timm"
-    assert_same_answers(network, config)
+    assert_same_logits(network, config)
 
 
 def timm_of(config: LevitConfig, use_conv: bool) -> Any:
-    """timm's network with the random weights, its matrices two- or four-dimensional."""
+    """Return timm's network with the random weights, as linear layers or 1x1 convolutions."""
     if not use_conv:
         return timm_network(config, random_state(config))
     kind = timm.models.levit.LevitDistilled if config.distilled else timm.models.levit.Levit
@@ -354,22 +354,22 @@ def test_a_folder_of_timm_is_loaded(tmp_path: Path, safe: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "likeness"),
+    ("architecture", "guess"),
     [
         ("resnet18", "a ResNet"),
         ("vit_tiny_patch16_224", "ViT or DeiT"),
         ("deit_tiny_distilled_patch16_224", "ViT or DeiT"),
         ("efficientnet_b0", "EfficientNet"),
-        ("efficientformer_l1", "nothing known"),
+        ("efficientformer_l1", "an unknown architecture"),
         ("swin_tiny_patch4_window7_224", "ViT or DeiT"),
-        ("convnext_atto", "nothing known"),
+        ("convnext_atto", "an unknown architecture"),
     ],
 )
-def test_another_architecture_of_timm_is_refused(architecture: str, likeness: str) -> None:
+def test_another_architecture_of_timm_is_refused(architecture: str, guess: str) -> None:
     with torch.device("meta"):
         state = timm.create_model(architecture).state_dict()
-    with pytest.raises(RefusedError, match=f"no LeViT checkpoint: it looks like .*{likeness}"):
-        translate(hollow(state), Path("model.safetensors"))
+    with pytest.raises(RefusedError, match=f"not a LeViT checkpoint: it looks like .*{guess}"):
+        convert_state_dict(hollow(state), Path("model.safetensors"))
 
 
 @pytest.mark.parametrize("architecture", ["levit_384_s8", "levit_512_s8"])
@@ -377,9 +377,9 @@ def test_a_levit_with_another_stem_is_refused(architecture: str) -> None:
     with torch.device("meta"):
         state = timm.create_model(architecture).state_dict()
     with pytest.raises(RefusedError, match=r"stem\.conv4"):
-        translate(hollow(state), Path("model.safetensors"))
+        convert_state_dict(hollow(state), Path("model.safetensors"))
 
 
 def hollow(state: dict[str, torch.Tensor]) -> dict[str, NDArray[Any]]:
-    """Arrays of the same shapes that take no memory."""
+    """Return arrays of the same shapes that use no memory."""
     return {name: np.broadcast_to(np.float32(1), tuple(tensor.shape)) for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""Our three forms of the network against transformers and timm, on weights that hide nothing."""
+"""The training form and both engines equal transformers and timm, with random weights in all layers."""
 
 from dataclasses import replace
 from typing import Any
@@ -136,7 +136,7 @@ def test_both_heads_equal_those_of_transformers() -> None:
 
 @pytest.mark.parametrize("image_size", [(96, 160), (224, 128), (112, 112), (16, 32)])
 @torch.inference_mode()
-def test_other_sizes_equal_timm(image_size: tuple[int, int]) -> None:
+def test_other_image_sizes_equal_timm(image_size: tuple[int, int]) -> None:
     config = replace(VARIANTS["levit-192"], image_size=image_size, num_classes=11)
     state, pixels = random_state(config), random_pixels(config)
     images = normalized(pixels, config)

@@ -1,4 +1,4 @@
-"""The oracle, which test_preprocess holds our pixels to, against torchvision, timm and transformers: no level apart."""
+"""The oracle of test_preprocess returns exactly the pixels of torchvision, timm and transformers."""
 
 from collections.abc import Callable, Iterator
 
@@ -86,19 +86,19 @@ def test_the_oracle_equals_the_reference_on_photos(pair: tuple[Transform, Refere
 
 def test_our_pixels_are_within_two_levels_of_the_reference(pair: tuple[Transform, Reference]) -> None:
     transform, reference = pair
-    found = [differences(preprocess(image, transform), reference(image)) for image in generated()]
-    assert max(difference.max() for difference in found) <= 2
-    assert np.mean([np.mean(difference > 0) for difference in found]) <= 0.001
+    errors = [differences(preprocess(image, transform), reference(image)) for image in generated()]
+    assert max(difference.max() for difference in errors) <= 2
+    assert np.mean([np.mean(difference > 0) for difference in errors]) <= 0.001
 
 
 @pytest.mark.parametrize("side", [224, 96])
-def test_the_tensor_transform_equals_transformers_faster_processor(side: int) -> None:
+def test_the_tensor_preprocessing_equals_transformers_fast_processor(side: int) -> None:
     transform, reference = transform_for("hf-tensor", (side, side)), transformers_pixels("LevitImageProcessor", side)
     for image in generated():
         assert not differences(preprocess_tensor(image, transform), reference(image).astype(np.uint8)).any(), image.size
 
 
-def test_normalised_values_equal_those_of_transformers() -> None:
+def test_normalized_values_equal_those_of_transformers() -> None:
     image, transform = noise_and_edges((300, 200)), transform_for("hf", (224, 224))
     theirs = np.asarray(transformers.LevitImageProcessorPil()(image)["pixel_values"][0]).transpose(1, 2, 0)
     ours = (resize_then_crop(image, transform) / 255 - np.array(transform.mean)) / np.array(transform.std)
@@ -106,7 +106,7 @@ def test_normalised_values_equal_those_of_transformers() -> None:
 
 
 @pytest.mark.parametrize("transform_name", ["fb", "timm", "hf"])
-def test_the_same_class_comes_out_on_top(transform_name: PreprocessingName) -> None:
+def test_the_top_1_class_equals_that_of_the_reference(transform_name: PreprocessingName) -> None:
     demo = load("demo")
     side = demo.config.image_size[0]
     transform = transform_for(transform_name, (side, side))

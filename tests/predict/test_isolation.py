@@ -1,4 +1,4 @@
-"""Images decoded in another process are the same, and what kills that process costs one image."""
+"""Worker processes return the same pixels, and a crash or a hang costs one image."""
 
 import os
 import signal
@@ -28,17 +28,17 @@ READER = Reader(TRANSFORM)
 
 @pytest.fixture
 def isolated() -> Iterator[IsolatedReader]:
-    reader = IsolatedReader(READER, limit_s=60)
+    reader = IsolatedReader(READER, timeout_s=60)
     yield reader
     reader.close()
 
 
 @pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IsolatedReader]:
-    """With decoders that crash and hang on request, and a limit of a second."""
+    """A reader with decoders that crash and hang on request, and a timeout of one second."""
     for name, value in faulty_decoders(tmp_path / "site").items():
         monkeypatch.setenv(name, value)
-    reader = IsolatedReader(READER, limit_s=1)
+    reader = IsolatedReader(READER, timeout_s=1)
     yield reader
     reader.close()
 
@@ -56,7 +56,7 @@ def kind_of(reader: IsolatedReader, path: Path) -> str:
     return f"{caught.value.kind}: {caught.value.message}"
 
 
-def test_pixels_and_errors_are_those_of_a_reader(isolated: IsolatedReader, tmp_path: Path) -> None:
+def test_pixels_and_errors_equal_those_of_a_reader_in_this_process(isolated: IsolatedReader, tmp_path: Path) -> None:
     paths = write_images(tmp_path, 3)
     (tmp_path / "caf\udce9.png").write_bytes(b"")
     paths[1].write_bytes(paths[1].read_bytes()[:900])
@@ -66,20 +66,20 @@ def test_pixels_and_errors_are_those_of_a_reader(isolated: IsolatedReader, tmp_p
         assert outcome(isolated, item) == outcome(READER, item)
 
 
-def test_a_crash_and_a_hang_cost_one_image_each(faulty: IsolatedReader, tmp_path: Path) -> None:
-    (whole,) = write_images(tmp_path, 1)
+def test_crash_and_hang_cost_one_image_each(faulty: IsolatedReader, tmp_path: Path) -> None:
+    (intact,) = write_images(tmp_path, 1)
     ask_for("abort", tmp_path / "abort.jpg")
     ask_for("hang", tmp_path / "hang.jpg")
-    expected = READER(Input(str(whole)))
+    expected = READER(Input(str(intact)))
     for fault, error in (
         ("abort", "decoder_crashed: the decoder was ended by SIGABRT"),
         ("hang", "timeout: not decoded within 1 s"),
     ):
         assert kind_of(faulty, tmp_path / f"{fault}.jpg") == error
-        assert np.array_equal(faulty(Input(str(whole))), expected)
+        assert np.array_equal(faulty(Input(str(intact))), expected)
 
 
-def test_a_worker_that_the_system_ended_meanwhile_is_replaced(isolated: IsolatedReader, tmp_path: Path) -> None:
+def test_killed_idle_worker_is_replaced(isolated: IsolatedReader, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     expected = isolated(Input(str(path)))
     (worker,) = children()
@@ -89,24 +89,24 @@ def test_a_worker_that_the_system_ended_meanwhile_is_replaced(isolated: Isolated
     assert np.array_equal(isolated(Input(str(path))), expected)
 
 
-def test_threads_have_workers_of_their_own(isolated: IsolatedReader, tmp_path: Path) -> None:
+def test_each_thread_uses_its_own_worker(isolated: IsolatedReader, tmp_path: Path) -> None:
     paths = write_images(tmp_path, 8)
-    found: dict[Path, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = {}
+    pixels: dict[Path, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = {}
 
     def read(own: list[Path]) -> None:
-        found.update({path: isolated(Input(str(path))) for path in own})
+        pixels.update({path: isolated(Input(str(path))) for path in own})
 
     threads = [threading.Thread(target=read, args=(paths[start::2],)) for start in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(np.array_equal(found[path], READER(Input(str(path)))) for path in paths)
+    assert all(np.array_equal(pixels[path], READER(Input(str(path)))) for path in paths)
 
 
-def test_closing_ends_every_worker_even_one_that_hangs(faulty: IsolatedReader, tmp_path: Path) -> None:
+def test_close_ends_all_workers_even_one_that_hangs(faulty: IsolatedReader, tmp_path: Path) -> None:
     ask_for("hang", tmp_path / "hang.jpg")
-    reader = IsolatedReader(READER, limit_s=60)
+    reader = IsolatedReader(READER, timeout_s=60)
     ended = threading.Event()
 
     def read() -> None:
@@ -128,7 +128,7 @@ from levit_cli.data.inputs import Input
 from levit_cli.predict.isolation import IsolatedReader
 from levit_cli.predict.reader import Reader
 from levit_cli.images.transforms import transform_for
-reader = IsolatedReader(Reader(transform_for("hf", (32, 48))), limit_s=float(sys.argv[2]))
+reader = IsolatedReader(Reader(transform_for("hf", (32, 48))), timeout_s=float(sys.argv[2]))
 threading.Thread(target=reader, args=(Input(sys.argv[1]),), daemon=True).start()
 while not reader._all:
     time.sleep(0.01)
@@ -138,7 +138,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-def test_no_worker_outlives_a_process_that_was_killed(tmp_path: Path, hangs: bool) -> None:
+def test_workers_end_when_the_main_process_is_killed(tmp_path: Path, hangs: bool) -> None:
     environment = {**os.environ, **faulty_decoders(tmp_path / "site")}
     path = tmp_path / "a.jpg"
     if hangs:
@@ -156,19 +156,19 @@ def test_no_worker_outlives_a_process_that_was_killed(tmp_path: Path, hangs: boo
         time.sleep(0.05)
 
 
-def test_nothing_in_the_working_folder_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_import_nothing_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (path,) = write_images(tmp_path, 1)
     for name in ("numpy", "PIL", "pickle", "struct", "levit_cli", "sitecustomize"):
         (tmp_path / f"{name}.py").write_text("open('imported', 'w')\n")
     monkeypatch.chdir(tmp_path)
-    reader = IsolatedReader(READER, limit_s=60)
+    reader = IsolatedReader(READER, timeout_s=60)
     assert reader(Input(str(path))).shape == (32, 48, 3)
     reader.close()
     assert not (tmp_path / "imported").exists()
 
 
 def children() -> list[int]:
-    """The processes that this one has started."""
+    """Return the ids of the child processes of this process."""
     return [int(number) for number in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()] + [
         int(number)
         for task in Path("/proc/self/task").iterdir()

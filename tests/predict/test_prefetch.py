@@ -1,4 +1,4 @@
-"""Inputs become pixels in order, and one that does not come back in time holds up nobody."""
+"""Inputs are decoded in order, and one that hangs does not delay the others."""
 
 import threading
 import time
@@ -32,95 +32,100 @@ def released() -> Iterator[threading.Event]:
     event.set()
 
 
-def kinds(ahead: Prefetcher) -> dict[str, str]:
-    return {answer.path: answer.error.kind if answer.error else "ok" for answer in predict(ahead, network, top_k=1)}
+def kinds(prefetcher: Prefetcher) -> dict[str, str]:
+    predictions = predict(prefetcher, network, top_k=1)
+    return {prediction.path: prediction.error.kind if prediction.error else "ok" for prediction in predictions}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_hangs_is_a_timeout_and_everything_behind_it_an_answer(workers: int, released: threading.Event) -> None:
+def test_inputs_that_hang_time_out_and_all_others_are_classified(workers: int, released: threading.Event) -> None:
     def hanging(item: Input) -> NDArray[np.uint8]:
         if "hangs" in item.path:
             released.wait()
         return pixels(item)
 
     paths = ["a", "hangs 1", "b", "hangs 2", "hangs 3", *(str(number) for number in range(40))]
-    ahead = Prefetcher(map(Input, paths), hanging, batch_size=4, workers=workers, limit_s=LIMIT_S)
-    found = kinds(ahead)
-    assert list(found) == paths
-    assert {path for path, kind in found.items() if kind == "timeout"} == {"hangs 1", "hangs 2", "hangs 3"}
-    assert set(found.values()) == {"ok", "timeout"}
+    prefetcher = Prefetcher(map(Input, paths), hanging, batch_size=4, workers=workers, timeout_s=LIMIT_S)
+    kind_by_path = kinds(prefetcher)
+    assert list(kind_by_path) == paths
+    assert {path for path, kind in kind_by_path.items() if kind == "timeout"} == {"hangs 1", "hangs 2", "hangs 3"}
+    assert set(kind_by_path.values()) == {"ok", "timeout"}
 
 
-def test_behind_the_first_that_hangs_something_else_prepares(released: threading.Event) -> None:
-    threads_stuck: list[str] = []
-    elsewhere: list[str] = []
+def test_inputs_after_the_first_timeout_are_decoded_by_another_function(released: threading.Event) -> None:
+    hanging_paths: list[str] = []
+    limited_paths: list[str] = []
 
     def hanging(item: Input) -> NDArray[np.uint8]:
         if "hangs" in item.path:
-            threads_stuck.append(item.path)
+            hanging_paths.append(item.path)
             released.wait()
         return pixels(item)
 
-    def patient(item: Input) -> NDArray[np.uint8]:
-        elsewhere.append(item.path)
+    def limited(item: Input) -> NDArray[np.uint8]:
+        limited_paths.append(item.path)
         if "hangs" in item.path:
             time.sleep(LIMIT_S / 10)
             raise InputError("timeout", "ended")
         return pixels(item)
 
     paths = ["hangs", *(f"{number}{' hangs' * (number % 10 == 0)}" for number in range(1, 80))]
-    ahead = Prefetcher(map(Input, paths), hanging, batch_size=4, workers=1, limit_s=LIMIT_S, on_timeout=lambda: patient)
-    found = kinds(ahead)
-    assert [path for path, kind in found.items() if kind == "timeout"] == [path for path in paths if "hangs" in path]
-    assert threads_stuck == ["hangs"]
-    assert elsewhere == paths[1:]
+    prefetcher = Prefetcher(
+        map(Input, paths), hanging, batch_size=4, workers=1, timeout_s=LIMIT_S, on_timeout=lambda: limited
+    )
+    kind_by_path = kinds(prefetcher)
+    assert [path for path, kind in kind_by_path.items() if kind == "timeout"] == [
+        path for path in paths if "hangs" in path
+    ]
+    assert hanging_paths == ["hangs"]
+    assert limited_paths == paths[1:]
 
 
-def test_the_clock_starts_when_the_bytes_are_there() -> None:
+def test_timeout_begins_after_fetching() -> None:
     def slow(item: Input) -> Input:
         time.sleep(2 * LIMIT_S)
-        return Input(item.path, content=b"here")
+        return Input(item.path, content=b"bytes")
 
-    def prepare(item: Input) -> NDArray[np.uint8]:
-        assert item.content == b"here"
+    def decode(item: Input) -> NDArray[np.uint8]:
+        assert item.content == b"bytes"
         return pixels(item)
 
-    ahead = Prefetcher([Input("a")], prepare, batch_size=1, workers=1, fetch=slow, limit_s=LIMIT_S)
-    assert kinds(ahead) == {"a": "ok"}
+    prefetcher = Prefetcher([Input("a")], decode, batch_size=1, workers=1, fetch=slow, timeout_s=LIMIT_S)
+    assert kinds(prefetcher) == {"a": "ok"}
 
 
-def test_many_that_wait_for_a_thread_are_not_late() -> None:
+def test_waiting_for_a_thread_does_not_count_towards_the_timeout() -> None:
     def slow(item: Input) -> NDArray[np.uint8]:
         time.sleep(LIMIT_S / 4)
         return pixels(item)
 
     paths = [str(number) for number in range(20)]
-    ahead = Prefetcher(map(Input, paths), slow, batch_size=20, workers=1, limit_s=LIMIT_S)
-    assert set(kinds(ahead).values()) == {"ok"}
+    prefetcher = Prefetcher(map(Input, paths), slow, batch_size=20, workers=1, timeout_s=LIMIT_S)
+    assert set(kinds(prefetcher).values()) == {"ok"}
 
 
-def test_an_error_holds_on_to_nothing_of_the_image() -> None:
+def test_errors_keep_no_reference_to_the_image() -> None:
     def failing(item: Input) -> NDArray[np.uint8]:
         try:
             raise ValueError("within")
         except ValueError as error:
             raise InputError("corrupt", "bad") from error
 
-    (answer,) = predict(Prefetcher([Input("a")], failing, batch_size=1, workers=1), network, top_k=1)
-    assert answer.error is not None
-    assert answer.error.__cause__ is None
-    assert answer.error.__context__ is None
+    (prediction,) = predict(Prefetcher([Input("a")], failing, batch_size=1, workers=1), network, top_k=1)
+    assert prediction.error is not None
+    assert prediction.error.__cause__ is None
+    assert prediction.error.__context__ is None
 
 
-def test_who_stops_does_not_wait_for_what_hangs(released: threading.Event) -> None:
+def test_stop_does_not_wait_for_a_decoder_that_hangs(released: threading.Event) -> None:
     def hanging(item: Input) -> NDArray[np.uint8]:
         released.wait()
         return pixels(item)
 
-    ahead = Prefetcher(map(Input, "abcdef"), hanging, batch_size=2, workers=1)
-    answers = predict(ahead, network, top_k=1)
-    threading.Timer(LIMIT_S, ahead.stop).start()
+    prefetcher = Prefetcher(map(Input, "abcdef"), hanging, batch_size=2, workers=1)
+    predictions = predict(prefetcher, network, top_k=1)
+    threading.Timer(LIMIT_S, prefetcher.stop).start()
     start = time.monotonic()
     with pytest.raises(CancelledError):
-        next(answers)
+        next(predictions)
     assert time.monotonic() - start < 10

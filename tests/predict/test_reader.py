@@ -20,15 +20,15 @@ def kind_of(path: Path | str) -> str:
     return caught.value.kind
 
 
-def test_an_image_becomes_the_pixels_of_the_transform(tmp_path: Path) -> None:
+def test_pixels_have_the_size_of_the_transform(tmp_path: Path) -> None:
     sample_image().save(tmp_path / "a.png")
     pixels = Reader(TRANSFORM)(Input(str(tmp_path / "a.png")))
     assert pixels.shape == (32, 48, 3)
     assert pixels.dtype == np.uint8
 
 
-@pytest.mark.guarantee("no-file")
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+@pytest.mark.guarantee("not-regular-file")
+def test_pipes_devices_folders_and_sockets_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     assert kind_of(tmp_path / "pipe.jpg") == "not_regular"
     assert kind_of("/dev/null") == "not_regular"
@@ -38,20 +38,20 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
         assert kind_of(tmp_path / "s.jpg") == "not_regular"
 
 
-def test_missing_dangling_and_impossible_names_are_not_found(tmp_path: Path) -> None:
+def test_missing_files_dangling_links_and_invalid_names_are_not_found(tmp_path: Path) -> None:
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nothing")
     for path in (tmp_path / "gone.jpg", tmp_path / "dangling.jpg", tmp_path / ("x" * 300), "nul\0inside"):
         assert kind_of(path) == "not_found"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+def test_file_without_read_permission(tmp_path: Path) -> None:
     sample_image().save(tmp_path / "a.png")
     (tmp_path / "a.png").chmod(0)
     assert kind_of(tmp_path / "a.png") == "permission"
 
 
-def test_opening_leaves_no_descriptor_behind(tmp_path: Path) -> None:
+def test_refused_files_leave_no_open_descriptor(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         with pytest.raises(InputError):
@@ -59,7 +59,7 @@ def test_opening_leaves_no_descriptor_behind(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_fast_decoding_lets_the_jpeg_decoder_scale(tmp_path: Path) -> None:
+def test_fast_decoding_lets_the_jpeg_decoder_scale_down(tmp_path: Path) -> None:
     sample_image(1600, 1200).save(tmp_path / "large.jpg", quality=95)
     item = Input(str(tmp_path / "large.jpg"))
     exact, fast = (Reader(TRANSFORM, decoding)(item).astype(int) for decoding in ("exact", "fast"))
@@ -67,7 +67,7 @@ def test_fast_decoding_lets_the_jpeg_decoder_scale(tmp_path: Path) -> None:
     assert np.abs(exact - fast).mean() < 3
 
 
-def test_addresses_are_not_fetched_offline() -> None:
+def test_urls_are_not_downloaded_offline() -> None:
     with pytest.raises(InputError) as caught:
         Reader(TRANSFORM, offline=True)(Input("http://127.0.0.1:9/a.jpg"))
     assert caught.value.kind == "download"

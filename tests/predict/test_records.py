@@ -1,4 +1,4 @@
-"""What is written is read back, and what was not written by us is not taken for a record."""
+"""Records are decoded to the predictions that were encoded; anything else is rejected."""
 
 import io
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def fields(prediction: Prediction) -> tuple[object, ...]:
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=50)
 @given(st.lists(ANSWERS | FAILURES, max_size=5))
-def test_any_predictions_come_back_from_their_records(name: Format, predictions: list[Prediction]) -> None:
+def test_encoded_predictions_are_decoded(name: Format, predictions: list[Prediction]) -> None:
     format = format_of(name)
     content = format.header + b"".join(map(format.encode, predictions))
     records = list(format.split(io.BytesIO(content)))
@@ -60,28 +60,26 @@ def test_any_predictions_come_back_from_their_records(name: Format, predictions:
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=50)
 @given(st.lists(ANSWERS | FAILURES, min_size=1, max_size=3), st.data())
-def test_what_a_cut_leaves_of_a_record_is_none(
-    name: Format, predictions: list[Prediction], data: st.DataObject
-) -> None:
+def test_truncated_record_is_not_split_off(name: Format, predictions: list[Prediction], data: st.DataObject) -> None:
     format = format_of(name)
-    whole = [*([format.header] if format.header else []), *map(format.encode, predictions)]
-    content = b"".join(whole)
+    parts = [*([format.header] if format.header else []), *map(format.encode, predictions)]
+    content = b"".join(parts)
     cut = data.draw(st.integers(0, len(content)))
     kept = list(format.split(io.BytesIO(content[:cut])))
-    assert kept == whole[: len(kept)]
-    assert cut - sum(map(len, kept)) < len(whole[min(len(kept), len(whole) - 1)])
+    assert kept == parts[: len(kept)]
+    assert cut - sum(map(len, kept)) < len(parts[min(len(kept), len(parts) - 1)])
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=50)
 @given(st.lists(ANSWERS, min_size=1, max_size=1), st.data())
-def test_a_changed_byte_is_noticed_or_makes_another_record(
+def test_changed_byte_is_rejected_or_gives_another_valid_record(
     name: Format, predictions: list[Prediction], data: st.DataObject
 ) -> None:
     format = format_of(name)
     record = bytearray(format.encode(predictions[0]))
-    place = data.draw(st.integers(0, len(record) - 1))
-    record[place] = data.draw(st.integers(0, 255))
+    position = data.draw(st.integers(0, len(record) - 1))
+    record[position] = data.draw(st.integers(0, 255))
     for part in format.split(io.BytesIO(bytes(record))):
         try:
             decoded = format.decode(part)
@@ -94,37 +92,37 @@ def test_a_changed_byte_is_noticed_or_makes_another_record(
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        (b"\n", "it is no record"),
-        (b"{}\n", "it is no record"),
-        (b"[1]\n", "it is no record"),
-        (b'{"path": 3}\n', "it is no record"),
-        (b'"' * 99_999 + b"\n", "it is no record"),
-        (b"[" * 99_999 + b"\n", "it is no record"),
-        (b"\xff\xfe\0\n", "it is no record"),
-        (b"a\tok\t\t1\n", "it is no record"),
-        (b"a,error,what: ever,,,,,,\n", "it is no record"),
+        (b"\n", "it is not a (jsonl )?record"),
+        (b"{}\n", "it is not a (jsonl )?record"),
+        (b"[1]\n", "it is not a (jsonl )?record"),
+        (b'{"path": 3}\n', "it is not a (jsonl )?record"),
+        (b'"' * 99_999 + b"\n", "it is not a (jsonl )?record"),
+        (b"[" * 99_999 + b"\n", "it is not a (jsonl )?record"),
+        (b"\xff\xfe\0\n", "it is not a (jsonl )?record"),
+        (b"a\tok\t\t1\n", "it is not a (jsonl )?record"),
+        (b"a,error,what: ever,,,,,,\n", "it is not a (jsonl )?record"),
     ],
 )
-def test_what_is_no_record_is_said_to_be_none(name: Format, record: bytes, reason: str) -> None:
+def test_invalid_records_are_rejected(name: Format, record: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         format_of(name).decode(record)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_records_of_another_top_k_or_of_other_labels_are_told(name: Format) -> None:
+def test_records_with_another_top_k_or_other_labels_are_rejected(name: Format) -> None:
     record = format_of(name).encode(Prediction("a", (Ranked(1, 0.75), Ranked(4, 0.25))))
-    with pytest.raises(ValueError, match="top-k is 2 there and 3 now"):
+    with pytest.raises(ValueError, match="top-k is 2, this run's is 3"):
         format_of(name, top_k=3).decode(record)
     others = record_format(name, Labels(("cat", "DOG", "x", "y", "z")), 2)
     fewer = record_format(name, Labels(("cat", "dog, or wolf")), 2)
     assert others
     assert fewer
-    with pytest.raises(ValueError, match="not as this model and its labels"):
+    with pytest.raises(ValueError, match="this model and its labels would write it differently"):
         others.decode(record)
-    with pytest.raises(ValueError, match="a class that the model has not"):
+    with pytest.raises(ValueError, match="a class that the model does not have"):
         fewer.decode(record)
 
 
 @pytest.mark.parametrize("name", ["json", "table"])
-def test_a_document_has_no_records(name: Format) -> None:
+def test_json_and_table_have_no_record_format(name: Format) -> None:
     assert record_format(name, LABELS, 2) is None

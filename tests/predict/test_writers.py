@@ -27,19 +27,19 @@ BAD = Prediction("b.jpg", error=InputError("truncated", "cut, short"))
 
 
 class Memory(io.BytesIO):
-    """A sink that keeps what it is given."""
+    """A target in memory."""
 
 
 def written(format: Format, predictions: list[Prediction], labels: Labels = LABELS, **options: Any) -> bytes:
-    sink = Memory()
-    writer = make_writer(format, sink, labels, 2, RUN, **options)  # type: ignore[arg-type]
+    target = Memory()
+    writer = make_writer(format, target, labels, 2, RUN, **options)  # type: ignore[arg-type]
     for prediction in predictions:
         writer.write(prediction)
     writer.finish()
-    return sink.getvalue()
+    return target.getvalue()
 
 
-def test_jsonl_is_the_record_of_the_contract() -> None:
+def test_jsonl_record() -> None:
     first, second = (json.loads(line) for line in written("jsonl", [OK, BAD]).splitlines())
     assert first == {
         "path": "a.jpg",
@@ -68,7 +68,7 @@ def test_json_is_one_document_with_meta() -> None:
 
 
 @pytest.mark.parametrize(("format", "delimiter"), [("csv", ","), ("tsv", "\t")])
-def test_delimited_columns_are_those_of_the_contract(format: Format, delimiter: str) -> None:
+def test_columns_of_csv_and_tsv(format: Format, delimiter: str) -> None:
     text = written(format, [OK, BAD]).decode()
     header, ok, bad = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     assert header == ["path", "status", "error", "index1", "label1", "prob1", "index2", "label2", "prob2"]
@@ -98,13 +98,13 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_come_back_from_every_machine_format(name: str) -> None:
+def test_hostile_names_are_parsed_exactly_from_every_format(name: str) -> None:
     check_every_format(name)
 
 
 @pytest.mark.guarantee("hostile-names")
 @given(NAMES)
-def test_any_name_comes_back_from_every_machine_format(name: str) -> None:
+def test_any_name_is_parsed_exactly_from_every_format(name: str) -> None:
     check_every_format(name)
 
 
@@ -125,7 +125,7 @@ def check_every_format(name: str) -> None:
         assert rows[2][0] == BAD.path
 
 
-def test_the_table_shows_control_characters_and_reads_no_markup() -> None:
+def test_table_escapes_control_characters_and_ignores_markup() -> None:
     text = written("table", [Prediction("[red]\x1b[31m\n:smile:", OK.top), BAD]).decode()
     assert "[red]\\x1b[31m\\n:smile:" in text
     assert "\x1b" not in text
@@ -133,7 +133,7 @@ def test_the_table_shows_control_characters_and_reads_no_markup() -> None:
     assert "model m: levit-128S, 3 classes, 224 x 224 px" in text
 
 
-def test_printable_leaves_ordinary_names_alone() -> None:
+def test_printable_escapes_undecodable_bytes_only() -> None:
     assert printable("Bäume (2).jpg") == "Bäume (2).jpg"
     assert printable("\udce9") == "\\udce9"
 
@@ -149,12 +149,12 @@ def test_printable_leaves_ordinary_names_alone() -> None:
         ("tsv", "x.jsonl", False, "tsv"),
     ],
 )
-def test_the_format_follows_option_suffix_and_terminal(
+def test_format_is_chosen_by_option_suffix_and_terminal(
     format: Format | None, output: str | None, is_terminal: bool, expected: str
 ) -> None:
     assert format_for(format, Path(output) if output else None, is_terminal=is_terminal) == expected
 
 
-def test_a_suffix_that_says_nothing_is_a_usage_error() -> None:
+def test_unknown_suffix_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"out\.txt"):
         format_for(None, Path("out.txt"), is_terminal=False)

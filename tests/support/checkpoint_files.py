@@ -1,4 +1,4 @@
-"""Checkpoints of each format as files, made for one test."""
+"""Write checkpoint files of each format for tests."""
 
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ Array = NDArray[Any]
 
 
 def arrays_of(format: CheckpointFormat, config: LevitConfig = TINY) -> dict[str, Array]:
-    """A random model's arrays by the names of a format, free to be changed."""
+    """Return writable arrays of a random model under the names of a format."""
     return {name: np.array(array) for name, array in to_format(random_state(config), config, format).items()}
 
 
 def write_arrays(path: Path, arrays: dict[str, Array], dtype: Dtype = "float32") -> Path:
-    """One weight file of the kind that its suffix says."""
+    """Write one weight file of the type given by its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     (write_safetensors if path.suffix == ".safetensors" else write_pickle)(path, arrays, dtype)
     return path
 
 
 def write_model(path: Path, format: CheckpointFormat, config: LevitConfig = TINY, dtype: Dtype = "float32") -> Path:
+    """Write the weight file of a random model."""
     return write_arrays(path, arrays_of(format, config), dtype)

@@ -1,7 +1,7 @@
-"""Servers on 127.0.0.1 that behave, and misbehave on request: a hub of models, and a plain web site.
+"""Fake servers on 127.0.0.1 with optional faults: a model hub and a plain web site.
 
-The hub speaks what huggingface_hub's client asks for: the listing of a revision, and files by HEAD and GET. As at the
-real one, what is kept in LFS comes from another origin, the storage, to which no token belongs.
+The hub implements the requests of huggingface_hub's client: the listing of a revision, and files by HEAD and GET. As on
+the real hub, files in LFS come from another origin, the storage, to which the token must not be sent.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ Fault = Literal["flip", "flip once", "cut", "stall"]
 
 @dataclass(frozen=True)
 class Request:
-    """What came in; ``headers`` by their names in lower case."""
+    """A received request; the names of ``headers`` are in lower case."""
 
     method: str
     path: str
@@ -36,7 +36,7 @@ class Request:
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One request and the means to answer it."""
+    """One request and methods to answer it."""
 
     server: "_Listener"
 
@@ -63,17 +63,17 @@ class Exchange(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def stall(self) -> None:
-        """Send nothing more until the server closes, or the test says so."""
+        """Send nothing more until the server stops or the test ends the stall."""
         self.wfile.flush()
         self.server.owner.stalling.set()
         self.server.owner.released.wait(60)
 
     def drip(self, content: bytes) -> None:
-        """Send a byte now and then."""
-        for place in range(len(content)):
+        """Send one byte at a time, with pauses."""
+        for index in range(len(content)):
             if self.server.owner.released.wait(DRIP_S):
                 return
-            self.wfile.write(content[place : place + 1])
+            self.wfile.write(content[index : index + 1])
 
 
 class _Listener(ThreadingHTTPServer):
@@ -81,11 +81,11 @@ class _Listener(ThreadingHTTPServer):
     owner: "Server"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """The client went away, as some tests want it to."""
+        """Ignore that the client closed the connection, which some tests cause."""
 
 
 class Server:
-    """Answers on a free port from ``start`` to ``stop``.
+    """A server on a free port, running from ``start`` to ``stop``.
 
     Attributes:
         stalling: set when an answer begins to stall.
@@ -134,7 +134,7 @@ def running(server: AnyServer) -> Iterator[AnyServer]:
 
 
 class FakeSite(Server):
-    """Pages by path, each a function that answers."""
+    """A web site whose pages are functions by path."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,12 +154,12 @@ class FakeSite(Server):
 
 @dataclass
 class Repository:
-    """Files by commit, commits by branch, and what is to go wrong.
+    """Files by commit, commits by branch, and the faults to inject.
 
     Args:
-        answer: status and error code of every answer, instead of the right one.
-        file_answer: the same for files, not for the listing.
-        faults: what happens to a file on its way, by name.
+        answer: status and error code that replace every answer.
+        file_answer: status and error code that replace the answers for files, but not the listing.
+        faults: faults in the transfer of files, by file name.
     """
 
     name: str
@@ -183,7 +183,7 @@ class Repository:
 
 
 class FakeHub(Server):
-    """A hub and, at another origin, its storage. Their requests are in one list."""
+    """A hub and its storage at another origin."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,9 +208,9 @@ class FakeHub(Server):
         repository.commit(files)
         return repository
 
-    def asked(self) -> list[str]:
-        """The requests since it was last called, as ``GET listing`` or ``HEAD config.json``."""
-        lines = [f"{request.method} {_what(request.path)}" for request in (*self.requests, *self.storage.requests)]
+    def take_requests(self) -> list[str]:
+        """Return the requests since the last call, such as ``GET listing`` or ``HEAD config.json``."""
+        lines = [f"{request.method} {_target(request.path)}" for request in (*self.requests, *self.storage.requests)]
         self.requests.clear()
         self.storage.requests.clear()
         return lines
@@ -255,7 +255,7 @@ class FakeHub(Server):
 
 
 class _Storage(Server):
-    """Contents by their SHA-256."""
+    """Files by their SHA-256."""
 
     def __init__(self, hub: FakeHub) -> None:
         super().__init__()
@@ -267,12 +267,12 @@ class _Storage(Server):
         for files in repository.commits.values() if repository else ():
             for file, content in files.items():
                 if repository and match and hashlib.sha256(content).hexdigest() == match[2]:
-                    _send(exchange, repository, file, content, {"ETag": '"of the storage"'})
+                    _send(exchange, repository, file, content, {"ETag": '"storage"'})
                     return
         exchange.reply(404)
 
 
-def _what(path: str) -> str:
+def _target(path: str) -> str:
     if LISTING.fullmatch(path):
         return "listing"
     match = FILE.fullmatch(path) or STORED.fullmatch(path)
@@ -289,7 +289,7 @@ def _refusal(repository: Repository | None, revision: str) -> tuple[int, str] | 
 
 def _refuse(exchange: Exchange, answer: tuple[int, str] | None) -> None:
     status, code = answer or (500, "")
-    headers = {"X-Error-Code": code, "X-Error-Message": f"the hub's own words for {code}"} if code else {}
+    headers = {"X-Error-Code": code, "X-Error-Message": f"message of the hub for {code}"} if code else {}
     exchange.reply(status, headers=headers)
 
 
@@ -308,14 +308,14 @@ def _sibling(name: str, content: bytes) -> dict[str, Any]:
 
 
 def flip(content: bytes) -> bytes:
-    """One bit other, in the last letter or digit: JSON stays JSON and weights stay weights, with another value."""
-    place = max(place for place, byte in enumerate(content[-4096:]) if chr(byte).isalnum() and byte < 128)
-    place += max(len(content) - 4096, 0)
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    """Flip one bit of the last letter or digit. JSON stays valid JSON and weights stay weights, with another value."""
+    index = max(index for index, byte in enumerate(content[-4096:]) if chr(byte).isalnum() and byte < 128)
+    index += max(len(content) - 4096, 0)
+    return content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :]
 
 
 def _send(exchange: Exchange, repository: Repository, file: str, content: bytes, headers: Headers) -> None:
-    """A file from where the client wants it on, with what is to happen to it on its way."""
+    """Send a file from the requested offset, with the fault that the repository defines for it."""
     match = re.fullmatch(r"bytes=(\d+)-", exchange.headers.get("Range", ""))
     start = int(match[1]) if match else 0
     ranged = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if match else {}
@@ -336,6 +336,6 @@ def _send_body(exchange: Exchange, repository: Repository, file: str, content: b
 
 
 def wait_until(event: Event, seconds: float = 30) -> None:
-    """For what a server does in its own time."""
+    """Wait for an event of a server."""
     if not event.wait(seconds):
-        raise TimeoutError(f"it did not happen in {seconds} s")
+        raise TimeoutError(f"no event within {seconds} s")

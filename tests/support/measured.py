@@ -1,12 +1,12 @@
-"""Rows of a run that never was: speeds are given, so that what is made of them can be held against numbers."""
+"""Make rows of a benchmark with given speeds, for tests of what is computed from them."""
 
 from dataclasses import replace
 from typing import Any
 
-from levit_cli.bench.models import Net, baselines, levits
+from levit_cli.bench.models import BenchModel, baselines, levits
 from levit_cli.bench.protocol import Timing
 from levit_cli.bench.results import Row
-from levit_cli.bench.runners import Contestant
+from levit_cli.bench.runners import ModelRunner
 from levit_cli.engines import EngineSpec
 
 SPEC = EngineSpec("cpu", "openvino", "fp32", threads=2, batch_size=16)
@@ -23,18 +23,18 @@ META = {
 }
 
 
-def net(name: str) -> Net:
-    """A variant or a baseline by its name."""
-    (found,) = levits((name,), load=_never) if name.startswith("levit") else baselines(name, [])
-    return found
+def bench_model(name: str) -> BenchModel:
+    """Return a variant or a baseline by its name."""
+    (model,) = levits((name,), _load_nothing) if name.startswith("levit") else baselines(name, [])
+    return model
 
 
 def row(name: str, *images_per_s: float, spec: EngineSpec = SPEC, hardware: str = "xeon") -> Row:
-    """A net that ran at these speeds, one in each round."""
+    """Return the row of a model that ran at these speeds, one per round."""
     turns = tuple((spec.batch_size / speed,) for speed in images_per_s)
-    contestant = Contestant(net(name), replace(spec), spec.batch_size, params=1, macs=2, step=lambda: None)
-    return Row(contestant, Timing(turns), "median", hardware)
+    runner = ModelRunner(bench_model(name), replace(spec), spec.batch_size, params=1, macs=2, step=lambda: None)
+    return Row(runner, Timing(turns), "median", hardware)
 
 
-def _never(name: str) -> Any:
+def _load_nothing(name: str) -> Any:
     raise AssertionError(f"{name} would be loaded")

@@ -1,4 +1,4 @@
-"""A file that we replace is the old one or the new one, and nothing else is left lying beside it."""
+"""A replaced file holds the old or the new content, and no temporary file is left."""
 
 import os
 import resource
@@ -25,7 +25,7 @@ def full_disk(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def refusal(path: Path, content: bytes = b"new") -> str:
+def error_of(path: Path, content: bytes = b"new") -> str:
     with pytest.raises(OutputError) as caught:
         replace_bytes(path, content)
     assert caught.value.exit_code == ExitCode.OUTPUT
@@ -34,23 +34,23 @@ def refusal(path: Path, content: bytes = b"new") -> str:
     return caught.value.why
 
 
-def test_a_file_is_made(tmp_path: Path) -> None:
+def test_a_missing_file_is_created(tmp_path: Path) -> None:
     replace_bytes(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-@pytest.mark.guarantee("old-or-new")
-def test_a_file_is_replaced_by_another(tmp_path: Path) -> None:
+@pytest.mark.guarantee("atomic-replacement")
+def test_an_existing_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with (tmp_path / "a").open("rb") as reader:
         replace_text(tmp_path / "a", "neu: é")
-        assert reader.read() == b"old"  # who had it open keeps the old one
+        assert reader.read() == b"old"  # an open descriptor keeps the old file
     assert (tmp_path / "a").read_bytes() == "neu: é".encode()
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_kept_and_its_target_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_bytes(b"old")
     (tmp_path / "link").symlink_to("folder/a")
@@ -59,7 +59,7 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "a").read_bytes() == b"new"
 
 
-def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -68,46 +68,46 @@ def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
     finally:
         os.close(reader)
     assert (tmp_path / "pipe").is_fifo()
-    assert refusal(Path("/dev/full")) == "No space left on device"
+    assert error_of(Path("/dev/full")) == "No space left on device"
     assert Path("/dev/full").is_char_device()
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_a_new_file_has_the_usual_permissions(tmp_path: Path, mask: int) -> None:
+def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
         replace_bytes(tmp_path / "a", b"new")
-        assert os.umask(mask) == mask  # looked at, not changed
+        assert os.umask(mask) == mask  # read, not changed
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "猫" * 85, "-", " ", ".hidden", "new\nline"])
-def test_any_name_that_the_system_takes_is_taken(tmp_path: Path, name: str) -> None:
+def test_every_valid_file_name_works(tmp_path: Path, name: str) -> None:
     replace_bytes(tmp_path / name, b"new")
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_relative_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     replace_bytes(Path("a"), b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
-@pytest.mark.guarantee("old-or-new")
-def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+@pytest.mark.guarantee("atomic-replacement")
+def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     with full_disk(1000):
-        assert refusal(tmp_path / "a", bytes(1_000_000)) == "File too large"
-        refusal(tmp_path / "b", bytes(1_000_000))
+        assert error_of(tmp_path / "a", bytes(1_000_000)) == "File too large"
+        error_of(tmp_path / "b", bytes(1_000_000))
     assert (tmp_path / "a").read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-@pytest.mark.guarantee("old-or-new", "converting")
+@pytest.mark.guarantee("atomic-replacement", "safe-conversion")
 @pytest.mark.parametrize("old", [b"old", None])
-def test_killed_at_any_moment_it_is_the_old_file_or_the_new_one(tmp_path: Path, old: bytes | None) -> None:
+def test_killed_at_any_system_call_the_file_is_the_old_or_the_new_one(tmp_path: Path, old: bytes | None) -> None:
     path = tmp_path / "a"
     for number in range(1, 100):
         path.unlink(missing_ok=True)
@@ -120,24 +120,24 @@ def test_killed_at_any_moment_it_is_the_old_file_or_the_new_one(tmp_path: Path, 
         if len(calls) < number:
             assert left == b"new" * 1000
             return
-    raise AssertionError("it never came to its end")
+    raise AssertionError("the file was never replaced")
 
 
-def test_a_folder_in_its_place_stays(tmp_path: Path) -> None:
+def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "kept").touch()
-    assert "directory" in refusal(tmp_path / "a")
+    assert "directory" in error_of(tmp_path / "a")
     assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "kept"]
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "missing" / "a") == "No such file or directory"
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    assert error_of(tmp_path / "missing" / "a") == "No such file or directory"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_for_a_folder_is_an_error(tmp_path: Path) -> None:
+def test_a_file_used_as_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert refusal(tmp_path / "file" / "a") == "Not a directory"
+    assert error_of(tmp_path / "file" / "a") == "Not a directory"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -145,12 +145,12 @@ def test_a_read_only_folder_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     tmp_path.chmod(0o555)
     try:
-        assert refusal(tmp_path / "a") == "Permission denied"
+        assert error_of(tmp_path / "a") == "Permission denied"
     finally:
         tmp_path.chmod(0o755)
     assert (tmp_path / "a").read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def test_a_system_folder_that_takes_no_file_is_an_error() -> None:
-    assert refusal(Path("/proc/levit"))
+def test_a_system_folder_without_files_is_an_error() -> None:
+    assert error_of(Path("/proc/levit"))

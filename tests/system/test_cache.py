@@ -7,13 +7,13 @@ import pytest
 
 from levit_cli.checkpoints import load
 from levit_cli.engines import EngineSpec, make_engine
-from levit_cli.system.cache import MOST_GRAPHS, GraphCache
+from levit_cli.system.cache import MAX_GRAPHS, GraphCache
 from tests.support.random_weights import random_pixels
 
 SPEC = EngineSpec(device="cpu", precision="fp32", threads=1, batch_size=1)
 
 
-def test_what_is_stored_comes_back_under_its_key_only(tmp_path: Path) -> None:
+def test_stored_bytes_are_loaded_by_their_key_only(tmp_path: Path) -> None:
     cache = GraphCache(tmp_path / "graphs")
     assert cache.load("a") is None
     cache.store("a", b"one")
@@ -32,25 +32,25 @@ def test_a_damaged_graph_counts_as_missing(tmp_path: Path, damage: Callable[[byt
     assert cache.load("a") is None
 
 
-def test_the_longest_unused_graphs_go_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_graphs_are_removed_first(tmp_path: Path) -> None:
     cache = GraphCache(tmp_path)
-    for number in range(MOST_GRAPHS + 2):
+    for number in range(MAX_GRAPHS + 2):
         cache.store(str(number), b"x")
         (path,) = [path for path in tmp_path.glob("*.graph") if path.stat().st_mtime > 10**6]
         os.utime(path, (number, number))
     assert cache.load("0") is None
-    assert bytes(cache.load(str(MOST_GRAPHS + 1)) or b"") == b"x"
-    assert len(list(tmp_path.glob("*.graph"))) == MOST_GRAPHS
+    assert bytes(cache.load(str(MAX_GRAPHS + 1)) or b"") == b"x"
+    assert len(list(tmp_path.glob("*.graph"))) == MAX_GRAPHS
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     cache = GraphCache(tmp_path / "file" / "graphs")
     cache.store("a", b"x")
     assert cache.load("a") is None
 
 
-def test_a_kept_graph_answers_like_the_one_it_was_made_from(tmp_path: Path) -> None:
+def test_a_cached_graph_computes_the_same_logits(tmp_path: Path) -> None:
     cache, demo = GraphCache(tmp_path), load("demo")
     pixels = random_pixels(demo.config, 1)
     first = make_engine(demo, SPEC, cache)
@@ -60,11 +60,13 @@ def test_a_kept_graph_answers_like_the_one_it_was_made_from(tmp_path: Path) -> N
     np.testing.assert_array_equal(make_engine(demo, SPEC, cache)(pixels), answer)
 
 
-def test_a_blob_of_something_else_is_compiled_over(tmp_path: Path) -> None:
-    class Liar(GraphCache):
+def test_a_cached_file_that_is_no_graph_is_compiled_again(tmp_path: Path) -> None:
+    class CorruptCache(GraphCache):
         def load(self, key: str) -> memoryview:
-            return memoryview(b"no graph of openvino's at all")
+            return memoryview(b"not an OpenVINO graph")
 
     demo = load("demo")
     pixels = random_pixels(demo.config, 1)
-    np.testing.assert_array_equal(make_engine(demo, SPEC, Liar(tmp_path))(pixels), make_engine(demo, SPEC)(pixels))
+    np.testing.assert_array_equal(
+        make_engine(demo, SPEC, CorruptCache(tmp_path))(pixels), make_engine(demo, SPEC)(pixels)
+    )

@@ -1,4 +1,4 @@
-"""Fetching an address: what comes, and every way in which a server keeps it from coming."""
+"""Downloads of a URL from servers that answer, answer wrongly, or do not answer."""
 
 import socket
 import time
@@ -11,7 +11,7 @@ from levit_cli.system import http as web
 from tests.support.fake_hub import Exchange, FakeSite
 
 BODY = bytes(range(256)) * 100
-SOON_S = 0.3  # what the tests give a server that will not do
+SHORT_TIMEOUT_S = 0.3  # for servers that do not answer
 Page = Callable[[Exchange], object]
 
 
@@ -19,13 +19,13 @@ def fetch(url: str, *, max_bytes: int = 1 << 20, timeout_s: float = 20.0) -> byt
     return web.fetch(url, max_bytes=max_bytes, timeout_s=timeout_s)
 
 
-def refused(url: str, *, max_bytes: int = 1 << 20, timeout_s: float = 20.0) -> str:
+def error_of(url: str, *, max_bytes: int = 1 << 20, timeout_s: float = 20.0) -> str:
     with pytest.raises(web.FetchError) as caught:
         fetch(url, max_bytes=max_bytes, timeout_s=timeout_s)
     return str(caught.value)
 
 
-def show(site: FakeSite, page: Page) -> str:
+def serve(site: FakeSite, page: Page) -> str:
     site.pages["/page"] = page
     return f"{site.url}/page"
 
@@ -48,22 +48,22 @@ def undeclared(body: bytes) -> Page:
     return page
 
 
-def test_a_body_comes_as_it_is_and_the_server_learns_who_asks(site: FakeSite) -> None:
-    assert fetch(show(site, lambda exchange: exchange.reply(200, BODY))) == BODY
+def test_the_body_is_returned_and_the_user_agent_sent(site: FakeSite) -> None:
+    assert fetch(serve(site, lambda exchange: exchange.reply(200, BODY))) == BODY
     assert site.requests[0].headers["user-agent"].startswith("levit-cli/")
 
 
 @pytest.mark.parametrize("page", [undeclared(BODY), chunked(BODY[:7000], BODY[7000:])], ids=["undeclared", "chunked"])
-def test_a_body_whose_length_nobody_declares_comes_whole(site: FakeSite, page: Page) -> None:
-    assert fetch(show(site, page)) == BODY
+def test_a_body_without_a_declared_length_is_complete(site: FakeSite, page: Page) -> None:
+    assert fetch(serve(site, page)) == BODY
 
 
 def test_an_empty_body_is_empty(site: FakeSite) -> None:
-    assert fetch(show(site, lambda exchange: exchange.reply(200))) == b""
+    assert fetch(serve(site, lambda exchange: exchange.reply(200))) == b""
 
 
-def test_a_body_of_exactly_the_limit_comes(site: FakeSite) -> None:
-    assert fetch(show(site, lambda exchange: exchange.reply(200, BODY)), max_bytes=len(BODY)) == BODY
+def test_a_body_of_exactly_the_limit_is_accepted(site: FakeSite) -> None:
+    assert fetch(serve(site, lambda exchange: exchange.reply(200, BODY)), max_bytes=len(BODY)) == BODY
 
 
 def test_a_declared_length_over_the_limit_is_refused_before_the_body_is_read(site: FakeSite) -> None:
@@ -71,12 +71,12 @@ def test_a_declared_length_over_the_limit_is_refused_before_the_body_is_read(sit
         exchange.head(200, {"Content-Length": 10**12})
         exchange.stall()
 
-    assert refused(show(site, page), max_bytes=1000) == "1,000,000,000,000 bytes; the limit is 1,000"
+    assert error_of(serve(site, page), max_bytes=1000) == "1,000,000,000,000 bytes; the limit is 1,000"
 
 
 @pytest.mark.parametrize("page", [undeclared(BODY), chunked(BODY)], ids=["undeclared", "chunked"])
-def test_a_body_over_the_limit_is_refused_by_counting(site: FakeSite, page: Page) -> None:
-    assert refused(show(site, page), max_bytes=len(BODY) - 1) == "more than 25,599 bytes, the limit"
+def test_a_body_that_exceeds_the_limit_while_read_is_refused(site: FakeSite, page: Page) -> None:
+    assert error_of(serve(site, page), max_bytes=len(BODY) - 1) == "more than the limit of 25,599 bytes"
 
 
 def stall_at_once(exchange: Exchange) -> None:
@@ -102,29 +102,29 @@ def redirect_and_drip(exchange: Exchange) -> None:
     exchange.drip(b"HTTP/1.0 302 Found\r\nLocation: /page\r\n\r\n")
 
 
-@pytest.mark.guarantee("slow-address")
+@pytest.mark.guarantee("slow-url")
 @pytest.mark.parametrize("page", [stall_at_once, stall_in_the_body, drip_the_headers, drip_the_body, redirect_and_drip])
-def test_a_server_that_stalls_or_drips_gets_its_time_and_no_more(site: FakeSite, page: Page) -> None:
-    begun = time.monotonic()
-    assert refused(show(site, page), timeout_s=SOON_S) == "not done after 0.3 s"
-    assert time.monotonic() - begun < SOON_S + 1
+def test_a_server_that_stalls_or_sends_slowly_is_stopped_at_the_timeout(site: FakeSite, page: Page) -> None:
+    started = time.monotonic()
+    assert error_of(serve(site, page), timeout_s=SHORT_TIMEOUT_S) == "not finished after 0.3 s"
+    assert time.monotonic() - started < SHORT_TIMEOUT_S + 1
 
 
-def test_a_server_that_falls_silent_is_given_up_before_its_time_is_over(
+def test_a_server_that_sends_nothing_is_given_up_before_the_total_timeout(
     site: FakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "READ_TIMEOUT_S", SOON_S)
-    begun = time.monotonic()
-    assert refused(show(site, stall_in_the_body), timeout_s=600) == "the server is silent"
-    assert time.monotonic() - begun < SOON_S + 1
+    monkeypatch.setattr(web, "READ_TIMEOUT_S", SHORT_TIMEOUT_S)
+    started = time.monotonic()
+    assert error_of(serve(site, stall_in_the_body), timeout_s=600) == "the server sent nothing for 0.3 s"
+    assert time.monotonic() - started < SHORT_TIMEOUT_S + 1
 
 
-def test_a_server_that_is_slow_but_done_in_time_is_heard_out(site: FakeSite) -> None:
+def test_a_slow_server_that_finishes_in_time_is_accepted(site: FakeSite) -> None:
     def page(exchange: Exchange) -> None:
         exchange.head(200, {"Content-Length": 4})
         exchange.drip(b"slow")
 
-    assert fetch(show(site, page)) == b"slow"
+    assert fetch(serve(site, page)) == b"slow"
 
 
 def cut_by_length(exchange: Exchange) -> None:
@@ -139,51 +139,51 @@ def cut_by_length(exchange: Exchange) -> None:
         (chunked(b"12345", end=b""), "IncompleteRead"),
         (chunked(b"12345", end=b"zz\r\n"), "IncompleteRead"),
     ],
-    ids=["by length", "between chunks", "garbage for a chunk"],
+    ids=["by length", "between chunks", "invalid chunk"],
 )
-def test_a_body_that_is_cut_off_is_no_body(site: FakeSite, page: Page, message: str) -> None:
-    assert message in refused(show(site, page))
+def test_a_body_that_is_cut_off_is_an_error(site: FakeSite, page: Page, message: str) -> None:
+    assert message in error_of(serve(site, page))
 
 
 @pytest.mark.parametrize(
     "answer", [b"", b"HTTP/1.0", b"\x00\xff garbage\r\n\r\n", b"HTTP/1.0 200 OK\r\n" + b"A" * 70000]
 )
-def test_what_is_no_answer_is_an_error_in_one_line(site: FakeSite, answer: bytes) -> None:
-    message = refused(show(site, lambda exchange: exchange.wfile.write(answer)))
+def test_an_invalid_response_is_an_error_in_one_line(site: FakeSite, answer: bytes) -> None:
+    message = error_of(serve(site, lambda exchange: exchange.wfile.write(answer)))
     assert message
     assert message.isprintable()
 
 
 @pytest.mark.parametrize(("status", "message"), [(404, "404 Not Found"), (410, "410 Gone"), (503, "503 Service")])
-def test_an_error_status_is_named(site: FakeSite, status: int, message: str) -> None:
-    assert f"the server answered {message}" in refused(show(site, lambda exchange: exchange.reply(status)))
+def test_an_error_status_is_reported(site: FakeSite, status: int, message: str) -> None:
+    assert f"the server answered {message}" in error_of(serve(site, lambda exchange: exchange.reply(status)))
 
 
-def test_what_a_server_writes_cannot_colour_the_terminal(site: FakeSite) -> None:
+def test_escape_sequences_from_a_server_are_removed(site: FakeSite) -> None:
     def page(exchange: Exchange) -> None:
         exchange.send_response(404, "\x1b[31mred\x1b[0m")
         exchange.end_headers()
 
-    assert refused(show(site, page)) == "the server answered 404  [31mred [0m"
+    assert error_of(serve(site, page)) == "the server answered 404  [31mred [0m"
 
 
 def test_a_redirect_is_followed(site: FakeSite) -> None:
     site.pages["/other"] = lambda exchange: exchange.reply(200, BODY)
-    assert fetch(show(site, lambda exchange: exchange.reply(302, headers={"Location": "/other"}))) == BODY
+    assert fetch(serve(site, lambda exchange: exchange.reply(302, headers={"Location": "/other"}))) == BODY
 
 
-def test_redirects_in_a_circle_end(site: FakeSite) -> None:
-    message = refused(show(site, lambda exchange: exchange.reply(302, headers={"Location": "/page"})))
+def test_a_redirect_loop_is_an_error(site: FakeSite) -> None:
+    message = error_of(serve(site, lambda exchange: exchange.reply(302, headers={"Location": "/page"})))
     assert "infinite loop" in message
     assert message.isprintable()
 
 
 @pytest.mark.parametrize("scheme", ["file", "ftp", "data", "gopher"])
-def test_a_redirect_leads_to_no_other_scheme(site: FakeSite, tmp_path: Path, scheme: str) -> None:
+def test_a_redirect_to_another_scheme_is_refused(site: FakeSite, tmp_path: Path, scheme: str) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(BODY)
     target = "data:,secret" if scheme == "data" else f"{scheme}://127.0.0.1{secret}"
-    message = refused(show(site, lambda exchange: exchange.reply(302, headers={"Location": target})))
+    message = error_of(serve(site, lambda exchange: exchange.reply(302, headers={"Location": target})))
     assert "not allowed" in message or "unknown url type" in message
 
 
@@ -191,26 +191,26 @@ def test_a_redirect_leads_to_no_other_scheme(site: FakeSite, tmp_path: Path, sch
     "url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x", "/etc/hostname", "", "http://"]
 )
 def test_only_http_and_https_are_fetched(url: str) -> None:
-    assert "url" in refused(url) or "host" in refused(url)
+    assert "url" in error_of(url) or "host" in error_of(url)
 
 
 @pytest.mark.parametrize(
     "url", ["http://[::1/x", "http://127.0.0.1:port/x", "http://user:word@127.0.0.1:1:2/", "http://127.0.0.1:99999/"]
 )
-def test_what_is_no_address_is_an_error(url: str) -> None:
-    assert refused(url)
+def test_an_invalid_url_is_an_error(url: str) -> None:
+    assert error_of(url)
 
 
-def test_an_address_with_spaces_and_letters_beyond_ascii_is_escaped_as_a_browser_does(site: FakeSite) -> None:
+def test_spaces_and_non_ascii_letters_in_a_url_are_escaped_as_a_browser_does(site: FakeSite) -> None:
     site.pages["/a%20%C3%B3%C5%BC.jpg"] = lambda exchange: exchange.reply(200, BODY)
     assert fetch(f"{site.url}/a óż.jpg") == fetch(f"{site.url}/a%20%C3%B3%C5%BC.jpg") == BODY
 
 
-def test_nobody_listening_is_an_error_that_says_so() -> None:
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))
-        assert "refused" in refused(f"http://127.0.0.1:{unheard.getsockname()[1]}/")
+def test_a_refused_connection_is_reported() -> None:
+    with socket.socket() as unused_port:
+        unused_port.bind(("127.0.0.1", 0))
+        assert "refused" in error_of(f"http://127.0.0.1:{unused_port.getsockname()[1]}/")
 
 
-def test_a_server_without_tls_is_no_https(site: FakeSite) -> None:
-    assert refused(site.url.replace("http", "https"))
+def test_https_from_a_server_without_tls_is_an_error(site: FakeSite) -> None:
+    assert error_of(site.url.replace("http", "https"))

@@ -1,4 +1,4 @@
-"""One file, one writer; untouched until there is something to write, and whole records only."""
+"""An output file has one writer, is not changed before the first write, and holds complete records only."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from levit_cli.errors import ExitCode, OutputError, UsageError
 from levit_cli.system.output import Document, OutputFile, Sink, open_output, require_free
 
-HOLD = """
+HOLDING_RUN = """
 import sys, time
 from pathlib import Path
 from levit_cli.system.output import OutputFile
@@ -21,7 +21,7 @@ time.sleep(60)
 """
 
 
-def test_nothing_is_touched_before_the_first_write(tmp_path: Path) -> None:
+def test_the_file_is_not_changed_before_the_first_write(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"old")
     with OutputFile(path, may_exist=True):
@@ -32,13 +32,13 @@ def test_nothing_is_touched_before_the_first_write(tmp_path: Path) -> None:
         assert path.read_bytes() == b"new"
 
 
-def test_a_new_file_to_which_nothing_was_written_goes_away(tmp_path: Path) -> None:
+def test_a_new_file_without_any_write_is_removed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="refused"), OutputFile(tmp_path / "out", may_exist=False):
         raise ValueError("refused")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_link_leads_to_the_file_that_is_written(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with OutputFile(tmp_path / "link", may_exist=False) as output:
         output.write(b"new")
@@ -46,14 +46,14 @@ def test_a_link_leads_to_the_file_that_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
-def test_a_file_that_came_to_be_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_created_since_the_check_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"old")
     with pytest.raises(UsageError, match="exists"):
         OutputFile(tmp_path / "out", may_exist=False)
     assert (tmp_path / "out").read_bytes() == b"old"
 
 
-def test_of_a_record_that_cannot_be_written_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_cannot_be_written_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = os.write
 
     def full(descriptor: int, data: bytes) -> int:
@@ -70,16 +70,16 @@ def test_of_a_record_that_cannot_be_written_nothing_stays(tmp_path: Path, monkey
     assert (tmp_path / "out").read_bytes() == b"first\n"
 
 
-@pytest.mark.guarantee("two-runs")
+@pytest.mark.guarantee("concurrent-runs")
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
-def test_who_comes_second_is_refused_until_the_first_is_gone(tmp_path: Path, options: dict[str, bool]) -> None:
+def test_a_second_run_is_refused_until_the_first_ends(tmp_path: Path, options: dict[str, bool]) -> None:
     path = tmp_path / "out"
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen([sys.executable, "-c", HOLDING_RUN, str(path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"holding\n"
-        wish = {"overwrite": False, "resume": False, **options}
+        settings = {"overwrite": False, "resume": False, **options}
         with pytest.raises(OutputError, match="another run is writing it") as caught:
-            begin(path, **wish)
+            open_for_run(path, **settings)
         assert caught.value.exit_code == ExitCode.OUTPUT
         assert path.read_bytes() == b"theirs\n"
         holder.kill()
@@ -89,12 +89,12 @@ def test_who_comes_second_is_refused_until_the_first_is_gone(tmp_path: Path, opt
     assert path.read_bytes() == b"ours\n"
 
 
-def begin(path: Path, *, overwrite: bool, resume: bool) -> None:
+def open_for_run(path: Path, *, overwrite: bool, resume: bool) -> None:
     require_free(path, [], overwrite=overwrite, resume=resume)
     open_output(path, overwrite=overwrite, resume=resume)
 
 
-def test_a_lock_holds_while_another_file_takes_the_place(tmp_path: Path) -> None:
+def test_the_lock_holds_after_the_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out"
     with OutputFile(path, may_exist=False) as output:
         document = Document(output)
@@ -107,7 +107,7 @@ def test_a_lock_holds_while_another_file_takes_the_place(tmp_path: Path) -> None
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_document_that_is_given_up_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_discarded_document_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"old")
     with OutputFile(path, may_exist=True) as output:
@@ -118,14 +118,14 @@ def test_a_document_that_is_given_up_leaves_the_old_one(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_devices_and_pipes_are_written_as_they_come(tmp_path: Path) -> None:
+def test_devices_are_written_to_directly(tmp_path: Path) -> None:
     with open_output(Path("/dev/null"), overwrite=False, resume=False) as output:
         assert isinstance(output, Sink)
         output.write(b"gone")
 
 
 @pytest.mark.parametrize("content", [b"first", bytes(1_000_000)])
-def test_what_a_killed_run_left_beside_the_file_goes_with_the_next(tmp_path: Path, content: bytes) -> None:
+def test_the_next_run_removes_the_temporary_file_of_a_killed_run(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / ("x" * 255)
     with OutputFile(path, may_exist=False) as output:
         document = Document(output)

@@ -1,1 +1,1 @@
-"""``levit bench``: speed on this machine, beside what the paper states."""
+"""``levit bench``: measure speed on this machine and compare it with the paper's figures."""

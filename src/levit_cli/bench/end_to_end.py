@@ -1,7 +1,7 @@
-"""From file to record over a folder, as ``levit predict`` does it, with a clock at every joint.
+"""Time the pipeline of ``levit predict`` over a folder, from file to record, and each of its parts.
 
-One step is one passage through the images: read, decode, resize, network, a record in jsonl that goes nowhere. The
-first passage is not timed, so the files then come from memory and not from the disk.
+One step classifies all images once: read, decode, resize, network, and a jsonl record that is written to the null
+device. The first step is a warm-up, so the timed steps read files from the page cache, not from the disk.
 """
 
 import itertools
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from levit_cli.bench.models import Net, RandomWeights
-from levit_cli.bench.protocol import Protocol, Step, Timing, interleave
-from levit_cli.bench.results import printable_name, rounded
+from levit_cli.bench.models import BenchModel, RandomWeights
+from levit_cli.bench.protocol import Step, Timing, interleave, single_steps
+from levit_cli.bench.results import rounded, utf8_name
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.data.inputs import SUFFIXES, Input, walk
 from levit_cli.engines import EngineSpec, make_engine, usable_threads
@@ -32,22 +32,22 @@ from levit_cli.predict.records import JsonLines
 from levit_cli.predict.writers import Records
 from levit_cli.system.output import Sink
 
-MOST_IMAGES = 256
-MOST_LISTED = 100_000
-PROTOCOL = Protocol("quick", warmup_s=0, duration_s=0, rounds=3, average="median", untimed=0)
-BATCH = 16
+MAX_IMAGES = 256
+MAX_LISTED = 100_000
+PROTOCOL = single_steps(rounds=3)
+BATCH_SIZE = 16
 TOP_K = 5
 PARTS = ("decode", "resize", "network", "output")
 
 
 @dataclass(frozen=True)
-class Passage:
-    """What the passages of one net took.
+class EndToEndRun:
+    """The timings of one model over a folder.
 
     Args:
-        images: in one passage.
-        failed: of them, because they could not be read.
-        parts_s: seconds of one thread for one image, by the names of ``PARTS``.
+        images: number of images in one step.
+        failed: number of them that could not be decoded.
+        parts_s: seconds of one thread per image, for each of ``PARTS``.
     """
 
     model: str
@@ -65,25 +65,25 @@ class Passage:
         return self.images / self.timing.median_s
 
     def share(self, part: str) -> float:
-        """Of one image's work, all parts together."""
+        """The fraction of an image's total thread time that a part takes."""
         return self.parts_s[part] / sum(self.parts_s.values())
 
 
 def images_of(folder: Path) -> list[Input]:
-    """At most ``MOST_IMAGES`` of a folder, spread evenly over it.
+    """Return at most ``MAX_IMAGES`` images of a folder, evenly spaced in its listing.
 
     Raises:
-        UsageError: it is no folder, or holds no image that can be read.
+        UsageError: it is not a folder, or no image in it can be decoded.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder", hint="--end-to-end takes one that holds images")
-    listed = [item for item in itertools.islice(walk(str(folder)), MOST_LISTED) if item.error is None]
+        raise UsageError(f"{folder} is not a folder", hint="--end-to-end needs a folder of images")
+    listed = [item for item in itertools.islice(walk(str(folder)), MAX_LISTED) if item.error is None]
     if not listed:
-        raise UsageError(f"No images in {folder}", why=f"looked for {' '.join(SUFFIXES)}")
-    count = min(len(listed), MOST_IMAGES)
+        raise UsageError(f"No images in {folder}", why=f"no file name ends in one of {' '.join(SUFFIXES)}")
+    count = min(len(listed), MAX_IMAGES)
     chosen = [listed[number * len(listed) // count] for number in range(count)]
     if not any(map(_is_readable, chosen)):
-        raise UsageError(f"No image in {folder} can be read", hint="levit predict says what is wrong with each")
+        raise UsageError(f"No image in {folder} can be read", hint="levit predict reports the error of each image")
     return chosen
 
 
@@ -97,22 +97,22 @@ def _is_readable(item: Input) -> bool:
 
 
 def measure_folder(
-    folder: Path, nets: list[Net], spec: EngineSpec, batch_size: int | None, on_step: Callable[[str], None]
-) -> list[Passage]:
-    """Passages of each LeViT among the nets, interleaved."""
+    folder: Path, models: list[BenchModel], spec: EngineSpec, batch_size: int | None, on_turn: Callable[[str], None]
+) -> list[EndToEndRun]:
+    """Time each LeViT of the models over a folder, interleaved; baselines are left out."""
     images = images_of(folder)
-    lines = {
-        net.name: _Line(net.made_of, images, spec, batch_size or BATCH)
-        for net in nets
-        if not isinstance(net.made_of, str)
+    pipelines = {
+        model.name: _TimedPipeline(model.weights, images, spec, batch_size or BATCH_SIZE)
+        for model in models
+        if not isinstance(model.weights, str)
     }
-    steps: dict[str, Step] = {name: line.run for name, line in lines.items()}
-    timings = interleave(steps, PROTOCOL, on_step=lambda text: on_step(f"{text}, end to end"))
-    return [line.passage(name, folder, timings[name]) for name, line in lines.items()]
+    steps: dict[str, Step] = {name: pipeline.run for name, pipeline in pipelines.items()}
+    timings = interleave(steps, PROTOCOL, on_turn=lambda text: on_turn(f"{text}, end to end"))
+    return [pipeline.result(name, folder, timings[name]) for name, pipeline in pipelines.items()]
 
 
-class _Seconds(NamedTuple):
-    """Of one passage, summed over threads."""
+class _PartSeconds(NamedTuple):
+    """Seconds of each part in one step, summed over threads."""
 
     decode: float
     resize: float
@@ -120,8 +120,8 @@ class _Seconds(NamedTuple):
     output: float
 
 
-class _Line:
-    """Everything from the file to the record, for one net."""
+class _TimedPipeline:
+    """The pipeline of ``levit predict`` for one model, with its parts timed."""
 
     def __init__(
         self, weights: RandomWeights | Checkpoint, images: list[Input], spec: EngineSpec, batch_size: int
@@ -131,14 +131,14 @@ class _Line:
         threads = usable_threads(spec.threads)
         spec = replace(spec, threads=threads, streams=threads, batch_size=batch_size)
         self.engine = make_engine(weights, spec)
-        self.passages: list[_Seconds] = []
+        self.steps: list[_PartSeconds] = []
         self.failed = 0
 
     def run(self) -> None:
-        """One passage."""
-        reader, stats, output_s = _ClockedReader(self.transform), Stats(), 0.0
-        ahead = Prefetcher(self.images, reader, batch_size=self.batch_size, workers=self.workers)
-        predictions = predict(ahead, self.engine, top_k=TOP_K, streams=self.engine.spec.streams, stats=stats)
+        """Classify all images once."""
+        reader, stats, output_s = _TimedReader(self.transform), Stats(), 0.0
+        prefetcher = Prefetcher(self.images, reader, batch_size=self.batch_size, workers=self.workers)
+        predictions = predict(prefetcher, self.engine, top_k=TOP_K, streams=self.engine.spec.streams, stats=stats)
         with Sink(Path(os.devnull)) as sink:
             writer = Records(sink, JsonLines(self.labels, TOP_K))
             for prediction in predictions:
@@ -147,26 +147,26 @@ class _Line:
                 output_s += time.perf_counter() - start
             writer.finish()
         self.failed = stats.failed
-        self.passages.append(_Seconds(sum(reader.decode_s), sum(reader.resize_s), stats.network_s, output_s))
+        self.steps.append(_PartSeconds(sum(reader.decode_s), sum(reader.resize_s), stats.network_s, output_s))
 
-    def passage(self, model: str, folder: Path, timing: Timing) -> Passage:
-        """What the timed passages took; the first one was to warm up."""
-        timed = self.passages[-len(timing.steps) :]
+    def result(self, model: str, folder: Path, timing: Timing) -> EndToEndRun:
+        """Return the medians of the timed steps, without the warm-up."""
+        timed = self.steps[-len(timing.steps) :]
         per_image = (median(seconds) / len(self.images) for seconds in zip(*timed, strict=True))
-        return Passage(
+        return EndToEndRun(
             model, folder, self.engine.spec, self.workers, self.batch_size, len(self.images), self.failed, timing,
             dict(zip(PARTS, per_image, strict=True)),
         )  # fmt: skip
 
 
-class _ClockedReader(Reader):
-    """A ``Reader`` that knows what it took, apart for decoding and resizing."""
+class _TimedReader(Reader):
+    """A ``Reader`` that records the seconds of decoding and of resizing each image."""
 
     def __init__(self, transform: Transform) -> None:
         super().__init__(transform)
-        self.decode_s: list[float] = []  # appended to from many threads
+        self.decode_s: list[float] = []  # appended to by several threads
         self.resize_s: list[float] = []
-        self._resize, self._preprocess = self._preprocess, self._clocked_resize
+        self._resize, self._preprocess = self._preprocess, self._timed_resize
 
     def _image(self, item: Input) -> Image:
         start = time.perf_counter()
@@ -174,28 +174,28 @@ class _ClockedReader(Reader):
         self.decode_s.append(time.perf_counter() - start)
         return image
 
-    def _clocked_resize(self, image: Image, transform: Transform) -> NDArray[np.uint8]:
+    def _timed_resize(self, image: Image, transform: Transform) -> NDArray[np.uint8]:
         start = time.perf_counter()
         pixels = self._resize(image, transform)
         self.resize_s.append(time.perf_counter() - start)
         return pixels
 
 
-def records(passages: list[Passage]) -> list[dict[str, Any]]:
-    """For the document."""
+def end_to_end_records(runs: list[EndToEndRun]) -> list[dict[str, Any]]:
+    """Return the runs as JSON objects."""
     return [
         {
-            "model": printable_name(each.model),
-            "engine": each.spec.engine,
-            "precision": each.spec.precision,
-            "batch_size": each.batch_size,
-            "threads": each.spec.threads,
-            "workers": each.workers,
-            "images": each.images,
-            "failed": each.failed,
-            "images_per_s": rounded(each.images_per_s),
-            "cv": rounded(each.timing.cv),
-            "ms_per_image": {part: rounded(1000 * seconds) for part, seconds in each.parts_s.items()},
+            "model": utf8_name(run.model),
+            "engine": run.spec.engine,
+            "precision": run.spec.precision,
+            "batch_size": run.batch_size,
+            "threads": run.spec.threads,
+            "workers": run.workers,
+            "images": run.images,
+            "failed": run.failed,
+            "images_per_s": rounded(run.images_per_s),
+            "cv": rounded(run.timing.cv),
+            "ms_per_image": {part: rounded(1000 * seconds) for part, seconds in run.parts_s.items()},
         }
-        for each in passages
+        for run in runs
     ]

@@ -1,9 +1,9 @@
-"""The paper's way to measure, as in the authors' ``speed_test.py``: torch, batch norms folded, ``torch.jit.trace``.
+"""Run a model as the authors' ``speed_test.py`` does: torch, batch norms folded, ``torch.jit.trace``.
 
-Both heads run, attention biases are gathered beforehand, nothing is frozen and nothing is put channels-last; the input
-is random and stays where it is. In another precision than fp32 autocast casts, as it did on the paper's GPU. What
-differs: the script makes a baseline's batch norms identities, which gives wrong answers at the right speed; here they
-are folded.
+Both heads run and attention biases are gathered beforehand. The traced graph is not frozen, and tensors are not
+channels-last. The input is random and stays on the device. A precision other than fp32 uses autocast, as on the paper's
+GPU. One thing differs: the script replaces a baseline's batch norms by identities, which gives wrong logits at the
+right speed; here they are folded.
 """
 
 import torch
@@ -11,24 +11,24 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from levit_cli.bench.protocol import Step
-from levit_cli.choices import Baseline
+from levit_cli.choices import BaselineName
 from levit_cli.engines import EngineSpec, Weights
-from levit_cli.engines.torch import DTYPES
-from levit_cli.engines.tracing import trace
+from levit_cli.engines.torch import DTYPES, trace
 from levit_cli.model.levit import AttentionBase, ConvNorm, Head, Levit, LinearNorm, load_arrays
 
 
-def step(made_of: Weights | Baseline, shape: tuple[int, ...], spec: EngineSpec) -> Step:
-    """One forward pass to its end.
+def make_step(weights: Weights | BaselineName, shape: tuple[int, ...], spec: EngineSpec) -> Step:
+    """Return a function that runs one forward pass and waits until it is finished.
 
     Args:
+        weights: a LeViT's weights or the name of a baseline.
         shape: (B, 3, H, W) of the input.
-        spec: as ``engines.settled`` gives it.
+        spec: as ``engines.resolve_spec`` returns it.
     """
     if spec.device == "cpu":
         torch.set_num_threads(spec.threads)
     images = torch.randn(shape, device=spec.device)
-    traced = trace(_module(made_of).to(spec.device), images)
+    traced = trace(_network(weights).to(spec.device), images)
 
     def run() -> None:
         with torch.inference_mode(), _autocast(spec):
@@ -40,12 +40,12 @@ def step(made_of: Weights | Baseline, shape: tuple[int, ...], spec: EngineSpec) 
     return run
 
 
-def _module(made_of: Weights | Baseline) -> nn.Module:
-    if not isinstance(made_of, str):
-        return both_heads(made_of)
-    from levit_cli.bench.baselines import build
+def _network(weights: Weights | BaselineName) -> nn.Module:
+    if not isinstance(weights, str):
+        return both_heads(weights)
+    from levit_cli.bench.baselines import build_network
 
-    return build(made_of)
+    return build_network(weights)
 
 
 def _autocast(spec: EngineSpec) -> torch.autocast:
@@ -53,7 +53,10 @@ def _autocast(spec: EngineSpec) -> torch.autocast:
 
 
 def both_heads(weights: Weights) -> nn.Module:
-    """The training form in evaluation, its batch norms folded: (B, 3, H, W) -> (B, classes), the mean of two heads."""
+    """Build the training form in evaluation mode with its batch norms folded.
+
+    It maps (B, 3, H, W) images to (B, classes) logits, the mean of the two heads.
+    """
     model = Levit(weights.config)
     load_arrays(model, weights.state)
     for module in model.eval().modules():
@@ -72,7 +75,7 @@ def both_heads(weights: Weights) -> nn.Module:
 
 @torch.no_grad()
 def _fold_head(head: Head) -> None:
-    """Here the batch norm comes first."""
+    """Fold the batch norm of a head, which precedes the linear layer."""
     mean, variance = (head.norm.get_buffer(name) for name in ("running_mean", "running_var"))
     scale = head.norm.weight / torch.sqrt(variance + head.norm.eps)
     shift = head.norm.bias - mean * scale
@@ -81,7 +84,7 @@ def _fold_head(head: Head) -> None:
 
 
 def _gather_biases(attention: AttentionBase) -> None:
-    """Leave for each pair of tokens what ``attend`` would look up, and make its look-up take all of that."""
+    """Store the bias of every pair of tokens, and make the indexing in ``attend`` select all of them."""
     gathered = attention.biases.detach()[:, attention.bias_index]  # (heads, queries, keys)
     del attention.biases, attention.bias_index
     attention.register_buffer("biases", gathered)

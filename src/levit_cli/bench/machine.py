@@ -1,4 +1,4 @@
-"""What was measured on: words for the table, and the ``meta`` of the document."""
+"""Describe the machine and the software of a run, for the table and for ``meta`` in the JSON document."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +11,7 @@ ARM_NAMES = ("aarch64", "arm64")
 
 
 def cpu_name() -> str:
-    """The processor's model as it calls itself, or at least its kind."""
+    """Return the model name of the CPU, or its architecture if the name is unknown."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -23,12 +23,12 @@ def cpu_name() -> str:
 
 
 def machine_name() -> str:
-    """System and architecture, without the host's name."""
+    """Return operating system and architecture, without the host name."""
     return f"{platform.system()} {platform.release()} {platform.machine()}"
 
 
 def device_name(device: str) -> str:
-    """``cpu``, or the kind of device with the name that it has."""
+    """Return the device; for a GPU of CUDA with its model name."""
     if device != "cuda":
         return device
     from levit_cli.engines.torch import gpu_name
@@ -37,18 +37,18 @@ def device_name(device: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that speed depends on; what is not installed is left out."""
-    found = {"levit": __version__, "python": platform.python_version()}
+    """Return the versions of levit, Python and the installed packages that affect speed."""
+    installed = {"levit": __version__, "python": platform.python_version()}
     for package in MEASURED_PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def paper_hardware(device: str) -> str:
-    """Which of the paper's machines is of this device's kind; a key of ``paper.HARDWARE``."""
+    """Return the paper's machine that is most like this one, as a key of ``paper.HARDWARE``."""
     if device != "cpu":
         return "v100"
     return "graviton2" if platform.machine().lower() in ARM_NAMES else "xeon"

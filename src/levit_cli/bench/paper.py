@@ -1,7 +1,7 @@
-"""What the paper states, as data: accuracies, speeds on its three machines, and the pairs that its claims compare.
+"""The paper's figures as data: accuracies, speeds on its three machines, and the pairs of models that it compares.
 
-Graham et al. 2021 (arXiv 2104.01136 v2): table 3 for parameters, accuracies and the hardware; speeds unrounded from
-``.github/timings.txt`` of the authors' repository; top-5 from its README. The paper writes FLOPs for what are
+Source: Graham et al. 2021 (arXiv 2104.01136 v2). Parameters, accuracies and the hardware are from table 3; unrounded
+speeds from ``.github/timings.txt`` in the authors' repository; top-5 from its README. What the paper calls FLOPs are
 multiply-accumulates.
 """
 
@@ -16,13 +16,13 @@ HARDWARE = {
 
 
 class Published(NamedTuple):
-    """A network's row.
+    """The published figures of a model.
 
     Args:
-        image_size: pixels a side at which it was measured.
-        params_m, macs_m: millions, as printed.
-        top1, top5: percent on ImageNet-1k; top5 None where the authors give none.
-        xeon, v100, graviton2: images per second on ``HARDWARE``.
+        image_size: height and width of the images in pixels.
+        params_m, macs_m: millions of parameters and multiply-accumulates, as printed.
+        top1, top5: percent on ImageNet-1k; top5 is None if the authors do not give it.
+        xeon, v100, graviton2: images per second on this ``HARDWARE``.
     """
 
     image_size: int
@@ -52,18 +52,18 @@ PUBLISHED: dict[str, Published] = {
 
 
 class Claim(NamedTuple):
-    """``fast`` is faster than ``slow`` at about the same accuracy."""
+    """The claim that ``fast`` is faster than ``slow`` at about the same accuracy."""
 
     fast: str
     slow: str
 
     @property
     def xeon_ratio(self) -> float:
-        """How much faster, on the paper's CPU."""
+        """The ratio of the two speeds on the paper's CPU."""
         return PUBLISHED[self.fast].xeon / PUBLISHED[self.slow].xeon
 
 
-# The first two are the ones that section 5.3 names: 5 times at 80 %, 7 times at 81.6 %.
+# Section 5.3 names the first two: 5 times faster at top-1 80 %, 7 times faster at 81.6 %.
 CLAIMS = (
     Claim("levit-192", "efficientnet_b2"),
     Claim("levit-256", "efficientnet_b3"),

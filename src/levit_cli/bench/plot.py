@@ -1,6 +1,6 @@
-"""The paper's figure with this machine's points: accuracy, as published, against images per second, as measured.
+"""Draw the paper's figure for this machine: published accuracy against measured images per second.
 
-matplotlib's ``Figure`` alone, never its ``pyplot``, which keeps a state of its own.
+Only matplotlib's ``Figure`` is used, never ``pyplot``, which has global state.
 """
 
 import io
@@ -14,28 +14,32 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from levit_cli.bench.paper import PUBLISHED
-from levit_cli.bench.results import Row, Verdict, verdicts, where
+from levit_cli.bench.results import Row, Verdict, describe_machine, verdicts
 from levit_cli.system.plotting import BLUE, INK, MUTED, ORANGE, RULE, STYLE
 
 SIZE_INCHES = (8.4, 5.2)
 DOTS_PER_INCH = 150
 GREEN = "#2f7d4f"
-SHOWN_CLAIMS = 2  # the first two, which the paper's text names
+SHOWN_CLAIMS = 2  # the paper's text names the first two
 TICKS = (1, 2, 5)
-SETTINGS: Any = {**STYLE, "svg.hashsalt": "levit"}  # so that the same figures give the same file
+SETTINGS: Any = {**STYLE, "svg.hashsalt": "levit"}  # the same figures give the same file
 
 
 class Family(NamedTuple):
-    """Nets that belong on one line. Names stand above and right of their points, or below and left."""
+    """Models that are joined by one line.
+
+    Args:
+        label_above: put names above and to the right of their points; else below and to the left.
+    """
 
     name: str
     prefix: str
-    colour: str
+    color: str
     marker: str
     label_above: bool
 
 
-HALO = [withStroke(linewidth=3, foreground="white")]  # around names, where lines cross them
+HALO = [withStroke(linewidth=3, foreground="white")]  # keeps names readable where lines cross them
 
 FAMILIES = (
     Family("LeViT", "levit-", BLUE, "o", label_above=True),
@@ -45,10 +49,10 @@ FAMILIES = (
 
 
 def draw(rows: Sequence[Row], meta: Mapping[str, Any], format: str) -> bytes:
-    """The figure as an image.
+    """Draw the figure and return it as a PNG or SVG file.
 
     Args:
-        rows: those that the paper gives no accuracy for are left out; one must remain.
+        rows: rows without a published accuracy are left out; at least one row must have one.
         format: ``png`` or ``svg``.
     """
     with rc_context(SETTINGS):
@@ -65,28 +69,28 @@ def draw(rows: Sequence[Row], meta: Mapping[str, Any], format: str) -> bytes:
 
 
 def _line(axes: Axes, family: Family, rows: Sequence[Row]) -> None:
-    found = sorted((row for row in rows if (row.published or "").startswith(family.prefix)), key=_place)
-    if not found:
+    members = sorted((row for row in rows if (row.published or "").startswith(family.prefix)), key=_point)
+    if not members:
         return
-    speeds, accuracies = zip(*map(_place, found), strict=True)
-    axes.plot(speeds, accuracies, marker=family.marker, color=family.colour, linewidth=1.6, label=family.name)
-    for row in found:
+    speeds, accuracies = zip(*map(_point, members), strict=True)
+    axes.plot(speeds, accuracies, marker=family.marker, color=family.color, linewidth=1.6, label=family.name)
+    for row in members:
         axes.annotate(
             short_name(row.published or ""),
-            _place(row),
+            _point(row),
             xytext=(5, 6) if family.label_above else (-5, -6),
             textcoords="offset points",
             ha="left" if family.label_above else "right",
             va="bottom" if family.label_above else "top",
-            color=family.colour,
+            color=family.color,
             path_effects=HALO,
         )
 
 
 def _claim(axes: Axes, verdict: Verdict, rows: Sequence[Row]) -> None:
-    """An arrow from the slow net to the fast one, with both ratios."""
-    places = {row.published: _place(row) for row in rows if row.published}
-    slow, fast = places[verdict.claim.slow], places[verdict.claim.fast]
+    """Draw an arrow from the slow model to the fast one, labeled with both ratios."""
+    points = {row.published: _point(row) for row in rows if row.published}
+    slow, fast = points[verdict.claim.slow], points[verdict.claim.fast]
     axes.annotate("", fast, slow, arrowprops={"arrowstyle": "->", "color": MUTED, "linestyle": ":", "shrinkB": 6})
     axes.annotate(
         f"{verdict.measured_ratio:.1f}x here, {verdict.paper_ratio:.1f}x in the paper",
@@ -109,23 +113,24 @@ def _frame(axes: Axes, rows: Sequence[Row], meta: Mapping[str, Any]) -> None:
     axes.grid(color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("images per second, measured here (farther right is faster)")
-    axes.set_ylabel("ImageNet top-1 %, as published")
-    axes.set_title("Accuracy against speed on this machine", loc="left", color=INK, weight="bold", pad=22)
-    axes.text(0, 1.02, where(meta, rows), transform=axes.transAxes, color=MUTED, va="bottom", parse_math=False)
+    axes.set_xlabel("images per second on this machine (log scale)")
+    axes.set_ylabel("ImageNet-1k top-1 accuracy, published (%)")
+    axes.set_title("Accuracy and speed on this machine", loc="left", color=INK, weight="bold", pad=22)
+    machine = describe_machine(meta, rows)
+    axes.text(0, 1.02, machine, transform=axes.transAxes, color=MUTED, va="bottom", parse_math=False)
     axes.legend(loc="lower left", frameon=False)
 
 
-def _place(row: Row) -> tuple[float, float]:
+def _point(row: Row) -> tuple[float, float]:
     return row.images_per_s, PUBLISHED[row.published or ""].top1
 
 
 def short_name(published: str) -> str:
-    """A net's name as it fits beside a point: 128S, B2, Tiny."""
+    """Return a model's name as it is written beside its point: 128S, B2, Tiny."""
     family, _, size = published.replace("_", "-").partition("-")
     return {"levit": size, "efficientnet": size.upper(), "deit": size.capitalize()}[family]
 
 
 def _metadata(format: str) -> dict[str, str | None]:
-    """Without the date, for the same reason."""
+    """Leave out the date, so that the same figures give the same file."""
     return {"Date": None} if format == "svg" else {}

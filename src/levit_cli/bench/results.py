@@ -1,7 +1,7 @@
-"""What was measured, as values: a row for each net, a verdict for each claim, and the document that scripts read.
+"""The results of a run: a row for each model, a verdict on each claim, and both as JSON and CSV.
 
-A claim compares two nets of one run, so in the same engine, precision and threads. It is held against the one of the
-paper's machines that is of this machine's kind, and holds if the fast net is at least as many times faster here.
+A claim compares two models of one run, so both have the same engine, precision and number of threads. The paper's ratio
+is that of its machine that is most like this one. The claim holds if the ratio measured here is at least as large.
 """
 
 import csv
@@ -14,37 +14,38 @@ from typing import Any
 
 from levit_cli.bench.paper import CLAIMS, HARDWARE, PUBLISHED, Claim
 from levit_cli.bench.protocol import Average, Timing
-from levit_cli.bench.runners import Contestant
+from levit_cli.bench.runners import ModelRunner
+from levit_cli.system.text import count_noun
 
 SCHEMA_VERSION = 1
-DIGITS = 5
+SIGNIFICANT_DIGITS = 5  # more than a measurement has
 
 
 @dataclass(frozen=True)
 class Row:
-    """A net and what it took.
+    """The measurement of one model.
 
     Args:
-        average: of the steps, from which the speed is computed.
-        hardware: the machine of the paper beside which it is put; a key of ``HARDWARE``.
+        average: the average of the step times from which the speed is computed.
+        hardware: the machine of the paper with which it is compared; a key of ``HARDWARE``.
     """
 
-    contestant: Contestant
+    runner: ModelRunner
     timing: Timing
     average: Average
     hardware: str
 
     @property
     def name(self) -> str:
-        return self.contestant.net.name
+        return self.runner.model.name
 
     @property
     def published(self) -> str | None:
-        return self.contestant.net.published
+        return self.runner.model.published
 
     @property
     def images_per_s(self) -> float:
-        return self.contestant.batch_size / self.timing.average_s(self.average)
+        return self.runner.batch_size / self.timing.average_s(self.average)
 
     @property
     def published_images_per_s(self) -> float | None:
@@ -52,16 +53,16 @@ class Row:
 
     @property
     def round_speeds(self) -> tuple[float, ...]:
-        """Images per second, round by round."""
-        return tuple(self.contestant.batch_size / seconds for seconds in self.timing.medians_s())
+        """Images per second in each round."""
+        return tuple(self.runner.batch_size / seconds for seconds in self.timing.medians_s())
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim of the paper and the same ratio here.
+    """A claim of the paper, compared with the speed ratio measured here.
 
     Args:
-        lowest, highest: of the ratios round by round.
+        lowest, highest: lowest and highest ratio of the rounds.
     """
 
     claim: Claim
@@ -75,8 +76,8 @@ class Verdict:
         return self.measured_ratio >= self.paper_ratio
 
     @property
-    def is_sure(self) -> bool:
-        """Whether each round alone would say the same."""
+    def rounds_agree(self) -> bool:
+        """Whether each round on its own gives the same verdict."""
         return (self.lowest >= self.paper_ratio) == (self.highest >= self.paper_ratio) == self.holds
 
 
@@ -86,33 +87,33 @@ def _published_speed(name: str, hardware: str) -> float:
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """All claims of which both nets were measured."""
+    """Return a verdict on each claim of which both models were measured."""
     by_name = {row.published: row for row in reversed(rows) if row.published}
     pairs = [(claim, by_name.get(claim.fast), by_name.get(claim.slow)) for claim in CLAIMS]
     return [_verdict(claim, fast, slow) for claim, fast, slow in pairs if fast and slow]
 
 
 def _verdict(claim: Claim, fast: Row, slow: Row) -> Verdict:
-    ratios = [ours / theirs for ours, theirs in zip(fast.round_speeds, slow.round_speeds, strict=True)]
-    paper = _published_speed(claim.fast, fast.hardware) / _published_speed(claim.slow, slow.hardware)
-    return Verdict(claim, paper, fast.images_per_s / slow.images_per_s, min(ratios), max(ratios))
+    ratios = [a / b for a, b in zip(fast.round_speeds, slow.round_speeds, strict=True)]
+    paper_ratio = _published_speed(claim.fast, fast.hardware) / _published_speed(claim.slow, slow.hardware)
+    return Verdict(claim, paper_ratio, fast.images_per_s / slow.images_per_s, min(ratios), max(ratios))
 
 
 def row_record(row: Row) -> dict[str, Any]:
-    """A row as the JSON object of the command line's contract."""
-    contestant, timing = row.contestant, row.timing
+    """Return a row as a JSON object; its keys are stable."""
+    runner, timing = row.runner, row.timing
     return {
-        "model": printable_name(row.name),
-        "engine": contestant.spec.engine,
-        "precision": contestant.spec.precision,
-        "batch_size": contestant.batch_size,
-        "threads": contestant.spec.threads,
+        "model": utf8_name(row.name),
+        "engine": runner.spec.engine,
+        "precision": runner.spec.precision,
+        "batch_size": runner.batch_size,
+        "threads": runner.spec.threads,
         "images_per_s": rounded(row.images_per_s),
         "p50_ms": rounded(1000 * timing.median_s),
         "p90_ms": rounded(1000 * timing.p90_s),
         "cv": rounded(timing.cv),
-        "params": contestant.params,
-        "macs": contestant.macs,
+        "params": runner.params,
+        "macs": runner.macs,
         "paper": _paper_record(row),
     }
 
@@ -128,7 +129,7 @@ def _paper_record(row: Row) -> dict[str, Any] | None:
 
 
 def claim_record(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as the JSON object of the command line's contract."""
+    """Return a verdict as a JSON object; its keys are stable."""
     return {
         "fast": verdict.claim.fast,
         "slow": verdict.claim.slow,
@@ -138,24 +139,24 @@ def claim_record(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def as_json(meta: Mapping[str, Any], rows: Sequence[Row], **more: Any) -> bytes:
-    """The document.
+def as_json(meta: Mapping[str, Any], rows: Sequence[Row], **optional: Any) -> bytes:
+    """Format the JSON document.
 
     Args:
-        more: further keys, for what only some runs measure.
+        optional: keys that only some runs have, such as ``end_to_end``.
     """
     document = {
         "schema_version": SCHEMA_VERSION,
         "meta": dict(meta),
         "results": [row_record(row) for row in rows],
         "claims": [claim_record(verdict) for verdict in verdicts(rows)],
-        **more,
+        **optional,
     }
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 def as_csv(rows: Sequence[Row]) -> bytes:
-    """A header and a line for each net; the claims have no place there."""
+    """Format the rows as CSV: a header and a line for each model, without the claims."""
     records = [_flat(row_record(row)) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, [*records[0]], lineterminator="\n")
@@ -169,19 +170,18 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     return record | {f"paper_{key}": paper.get(key, "") for key in ("top1", "images_per_s", "hardware")}
 
 
-def where(meta: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """Processor, threads, engine and precision, of all rows."""
-    spec = rows[0].contestant.spec
-    noun = "thread" if spec.threads == 1 else "threads"
-    device = f"{meta['cpu']}, {spec.threads} {noun}" if meta["device"] == "cpu" else meta["device"]
+def describe_machine(meta: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Return the device, the engine and the precision of a run; for a CPU also the number of threads."""
+    spec = rows[0].runner.spec
+    device = f"{meta['cpu']}, {count_noun(spec.threads, 'thread')}" if meta["device"] == "cpu" else meta["device"]
     return f"{device}, {spec.engine} in {spec.precision}"
 
 
-def printable_name(name: str) -> str:
-    """A name that UTF-8 can hold: bytes of a path that it cannot are escaped."""
+def utf8_name(name: str) -> str:
+    """Return the name with those bytes of a path escaped that are not valid UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def rounded(value: float) -> float:
-    """To as many digits as a measurement has, and more."""
-    return float(f"{value:.{DIGITS}g}")
+    """Round to ``SIGNIFICANT_DIGITS``."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

@@ -1,167 +1,237 @@
-"""One run of ``levit bench``: who runs, measured, and told.
+"""Run ``levit bench``: check the options, load the models, measure them, and write the results.
 
-What can be refused is refused before minutes are spent: options that contradict each other first, then files, then
-models and devices. Nothing is written before everything is measured.
+Errors are found before minutes are spent on measuring: first contradicting options, then files, then models and
+devices. Nothing is written before everything is measured.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-from levit_cli.bench import compare as comparison
-from levit_cli.bench import end_to_end as folder
 from levit_cli.bench import machine
-from levit_cli.bench import results as report
-from levit_cli.bench.compare import Compared, Earlier
-from levit_cli.bench.end_to_end import Passage
-from levit_cli.bench.models import Net, baselines, levits, require_torchvision
-from levit_cli.bench.protocol import Protocol, interleave
-from levit_cli.bench.request import Request, check, format_of, protocol_of, spec_of
-from levit_cli.bench.results import Row
-from levit_cli.bench.runners import Contestant, ready
-from levit_cli.checkpoints import Checkpoint, load
+from levit_cli.bench.compare import (
+    Comparison,
+    check_ratios,
+    compare,
+    comparison_records,
+    log_differences,
+    read_earlier_run,
+    require_common_row,
+)
+from levit_cli.bench.end_to_end import PROTOCOL as END_TO_END_PROTOCOL
+from levit_cli.bench.end_to_end import EndToEndRun, end_to_end_records, images_of, measure_folder
+from levit_cli.bench.models import BenchModel, Selection, select_models
+from levit_cli.bench.protocol import Protocol, interleave, require_number
+from levit_cli.bench.results import Row, as_csv, as_json
+from levit_cli.bench.runners import ModelRunner, make_runner, protocol_spec
 from levit_cli.choices import BenchFormat
-from levit_cli.engines import EngineSpec, resolve_spec
+from levit_cli.engines import EngineSpec, keep_until_exit, resolve_spec
 from levit_cli.errors import ExitCode, RefusedError, UsageError
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
-from levit_cli.system.output import write_output
+from levit_cli.system.output import choose_format, require_free, write_output
 from levit_cli.system.plotting import prepare_matplotlib
-from levit_cli.system.progress import Log, progress, shows_progress
+from levit_cli.system.progress import Log, progress, shows_progress, silent
+from levit_cli.system.text import count_noun
 
 Draw = Callable[[Sequence[Row], dict[str, Any], str], bytes]
 
-
-class Outcome(NamedTuple):
-    """How a run ended. It holds on to the nets, as taking them down takes longer than leaving the process does."""
-
-    exit_code: ExitCode
-    contestants: Sequence[Contestant]
+PLOT_SUFFIXES = (".png", ".svg")
+FORMATS: dict[str, BenchFormat] = {".json": "json", ".csv": "csv", ".txt": "table"}
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Everything that was measured.
+class Outputs:
+    """Where the results are written, and in which format.
 
     Args:
-        compared: with an earlier run; None where there is none.
-        passages: of a folder; empty where there is none.
+        path: None for standard output.
+        format: None to choose it by the suffix of ``path``.
+        plot: file of the figure; None for no figure.
+        color: use colors in a table on a terminal.
+    """
+
+    path: Path | None = None
+    format: BenchFormat | None = None
+    plot: Path | None = None
+    overwrite: bool = False
+    color: bool = True
+
+    def require_free(self, inputs: Sequence[Path] = ()) -> None:
+        """Check before any work that the files can be written.
+
+        Raises:
+            UsageError: a file exists, is one of ``inputs`` or is named twice, or a suffix names no image format.
+            OutputError: a file cannot be written.
+        """
+        if self.plot and self.plot.suffix.lower() not in PLOT_SUFFIXES:
+            raise UsageError(f"The suffix of {self.plot} names no image format", hint="use .png or .svg")
+        if self.path and self.plot and self.path.absolute() == self.plot.absolute():
+            raise UsageError(f"-o and --plot name the same file, {self.plot}", hint="write to two files")
+        for path in filter(None, (self.path, self.plot)):
+            require_free(path, inputs, overwrite=self.overwrite)
+
+    def chosen_format(self) -> BenchFormat:
+        """Return ``--format``, else the format of the suffix, else a table.
+
+        Raises:
+            UsageError: the suffix names no format.
+        """
+        return choose_format(self.format, self.path, FORMATS, "table")
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that one run measured.
+
+    Args:
+        meta: the machine, the software and the protocol.
+        comparisons: with an earlier run; None without ``--compare``.
+        end_to_end_runs: empty without ``--end-to-end``.
     """
 
     meta: dict[str, Any]
     rows: list[Row]
-    compared: list[Compared] | None
-    passages: list[Passage]
+    comparisons: list[Comparison] | None
+    end_to_end_runs: list[EndToEndRun]
 
 
-def bench(request: Request, log: Log) -> Outcome:
-    """Measure, compare and write.
+def bench(
+    selection: Selection,
+    spec: EngineSpec,
+    batch_size: int | None,
+    protocol: Protocol,
+    outputs: Outputs,
+    *,
+    folder: Path | None = None,
+    compare_with: Path | None = None,
+    fail_below: float | None = None,
+    quiet: bool = False,
+    verbose: bool = False,
+    log: Log = silent,
+) -> ExitCode:
+    """Measure models, compare them with an earlier run, and write the results.
 
     Args:
-        say: told what people should know; stderr.
+        batch_size: None for the default of the device or of the paper.
+        folder: images for the end-to-end measurement; None to skip it.
+        compare_with: JSON document of an earlier run.
+        fail_below: minimum ratio of a row's speed to its earlier speed.
+        verbose: log the engine of each model.
 
     Returns:
-        ``SOME_FAILED`` where a row is slower than ``--fail-below`` allows.
+        ``SOME_FAILED`` if a row is slower than ``fail_below`` allows.
 
     Raises:
-        LevitError: it cannot be measured, or not be written.
+        LevitError: the models cannot be measured, or the results cannot be written.
     """
-    check(request)
-    format = format_of(request)
-    earlier = comparison.read_earlier(request.compare) if request.compare else None
-    if request.end_to_end:
-        folder.images_of(request.end_to_end)
-    spec = resolve_spec(spec_of(request))
-    nets = _nets(request, log)
-    draw = _drawer() if request.plot else None
-    contestants, findings = _measure(request, spec, nets, earlier, log)
-    _write(request, format, findings, draw)
-    if earlier:
-        _say_what_differs(earlier, findings, log)
-    return Outcome(_gate(request, findings, log), contestants)
+    _check_options(selection, protocol, folder, compare_with, fail_below)
+    outputs.require_free([compare_with] if compare_with else [])
+    format = outputs.chosen_format()
+    earlier = read_earlier_run(compare_with) if compare_with else None
+    if folder:
+        images_of(folder)
+    spec = resolve_spec(protocol_spec(spec, protocol.name))
+    models = select_models(selection, log, default_baselines=folder is None)
+    draw = _load_plot(models) if outputs.plot else None
+    shown = shows_progress(quiet=quiet)
+    with progress(total=_turns(models, protocol, folder), shown=shown, unit="", per_s=2) as bar:
 
-
-def _nets(request: Request, log: Log) -> list[Net]:
-    """Everybody who runs: LeViTs first, then the baselines, which ``--end-to-end`` leaves out unless they are named."""
-
-    def loaded(name: str) -> Checkpoint:
-        return load(
-            name, offline=request.offline, sha256=request.sha256, warn=lambda message: log(f"Warning: {message}")
-        )
-
-    wants_baselines = not request.no_baselines and (request.against is not None or request.end_to_end is None)
-    nets = levits(request.models, loaded)
-    rivals = baselines(request.against, nets) if wants_baselines else []
-    if rivals:
-        require_torchvision()
-    for name in {net.name for net in nets} & {rival.name for rival in rivals}:
-        raise UsageError(f"Two nets are called {name}", hint=f"name the file or folder as ./{name}")
-    nets += rivals
-    if request.plot and not any(net.published for net in nets):
-        raise UsageError(
-            "There is nothing to plot", why="the paper gives none of these nets an accuracy", hint="leave --plot out"
-        )
-    return nets
-
-
-def _measure(
-    request: Request, spec: EngineSpec, nets: list[Net], earlier: Earlier | None, log: Log
-) -> tuple[list[Contestant], Findings]:
-    protocol = protocol_of(request)
-    turns = len(nets) * (protocol.rounds + 2)
-    if request.end_to_end:
-        turns += len(nets) * (folder.PROTOCOL.rounds + 1)
-    with progress(total=turns, shown=shows_progress(quiet=request.quiet), unit="", per_s=2) as bar:
-
-        def on_step(text: str) -> None:
+        def on_turn(text: str) -> None:
             bar.advance(text=text)
 
-        contestants = [_ready(request, spec, net, on_step, log) for net in nets]
-        _require_comparable(request, contestants, earlier)
-        timings = interleave({each.net.name: each.step for each in contestants}, protocol, on_step=on_step)
-        passages = []
-        if request.end_to_end:
-            passages = folder.measure_folder(request.end_to_end, nets, spec, request.batch_size, on_step)
-    hardware = machine.paper_hardware(spec.device)
-    rows = [Row(each, timings[each.net.name], protocol.average, hardware) for each in contestants]
-    compared = comparison.compare(rows, earlier) if earlier else None
-    return contestants, Findings(_meta(contestants[0], protocol), rows, compared, passages)
+        runners = _make_runners(models, spec, batch_size, protocol, on_turn, log if verbose and not shown else silent)
+        if earlier and fail_below is not None:
+            require_common_row(runners, earlier)
+        rows = _measure(runners, protocol, on_turn)
+        end_to_end_runs = measure_folder(folder, models, spec, batch_size, on_turn) if folder else []
+    comparisons = compare(rows, earlier) if earlier else None
+    results = Results(_meta(runners[0].spec, protocol), rows, comparisons, end_to_end_runs)
+    _write(results, outputs, format, draw)
+    if earlier:
+        log_differences(earlier, rows, results.meta, log)
+    return check_ratios(comparisons or (), fail_below or 0, log)
 
 
-def _ready(request: Request, spec: EngineSpec, net: Net, on_step: Log, log: Log) -> Contestant:
-    on_step(f"{net.name}: making it ready")
+def _check_options(
+    selection: Selection, protocol: Protocol, folder: Path | None, compare_with: Path | None, fail_below: float | None
+) -> None:
+    if selection.against is not None and selection.no_baselines:
+        raise UsageError("--against and --no-baselines contradict each other", hint="use one of them")
+    if fail_below is not None and compare_with is None:
+        raise UsageError("--fail-below needs an earlier run", hint="add --compare FILE")
+    if folder and protocol.name == "paper":
+        raise UsageError(
+            "--end-to-end has no paper protocol", why="it measures levit predict", hint="leave --protocol out"
+        )
+    require_number("--fail-below", fail_below)
+
+
+def _load_plot(models: list[BenchModel]) -> Draw:
+    """Import the plot before anything is measured: matplotlib may be missing or broken."""
+    if not any(model.published for model in models):
+        raise UsageError(
+            "There is nothing to plot", why="the paper lists none of these models", hint="leave --plot out"
+        )
+    prepare_matplotlib()
+    from levit_cli.bench.plot import draw
+
+    return draw
+
+
+def _turns(models: list[BenchModel], protocol: Protocol, folder: Path | None) -> int:
+    """Count the steps of the progress bar: for each model its preparation, warm-up and rounds."""
+    end_to_end = END_TO_END_PROTOCOL.rounds + 1 if folder else 0
+    return len(models) * (protocol.rounds + 2 + end_to_end)
+
+
+def _make_runners(
+    models: list[BenchModel],
+    spec: EngineSpec,
+    batch_size: int | None,
+    protocol: Protocol,
+    on_turn: Callable[[str], None],
+    log: Log,
+) -> list[ModelRunner]:
+    runners = []
+    for model in models:
+        on_turn(f"{model.name}: preparing")
+        runner = _make_runner(model, spec, batch_size, as_paper=protocol.name == "paper")
+        keep_until_exit(runner)
+        log(_describe(runner))
+        runners.append(runner)
+    return runners
+
+
+def _make_runner(model: BenchModel, spec: EngineSpec, batch_size: int | None, *, as_paper: bool) -> ModelRunner:
     try:
-        contestant = ready(net, spec, request.batch_size, as_paper=request.protocol == "paper")
+        return make_runner(model, spec, batch_size, as_paper=as_paper)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error).lower() for words in OUT_OF_MEMORY):
             raise
-        raise RefusedError(f"{net.name} does not fit into memory", hint="take a smaller --batch-size") from error
-    if request.verbose and not shows_progress(quiet=request.quiet):
-        chosen = contestant.spec
-        log(
-            f"{net.name}: {chosen.engine} on {chosen.device} in {chosen.precision}, {chosen.threads} threads, "
-            f"batches of {contestant.batch_size}, {'its own' if net.is_trained else 'random'} weights"
-        )
-    return contestant
+        raise RefusedError(f"{model.name} does not fit into memory", hint="use a smaller --batch-size") from error
 
 
-def _require_comparable(request: Request, contestants: list[Contestant], earlier: Earlier | None) -> None:
-    """A gate that compares nothing would let everything through."""
-    if request.fail_below is None or earlier is None:
-        return
-    keys = [comparison.key_of(contestant) for contestant in contestants]
-    if not any(key in earlier.speeds for key in keys):
-        raise UsageError(
-            f"{earlier.path} has no net of this run, so --fail-below cannot tell anything",
-            why=f"this run begins with {keys[0]}, that one with {next(iter(earlier.speeds))}",
-        )
+def _describe(runner: ModelRunner) -> str:
+    spec, weights = runner.spec, "trained" if runner.model.is_trained else "random"
+    return (
+        f"{runner.model.name}: {spec.engine} on {spec.device} in {spec.precision}, "
+        f"{count_noun(spec.threads, 'thread')}, batch size {runner.batch_size}, {weights} weights"
+    )
 
 
-def _meta(first: Contestant, protocol: Protocol) -> dict[str, Any]:
+def _measure(runners: list[ModelRunner], protocol: Protocol, on_turn: Callable[[str], None]) -> list[Row]:
+    timings = interleave({runner.model.name: runner.step for runner in runners}, protocol, on_turn=on_turn)
+    hardware = machine.paper_hardware(runners[0].spec.device)
+    return [Row(runner, timings[runner.model.name], protocol.average, hardware) for runner in runners]
+
+
+def _meta(spec: EngineSpec, protocol: Protocol) -> dict[str, Any]:
     return {
         "machine": machine.machine_name(),
         "cpu": machine.cpu_name(),
-        "device": machine.device_name(first.spec.device),
-        "threads": first.spec.threads,
+        "device": machine.device_name(spec.device),
+        "threads": spec.threads,
         "versions": machine.versions(),
         "protocol": protocol.name,
         "warmup_s": protocol.warmup_s,
@@ -170,50 +240,23 @@ def _meta(first: Contestant, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _write(request: Request, format: BenchFormat, findings: Findings, draw: Draw | None) -> None:
-    content = _rendered(request, format, findings)
-    write_output(request.output, content)
-    if request.plot and draw:
-        image = draw(findings.rows, findings.meta, request.plot.suffix.lower().removeprefix("."))
-        write_output(request.plot, image)
+def _write(results: Results, outputs: Outputs, format: BenchFormat, draw: Draw | None) -> None:
+    write_output(outputs.path, _render(results, format, color=outputs.color and outputs.path is None))
+    if outputs.plot and draw:
+        image = draw(results.rows, results.meta, outputs.plot.suffix.lower().removeprefix("."))
+        write_output(outputs.plot, image)
 
 
-def _rendered(request: Request, format: BenchFormat, findings: Findings) -> bytes:
+def _render(results: Results, format: BenchFormat, *, color: bool) -> bytes:
     if format == "csv":
-        return report.as_csv(findings.rows)
+        return as_csv(results.rows)
     if format == "json":
-        more: dict[str, Any] = {}
-        if findings.compared is not None:
-            more["comparison"] = comparison.records(findings.compared)
-        if findings.passages:
-            more["end_to_end"] = folder.records(findings.passages)
-        return report.as_json(findings.meta, findings.rows, **more)
+        optional: dict[str, Any] = {}
+        if results.comparisons is not None:
+            optional["comparison"] = comparison_records(results.comparisons)
+        if results.end_to_end_runs:
+            optional["end_to_end"] = end_to_end_records(results.end_to_end_runs)
+        return as_json(results.meta, results.rows, **optional)
     from levit_cli.bench.table import as_table
 
-    color = request.color and request.output is None
-    return as_table(findings.meta, findings.rows, findings.compared, findings.passages, color=color)
-
-
-def _drawer() -> Draw:
-    """What draws; asked for before anything is measured, for the sake of an installation where it is broken."""
-    prepare_matplotlib()
-    from levit_cli.bench.plot import draw
-
-    return draw
-
-
-def _say_what_differs(earlier: Earlier, findings: Findings, log: Log) -> None:
-    for fact in ("cpu", "device", "protocol"):
-        before, now = earlier.meta.get(fact), findings.meta[fact]
-        if before not in (None, now):
-            log(f"Warning: the earlier run had another {fact}: {before}, now {now}")
-    missing = set(earlier.speeds).difference(comparison.key_of(row.contestant) for row in findings.rows)
-    if missing:
-        log(f"Not measured this time: {', '.join(sorted(map(str, missing)))}")
-
-
-def _gate(request: Request, findings: Findings, log: Log) -> ExitCode:
-    slower = [each for each in findings.compared or () if each.ratio < (request.fail_below or 0)]
-    for each in slower:
-        log(f"Too slow: {each.key} at {each.ratio:.3f} of before, where {request.fail_below:g} is the least")
-    return ExitCode.SOME_FAILED if slower else ExitCode.OK
+    return as_table(results.meta, results.rows, results.comparisons, results.end_to_end_runs, color=color)

@@ -1,15 +1,16 @@
-"""Nets made ready to be timed: each becomes one step that runs a batch to its end.
+"""Prepare models for timing: each becomes a step that runs one batch and waits until it is finished.
 
-LeViTs and baselines go the same way: the same engine, precision and threads, bytes in, logits out. Under the paper's
-protocol torch runs them as the authors' ``speed_test.py`` does, see ``speed.traced``.
+LeViTs and baselines run in the same engine, precision and number of threads, from uint8 pixels to logits. Under the
+paper's protocol, the torch engine runs them as the authors' ``speed_test.py`` does; see ``bench.jit``.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from levit_cli.bench.models import Net
+from levit_cli.bench.models import BenchModel
 from levit_cli.bench.protocol import Step
+from levit_cli.choices import BenchProtocol
 from levit_cli.engines import Engine, EngineSpec, make_engine, make_engine_of_module
 from levit_cli.model.config import Grid
 from levit_cli.model.tensors import count_parameters
@@ -24,16 +25,16 @@ PAPER_GPU_BATCHES = {
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A net made ready.
+class ModelRunner:
+    """A model that is ready to be timed.
 
     Args:
-        spec: what was chosen; nothing in it is ``auto``.
-        params, macs: of the training form, for one image.
-        step: runs one batch to its end.
+        spec: the resolved spec; nothing in it is ``auto``.
+        params, macs: parameters of the training form and its multiply-accumulates for one image.
+        step: runs one batch and waits until it is finished.
     """
 
-    net: Net
+    model: BenchModel
     spec: EngineSpec
     batch_size: int
     params: int
@@ -41,55 +42,61 @@ class Contestant:
     step: Step
 
 
-def ready(net: Net, spec: EngineSpec, batch_size: int | None, *, as_paper: bool) -> Contestant:
-    """A net, built, compiled and run for the first time.
+def protocol_spec(spec: EngineSpec, protocol: BenchProtocol) -> EngineSpec:
+    """Return the spec with the protocol's defaults; those of ``paper`` are torch, one thread and fp32."""
+    if protocol == "quick":
+        return spec
+    if spec.engine == "auto":
+        spec = replace(spec, engine="torch", device="cpu" if spec.device == "auto" else spec.device)
+    if spec.precision == "auto" and spec.engine == "openvino":
+        spec = replace(spec, precision="fp32")  # torch's auto is fp32 on a CPU and fp16 on a GPU already
+    return replace(spec, threads=spec.threads or 1)
+
+
+def make_runner(model: BenchModel, spec: EngineSpec, batch_size: int | None, *, as_paper: bool) -> ModelRunner:
+    """Build and compile a model and run it once.
 
     Args:
-        spec: as ``engines.settled`` gives it.
-        batch_size: None for the usual one of the device, or the paper's.
-        as_paper: as the authors' script where the engine is torch.
+        spec: as ``engines.resolve_spec`` returns it.
+        batch_size: None for the default of the device or of the paper.
+        as_paper: with the torch engine, run the model as the authors' script does.
 
     Raises:
-        LevitError: the engine does not run here, or not so.
+        LevitError: the engine does not run here, or not with this precision.
     """
-    batch_size = batch_size or _usual_batch(net, spec.device, as_paper=as_paper)
+    batch_size = batch_size or _default_batch_size(model, spec.device, as_paper=as_paper)
+    image_size, params, macs = _size(model)
     if as_paper and spec.engine == "torch":
-        return _traced(net, spec, batch_size)
-    engine = _engine(net, replace(spec, batch_size=batch_size))
-    image_size, params, macs = _facts(net)
+        from levit_cli.bench import jit
+
+        step = jit.make_step(model.weights, (batch_size, 3, *image_size), spec)
+        return ModelRunner(model, spec, batch_size, params, macs, step)
+    engine = _make_engine(model, replace(spec, batch_size=batch_size))
     pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *image_size, 3), np.uint8)
     engine(pixels)
-    return Contestant(net, engine.spec, batch_size, params, macs, lambda: engine(pixels))
+    return ModelRunner(model, engine.spec, batch_size, params, macs, lambda: engine(pixels))
 
 
-def _engine(net: Net, spec: EngineSpec) -> Engine:
-    if not isinstance(net.made_of, str):
-        return make_engine(net.made_of, spec)
-    from levit_cli.bench.baselines import yardstick
+def _make_engine(model: BenchModel, spec: EngineSpec) -> Engine:
+    if not isinstance(model.weights, str):
+        return make_engine(model.weights, spec)
+    from levit_cli.bench.baselines import make_baseline
 
-    return make_engine_of_module(yardstick(net.made_of), spec)
+    return make_engine_of_module(make_baseline(model.weights), spec)
 
 
-def _facts(net: Net) -> tuple[Grid, int, int]:
-    """Size of its images, parameters, multiply-accumulates."""
-    if not isinstance(net.made_of, str):
-        config = net.made_of.config
+def _size(model: BenchModel) -> tuple[Grid, int, int]:
+    """Return the image size, the number of parameters and the MACs."""
+    if not isinstance(model.weights, str):
+        config = model.weights.config
         return config.image_size, count_parameters(config), config.macs
-    from levit_cli.bench.baselines import DESIGNS, count
+    from levit_cli.bench.baselines import DESIGNS, count_parameters_and_macs
 
-    side = DESIGNS[net.made_of].side
-    return (side, side), *count(net.made_of)
-
-
-def _traced(net: Net, spec: EngineSpec, batch_size: int) -> Contestant:
-    from levit_cli.bench import jit as traced
-
-    image_size, params, macs = _facts(net)
-    step = traced.step(net.made_of, (batch_size, 3, *image_size), spec)
-    return Contestant(net, spec, batch_size, params, macs, step)
+    side = DESIGNS[model.weights].side
+    return (side, side), *count_parameters_and_macs(model.weights)
 
 
-def _usual_batch(net: Net, device: str, *, as_paper: bool) -> int:
+def _default_batch_size(model: BenchModel, device: str, *, as_paper: bool) -> int:
     if device == "cpu":
         return CPU_BATCH
-    return PAPER_GPU_BATCHES.get(net.published or "", GPU_BATCH) if as_paper else GPU_BATCH
+    return PAPER_GPU_BATCHES.get(model.published or "", GPU_BATCH) if as_paper else GPU_BATCH

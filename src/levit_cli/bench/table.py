@@ -1,4 +1,4 @@
-"""The measurement for people: what was measured beside what was published, the claims, and what to make of it."""
+"""Format the results as a text table: measured and published speeds, verdicts on the claims, and explanations."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -8,20 +8,20 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from levit_cli.bench.compare import Compared
-from levit_cli.bench.end_to_end import Passage
+from levit_cli.bench.compare import Comparison
+from levit_cli.bench.end_to_end import EndToEndRun
 from levit_cli.bench.paper import HARDWARE, PUBLISHED, SOURCE
 from levit_cli.bench.protocol import UNSTABLE_CV
-from levit_cli.bench.results import Row, Verdict, verdicts, where
+from levit_cli.bench.results import Row, Verdict, describe_machine, verdicts
 from levit_cli.system.output import is_terminal
-from levit_cli.system.text import printable
+from levit_cli.system.text import count_noun, printable
 
-WIDEST_NAME = 15  # characters; a longer one is folded where there is no room
+NAME_WIDTH = 15  # characters; a longer name is folded if the table gets too wide
 VERDICT_STYLES = {"holds": "green", "less": "yellow", "not faster": "red"}
 
 
 class Page:
-    """Text and tables as bytes. Nothing from outside is read as markup."""
+    """Collects titles, notes and tables, and returns them as bytes. Names are never parsed as markup."""
 
     def __init__(self, *, color: bool) -> None:
         self._text = io.StringIO()
@@ -30,129 +30,136 @@ class Page:
             highlight=False, emoji=False, markup=False,
         )  # fmt: skip
 
-    def title(self, text: str) -> None:
+    def add_title(self, text: str) -> None:
         self._console.print(Text(text, style="bold"))
 
-    def note(self, text: str, style: str = "dim") -> None:
+    def add_note(self, text: str, style: str = "dim") -> None:
         self._console.print(Text(text, style=style))
 
-    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
-        """Words to the left, numbers to the right: a head that begins with a blank is of words."""
+    def add_table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
+        """Add a table. Columns are right-aligned, except those whose header starts with a space.
+
+        Args:
+            styles: one for each row.
+        """
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for number, head in enumerate(heads):
-            justify: JustifyMethod = "left" if head.startswith(" ") else "right"
-            table.add_column(head.strip(), justify=justify, vertical="bottom", overflow="fold", no_wrap=number > 0)
-        table.columns[0].min_width = min(max(len(cells[0]) for cells in rows), WIDEST_NAME)
+        for number, header in enumerate(headers):
+            justify: JustifyMethod = "left" if header.startswith(" ") else "right"
+            table.add_column(header.strip(), justify=justify, vertical="bottom", overflow="fold", no_wrap=number > 0)
+        table.columns[0].min_width = min(max(len(cells[0]) for cells in rows), NAME_WIDTH)
         for cells, style in zip(rows, styles or [""] * len(rows), strict=True):
             table.add_row(*map(Text, cells), style=style)
         self._console.print(table)
 
-    def gap(self) -> None:
+    def add_blank_line(self) -> None:
         self._console.print()
 
-    def done(self) -> bytes:
+    def to_bytes(self) -> bytes:
         return self._text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def as_table(
     meta: Mapping[str, Any],
     rows: Sequence[Row],
-    compared: Sequence[Compared] | None,
-    passages: Sequence[Passage],
+    comparisons: Sequence[Comparison] | None,
+    end_to_end_runs: Sequence[EndToEndRun],
     *,
     color: bool,
 ) -> bytes:
-    """Everything that was found, on one page.
+    """Format all results as text.
 
     Args:
-        compared: with an earlier run; None where there is none.
-        passages: of a folder of images; may be empty.
+        comparisons: with an earlier run; None if there is no earlier run.
+        end_to_end_runs: of a folder of images; may be empty.
     """
     page = Page(color=color)
-    _speeds(page, meta, rows)
-    if found := verdicts(rows):
-        page.gap()
-        _claims(page, meta, rows[0].hardware, found)
-    if compared is not None:
-        page.gap()
-        _comparison(page, compared)
-    if passages:
-        page.gap()
-        _folder(page, passages)
-    return page.done()
+    _add_speeds(page, meta, rows)
+    if judged := verdicts(rows):
+        page.add_blank_line()
+        _add_claims(page, meta, rows[0].hardware, judged)
+    if comparisons is not None:
+        page.add_blank_line()
+        _add_comparisons(page, comparisons)
+    if end_to_end_runs:
+        page.add_blank_line()
+        _add_end_to_end(page, end_to_end_runs)
+    return page.to_bytes()
 
 
-def _speeds(page: Page, meta: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    page.title(f"Speed on this machine: {where(meta, rows)}")
-    batches = {row.contestant.batch_size for row in rows}
-    size = f"batches of {batches.pop()}, whose ms are given" if len(batches) == 1 else "each net with the paper's batch"
-    page.note(
-        f"{meta['protocol']} protocol: {size}; {meta['duration_s']:g} s of each net, "
-        f"taking turns in {meta['rounds']} rounds; {_origin(rows)}"
+def _add_speeds(page: Page, meta: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    page.add_title(f"Speed on this machine: {describe_machine(meta, rows)}")
+    page.add_note(
+        f"{meta['protocol']} protocol: {_batch_sizes(rows)}; {meta['duration_s']:g} s timed per model, "
+        f"in {count_noun(meta['rounds'], 'interleaved round')}; {_weights(rows)}"
     )
-    page.gap()
+    page.add_blank_line()
     unstable = [row.timing.is_unstable for row in rows]
-    page.table(
+    page.add_table(
         (
             *(" model", "images/s\nhere", f"{rows[0].average}\nms", "p90\nms", "spread"),
             *("images/s\npaper", "top-1 %\npaper", " "),
         ),
         [_cells(row) for row in rows],
-        ["yellow" if shaky else "" for shaky in unstable],
+        ["yellow" if is_unstable else "" for is_unstable in unstable],
     )
-    page.gap()
-    page.note(
-        f"paper: {SOURCE}, on {HARDWARE[rows[0].hardware]}. "
-        "Absolute speeds of another machine do not compare; ratios do."
+    page.add_blank_line()
+    page.add_note(
+        f"paper: {SOURCE}, on {HARDWARE[rows[0].hardware]}. Speeds of different machines cannot be compared; "
+        "speed ratios can. ms: time of one batch."
     )
     if any(unstable):
-        page.note(
-            f"unstable: a step's time varies by more than {UNSTABLE_CV:.0%} (spread: standard deviation by mean). "
-            "Close what else is running, or measure longer with --duration.",
+        page.add_note(
+            f"unstable: the spread (standard deviation / mean of the batch times) exceeds {UNSTABLE_CV:.0%}. "
+            "Close other programs, or measure longer with --duration.",
             "yellow",
         )
 
 
-def _origin(rows: Sequence[Row]) -> str:
-    named = [row.name for row in rows if row.contestant.net.is_trained]
-    return f"random weights but for {', '.join(map(printable, named))}" if named else "random weights"
+def _batch_sizes(rows: Sequence[Row]) -> str:
+    sizes = {row.runner.batch_size for row in rows}
+    return f"batch size {sizes.pop()}" if len(sizes) == 1 else "the paper's batch size for each model"
+
+
+def _weights(rows: Sequence[Row]) -> str:
+    trained = [printable(row.name) for row in rows if row.runner.model.is_trained]
+    return f"random weights, except {', '.join(trained)}" if trained else "random weights"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     timing, published = row.timing, row.published_images_per_s
     return (
         printable(row.name),
-        number(row.images_per_s),
-        number(1000 * timing.average_s(row.average)),
-        number(1000 * timing.p90_s),
+        format_number(row.images_per_s),
+        format_number(1000 * timing.average_s(row.average)),
+        format_number(1000 * timing.p90_s),
         f"{timing.cv:.0%}",
-        number(published) if published else "–",
+        format_number(published) if published else "–",
         f"{PUBLISHED[row.published].top1:.1f}" if row.published else "–",
         "unstable" if timing.is_unstable else "",
     )
 
 
-def number(value: float) -> str:
-    """One decimal, where that tells something."""
+def format_number(value: float) -> str:
+    """Format a number with one decimal, from 1,000 on with none."""
     return f"{value:,.1f}" if value < 1000 else f"{value:,.0f}"
 
 
-def _claims(page: Page, meta: Mapping[str, Any], hardware: str, found: Sequence[Verdict]) -> None:
-    page.title("The paper's claims: how many times faster, at about the same accuracy")
-    page.gap()
-    page.table(
-        (" LeViT", " than", "paper", "here", "lowest–highest\nof the rounds", " verdict"),
-        [_claim_cells(verdict) for verdict in found],
-        [VERDICT_STYLES[verdict_word(verdict)] for verdict in found],
+def _add_claims(page: Page, meta: Mapping[str, Any], hardware: str, judged: Sequence[Verdict]) -> None:
+    page.add_title("The paper's claims: speed of a LeViT / speed of a baseline of similar accuracy")
+    page.add_blank_line()
+    page.add_table(
+        (" LeViT", " baseline", "ratio\npaper", "ratio\nhere", "range over\nrounds", " verdict"),
+        [_claim_cells(verdict) for verdict in judged],
+        [VERDICT_STYLES[verdict_word(verdict)] for verdict in judged],
     )
-    page.gap()
-    page.note(
-        f"Held against {HARDWARE[hardware]}. A claim holds if LeViT is at least as many times faster here; "
-        "less: faster, but by less; unsure: not every round says so. "
-        "Both nets run in the same engine, precision and threads."
+    page.add_blank_line()
+    page.add_note(
+        f"The paper's ratios are from {HARDWARE[hardware]}. holds: the ratio here is at least the paper's. "
+        "less: LeViT is faster, but by a smaller ratio. unsure: the rounds do not all give the same verdict. "
+        "Both models run with the same engine, precision and number of threads."
     )
     if meta["protocol"] != "paper":
-        page.note("The paper measured in torch, traced: --protocol paper measures as it did.")
+        page.add_note("The paper measured with traced torch models; use --protocol paper to do the same.")
 
 
 def _claim_cells(verdict: Verdict) -> tuple[str, ...]:
@@ -161,62 +168,64 @@ def _claim_cells(verdict: Verdict) -> tuple[str, ...]:
         f"{verdict.paper_ratio:.2f}x",
         f"{verdict.measured_ratio:.2f}x",
         f"{verdict.lowest:.2f}–{verdict.highest:.2f}",
-        verdict_word(verdict) + ("" if verdict.is_sure else ", unsure"),
+        verdict_word(verdict) + ("" if verdict.rounds_agree else ", unsure"),
     )
 
 
 def verdict_word(verdict: Verdict) -> str:
-    """What became of a claim here, in a word or two."""
+    """Return the verdict in a word or two, as a key of ``VERDICT_STYLES``."""
     if verdict.holds:
         return "holds"
     return "less" if verdict.measured_ratio > 1 else "not faster"
 
 
-def _comparison(page: Page, compared: Sequence[Compared]) -> None:
-    page.title("Beside the earlier run (above 1: faster now)")
-    page.gap()
-    if not compared:
-        page.note("No net was measured in both with the same engine, precision, batch and threads.")
+def _add_comparisons(page: Page, comparisons: Sequence[Comparison]) -> None:
+    page.add_title("Compared with the earlier run (a ratio above 1 is faster now)")
+    page.add_blank_line()
+    if not comparisons:
+        page.add_note("No model ran in both with the same engine, precision, batch size and number of threads.")
         return
-    page.table(
+    page.add_table(
         (" model", "images/s\nbefore", "images/s\nnow", "ratio"),
-        [(printable(each.key.model), number(each.before), number(each.now), f"{each.ratio:.2f}x") for each in compared],
-    )
-
-
-def _folder(page: Page, passages: Sequence[Passage]) -> None:
-    first = passages[0]
-    page.title(f"From file to record: {first.images:,} images of {printable(str(first.folder))}")
-    page.note(
-        f"as predict does it: {first.workers} threads decode, {first.spec.streams} run the network, "
-        f"batches of {first.batch_size}"
-    )
-    page.gap()
-    page.table(
-        (
-            *(" model", "images/s", "decode\nms", "resize\nms"),
-            *("network\nms", "output\nms", "spread", " most of it"),
-        ),
         [
-            (
-                printable(each.model),
-                number(each.images_per_s),
-                *(f"{1000 * seconds:.2f}" for seconds in each.parts_s.values()),
-                f"{each.timing.cv:.0%}",
-                _most(each),
-            )
-            for each in passages
+            (printable(each.key.model), format_number(each.before), format_number(each.now), f"{each.ratio:.2f}x")
+            for each in comparisons
         ],
     )
-    page.gap()
-    page.note(
-        "ms: of one thread, for one image; decode includes reading the file, output is the record as jsonl. "
-        "Threads work side by side, so the sum is more than an image takes."
+
+
+def _add_end_to_end(page: Page, runs: Sequence[EndToEndRun]) -> None:
+    first = runs[0]
+    page.add_title(
+        f"End to end, from file to record: {count_noun(first.images, 'image')} in {printable(str(first.folder))}"
+    )
+    page.add_note(
+        f"the pipeline of levit predict: {count_noun(first.workers, 'decoding thread')}, "
+        f"{count_noun(first.spec.streams, 'network thread')}, batch size {first.batch_size}"
+    )
+    page.add_blank_line()
+    page.add_table(
+        (
+            *(" model", "images/s", "decode\nms", "resize\nms"),
+            *("network\nms", "output\nms", "spread", " slowest part"),
+        ),
+        [_end_to_end_cells(run) for run in runs],
+    )
+    page.add_blank_line()
+    page.add_note(
+        "ms: thread time per image. decode includes reading the file; output formats and writes the jsonl record. "
+        "Threads run in parallel, so the parts add up to more than the time between two images."
     )
     if first.failed:
-        page.note(f"{first.failed:,} of the files could not be read as images.", "yellow")
+        page.add_note(f"{count_noun(first.failed, 'image')} could not be decoded.", "yellow")
 
 
-def _most(passage: Passage) -> str:
-    part = max(passage.parts_s, key=lambda name: passage.parts_s[name])
-    return f"{part} {passage.share(part):.0%}"
+def _end_to_end_cells(run: EndToEndRun) -> tuple[str, ...]:
+    slowest = max(run.parts_s, key=lambda part: run.parts_s[part])
+    return (
+        printable(run.model),
+        format_number(run.images_per_s),
+        *(f"{1000 * seconds:.2f}" for seconds in run.parts_s.values()),
+        f"{run.timing.cv:.0%}",
+        f"{slowest} {run.share(slowest):.0%}",
+    )

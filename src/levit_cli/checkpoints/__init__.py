@@ -1,11 +1,11 @@
-"""One front door for weights: ``load`` any format from anywhere, ``save`` any format.
+"""Load and save checkpoints: ``load`` reads any format from any source, ``save`` writes any format.
 
-What comes out is one thing, a ``Checkpoint``: shape, labels, preprocessing and arrays under our own names, whether the
-source was Meta's ``.pth``, timm's or Hugging Face's files, the model inside this package, the hub or an address.
+Both use the same type. A ``Checkpoint`` holds the config, the labels, the preprocessing and the arrays under our own
+names. The source may be Meta's ``.pth``, a folder written by timm or transformers, the demo model in this package, a
+hub id or a URL.
 """
 
-from levit_cli.checkpoints.checkpoint import Checkpoint
-from levit_cli.checkpoints.load import DEMO, load, own_folder
+from levit_cli.checkpoints.load import DEMO, Checkpoint, load, own_folder
 from levit_cli.checkpoints.metadata_parts import Evaluation
 from levit_cli.checkpoints.save import save
 

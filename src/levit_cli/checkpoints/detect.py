@@ -1,8 +1,9 @@
-"""Whose checkpoint is this, and of what shape? Read from the keys and shapes, then held against them strictly.
+"""Detect a checkpoint's format, infer its config, and convert its arrays to our names.
 
-The format is known by its stem, the depths by which blocks exist, widths and heads by the shapes of most of the
-tensors that have them: so one that is missing or mis-shaped is found, and named, as the odd one out. The result is a
-``LevitConfig``, and from there ``names.tensors`` says exactly which tensors there must be.
+The keys of the stem identify the format, and the existing blocks give the depths. Widths and heads are decided by a
+majority vote over the shapes of all tensors that have them. A single missing or mis-shaped tensor is therefore
+outvoted and can be named in the error. ``model.tensors.tensors`` then lists the tensors that the inferred
+``LevitConfig`` requires, and the file must match that list exactly.
 """
 
 from collections import Counter
@@ -17,34 +18,49 @@ from numpy.typing import NDArray
 
 from levit_cli.choices import CHECKPOINT_FORMATS, CheckpointFormat
 from levit_cli.errors import RefusedError
-from levit_cli.model import tensors as names
 from levit_cli.model.config import PATCH_SIZE, STEM_CONVS, VALUE_RATIO, Grid, LevitConfig
-from levit_cli.model.tensors import Names, Shape
+from levit_cli.model.tensors import (
+    BIAS_INDEX,
+    BIASES,
+    CONVOLUTION,
+    HEAD_LINEAR,
+    HEADS,
+    KV,
+    PROJ,
+    QKV,
+    Names,
+    Shape,
+    Tensor,
+    block_names,
+    shrink_names,
+    stem_names,
+    tensors,
+)
 
 Array = NDArray[Any]
 SHOWN = 5  # keys named in a message
-STEM = tuple(names.stem_names(index) / names.CONVOLUTION / "weight" for index in range(STEM_CONVS))
-# How the keys of other networks end, for the message.
+STEM = tuple(stem_names(index) / CONVOLUTION / "weight" for index in range(STEM_CONVS))
+# Suffixes of the keys of other architectures, for the error message.
 OTHERS = {
-    "patch_embed.proj.weight": "a vision transformer, as ViT or DeiT",
-    "patch_embeddings.projection.weight": "a vision transformer, as ViT or DeiT",
+    "patch_embed.proj.weight": "a vision transformer such as ViT or DeiT",
+    "patch_embeddings.projection.weight": "a vision transformer such as ViT or DeiT",
     "layer1.0.conv1.weight": "a ResNet",
     "encoder.stages.0.layers.0.layer.0.convolution.weight": "a ResNet",
     "conv_stem.weight": "an EfficientNet or MobileNet",
-    "features.0.0.weight": "a convolutional network of torchvision",
-    "stem.0.conv.weight": "our own training form, which no format is",
+    "features.0.0.weight": "a convolutional network from torchvision",
+    "stem.0.conv.weight": "our own training form, which is not a published format",
     "embed_tokens.weight": "a language model",
 }
 
 
 @dataclass(frozen=True)
-class Translation:
-    """Arrays under our names, and what became of every key of the file.
+class StateDictConversion:
+    """A state dict under our names, and a record of what happened to each key of the file.
 
     Args:
-        mapped: how many tensors the file gave.
-        derived: our names of tensors that the file lacked and that follow from others.
-        dropped: keys of the file that are not taken over, on purpose.
+        mapped: number of tensors taken from the file.
+        derived: our names of the tensors that the file lacks and that have a known value.
+        dropped: keys of the file that are dropped on purpose.
     """
 
     state: dict[str, Array]
@@ -55,43 +71,46 @@ class Translation:
     dropped: tuple[str, ...] = ()
 
 
-def translate(
+def convert_state_dict(
     arrays: Mapping[str, Array], path: Path, *, image_size: Grid | None = None, drop_path_rate: float = 0.0
-) -> Translation:
-    """Bring a file's arrays into our form.
+) -> StateDictConversion:
+    """Convert a state dict of any format to our names.
 
     Args:
-        arrays: by the names of any format.
-        path: for messages.
-        image_size: (height, width) where a config beside the file tells; else it is read from the bias tables.
-        drop_path_rate: from a config beside the file; no tensor tells.
+        arrays: arrays under the names of one format.
+        path: the file, for error messages.
+        image_size: (height, width) from the model's config. If None, it is inferred from the attention bias tables.
+        drop_path_rate: from the model's config, because no tensor depends on it.
 
     Raises:
-        RefusedError: missing, unexpected or mis-shaped keys, all in one message; values that no training leaves behind.
+        RefusedError: keys are missing, unexpected or mis-shaped (all listed in one message), or a value is invalid.
     """
     format = _format(arrays, path)
     shapes = {name: array.shape for name, array in arrays.items()}
     config = _infer_config(shapes, format, path, image_size, drop_path_rate)
-    expected = {tensor.names.of(format): tensor for tensor in names.tensors(config)}
-    dropped = tuple(name for name in arrays if name.endswith("." + names.BIAS_INDEX))
+    expected = {tensor.names.of(format): tensor for tensor in tensors(config)}
+    dropped = tuple(name for name in arrays if name.endswith(f".{BIAS_INDEX}"))
     flat = {name: _linear_layout(array, expected[name].shape) for name, array in arrays.items() if name in expected}
     _require_fit(flat, expected, set(arrays) - set(flat) - set(dropped), path)
     counters = {tensor.names.ours: np.zeros((), np.int64) for tensor in expected.values() if tensor.kind == "counter"}
     given = {expected[name].names.ours: array for name, array in flat.items()}
     state = {tensor.names.ours: (counters | given)[tensor.names.ours] for tensor in expected.values()}
     derived = tuple(name for name in state if name not in given)
-    return Translation(_sound(state, path), config, format, len(given), derived, dropped)
+    return StateDictConversion(_validated(state, path), config, format, len(given), derived, dropped)
 
 
 def _format(arrays: Mapping[str, Array], path: Path) -> CheckpointFormat:
     for format in CHECKPOINT_FORMATS:
         if any(convolution.of(format) in arrays for convolution in STEM):
             return format
-    likeness = next((other for end, other in OTHERS.items() for name in arrays if name.endswith(end)), "nothing known")
+    guess = next(
+        (other for suffix, other in OTHERS.items() for name in arrays if name.endswith(suffix)),
+        "an unknown architecture",
+    )
     raise RefusedError(
-        f"{path} is no LeViT checkpoint: it looks like {likeness}",
-        why=f"none of its {len(arrays)} keys is a convolution of LeViT's stem; "
-        f"it begins {', '.join(list(arrays)[:SHOWN]) or 'with nothing'}",
+        f"{path} is not a LeViT checkpoint: it looks like {guess}",
+        why=f"none of its {len(arrays)} keys is a convolution of the LeViT stem"
+        + (f"; the first keys are {', '.join(list(arrays)[:SHOWN])}" if arrays else ""),
     )
 
 
@@ -103,11 +122,12 @@ def _infer_config(
     except RefusedError as error:
         raise RefusedError(f"{path} is refused: {error.what}", why=error.why, hint=error.hint) from error
     except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
-        raise RefusedError(f"{path} is not a whole LeViT checkpoint", why=f"missing or mis-shaped: {error}") from error
+        what = f"{path} is not a complete LeViT checkpoint"
+        raise RefusedError(what, why=f"missing or mis-shaped: {error}") from error
 
 
 class _Inference:
-    """Reads sizes off the tensors that there are; on each size, all that have it vote."""
+    """Infers the config from tensor shapes. Each size is decided by a majority vote."""
 
     def __init__(self, shapes: Mapping[str, Shape], format: CheckpointFormat) -> None:
         self.shapes, self.format = shapes, format
@@ -115,35 +135,39 @@ class _Inference:
     def config(self, image_size: Grid | None) -> LevitConfig:
         depths = self._depths()
         stages = [_attentions(depths, stage) for stage in range(len(depths))]
-        num_heads = [self.size(stage, names.BIASES) for stage in stages]
-        qkv_widths = [self.size(stage, names.QKV) for stage in stages]
+        num_heads = [self.size(stage, BIASES) for stage in stages]
+        qkv_widths = [self.size(stage, QKV) for stage in stages]
         return LevitConfig(
-            hidden_sizes=tuple(self.size(stage, names.PROJ) for stage in stages),
+            hidden_sizes=tuple(self.size(stage, PROJ) for stage in stages),
             key_dims=tuple(
                 width // ((2 + VALUE_RATIO) * heads) for width, heads in zip(qkv_widths, num_heads, strict=True)
             ),
             num_heads=tuple(num_heads),
             depths=tuple(depths),
-            num_classes=self.size(list(names.HEADS.values()), names.HEAD_LINEAR),
+            num_classes=self.size(list(HEADS.values()), HEAD_LINEAR),
             image_size=image_size or _square_image(self._first_tokens(depths)),
-            distilled=any(self._under(names.HEADS["head_dist"])),
+            distilled=any(self._under(HEADS["head_dist"])),
         )
 
-    def size(self, places: Sequence[Names], child: Names, axis: int = 0) -> int:
-        """The length of an axis on which most tensors of a layer, in any of these places, agree."""
-        found = [self.shapes[name] for place in places for name in self._under(place / child)]
-        votes = Counter(shape[axis] for shape in found if len(shape) > axis)
+    def size(self, prefixes: Sequence[Names], child: Names, axis: int = 0) -> int:
+        """Return the most frequent length of ``axis`` among the tensors of layer ``child`` under all ``prefixes``.
+
+        Raises:
+            KeyError: there is no such tensor.
+        """
+        shapes = [self.shapes[name] for prefix in prefixes for name in self._under(prefix / child)]
+        votes = Counter(shape[axis] for shape in shapes if len(shape) > axis)
         if not votes:
-            raise KeyError((places[0] / child).of(self.format) if places else "the blocks of a stage")
+            raise KeyError((prefixes[0] / child).of(self.format) if prefixes else "the blocks of a stage")
         return votes.most_common(1)[0][0]
 
     def _first_tokens(self, depths: Sequence[int]) -> int:
-        """Tokens of the first stage, for which the shrink block behind it has a table too."""
-        return self.size([*_attentions(depths, 0), names.shrink_names(depths, 1)[0]], names.BIASES, axis=1)
+        """Return the number of tokens in the first stage. The following shrink block has a table of that size too."""
+        return self.size([*_attentions(depths, 0), shrink_names(depths, 1)[0]], BIASES, axis=1)
 
-    def _under(self, place: Names) -> Iterator[str]:
-        """The keys at a place or below it."""
-        parent = place.of(self.format) + "."
+    def _under(self, prefix: Names) -> Iterator[str]:
+        """Yield the keys that equal the prefix or start with it and a dot."""
+        parent = prefix.of(self.format) + "."
         return (name for name in self.shapes if f"{name}.".startswith(parent))
 
     def _has(self, attention: Names, *layers: Names) -> bool:
@@ -151,36 +175,34 @@ class _Inference:
 
     def _depths(self) -> list[int]:
         depths: list[int] = []
-        while not depths or self._has(names.shrink_names(depths, len(depths))[0], names.KV, names.PROJ):
+        while not depths or self._has(shrink_names(depths, len(depths))[0], KV, PROJ):
             block = 0
-            while self._has(names.block_names(depths, len(depths), block)[0], names.QKV, names.PROJ):
+            while self._has(block_names(depths, len(depths), block)[0], QKV, PROJ):
                 block += 1
             depths.append(block)
         return depths
 
 
 def _attentions(depths: Sequence[int], stage: int) -> list[Names]:
-    return [names.block_names(depths, stage, block)[0] for block in range(depths[stage])]
+    return [block_names(depths, stage, block)[0] for block in range(depths[stage])]
 
 
 def _square_image(tokens: int) -> Grid:
     side = isqrt(tokens)
     if side * side != tokens:
         raise RefusedError(
-            f"it is for images that are not square ({tokens} tokens)",
-            hint="which way round, only its config.json can tell: keep it beside the weights, with its image size",
+            f"the model expects images that are not square ({tokens} tokens)",
+            hint='the weights do not determine height and width: add a config.json with "image_size" to their folder',
         )
     return side * PATCH_SIZE, side * PATCH_SIZE
 
 
 def _linear_layout(array: Array, shape: Shape) -> Array:
-    """timm's ``levit_conv_*`` hold the same matrices as 1x1 convolutions (out, in, 1, 1)."""
+    """Reshape a 1x1 convolution (out, in, 1, 1) to a matrix (out, in); timm's ``levit_conv_*`` store it that way."""
     return array.reshape(shape) if array.shape == (*shape, 1, 1) else array
 
 
-def _require_fit(
-    flat: Mapping[str, Array], expected: Mapping[str, names.Tensor], unexpected: set[str], path: Path
-) -> None:
+def _require_fit(flat: Mapping[str, Array], expected: Mapping[str, Tensor], unexpected: set[str], path: Path) -> None:
     missing = [name for name, tensor in expected.items() if name not in flat and tensor.kind != "counter"]
     misshaped = [
         f"{name} (expected {expected[name].shape}, found {array.shape})"
@@ -188,25 +210,30 @@ def _require_fit(
         if array.shape != expected[name].shape
     ]
     problems = [
-        f"{len(keys)} {what}: {', '.join(keys[:SHOWN])}{' …' if len(keys) > SHOWN else ''}"
-        for what, keys in (("missing", missing), ("unexpected", sorted(unexpected)), ("mis-shaped", misshaped))
+        f"{len(keys)} {problem}: {', '.join(keys[:SHOWN])}{' …' if len(keys) > SHOWN else ''}"
+        for problem, keys in (("missing", missing), ("unexpected", sorted(unexpected)), ("mis-shaped", misshaped))
         if keys
     ]
     if problems:
-        raise RefusedError(f"{path} does not fit the LeViT that its shapes describe", why="; ".join(problems))
+        raise RefusedError(f"{path} does not match the LeViT config inferred from its shapes", why="; ".join(problems))
 
 
-def _sound(state: Mapping[str, Array], path: Path) -> dict[str, Array]:
-    """The state in float32, its counters in int64, if a training can have left it behind."""
-    sound: dict[str, Array] = {}
+def _validated(state: Mapping[str, Array], path: Path) -> dict[str, Array]:
+    """Return the state in float32, with counters in int64, after checking its values.
+
+    Raises:
+        RefusedError: a weight is not floating-point, NaN or infinite, or a variance is not positive.
+    """
+    validated: dict[str, Array] = {}
     for name, array in state.items():
         counter = name.endswith("num_batches_tracked")
         if array.dtype.kind not in ("iuf" if counter else "f"):
-            raise RefusedError(f"{path} holds weights that are no real numbers", why=f"{name} is {array.dtype}")
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # of float64; what comes of it is looked at
-            sound[name] = np.asarray(array, dtype=np.int64 if counter else np.float32)
-        if not np.isfinite(array if counter else sound[name]).all():
+            what = f"{path} holds weights that are not floating-point numbers"
+            raise RefusedError(what, why=f"{name} is {array.dtype}")
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # float64 may overflow; checked below
+            validated[name] = np.asarray(array, dtype=np.int64 if counter else np.float32)
+        if not np.isfinite(array if counter else validated[name]).all():
             raise RefusedError(f"{path} holds NaN or infinity", why=f"in {name}")
-        if name.endswith("running_var") and not np.all(sound[name] > 0):
+        if name.endswith("running_var") and not np.all(validated[name] > 0):
             raise RefusedError(f"{path} holds a batch norm whose variance is not positive", why=f"in {name}")
-    return sound
+    return validated

@@ -1,8 +1,8 @@
-"""Weights from the Hugging Face hub: names, revisions, the shared cache, and a check of every byte.
+"""Download models from the Hugging Face hub and verify the hash of each file.
 
-The hub's own client does the transfer and honours HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE.
-What it leaves out is done here: each file is held against the hub's own hash of it, also when it comes from the cache.
-A hub that does not answer is no reason to stop where a copy is cached; then there is one warning.
+The hub's own client transfers the files and honors HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE.
+The client does not verify hashes, so this module compares each file, including cached ones, with the hash that the hub
+lists. If the hub cannot be reached, a cached copy is used and one warning is issued.
 """
 
 import hashlib
@@ -30,32 +30,32 @@ PUBLISHED = {
     "levit-256": "facebook/levit-256",
     "levit-384": "facebook/levit-384",
 }
-# By hub id and file; of the revision that the name alone means, and no other.
+# Hashes by hub id and file name. A pin applies to the default revision only.
 PINNED_SHA256 = {
     ("facebook/levit-192", "pytorch_model.bin"): "fa02c2e845ec799e9b97e7bbc3d2bb72501dd1accac9fcae4918dfca2fe1fe12",
 }
-# Without "..", which the hub refuses in names, git in revisions, and which would leave the cache's folder.
+# ".." is excluded: the hub refuses it in names, git refuses it in revisions, and it would escape the cache folder.
 HUB_ID = re.compile(r"(?!.*\.\.)(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
-HUB_HASH = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")  # git's of a text file, or the SHA-256 of one in LFS
-CACHED_ONLY_HINT = "use --model demo, which needs no network, or --model PATH"
-# By the hub's code for the error, else by the status.
+HUB_HASH = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")  # git's SHA-1 of a regular file, or the SHA-256 of a file in LFS
+NO_NETWORK_HINT = "use --model demo, which needs no network, or --model PATH"
+# Reasons by the hub's error code, otherwise by the HTTP status.
 REFUSALS = {
-    "GatedRepo": "access to it must be granted first, on its page at the hub, to the account of HF_TOKEN",
-    "RevisionNotFound": "it has no such revision",
-    "EntryNotFound": "a file that it lists is not there",
-    "401": "it is private or does not exist, or HF_TOKEN is missing or not valid",
+    "GatedRepo": "the repository is gated: request access on its hub page with the account of HF_TOKEN",
+    "RevisionNotFound": "the repository has no such revision",
+    "EntryNotFound": "the repository lists a file that does not exist",
+    "401": "the repository is private or does not exist, or HF_TOKEN is missing or invalid",
     "403": "the account of HF_TOKEN may not read it",
     "404": "there is no such repository",
     "429": "too many requests; try again later, or set HF_TOKEN",
 }
-ANSWER_TIMEOUT_S = 5
+RESPONSE_TIMEOUT_S = 5
 
 Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class HubId:
-    """A repository and the revision asked for."""
+    """A repository and a revision of it."""
 
     repo: str
     revision: str = "main"
@@ -66,14 +66,14 @@ class HubId:
 
 @dataclass
 class _Listing:
-    """What a repository holds at one commit, as the hub says: its hash of each file, by name."""
+    """The files of a repository at one commit, as listed by the hub: hashes by file name."""
 
     commit: str
     hashes: dict[str, str | None] = field(default_factory=dict)
 
 
 def parse(source: str) -> HubId | None:
-    """The repository that ``levit-256`` or ``owner/name@revision`` means; None if it cannot be one."""
+    """Return the repository that ``source`` names, such as ``levit-256`` or ``owner/name@revision``; otherwise None."""
     for name, repo in PUBLISHED.items():
         if source.lower() == name.lower():
             return HubId(repo)
@@ -82,22 +82,24 @@ def parse(source: str) -> HubId | None:
 
 
 def fetch(hub_id: HubId, warn: Warn, *, offline: bool = False) -> Path:
-    """A folder of the hub's cache that holds the weights and their configuration, every file checked.
+    """Return the folder in the hub cache that holds the model, after verifying the hash of every file.
 
     Args:
-        warn: told when the cached copy must do, as nothing newer comes, and of every file that was damaged.
-        offline: do not ask the hub at all, as HF_HUB_OFFLINE=1 does.
+        warn: called with a message if a cached copy is used because the hub cannot be reached, and for each damaged
+            file.
+        offline: do not contact the hub, like HF_HUB_OFFLINE=1.
 
     Raises:
-        UnreachableError: the hub does not answer, or not to us, and nothing is cached.
-        RefusedError: no weights in the repository, or bytes that are not the hub's.
+        UnreachableError: the hub cannot be reached or denies access, and the model is not cached.
+        RefusedError: the repository holds no weights, or a file does not match its hash.
         OutputError: the cache cannot be written.
+        UsageError: an environment variable of the hub client is invalid.
     """
     constants = _client_constants()
     if offline or constants.HF_HUB_OFFLINE:
         folder = _cached(hub_id)
         if folder is None:
-            raise UnreachableError(f"{hub_id} is not in the cache", why="offline", hint=CACHED_ONLY_HINT)
+            raise UnreachableError(f"{hub_id} is not in the cache", why="offline", hint=NO_NETWORK_HINT)
         return folder
     try:
         return _download(hub_id, _list(hub_id), warn)
@@ -110,17 +112,18 @@ def fetch(hub_id: HubId, warn: Warn, *, offline: bool = False) -> Path:
 
 
 def _client_constants() -> ModuleType:
-    """What the hub's client makes of the environment, which it reads once, at its import.
+    """Import the hub client and return its constants, which it reads from the environment once, at import.
 
-    Its telemetry is a request of its own before ours. Its patience of 10 s is for each address that a name stands for.
+    Telemetry is disabled because it would send a request before ours. The timeout is lowered from 10 s because it
+    applies to each IP address of the host in turn.
     """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(ANSWER_TIMEOUT_S))
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(RESPONSE_TIMEOUT_S))
     try:
         from huggingface_hub import constants
     except ValueError as error:
-        what = "huggingface_hub cannot read a variable of the environment"
-        raise UsageError(what, why=_reason(error), hint="look at those that begin with HF_") from error
+        what = "huggingface_hub cannot read an environment variable"
+        raise UsageError(what, why=_reason(error), hint="check the variables that start with HF_") from error
     return constants
 
 
@@ -133,15 +136,15 @@ def _list(hub_id: HubId) -> _Listing:
             hub_id.repo, revision=hub_id.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
         if not info.sha:
-            raise ValueError("its answer names no commit")
+            raise ValueError("the response names no commit")
     except HfHubHTTPError as error:
         raise _refusal(hub_id, error) from error
     except HFValidationError as error:
-        raise RefusedError(f"{hub_id} is no hub id", why=_reason(error)) from error
-    except Exception as error:  # httpx's or httpx2's, by the client's version; or what stands there is no hub at all
+        raise RefusedError(f"{hub_id} is not a hub id", why=_reason(error)) from error
+    except Exception as error:  # an error of httpx or httpx2, depending on the client's version, or an invalid response
         endpoint = constants.ENDPOINT.rpartition("@")[2]  # without a password
         raise UnreachableError(
-            f"The hub at {endpoint} does not answer", why=_reason(error), hint=CACHED_ONLY_HINT
+            f"The hub at {endpoint} does not respond", why=_reason(error), hint=NO_NETWORK_HINT
         ) from error
     return _Listing(
         info.sha, {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id for file in info.siblings or ()}
@@ -150,26 +153,26 @@ def _list(hub_id: HubId) -> _Listing:
 
 def _reason(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}".splitlines()[0]
-    return text.partition(" b'Bearer")[0][:200]  # a token that is no legal header would be quoted
+    return text.partition(" b'Bearer")[0][:200]  # the error for a token with illegal characters quotes the token
 
 
 def _refusal(hub_id: HubId, error: "HfHubHTTPError") -> UnreachableError:
     code, status = error.response.headers.get("X-Error-Code", ""), str(error.response.status_code)
-    why = REFUSALS.get(code) or REFUSALS.get(status) or f"the hub answered with status {status}"
-    return UnreachableError(f"The hub does not give {hub_id}", why=why, hint=CACHED_ONLY_HINT)
+    why = REFUSALS.get(code) or REFUSALS.get(status) or f"the hub responded with HTTP status {status}"
+    return UnreachableError(f"Cannot get {hub_id} from the hub", why=why, hint=NO_NETWORK_HINT)
 
 
 def _cached(hub_id: HubId) -> Path | None:
-    """The folder of the cached copy, checked; None if the cache does not hold all of it."""
+    """Return the folder of the cached copy after verifying it; None if the copy is incomplete."""
     paths = _cached_files(hub_id)
     for path in paths:
         if not _is_intact(path, _pin(hub_id, path.name) or _hash_in_cache(path)):
-            raise _damaged(hub_id, path.name, hint="when the hub answers, it is fetched again")
+            raise _damaged(hub_id, path.name, hint="run again with network access: the file is then downloaded again")
     return paths[0].parent if paths else None
 
 
 def _cached_files(hub_id: HubId) -> list[Path]:
-    """The files that make a model, if the cache holds all of them."""
+    """Return the files of the model if the cache holds all of them; otherwise an empty list."""
 
     def cached(name: str) -> Path | None:
         return _in_cache(hub_id, hub_id.revision, name)
@@ -185,7 +188,7 @@ def _cached_files(hub_id: HubId) -> list[Path]:
 def _in_cache(hub_id: HubId, revision: str, name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    with suppress(OSError, ValueError):  # unreadable, or what stands in its place is none of the client's
+    with suppress(OSError, ValueError):  # the cache is unreadable, or was not written by the client
         path = try_to_load_from_cache(hub_id.repo, name, revision=revision)
         return Path(path) if isinstance(path, str) else None
     return None
@@ -195,31 +198,31 @@ def _download(hub_id: HubId, listing: _Listing, warn: Warn) -> Path:
     weights = next((name for name in WEIGHT_FILES if name in listing.hashes), None)
     if weights is None:
         raise RefusedError(f"{hub_id} holds no weights that levit reads", why=f"looked for {', '.join(WEIGHT_FILES)}")
-    # The weights last: a cache that holds them also holds their labels and preprocessing, whatever was interrupted.
+    # Weights come last: after an interruption, a cache that holds them also holds their labels and preprocessing.
     for name in (CONFIG, PREPROCESSOR):
         if name in listing.hashes:
             _get(hub_id, listing, name, warn)
     path = _get(hub_id, listing, weights, warn)
     for name in shards(path):
         _get(hub_id, listing, name, warn)
-    _remember(path.parent, hub_id.revision)
+    _write_ref(path.parent, hub_id.revision)
     return path.parent
 
 
 def _get(hub_id: HubId, listing: _Listing, name: str, warn: Warn) -> Path:
-    """One file, from the cache if its commit is there, checked; a damaged one is fetched again, once."""
+    """Return one verified file, from the cache if possible. A damaged file is downloaded once more."""
     if name not in listing.hashes:
-        raise RefusedError(f"{hub_id} lacks {name}", why="the index of its shards names it")
+        raise RefusedError(f"{hub_id} lacks {name}", why="its shard index lists that file")
     path = _transfer(hub_id, listing.commit, name)
     expected = _pin(hub_id, name) or listing.hashes[name] or _hash_in_cache(path)
     if _is_intact(path, expected):
         return path
-    warn(f"{name} of {hub_id} is damaged; fetching it again")
-    _forget(path)
+    warn(f"{name} of {hub_id} is damaged; downloading it again")
+    _remove_from_cache(path)
     path = _transfer(hub_id, listing.commit, name)
     if not _is_intact(path, expected):
-        _forget(path)
-        raise _damaged(hub_id, name, hint="something on the way alters it; try another network")
+        _remove_from_cache(path)
+        raise _damaged(hub_id, name, hint="the file is altered in transit; try another network")
     return path
 
 
@@ -230,12 +233,12 @@ def _transfer(hub_id: HubId, commit: str, name: str) -> Path:
     if cached := _in_cache(hub_id, commit, name):
         return cached
     try:
-        # Asked here first, once: the download repeats a question that is refused, for half a minute and more.
+        # Request the metadata once first: hf_hub_download would retry a refused request for over 30 s.
         get_hf_file_metadata(hf_hub_url(hub_id.repo, name, revision=commit), library_name="levit-cli")
         return Path(hf_hub_download(hub_id.repo, name, revision=commit, library_name="levit-cli"))
     except HfHubHTTPError as error:
         raise _refusal(hub_id, error) from error
-    except Exception as error:  # as above, and hf_xet's own
+    except Exception as error:  # as in _list, or an error of hf_xet
         raise _failure(hub_id, name, error) from error
 
 
@@ -243,15 +246,15 @@ def _failure(hub_id: HubId, name: str, error: Exception) -> LevitError:
     from huggingface_hub import constants
 
     if isinstance(error, OSError) and error.errno:
-        return OutputError(f"Cannot write the hub's cache {constants.HF_HUB_CACHE}", why=str(error.strerror))
+        return OutputError(f"Cannot write the hub cache {constants.HF_HUB_CACHE}", why=str(error.strerror))
     why = _reason(error.__cause__ or error)
-    return UnreachableError(f"Fetching {name} of {hub_id} failed", why=why, hint=CACHED_ONLY_HINT)
+    return UnreachableError(f"Cannot download {name} of {hub_id}", why=why, hint=NO_NETWORK_HINT)
 
 
-def _remember(folder: Path, revision: str) -> None:
-    """Tell the cache which commit the revision is. Last of all, so that what it names is always complete."""
+def _write_ref(folder: Path, revision: str) -> None:
+    """Record in the cache which commit the revision names. This comes last, when all files of the commit are there."""
     ref = folder.parent.parent / "refs" / revision
-    with suppress(OSError, OutputError):  # a cache that cannot be written serves all the same
+    with suppress(OSError, OutputError):  # a read-only cache can still be read
         if revision != folder.name and not (ref.is_file() and ref.read_bytes() == folder.name.encode()):
             ref.parent.mkdir(parents=True, exist_ok=True)
             replace_text(ref, folder.name)
@@ -262,12 +265,12 @@ def _pin(hub_id: HubId, name: str) -> str | None:
 
 
 def _blob(path: Path) -> Path:
-    """What a file in the cache links to. One step only: the blob may itself be a link, into the client's own store."""
+    """Return the target of a cached file's link. Follow one link only: the blob may itself link to another store."""
     return path.parent / os.readlink(path) if path.is_symlink() else path
 
 
 def _hash_in_cache(path: Path) -> str | None:
-    """The hub's hash of a cached file, after which its blob is named."""
+    """Return the hub's hash of a cached file, which is the name of its blob."""
     name = _blob(path).name
     return name if HUB_HASH.fullmatch(name) else None
 
@@ -277,7 +280,7 @@ def _is_intact(path: Path, expected: str | None) -> bool:
         return True
     try:
         return expected == (sha256_of(path) if len(expected) == 64 else _git_hash(path))
-    except OSError:  # a disk that cannot read it back
+    except OSError:  # the disk cannot read the file
         return False
 
 
@@ -287,13 +290,13 @@ def _git_hash(path: Path) -> str:
 
 
 def _damaged(hub_id: HubId, name: str, hint: str) -> RefusedError:
-    return RefusedError(f"{name} of {hub_id} is damaged", why="its hash is not what it should be", hint=hint)
+    return RefusedError(f"{name} of {hub_id} is damaged", why="its hash differs from the expected one", hint=hint)
 
 
-def _forget(path: Path) -> None:
-    """Take a damaged file out of the cache: the link, the blob, and what the client keeps for several repositories."""
+def _remove_from_cache(path: Path) -> None:
+    """Remove a damaged file from the cache: the link, its blob, and the file in the store shared by repositories."""
     try:
         for damaged in {Path(os.path.realpath(path)), _blob(path), path}:
             damaged.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"Cannot take the damaged {path} out of the cache", why=str(error.strerror)) from error
+        raise OutputError(f"Cannot remove the damaged {path} from the cache", why=str(error.strerror)) from error

@@ -1,24 +1,72 @@
-"""``load``: any format from anywhere, as one ``Checkpoint``."""
+"""Load a model from any source in any supported format as a ``Checkpoint``."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from levit_cli.checkpoints.checkpoint import Checkpoint
-from levit_cli.checkpoints.detect import Translation, translate
+from numpy.typing import NDArray
+
+from levit_cli.checkpoints.detect import StateDictConversion, convert_state_dict
 from levit_cli.checkpoints.metadata import read_metadata
-from levit_cli.checkpoints.metadata_parts import Metadata
-from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights, unwrap, weight_files
-from levit_cli.choices import PreprocessingName
-from levit_cli.data import labels as label_sets
+from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluation, Metadata
+from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
+from levit_cli.choices import CheckpointFormat, Dtype, PreprocessingName
 from levit_cli.data.inputs import is_url
-from levit_cli.data.labels import Labels
+from levit_cli.data.labels import Labels, imagenet1k, numbered, read_labels, require_length
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import Transform, transform_for
-from levit_cli.model.config import VARIANTS, LevitConfig
+from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model.
+
+    Args:
+        labels: one name per class.
+        transform: preprocessing of the images.
+        state: arrays of the training form under our names: float32, counters int64.
+        format: format of the weight file.
+        dtype: floating-point type of the stored weights.
+        origin: the source as the user named it.
+        files: the weight files that were read.
+        conversion: how the keys of the file were converted.
+        notes: further remarks for ``--verbose`` and ``levit info``.
+        evaluation: measured accuracy, if the metadata states it.
+        temperature: divisor of the logits before the softmax, which calibrates the probabilities.
+    """
+
+    config: LevitConfig
+    labels: Labels
+    transform: Transform
+    state: Mapping[str, NDArray[Any]]
+    format: CheckpointFormat
+    dtype: Dtype
+    origin: str
+    files: tuple[Path, ...]
+    conversion: StateDictConversion
+    notes: tuple[str, ...] = ()
+    evaluation: Evaluation | None = None
+    temperature: float = 1.0
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the weight file, or of all shards in order."""
+        try:
+            return sha256_of(*self.files)
+        except OSError as error:
+            raise RefusedError(f"Cannot read {self.files[0]}", why=error.strerror or str(error)) from error
+
+    @property
+    def architecture(self) -> str:
+        """Name of the published variant, or "custom LeViT"."""
+        return variant_name(self.config) or "custom LeViT"
 
 
 def load(
@@ -31,20 +79,22 @@ def load(
     sha256: str | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Checkpoint:
-    """Load a model by name, path, hub id or address.
+    """Load a model by name, path, hub id or URL.
 
     Args:
-        source: a variant's name, ``demo``, ``owner/name@revision``, a path, or an https address of a weight file.
-        preprocessing: a published preprocessing instead of the checkpoint's own.
-        labels: a file of class names instead of the checkpoint's own.
-        ema: take the moving average out of one of Meta's training checkpoints.
-        offline: never touch the network.
-        sha256: what an address must hash to, where its name does not tell.
-        warn: told what the user should know though it is no error.
+        source: a variant name, ``demo``, ``owner/name@revision``, a path, or the https URL of a weight file.
+        preprocessing: name of a published preprocessing that replaces the checkpoint's own.
+        labels: file of class names that replace the checkpoint's own.
+        ema: load the exponential moving average (EMA) of the weights from a training checkpoint.
+        offline: do not use the network.
+        sha256: expected hash of the file at a URL. Required if the file name does not contain the hash.
+        warn: called with each warning message.
 
     Raises:
-        RefusedError: not to be found, not a LeViT, damaged, or more than weights.
-        UnreachableError: on the hub, which does not answer, and not cached.
+        RefusedError: the source does not exist, is not a LeViT, is damaged, or holds more than weights.
+        UnreachableError: the hub or the URL cannot be reached and the model is not cached.
+        UsageError: an environment variable of the hub client is invalid.
+        OutputError: the cache cannot be written.
     """
     path = _locate(str(source), offline, sha256, warn)
     files = weight_files(path)
@@ -52,20 +102,20 @@ def load(
     metadata = (
         read_metadata(files[0].parent, with_transform=preprocessing is None) if _has_own_metadata(path) else Metadata()
     )
-    translation = translate(
+    conversion = convert_state_dict(
         weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
     )
-    config = translation.config
+    config = conversion.config
     return Checkpoint(
         config=config,
         labels=_labels(config, metadata, labels, str(source)),
-        transform=_transform(translation, metadata, preprocessing),
-        state=translation.state,
-        format=translation.format,
+        transform=_transform(conversion, metadata, preprocessing),
+        state=conversion.state,
+        format=conversion.format,
         dtype=weights.dtype,
         origin=str(source),
         files=files,
-        translation=translation,
+        conversion=conversion,
         notes=weights.notes,
         evaluation=metadata.evaluation,
         temperature=metadata.temperature,
@@ -73,7 +123,7 @@ def load(
 
 
 def own_folder(source: str) -> Path | None:
-    """The local folder that a source names as a model and that is the user's to change; None for all other sources."""
+    """Return the user's own model folder that ``source`` names, which may be modified; None for any other source."""
     path = Path(source).expanduser()
     if source == DEMO and not any(path.glob("*.safetensors")):
         return None
@@ -81,27 +131,27 @@ def own_folder(source: str) -> Path | None:
 
 
 def _locate(source: str, offline: bool, sha256: str | None, warn: Callable[[str], None]) -> Path:
-    """The local path of a source, fetched first if it must be. A local model never touches the network."""
+    """Return the local path of a source and download it if necessary. A local model never uses the network."""
     try:
         path = Path(source).expanduser()
         if path.is_file() or (path.is_dir() and (source != DEMO or any(path.glob("*.safetensors")))):
             return path
-    except (OSError, RuntimeError) as error:  # a name too long for a file, the home of nobody
+    except (OSError, RuntimeError) as error:  # the file name is too long, or ~user does not exist
         raise RefusedError(f"Unknown model {source[:100]}", why=str(error)[:200]) from error
     if source == DEMO:
         return DEMO_FOLDER
     if is_url(source):
-        from levit_cli.checkpoints import url as address
+        from levit_cli.checkpoints import url
 
-        return address.fetch(source, sha256, offline=offline)
+        return url.fetch(source, sha256, offline=offline)
     from levit_cli.checkpoints import hub
 
     hub_id = hub.parse(source)
     if hub_id is None or path.suffix in WEIGHT_SUFFIXES:
         raise RefusedError(
             f"Unknown model {source}",
-            why="no such file or folder, and neither a name nor a hub id",
-            hint=f"names are {', '.join(VARIANTS)} and {DEMO}; a hub id is owner/name",
+            why="it is not a file, a folder, a variant name or a hub id",
+            hint=f"names are {', '.join(VARIANTS)} and {DEMO}; a hub id is owner/name[@revision]",
         )
     return hub.fetch(hub_id, warn, offline=offline)
 
@@ -111,9 +161,13 @@ def _read_all(files: tuple[Path, ...], ema: bool) -> Weights:
     if len(parts) == 1:
         return parts[0]
     dtypes = {part.dtype for part in parts}
-    twice = sorted(name for name, count in Counter(name for part in parts for name in part.arrays).items() if count > 1)
-    if twice:
-        raise RefusedError(f"The shards of {files[0].parent} hold {len(twice)} tensors twice", why=", ".join(twice[:5]))
+    counts = Counter(name for part in parts for name in part.arrays)
+    if duplicates := sorted(name for name, count in counts.items() if count > 1):
+        plural = "" if len(duplicates) == 1 else "s"
+        raise RefusedError(
+            f"The shards in {files[0].parent} contain {len(duplicates)} duplicate tensor{plural}",
+            why=", ".join(duplicates[:5]),
+        )
     return Weights(
         {name: array for part in parts for name, array in part.arrays.items()},
         dtypes.pop() if len(dtypes) == 1 else "float32",
@@ -122,26 +176,29 @@ def _read_all(files: tuple[Path, ...], ema: bool) -> Weights:
 
 
 def _has_own_metadata(path: Path) -> bool:
-    """Whether the JSON files beside these weights are theirs: in a folder, or under the one name they have there."""
+    """Return whether the JSON files in the same folder belong to these weights.
+
+    They do if ``path`` is a model folder, or a weight file with the standard name inside one.
+    """
     return path.is_dir() or path.name.split(".")[0] in ("model", "pytorch_model")
 
 
 def _labels(config: LevitConfig, metadata: Metadata, file: Path | None, source: str) -> Labels:
     if file is not None:
-        return label_sets.require_length(label_sets.read_labels(file), config.num_classes, str(file))
+        return require_length(read_labels(file), config.num_classes, str(file))
     if metadata.labels is not None:
-        return label_sets.require_length(metadata.labels, config.num_classes, f"The configuration of {source}")
-    imagenet = label_sets.imagenet1k()
-    return imagenet if len(imagenet) == config.num_classes else label_sets.numbered(config.num_classes)
+        return require_length(metadata.labels, config.num_classes, f"The metadata of {source}")
+    imagenet = imagenet1k()
+    return imagenet if len(imagenet) == config.num_classes else numbered(config.num_classes)
 
 
-def _transform(translation: Translation, metadata: Metadata, name: PreprocessingName | None) -> Transform:
-    size = translation.config.image_size
+def _transform(conversion: StateDictConversion, metadata: Metadata, name: PreprocessingName | None) -> Transform:
+    size = conversion.config.image_size
     transform = metadata.transform if name is None else None
-    transform = transform or transform_for(name or translation.format, size)
+    transform = transform or transform_for(name or conversion.format, size)
     if transform.crop_size != size:
         raise RefusedError(
-            f"The checkpoint takes images of {size} pixels, its preprocessing makes {transform.crop_size}",
-            hint="name a preprocessing with --preprocessing",
+            f"The checkpoint expects images of {size} pixels, but its preprocessing returns {transform.crop_size}",
+            hint=CHOOSE_PREPROCESSING,
         )
     return transform

@@ -1,7 +1,7 @@
-"""What stands beside the weights: Hugging Face's two JSON files, and timm's one. Read here, written here.
+"""Read and write a model's JSON metadata: Hugging Face's two files, or timm's one.
 
-Each format has a place for labels, image size and preprocessing, though not for all that we know: what is exact and
-has no key of theirs travels in a section of our own, ``levit_cli``, which both libraries leave alone.
+Both formats have keys for labels, image size and preprocessing. Values that their keys cannot express exactly are
+stored in our own section, ``levit_cli``, which both libraries ignore.
 """
 
 import json
@@ -24,13 +24,13 @@ HF_PROCESSOR = "LevitImageProcessor"
 
 
 def read_metadata(folder: Path, *, with_transform: bool = True) -> Metadata:
-    """Read ``config.json`` and ``preprocessor_config.json`` of a folder, of whichever format; both may be missing.
+    """Read ``config.json`` and ``preprocessor_config.json`` of a model folder in either format. Both may be missing.
 
     Args:
-        with_transform: False where another preprocessing is wanted, so that nobody has to understand theirs.
+        with_transform: read the preprocessing. False if the caller replaces it: then an unsupported one is no error.
 
     Raises:
-        RefusedError: one is there and makes no sense.
+        RefusedError: a file exists but is invalid.
     """
     config, preprocessor = _read_json(folder / CONFIG), _read_json(folder / PREPROCESSOR) if with_transform else {}
     try:
@@ -38,10 +38,10 @@ def read_metadata(folder: Path, *, with_transform: bool = True) -> Metadata:
             return from_timm(config, with_transform)
         return from_hf(config, preprocessor)
     except RefusedError as error:
-        what = f"The configuration in {folder} is refused: {error.what}"
+        what = f"The metadata in {folder} is refused: {error.what}"
         raise RefusedError(what, why=error.why, hint=error.hint) from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise RefusedError(f"Cannot make sense of the configuration in {folder}", why=repr(error)) from error
+        raise RefusedError(f"The metadata in {folder} is invalid", why=repr(error)) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -57,14 +57,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def store_temperature(folder: Path, temperature: float) -> Path:
-    """Write a temperature into the ``config.json`` of a model's folder, and leave all else in it as it stands.
+    """Write a temperature to the ``config.json`` of a model folder and keep the rest of the file unchanged.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        RefusedError: the file is there and is no JSON object, or the temperature is none.
-        OutputError: the disk does not take it.
+        RefusedError: the file exists but is not a JSON object, or the temperature is invalid.
+        OutputError: the file cannot be written.
     """
     path = folder / CONFIG
     config = _read_json(path)
@@ -81,7 +81,7 @@ def write_metadata(
     evaluation: Evaluation | None,
     temperature: float = 1.0,
 ) -> dict[str, dict[str, Any]]:
-    """The JSON files that belong beside the weights in a folder, by name."""
+    """Return the contents of the JSON files of a model folder, by file name."""
     exact_transform = {"recipe": asdict(transform)}
     ours: dict[str, Any] = {"drop_path_rate": config.drop_path_rate}
     if evaluation:

@@ -1,10 +1,10 @@
-"""Hugging Face's ``config.json`` and ``preprocessor_config.json``, read and written."""
+"""Read and write Hugging Face's ``config.json`` and ``preprocessor_config.json``."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from levit_cli.checkpoints.metadata_parts import (
-    NAME_ONE,
+    CHOOSE_PREPROCESSING,
     OURS,
     Metadata,
     evaluation_in,
@@ -15,27 +15,26 @@ from levit_cli.checkpoints.metadata_parts import (
     transform_in,
     triple_of,
 )
-from levit_cli.data import labels as label_sets
-from levit_cli.data.labels import Labels
+from levit_cli.data.labels import Labels, from_id2label
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Filter, Transform
 from levit_cli.model.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, LevitConfig
 
 FILTERS: dict[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-MARGIN = 256 / 224  # by which their image processor multiplies its size
+MARGIN = 256 / 224  # factor between the processor's size and the resized edge
 
 
 def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metadata:
-    """What the two files say; an empty one says nothing."""
+    """Return the metadata in the two files. A missing file is an empty mapping."""
     model_type = config.get("model_type", "levit")
     if model_type != "levit":
-        raise RefusedError(f"it is of another architecture, {model_type}")
+        raise RefusedError(f"the architecture is {model_type}, not levit")
     ours = config.get(OURS, {})
     id2label = config.get("id2label", {})
-    named = any(name != f"LABEL_{index}" for index, name in id2label.items())  # those are what nobody named
+    named = any(name != f"LABEL_{index}" for index, name in id2label.items())  # LABEL_0 … are placeholders
     return Metadata(
         image_size=pair_of(config["image_size"]) if "image_size" in config else None,
-        labels=label_sets.from_id2label(id2label) if named else None,
+        labels=from_id2label(id2label) if named else None,
         transform=_transform_from_hf(preprocessor) if preprocessor else None,
         drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
         evaluation=evaluation_in(ours),
@@ -46,17 +45,19 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metad
 def _transform_from_hf(preprocessor: Mapping[str, Any]) -> Transform:
     if OURS in preprocessor:
         transform = transform_in(preprocessor[OURS]["recipe"])
-        if hf_preprocessor(transform).items() <= preprocessor.items():  # else somebody has edited the rest since
+        if hf_preprocessor(transform).items() <= preprocessor.items():  # otherwise their keys were edited later
             return transform
     for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if not preprocessor.get(step, True):
-            raise RefusedError(f"preprocessor_config.json has {step} switched off", hint=NAME_ONE)
+            raise RefusedError(f"preprocessor_config.json disables {step}", hint=CHOOSE_PREPROCESSING)
     if round(255 * preprocessor.get("rescale_factor", 1 / 255), 3) != 1:
-        raise RefusedError("preprocessor_config.json scales by another factor than 1/255", hint=NAME_ONE)
+        raise RefusedError("preprocessor_config.json has a rescale_factor other than 1/255", hint=CHOOSE_PREPROCESSING)
     size = preprocessor.get("size", 224)
     if isinstance(size, Mapping) and "shortest_edge" not in size:
-        raise RefusedError("preprocessor_config.json stretches images", hint=NAME_ONE)
-    # Before there was a crop_size, the size was both; since then, what is not given is 224.
+        raise RefusedError(
+            "preprocessor_config.json resizes without keeping the aspect ratio", hint=CHOOSE_PREPROCESSING
+        )
+    # Older files without crop_size use one number for both sizes. Newer ones default to a crop of 224.
     edge, implied_crop = (size["shortest_edge"], 224) if isinstance(size, Mapping) else (size, size)
     edge = int(MARGIN * edge)
     crop_size = pair_of(preprocessor.get("crop_size", implied_crop))
@@ -73,7 +74,7 @@ def _transform_from_hf(preprocessor: Mapping[str, Any]) -> Transform:
 
 
 def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
-    """``config.json`` as transformers writes it, without our section."""
+    """Return ``config.json`` as transformers writes it, without our section."""
     stages = config.num_stages
     return {
         "architectures": [f"LevitForImageClassification{'WithTeacher' if config.distilled else ''}"],
@@ -88,7 +89,7 @@ def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
         "num_attention_heads": list(config.num_heads),
         "depths": list(config.depths),
         "key_dim": list(config.key_dims),
-        "drop_path_rate": 0,  # transformers takes an integer only; the rate itself is in our section
+        "drop_path_rate": 0,  # transformers accepts only an integer; our section holds the real rate
         "mlp_ratio": [MLP_RATIO] * stages,
         "attention_ratio": [VALUE_RATIO] * stages,
         "initializer_range": 0.02,
@@ -98,7 +99,7 @@ def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
 
 
 def hf_preprocessor(transform: Transform) -> dict[str, Any]:
-    """What ``LevitImageProcessor`` needs to come nearest to a preprocessing."""
+    """Return the settings of ``LevitImageProcessor`` that come closest to a preprocessing."""
     height, width = transform.crop_size
     return {
         "do_resize": True,
@@ -115,7 +116,7 @@ def hf_preprocessor(transform: Transform) -> dict[str, Any]:
 
 
 def _hf_shortest_edge(edge: int) -> int:
-    """The size from which transformers' processor arrives at ``edge``, or one pixel past it where it cannot."""
+    """Return the ``shortest_edge`` that transformers scales to ``edge``, or to the next larger edge it can reach."""
     size = int(edge / MARGIN)
     while int(MARGIN * size) < edge:
         size += 1

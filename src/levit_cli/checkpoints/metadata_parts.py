@@ -1,4 +1,4 @@
-"""What the formats' configuration files have in common: what they may say, and the section in them that is ours."""
+"""Types and parsers shared by the metadata formats, including our own section in their files."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,12 +12,12 @@ from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import Grid
 
 OURS = "levit_cli"
-NAME_ONE = "name a preprocessing with --preprocessing"
+CHOOSE_PREPROCESSING = "choose a published preprocessing with --preprocessing"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good somebody measured a checkpoint to be: top-1 in [0, 1] on so many images."""
+    """Measured accuracy of a checkpoint: top-1 in [0, 1] on a number of images of a dataset."""
 
     dataset: str
     images: int
@@ -26,11 +26,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the files beside some weights say; None where they do not.
+    """Contents of a model's metadata files; None for a value that they do not state.
 
     Args:
-        temperature: what the logits are divided by before the softmax (Guo et al. 2017), as ``levit eval --calibrate``
-            found it.
+        temperature: divisor of the logits before the softmax (Guo et al. 2017), as fitted by
+            ``levit eval --calibrate``.
     """
 
     image_size: Grid | None = None
@@ -42,50 +42,50 @@ class Metadata:
 
 
 def pair_of(value: Any) -> Grid:
-    """Height and width, given as one number, two, or a mapping."""
+    """Parse a size as (height, width) from one number, a pair, or a mapping."""
     if isinstance(value, Mapping):
         return int(value["height"]), int(value["width"])
     return (int(value[0]), int(value[1])) if isinstance(value, (list, tuple)) else (int(value), int(value))
 
 
 def square_or_pair(size: Grid) -> int | list[int]:
-    """The shortest way to write a size: one number where it is square."""
+    """Return a size as one number if it is square, otherwise as [height, width]."""
     return size[0] if size[0] == size[1] else list(size)
 
 
 def evaluation_in(ours: Mapping[str, Any]) -> Evaluation | None:
-    """The accuracy that our section states."""
+    """Parse the accuracy in our section, if it states one."""
     if "evaluation" not in ours:
         return None
-    measured = ours["evaluation"]
-    return Evaluation(str(measured["dataset"]), int(measured["images"]), float(measured["top1"]))
+    evaluation = ours["evaluation"]
+    return Evaluation(str(evaluation["dataset"]), int(evaluation["images"]), float(evaluation["top1"]))
 
 
 def require_temperature(value: float) -> float:
-    """The temperature, if logits can be divided by it.
+    """Return the temperature if it is valid.
 
     Raises:
-        RefusedError: it is not a finite number above zero.
+        RefusedError: it is not a finite number above 0.
     """
     if not (isfinite(value) and value > 0):
-        raise RefusedError(f"its temperature is {value}", why="no logits can be divided by that")
+        raise RefusedError(f"the temperature is {value}", why="it must be a finite number above 0")
     return value
 
 
 def transform_in(section: Mapping[str, Any]) -> Transform:
-    """The exact preprocessing that our section holds."""
+    """Parse the exact preprocessing in our section."""
     pairs = {key: pair_of(section[key]) for key in ("resize_to", "crop_size")}
     triples = {key: triple_of(section[key]) for key in ("mean", "std")}
     return Transform(**{**section, **pairs, **triples})
 
 
 def triple_of(values: Any) -> tuple[float, float, float]:
-    """A number for each channel."""
+    """Parse one number per channel."""
     first, second, third = (float(value) for value in values)
     return first, second, third
 
 
 def published_or_same(transform: Transform, name: PreprocessingName) -> Transform:
-    """The published preprocessing, if this is it."""
+    """Return the published preprocessing ``name`` if ``transform`` equals it, otherwise ``transform``."""
     published = transform_for(name, transform.crop_size)
     return published if asdict(published) | {"name": "custom"} == asdict(transform) else transform

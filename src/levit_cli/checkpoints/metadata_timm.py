@@ -1,4 +1,4 @@
-"""timm's ``config.json``, read and written."""
+"""Read and write timm's ``config.json``."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from math import floor
 from typing import Any
 
 from levit_cli.checkpoints.metadata_parts import (
-    NAME_ONE,
+    CHOOSE_PREPROCESSING,
     OURS,
     Metadata,
     evaluation_in,
@@ -17,25 +17,24 @@ from levit_cli.checkpoints.metadata_parts import (
     transform_in,
     triple_of,
 )
-from levit_cli.data import labels as label_sets
-from levit_cli.data.labels import Labels
+from levit_cli.data.labels import Labels, from_list
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from levit_cli.model.config import LevitConfig, variant_name
 
-CROP_PCT = 0.9  # timm's for LeViT
-LEVITS = re.compile(r"levit(_conv)?_(128s|128|192|256|384)")
+CROP_PCT = 0.9  # timm's default for LeViT
+ARCHITECTURES = re.compile(r"levit(_conv)?_(128s|128|192|256|384)")
 
 
 def from_timm(config: Mapping[str, Any], with_transform: bool) -> Metadata:
-    """What the file says, ``pretrained_cfg`` before what stands around it."""
+    """Return the metadata in the file. Keys in ``pretrained_cfg`` take precedence over those outside it."""
     _require_timm_levit(config)
     trained = {**config, **config.get("pretrained_cfg", {})}
     names = trained.get("label_names")
     ours = config.get(OURS, {})
     return Metadata(
         image_size=pair_of(trained["input_size"][1:]) if "input_size" in trained else None,
-        labels=label_sets.from_list(names) if names else None,
+        labels=from_list(names) if names else None,
         transform=_transform_from_timm(trained) if with_transform and "input_size" in trained else None,
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
         evaluation=evaluation_in(ours),
@@ -44,20 +43,20 @@ def from_timm(config: Mapping[str, Any], with_transform: bool) -> Metadata:
 
 
 def _require_timm_levit(config: Mapping[str, Any]) -> None:
-    """timm has LeViTs with another stem, and with SiLU, of which the weights do not tell."""
+    """Refuse timm's LeViTs with another stem or with SiLU, because the activation is not visible in the weights."""
     architecture, options = str(config["architecture"]), config.get("model_args", {})
     activations = {options.get("act_layer"), options.get("attn_act_layer")}
-    if not LEVITS.fullmatch(architecture) or not activations <= {None, "hard_swish"}:
-        raise RefusedError(f"it is of another architecture, timm's {architecture}", why=f"its options are {options}")
+    if not ARCHITECTURES.fullmatch(architecture) or not activations <= {None, "hard_swish"}:
+        raise RefusedError(f"timm's architecture {architecture} is not supported", why=f"its model_args are {options}")
 
 
 def _transform_from_timm(trained: Mapping[str, Any]) -> Transform:
     if OURS in trained and "recipe" in trained[OURS]:
         transform = transform_in(trained[OURS]["recipe"])
-        if _timm_preprocessing(transform).items() <= trained.items():  # else somebody has edited the rest since
+        if _timm_preprocessing(transform).items() <= trained.items():  # otherwise their keys were edited later
             return transform
     if trained.get("crop_mode", "center") != "center":
-        raise RefusedError(f"timm's crop mode {trained['crop_mode']} is not known", hint=NAME_ONE)
+        raise RefusedError(f"timm's crop mode {trained['crop_mode']} is not supported", hint=CHOOSE_PREPROCESSING)
     height, width = pair_of(trained["input_size"][1:])
     kept = float(trained.get("crop_pct", CROP_PCT))
     transform = Transform(
@@ -73,7 +72,7 @@ def _transform_from_timm(trained: Mapping[str, Any]) -> Transform:
 
 
 def timm_config(config: LevitConfig, labels: Labels, transform: Transform) -> dict[str, Any]:
-    """``config.json`` as timm writes it, without our section."""
+    """Return ``config.json`` as timm writes it, without our section."""
     return {
         "architecture": _timm_architecture(config),
         "num_classes": config.num_classes,
@@ -111,11 +110,11 @@ def _timm_preprocessing(transform: Transform) -> dict[str, Any]:
 
 
 def _crop_pct(transform: Transform) -> float:
-    """The share of the resized edge that the crop keeps, such that timm's floor(side / share) gives the edge."""
+    """Return the crop's share of the resized edge, chosen so that timm's ``floor(side / share)`` equals the edge."""
     side, edge = transform.crop_size[0], transform.resize_to[0]
     return CROP_PCT if floor(side / CROP_PCT) == edge else side / (edge + 0.5) if side != edge else 1.0
 
 
 def _timm_architecture(config: LevitConfig) -> str:
-    name = variant_name(config) or "levit-256"  # timm builds any LeViT from one of its names and the model_args
+    name = variant_name(config) or "levit-256"  # timm builds a custom LeViT from any of its names and the model_args
     return name.replace("levit-", "levit_").lower()

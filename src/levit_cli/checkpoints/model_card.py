@@ -1,7 +1,7 @@
-"""The README.md that travels in a converted folder: what it is, where it came from, how it wants its images."""
+"""Write the model card (README.md) of a converted model folder."""
 
 from levit_cli import __version__
-from levit_cli.checkpoints.checkpoint import Checkpoint
+from levit_cli.checkpoints.load import Checkpoint
 from levit_cli.choices import CheckpointFormat
 from levit_cli.model.tensors import count_parameters
 
@@ -9,7 +9,7 @@ LIBRARIES = {"hf": "transformers", "timm": "timm", "fb": "levit"}
 
 
 def model_card(checkpoint: Checkpoint, format: CheckpointFormat, dtype: str) -> str:
-    """Markdown with the hub's front matter. The licence is the source's and not ours to state."""
+    """Return the card as Markdown with the hub's front matter. It states no license, because that is the source's."""
     config, transform = checkpoint.config, checkpoint.transform
     height, width = config.image_size
     lines = [
@@ -21,8 +21,8 @@ def model_card(checkpoint: Checkpoint, format: CheckpointFormat, dtype: str) -> 
         "",
         f"# {checkpoint.architecture}",
         "",
-        "LeViT (Graham et al., 2021, arXiv 2104.01136) as converted by "
-        f"`levit convert-checkpoint` {__version__} from `{checkpoint.files[0].name}`.",
+        "LeViT (Graham et al., 2021, arXiv 2104.01136), converted from "
+        f"`{checkpoint.files[0].name}` by `levit convert-checkpoint` {__version__}.",
         "",
         "| | |",
         "|---|---|",
@@ -30,12 +30,13 @@ def model_card(checkpoint: Checkpoint, format: CheckpointFormat, dtype: str) -> 
         f"| multiply-accumulates | {config.macs:,} |",
         f"| classes | {config.num_classes} |",
         f"| heads | {len(config.head_names)} |",
-        f"| stored as | {dtype} |",
-        f"| image | {height} x {width}, resized to cover {transform.resize_to[0]} x {transform.resize_to[1]}, "
-        f"{transform.filter}, centre crop ({transform.name}) |",
+        f"| data type | {dtype} |",
+        f"| image size | {height} x {width} px |",
+        f"| preprocessing | {transform.name}: resize to cover {transform.resize_to[0]} x {transform.resize_to[1]} px "
+        f"({transform.filter}), center crop |",
         f"| SHA-256 of the source | `{checkpoint.sha256}` |",
     ]
     if checkpoint.evaluation:
-        measured = checkpoint.evaluation
-        lines.append(f"| top-1 | {measured.top1:.3f} on {measured.images:,} images of {measured.dataset} |")
+        evaluation = checkpoint.evaluation
+        lines.append(f"| top-1 | {evaluation.top1:.3f} on {evaluation.images:,} images of {evaluation.dataset} |")
     return "\n".join(lines) + "\n"

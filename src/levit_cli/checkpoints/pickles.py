@@ -1,8 +1,8 @@
-"""What a pickle is and asks for, looked at without running any of it.
+"""Inspect pickles without running them.
 
-Whether a pickle is read at all, torch's ``weights_only`` decides. Here its archive is held against its own size, so
-that a small file cannot fill the memory, and against its checksums; and its opcodes are read for the names of what it
-wants imported.
+torch's ``weights_only`` decides whether a pickle is loaded. This module adds three checks. It compares the unpacked
+size of a zip archive with the file size, so that a small file cannot exhaust the memory. It verifies the checksums of
+the archive. It reads the pickle opcodes and lists the names that the pickle would import, for the error message.
 """
 
 import pickletools
@@ -20,9 +20,9 @@ from levit_cli.errors import RefusedError
 
 ZIP_MAGIC = b"PK\3\4"
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
-LONGEST_PICKLE = 64 << 20  # bytes looked at; the pickle of a LeViT is some 50 kB, its arrays lie outside
-# What a file of tensors and training arguments asks for, none of which torch refuses.
-HARMLESS = re.compile(
+MAX_PICKLE_BYTES = 64 << 20  # limit of what is inspected; the pickle of a LeViT has about 50 kB, without the arrays
+# Imports of a file that holds only tensors and training arguments. torch allows all of them.
+ALLOWED_IMPORTS = re.compile(
     r"collections\.(OrderedDict|Counter)|argparse\.Namespace|_codecs\.encode|builtins\.(set|complex|bytearray)"
     r"|torch\.(\w*Storage|Size|device|Tensor|bool|(b?float|u?int|complex)\d+\w*)|torch\.storage\.\w+Storage"
     r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_\w+|torch\.nn\.parameter\.Parameter"
@@ -31,11 +31,12 @@ GLOBAL_NAME = re.compile(r"[\w.]+")
 
 
 def require_plain_archive(path: Path) -> None:
-    """Refuse a zip that is no pickle of weights, that unpacks to more than it is, or whose bytes have changed.
+    """Refuse a zip archive that is a TorchScript program, a zip bomb, or has a wrong checksum.
+
+    torch does not verify the checksums. A file that is not a valid zip archive is left to the reader.
 
     Raises:
-        RefusedError: TorchScript, a zip bomb, or a checksum that torch does not look at. A zip that is no zip is left
-            to the reader.
+        RefusedError: the archive is refused.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -45,7 +46,7 @@ def require_plain_archive(path: Path) -> None:
         return
     if damaged:
         raise RefusedError(
-            f"{path} is damaged", why=f"{damaged} in it does not have its checksum", hint="fetch it anew"
+            f"{path} is damaged", why=f"its entry {damaged} has a wrong checksum", hint="download the file again"
         )
 
 
@@ -53,26 +54,29 @@ def _require_plain(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     if any(Path(entry.filename).name == "constants.pkl" for entry in entries):
         raise RefusedError(
             f"{path} is refused: it is a TorchScript archive",
-            why="that is a program, not only weights",
-            hint="ask its maker for the state dict, best as safetensors",
+            why="it holds a program, not only weights",
+            hint="ask the author for the state dict, preferably as safetensors",
         )
     unpacked, size = sum(entry.file_size for entry in entries), path.stat().st_size
-    if unpacked > size:  # torch stores and never compresses
+    if unpacked > size:  # torch never compresses its archives
         raise RefusedError(f"{path} is refused: its {size:,} bytes unpack to {unpacked:,}", hint="use safetensors")
 
 
-def globals_asked_for(path: Path) -> list[str]:
-    """What unpickling would import beyond tensors, as ``posix.system``; what it is called with does not show."""
+def unsafe_imports(path: Path) -> list[str]:
+    """Return the names beyond tensors that unpickling would import, such as ``posix.system``, sorted.
+
+    The arguments with which they would be called are not listed.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of strange escapes in what is no pickle
-        asked = {name for stream in _pickles(path) for name in _globals(stream)}
-    return sorted(name for name in asked if not HARMLESS.fullmatch(name))
+        warnings.simplefilter("ignore")  # pickletools warns of invalid escapes in files that are not pickles
+        names = {name for stream in _pickles(path) for name in _globals(stream)}
+    return sorted(name for name in names if not ALLOWED_IMPORTS.fullmatch(name))
 
 
 def _pickles(path: Path) -> Iterator[BinaryIO]:
-    """The streams of one pickle after another: those of a zip archive, or the file itself."""
+    """Yield a stream for each pickle: the ``.pkl`` entries of a zip archive, otherwise the file itself."""
     with path.open("rb") as file:
-        content = file.read(LONGEST_PICKLE)
+        content = file.read(MAX_PICKLE_BYTES)
     if not content.startswith(ZIP_MAGIC):
         yield BytesIO(content)
         return
@@ -80,13 +84,13 @@ def _pickles(path: Path) -> Iterator[BinaryIO]:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if entry.filename.endswith(".pkl"):
-                    yield BytesIO(archive.open(entry).read(LONGEST_PICKLE))
+                    yield BytesIO(archive.open(entry).read(MAX_PICKLE_BYTES))
     except BROKEN_ZIP:
         return
 
 
 def _globals(stream: BinaryIO) -> Iterator[str]:
-    """The names in the pickles of a stream, up to where there are no more: an old torch wrote five, and then data."""
+    """Yield the names in all consecutive pickles of a stream. torch before 1.6 wrote five pickles and then raw data."""
     end = stream.seek(0, 2)
     stream.seek(0)
     while stream.tell() < end:
@@ -97,7 +101,7 @@ def _globals(stream: BinaryIO) -> Iterator[str]:
 
 
 def _globals_of_one(stream: BinaryIO) -> Iterator[str]:
-    strings: list[str] = []  # as they are pushed; STACK_GLOBAL takes the last two
+    strings: list[str] = []  # pushed strings; STACK_GLOBAL uses the last two
     memo: dict[int, str] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
@@ -114,6 +118,6 @@ def _globals_of_one(stream: BinaryIO) -> Iterator[str]:
 
 def _global(module: str = "", name: str = "") -> Iterator[str]:
     if GLOBAL_NAME.fullmatch(module) and GLOBAL_NAME.fullmatch(name):
-        # torch's pickles are of protocol 2, which goes by the names of Python 2: __builtin__.eval
+        # torch writes protocol 2, which uses the names of Python 2, such as __builtin__.eval
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         yield f"{module}.{name}"

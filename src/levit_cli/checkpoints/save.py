@@ -1,4 +1,4 @@
-"""Writing a checkpoint in any format: a folder with its configuration, or one weight file."""
+"""Save a checkpoint in any format, as a model folder with metadata or as one weight file."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints.checkpoint import Checkpoint
+from levit_cli.checkpoints.load import Checkpoint
 from levit_cli.checkpoints.metadata import write_metadata
 from levit_cli.checkpoints.model_card import model_card
 from levit_cli.checkpoints.weights import (
@@ -21,9 +21,9 @@ from levit_cli.checkpoints.weights import (
 )
 from levit_cli.choices import CheckpointFormat, Dtype
 from levit_cli.errors import OutputError, RefusedError, UsageError
-from levit_cli.model import tensors as names
 from levit_cli.model.attention_bias import bias_index
 from levit_cli.model.config import SHRINK_STRIDE, LevitConfig
+from levit_cli.model.tensors import BIAS_INDEX, tensors
 from levit_cli.system.atomic import replace_text
 
 Array = NDArray[Any]
@@ -32,20 +32,20 @@ Array = NDArray[Any]
 def save(
     checkpoint: Checkpoint, path: Path, format: CheckpointFormat, dtype: Dtype | None = None, *, card: str | None = None
 ) -> list[Path]:
-    """Write ``checkpoint`` in a format.
+    """Save ``checkpoint`` in a format. Each file is replaced atomically.
 
     Args:
-        path: a name ending in .safetensors, .pth, .pt or .bin makes one file, else a folder.
-        dtype: None keeps the type of the source.
-        card: the folder's README.md; None for one that tells of the conversion.
+        path: one weight file if it ends in .safetensors, .pth, .pt or .bin, otherwise a folder.
+        dtype: type of the stored weights; None keeps the type of the source.
+        card: content of the folder's README.md; None for a card that describes the conversion.
 
     Returns:
-        The files written. Each is the old one or the new one at every moment.
+        The files written, the weights first.
 
     Raises:
-        UsageError: the format has no such layout.
-        RefusedError: a weight does not survive ``dtype``.
-        OutputError: the disk does not take it.
+        UsageError: the format cannot be saved as a folder.
+        RefusedError: a weight cannot be represented in ``dtype``.
+        OutputError: a file cannot be written.
     """
     dtype = dtype or checkpoint.dtype
     _require_representable(checkpoint.state, dtype)
@@ -54,19 +54,20 @@ def save(
         _write_weights(path, arrays, dtype)
         return [path]
     if format == "fb":
-        raise UsageError(f"Meta's format is one file, and {path} names a folder", hint="end the name in .pth")
-    card = model_card(checkpoint, format, dtype) if card is None else card  # hashes the source, perhaps this folder
+        raise UsageError(f"Meta's format is one file, but {path} names a folder", hint="use a name that ends in .pth")
+    # Before writing: the card contains the hash of the source, which may be this folder.
+    card = model_card(checkpoint, format, dtype) if card is None else card
     return _write_folder(checkpoint, path, arrays, format, dtype, card)
 
 
 def to_format(state: Mapping[str, Array], config: LevitConfig, format: CheckpointFormat) -> dict[str, Array]:
-    """Arrays under a format's names, in the order of the network; Meta's index tensors are computed anew."""
+    """Return the arrays under a format's names, in network order. Meta's index tensors are recomputed."""
     arrays: dict[str, Array] = {}
-    for tensor in names.tensors(config):
+    for tensor in tensors(config):
         arrays[tensor.names.of(format)] = state[tensor.names.ours]
         if tensor.kind == "attention_bias" and format == "fb":
-            place = tensor.names.fb.rpartition(".")[0]
-            arrays[f"{place}.{names.BIAS_INDEX}"] = _index_of(config, tensor.names.ours)
+            prefix = tensor.names.fb.rpartition(".")[0]
+            arrays[f"{prefix}.{BIAS_INDEX}"] = _index_of(config, tensor.names.ours)
     return arrays
 
 
@@ -78,15 +79,15 @@ def _index_of(config: LevitConfig, name: str) -> Array:
 
 
 def _require_representable(state: Mapping[str, Array], dtype: Dtype) -> None:
-    """Sixteen bits overflow, and round small variances to a zero that no batch norm can be divided by."""
+    """Refuse a dtype in which a value overflows or a batch norm's variance becomes 0."""
     if dtype == "float32":
         return
     for name, array in cast(state, dtype).items():
         values = np.asarray(array.float() if dtype == "bfloat16" else array)
         if not np.isfinite(values).all() or (name.endswith("running_var") and not np.all(values > 0)):
             raise RefusedError(
-                f"{name} does not survive {dtype}",
-                why="its values are too large or too small",
+                f"{name} cannot be stored as {dtype}",
+                why="a value is too large or too small for that type",
                 hint=f"use {'bfloat16' if dtype == 'float16' else 'float32'}",
             )
 
@@ -102,7 +103,7 @@ def _write_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"Cannot make the folder {folder}", why=error.strerror or str(error)) from error
+        raise OutputError(f"Cannot create the folder {folder}", why=error.strerror or str(error)) from error
     texts = {
         name: json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         for name, content in write_metadata(

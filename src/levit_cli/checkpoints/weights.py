@@ -1,7 +1,8 @@
-"""Named arrays out of weight files and into them: safetensors without torch, pickles with torch and never on trust.
+"""Read and write weight files as named NumPy arrays.
 
-What a file is, its first bytes say. Pickles are read with ``weights_only=True``, by a torch in which that is sound, and
-there is no way around it. bfloat16, which NumPy lacks, is widened to float32; ``Weights.dtype`` remembers it.
+The first bytes of a file decide its type. safetensors are read without torch. Pickles are read by torch with
+``weights_only=True`` only, and only by versions in which that option is safe; no flag disables this. NumPy has no
+bfloat16, so it is widened to float32, and ``Weights.dtype`` keeps the stored type.
 """
 
 import hashlib
@@ -28,18 +29,18 @@ SAFETENSORS_TYPES = {
     **{f"I{bits}": np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)},
     **{f"U{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)},
 }
-OLDEST_SOUND_TORCH = (2, 10)  # before it, weights_only=True ran code: CVE-2025-32434, CVE-2026-24747
+MIN_SAFE_TORCH = (2, 10)  # earlier versions can run code despite weights_only=True: CVE-2025-32434, CVE-2026-24747
 PICKLE_MAGIC = b"\x80"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
-# What makes a model in a folder; the first that is there is taken: safetensors before pickles, whole before sharded.
+# Weight files of a model folder in order of preference: safetensors before pickles, single files before shards.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-PICKLED_STATES = ("model", "state_dict")  # where Meta's and timm's training scripts keep the weights
+PICKLED_STATES = ("model", "state_dict")  # keys of the weights in checkpoints of Meta's and timm's training scripts
 PICKLED_EMAS = ("model_ema", "state_dict_ema")
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 SHOWN = 5  # names in a message
@@ -47,11 +48,11 @@ SHOWN = 5  # names in a message
 
 @dataclass(frozen=True)
 class Weights:
-    """Arrays under the names of their file.
+    """The arrays of a weight file under the file's own names.
 
     Args:
-        dtype: the one floating-point type of the file; float32 where it mixes several.
-        notes: what was passed over or taken off, for the user.
+        dtype: floating-point type of the stored arrays; float32 if the file mixes several.
+        notes: remarks for the user about skipped contents and removed prefixes.
     """
 
     arrays: dict[str, Array]
@@ -63,10 +64,10 @@ def read_weights(path: Path, *, ema: bool = False) -> Weights:
     """Read one weight file.
 
     Args:
-        ema: take the exponential moving average out of a training checkpoint, instead of the weights.
+        ema: read the exponential moving average of the weights in a training checkpoint instead of the weights.
 
     Raises:
-        RefusedError: it is not a weight file, it is damaged, or it would run code.
+        RefusedError: the file is not a weight file, is damaged, or would run code.
     """
     try:
         with path.open("rb") as file:
@@ -75,20 +76,20 @@ def read_weights(path: Path, *, ema: bool = False) -> Weights:
         raise RefusedError(f"Cannot read {path}", why=error.strerror or str(error)) from error
     if head[8:9] == b"{":
         if ema:
-            raise RefusedError(f"{path} has no EMA weights", why="safetensors hold one set of weights")
+            raise RefusedError(f"{path} has no EMA weights", why="a safetensors file holds one set of weights")
         return _read_safetensors(path)
     if head.startswith((pickles.ZIP_MAGIC, PICKLE_MAGIC)):
         return _read_pickle(path, ema)
-    if asked := pickles.globals_asked_for(path):  # a pickle of an early protocol, which has no first byte of its own
-        raise _refused_pickle(path, asked)
-    raise RefusedError(f"{path} is not a weight file", why=f"it looks like {_looks_like(head)}")
+    if imports := pickles.unsafe_imports(path):  # a pickle of an early protocol, which has no magic byte
+        raise _refused_pickle(path, imports)
+    raise RefusedError(f"{path} is not a weight file", why=f"it looks like {_guess_type(head)}")
 
 
 def shards(index: Path) -> list[str]:
-    """The weight files that a sharded index names, each once; nothing for a file that is whole.
+    """Return the weight files that a shard index lists, each once; an empty list if ``index`` is not a shard index.
 
     Raises:
-        RefusedError: the index cannot be read, or names something outside its folder.
+        RefusedError: the index cannot be read, or lists a file outside its folder.
     """
     if not index.name.endswith(".index.json"):
         return []
@@ -97,25 +98,29 @@ def shards(index: Path) -> list[str]:
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise RefusedError(f"Cannot read the shard index {index}", why=repr(error)) from error
     if not names:
-        raise RefusedError(f"The shard index {index} names no file")
+        raise RefusedError(f"The shard index {index} lists no files")
     for name in names:
         if not name or Path(name).name != name or "\0" in name:
-            raise RefusedError(f"The shard index {index} names a file outside its folder", why=repr(name))
+            raise RefusedError(f"The shard index {index} lists a file outside its folder", why=repr(name))
     return names
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
-    """The files that hold the weights at ``path``: itself, its shards, or the best of a folder."""
+    """Return the files that hold the weights of a weight file, a shard index or a model folder.
+
+    Raises:
+        RefusedError: the folder holds no weights, or a shard index is invalid.
+    """
     if path.is_dir():
-        found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
-        if found is None:
+        preferred = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
+        if preferred is None:
             raise RefusedError(f"{path} holds no weights", why=f"looked for {', '.join(WEIGHT_FILES)}")
-        path = found
+        path = preferred
     return tuple(path.with_name(name) for name in shards(path)) or (path,)
 
 
 def sha256_of(*paths: Path) -> str:
-    """The SHA-256 of a file, or of several files one after another, in hexadecimal."""
+    """Return the SHA-256 of a file, or of the concatenation of several files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -124,14 +129,14 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def _looks_like(head: bytes) -> str:
+def _guess_type(head: bytes) -> str:
     if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer; fetch the file itself with `git lfs pull`"
+        return "a Git LFS pointer; get the file itself with `git lfs pull`"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "an HTML page, perhaps a failed download"
+        return "an HTML page, possibly of a failed download"
     if head[257:262] == b"ustar":
-        return "a tar archive of a torch before 0.4; save it again with a newer one"
-    return "nothing known" if head else "an empty file"
+        return "a tar archive written by torch before 0.4; save it again with a newer version"
+    return "an unknown file type" if head else "an empty file"
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -141,30 +146,34 @@ def _read_safetensors(path: Path) -> Weights:
         tensors = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
         arrays = {name: _array(name, tensor) for name, tensor in tensors}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise RefusedError(f"{path} is damaged or not safetensors", why=_first_line(error)) from error
+        raise RefusedError(f"{path} is damaged or not a safetensors file", why=_first_line(error)) from error
     return Weights(arrays, _common_dtype({tensor["dtype"] for _, tensor in tensors}))
 
 
 def _require_consistent(content: bytes) -> None:
-    """Find what the reader of safetensors does not say, by how much a file is short, or not see, a name given twice."""
+    """Check the header for two problems: a wrong file size, which safetensors does not quantify, and duplicate names.
+
+    Raises:
+        ValueError: the header is invalid.
+    """
     start = 8 + int.from_bytes(content[:8], "little")
     if start > len(content):
-        raise ValueError(f"its header says that it ends at byte {start:,}, the file has {len(content):,}")
+        raise ValueError(f"the header ends at byte {start:,}, but the file has {len(content):,} bytes")
     try:
         header = json.loads(content[8:start], object_pairs_hook=_without_duplicates)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        said = start + max(ends, default=0)
+        expected_size = start + max(ends, default=0)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"its header makes no sense: {error!r}") from error
-    if said != len(content):
-        raise ValueError(f"its header says {said:,} bytes, the file has {len(content):,}")
+        raise ValueError(f"the header is invalid: {error!r}") from error
+    if expected_size != len(content):
+        raise ValueError(f"the header expects {expected_size:,} bytes, but the file has {len(content):,}")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"its header names {next(name for name in names if names.count(name) > 1)} twice")
+        raise ValueError(f"the header lists {next(name for name in names if names.count(name) > 1)} twice")
     return unique
 
 
@@ -173,7 +182,7 @@ def _array(name: str, tensor: Mapping[str, Any]) -> Array:
     if dtype == "BF16":
         return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
     if dtype not in SAFETENSORS_TYPES:
-        raise ValueError(f"tensor {name} is of type {dtype}")
+        raise ValueError(f"tensor {name} has the unsupported type {dtype}")
     return np.frombuffer(data, SAFETENSORS_TYPES[dtype]).reshape(shape)
 
 
@@ -186,18 +195,19 @@ def _common_dtype(stored: set[str]) -> Dtype:
 def _read_pickle(path: Path, ema: bool) -> Weights:
     try:
         import torch
-    except (ImportError, OSError) as error:  # OSError: a library of torch's that does not load
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch cannot be loaded
         raise RefusedError(
-            f"{path} is a pickle, which only torch reads", why=str(error), hint="use safetensors"
+            f"{path} is a pickle, which only torch can read", why=str(error), hint="use safetensors"
         ) from error
 
     state, notes = _pick_state(path, _unpickle(path), ema)
-    strange = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
-    if strange:
-        raise RefusedError(f"{path} is not a state dict", why=f"{len(strange)} entries are no named tensors")
-    claimed, size = sum(tensor.numel() * tensor.element_size() for tensor in state.values()), path.stat().st_size
-    if claimed > size:  # many views of one small storage
-        raise RefusedError(f"{path} is refused: its tensors claim {claimed:,} bytes, the file has {size:,}")
+    invalid = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
+    if invalid:
+        why = f"entries that are not named tensors: {len(invalid)} of {len(state)}"
+        raise RefusedError(f"{path} is not a state dict", why=why)
+    nbytes, size = sum(tensor.numel() * tensor.element_size() for tensor in state.values()), path.stat().st_size
+    if nbytes > size:  # many views of one small storage
+        raise RefusedError(f"{path} is refused: its tensors need {nbytes:,} bytes, but the file has {size:,}")
     arrays = {name: _to_numpy(path, name, tensor) for name, tensor in state.items()}
     return Weights(arrays, _common_dtype({str(tensor.dtype) for tensor in state.values()}), notes)
 
@@ -210,35 +220,35 @@ def _unpickle(path: Path) -> Any:
     import torch
 
     installed = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if installed < OLDEST_SOUND_TORCH:
+    if installed < MIN_SAFE_TORCH:
         raise RefusedError(
-            f"{path} is a pickle, and torch {torch.__version__} cannot read one safely",
+            f"{path} is a pickle, which torch {torch.__version__} cannot read safely",
             hint="upgrade to torch >= 2.10, or use safetensors",
         )
     pickles.require_plain_archive(path)
     try:
-        # Meta's training script leaves its arguments in the file; a Namespace is a bag of values and runs nothing.
-        # An open file, as torch would go by the suffix of a path.
+        # Meta's training script stores its arguments as a Namespace, which only holds values and runs no code.
+        # Pass an open file, because torch.load treats some suffixes of a path specially.
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters of them is refused
+            warnings.simplefilter("ignore")  # our own checks cover the problems that torch warns of
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive raises RuntimeError, EOFError, KeyError, OSError and more
-        asked = pickles.globals_asked_for(path)
-        if asked or isinstance(error, pickle.UnpicklingError):
-            raise _refused_pickle(path, asked) from error
+        imports = pickles.unsafe_imports(path)
+        if imports or isinstance(error, pickle.UnpicklingError):
+            raise _refused_pickle(path, imports) from error
         raise RefusedError(f"{path} is damaged or not a checkpoint", why=_first_line(error)) from error
 
 
-def _refused_pickle(path: Path, asked: list[str]) -> RefusedError:
-    if not asked:
+def _refused_pickle(path: Path, imports: list[str]) -> RefusedError:
+    if not imports:
         return RefusedError(
-            f"{path} is refused: torch's reader of mere weights does not take it",
-            hint="save it by torch.save as that does by default, or as safetensors",
+            f"{path} is refused: torch.load cannot read it with weights_only=True",
+            hint="save it with the default settings of torch.save, or as safetensors",
         )
     return RefusedError(
         f"{path} is refused: it holds more than weights",
-        why=f"it asks for {', '.join(asked[:SHOWN])}{' …' if len(asked) > SHOWN else ''}",
-        hint="nothing in it was run; ask its maker for safetensors",
+        why=f"it would import {', '.join(imports[:SHOWN])}{' …' if len(imports) > SHOWN else ''}",
+        hint="none of its code was run; ask the author for safetensors",
     )
 
 
@@ -251,8 +261,8 @@ def _pick_state(path: Path, content: Any, ema: bool) -> tuple[Mapping[str, Any],
         raise RefusedError(f"{path} is not a state dict", why=f"it holds a {type(content).__name__}")
     for key in PICKLED_EMAS if ema else PICKLED_STATES:
         if isinstance(content.get(key), Mapping):
-            passed_over = ", ".join(str(other) for other in content if other != key)
-            return content[key], (f"took {key!r}, passed over {passed_over}",) if passed_over else ()
+            skipped = ", ".join(str(other) for other in content if other != key)
+            return content[key], (f"read {key!r}, skipped {skipped}",) if skipped else ()
     if ema:
         raise RefusedError(f"{path} has no EMA weights", why=f"it holds {', '.join(map(str, content))}"[:300])
     return content, ()
@@ -263,13 +273,14 @@ def _to_numpy(path: Path, name: str, tensor: Any) -> Array:
 
     try:
         array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
-    except (TypeError, RuntimeError) as error:  # sparse, quantised, of eight bits, without data
-        raise RefusedError(f"{path} holds no plain array as {name}", why=_first_line(error)) from error
+    except (TypeError, RuntimeError) as error:  # sparse, quantized, 8-bit float, or on the meta device
+        what = f"{path} holds a tensor {name} that cannot be converted to an array"
+        raise RefusedError(what, why=_first_line(error)) from error
     return array
 
 
 def unwrap(weights: Weights) -> Weights:
-    """Take the prefixes off that training wrappers put before every name."""
+    """Remove the prefixes that training wrappers add to every name."""
     arrays, notes = weights.arrays, weights.notes
     stripped = True
     while stripped:
@@ -277,12 +288,12 @@ def unwrap(weights: Weights) -> Weights:
         for prefix in WRAPPERS:
             if arrays and all(name.startswith(prefix) for name in arrays):
                 arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
-                notes, stripped = (*notes, f"took the prefix {prefix!r} off every name"), True
+                notes, stripped = (*notes, f"removed the prefix {prefix!r} from every name"), True
     return Weights(arrays, weights.dtype, notes)
 
 
 def cast(arrays: Mapping[str, Array], dtype: Dtype) -> dict[str, Any]:
-    """Floating-point arrays in ``dtype``, as torch tensors where that is bfloat16; integers as they are."""
+    """Cast floating-point arrays to ``dtype``; for bfloat16 return torch tensors. Integers become int64."""
     if dtype == "bfloat16":
         import torch
 
@@ -292,7 +303,7 @@ def cast(arrays: Mapping[str, Array], dtype: Dtype) -> dict[str, Any]:
             name: to_tensor(array).to(torch.bfloat16 if array.dtype.kind == "f" else torch.int64)
             for name, array in arrays.items()
         }
-    with np.errstate(over="ignore"):  # an overflow is found by the check of the result
+    with np.errstate(over="ignore"):  # the caller checks the result for overflow
         return {
             name: np.array(array, dtype=dtype if array.dtype.kind == "f" else np.int64, order="C")
             for name, array in arrays.items()
@@ -300,7 +311,7 @@ def cast(arrays: Mapping[str, Array], dtype: Dtype) -> dict[str, Any]:
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, Array], dtype: Dtype) -> None:
-    """Write one safetensors file, the old one or the new one at every moment."""
+    """Write one safetensors file atomically."""
     if dtype == "bfloat16":
         from safetensors.torch import save
     else:
@@ -309,12 +320,12 @@ def write_safetensors(path: Path, arrays: Mapping[str, Array], dtype: Dtype) -> 
 
 
 def write_pickle(path: Path, arrays: Mapping[str, Array], dtype: Dtype) -> None:
-    """Write ``{"model": state}`` as Meta's script does."""
+    """Write ``{"model": state}`` with ``torch.save``, like Meta's training script."""
     import io
 
     import torch
 
     state = {name: torch.as_tensor(array) for name, array in cast(arrays, dtype).items()}
-    buffer = io.BytesIO()  # a path would put its own name into the archive: the same weights, other bytes
+    buffer = io.BytesIO()  # a path would add its name to the archive and so change the bytes
     torch.save({"model": state}, buffer)
     replace_bytes(path, buffer.getvalue())

@@ -1,43 +1,117 @@
-"""The command ``levit``. Importing this is enough for help and no more; commands import what they need as they run."""
+"""The ``levit`` command and the layout of its help.
 
-from typing import Annotated, NoReturn
+Importing this module is enough to print help. Each command imports what it needs when it runs.
+"""
+
+import inspect
+import re
+import shutil
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from levit_cli import __version__
 from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
-from levit_cli.cli.errors import leave
+from levit_cli.cli.errors import exit_now
 from levit_cli.cli.eval import evaluate
 from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
+from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
 from levit_cli.errors import ExitCode
 from levit_cli.system.progress import log
 
-HELP = """Classify images with LeViT, fast.
+if TYPE_CHECKING:
+    _Base = TyperCommand
+else:
+    _Base = object
+NARROW_COLUMNS = 60  # in fewer columns, Typer's tables cut off the options' names
 
-    levit predict photo.jpg
 
-    levit predict photos/ -o results.jsonl
+class _ExamplesFirst(_Base):
+    """Print the docstring's sentence and examples first, then usage and the options by panel.
 
-    curl -s URL | levit predict -
+    The docstring holds one sentence, a blank line, the heading "Examples:" and one indented command per line. Typer
+    would wrap the commands at the terminal's width; here each stays on one line, so that it can be copied.
+    """
 
-    levit info levit-256
-"""
+    def __init__(self, *args: Any, help: str | None = None, **attributes: Any) -> None:  # noqa: A002
+        sentence, _, self.examples = inspect.cleandoc(help or "").partition("\n\nExamples:\n")
+        super().__init__(*args, **{**attributes, "help": None, "short_help": sentence})
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        columns = shutil.get_terminal_size().columns
+        formatter.width = min(formatter.width, columns)
+        head = type(formatter)(width=formatter.width)
+        head.write_text(self.short_help or "")
+        if self.examples:  # python -OO removes docstrings
+            with head.section("Examples"):
+                head.write("".join(f"  {line.strip()}\n" for line in self.examples.splitlines()))
+        typer.echo(head.getvalue().rstrip())
+        if columns < NARROW_COLUMNS:
+            self.rich_markup_mode = None
+        for parameter in self.get_params(ctx):
+            _tidy(parameter, markup=self.rich_markup_mode is not None)
+        formatter.write("\n")  # between the examples and the usage; Typer's tables bring their own
+        super().format_help(ctx, formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the panels as plain sections, for narrow terminals and without Rich."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or "Arguments", []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records, col_max=formatter.width // 3)
+
+
+def _tidy(parameter: Any, *, markup: bool) -> None:
+    """Adapt a parameter to the help: a panel for Typer's own options, no type where it says nothing, no markup."""
+    is_option = parameter.param_type_name == "option"
+    if is_option:
+        parameter.rich_help_panel = getattr(parameter, "rich_help_panel", None) or GENERAL
+    if not is_option or parameter.is_flag:  # "<bool>" would suggest that a flag takes a value
+        parameter.display_type_rich = _no_type
+    if markup and parameter.help:
+        parameter.help = re.sub(r"(?<!\\)\[", r"\\[", parameter.help)
+
+
+def _no_type(ctx: Any) -> None:
+    """Return no type to show."""
+
+
+class Command(_ExamplesFirst, TyperCommand):
+    """One command of ``levit``."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Name each argument by its metavar. Typer would add brackets and dots to it."""
+        arguments = [parameter for parameter in self.get_params(ctx) if parameter.param_type_name == "argument"]
+        return ["[OPTIONS]", *(str(argument.metavar) for argument in arguments)]
+
+
+class Group(_ExamplesFirst, TyperGroup):
+    """``levit`` itself."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
 
 app = typer.Typer(
-    help=HELP,
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(predict)
-app.command()(bench)
-app.command()(convert_checkpoint)
-app.command()(finetune)
-app.command("eval")(evaluate)
-app.command()(info)
+app.command(cls=Command)(predict)
+app.command("eval", cls=Command)(evaluate)
+app.command(cls=Command)(finetune)
+app.command(cls=Command)(bench)
+app.command(cls=Command)(info)
+app.command(cls=Command)(convert_checkpoint)
 
 
 def _version(shown: bool) -> None:
@@ -49,22 +123,27 @@ def _version(shown: bool) -> None:
 @app.callback()
 def levit(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    del version  # the callback did it
+    """Classify images with LeViT, fast.
 
-
-levit.__doc__ = HELP
+    Examples:
+        levit predict photo.jpg
+        levit predict photos/ -o results.jsonl
+        curl -s URL | levit predict -
+        levit info levit-256
+    """
+    del version  # handled by the callback
 
 
 def main() -> NoReturn:
-    """Entry point of the command ``levit``."""
+    """Run the ``levit`` command and exit."""
     try:
         app(prog_name="levit")
     except SystemExit as stop:
-        leave(stop.code)
-    except OSError as error:  # of a help text or a version that nobody takes
+        exit_now(stop.code)
+    except OSError as error:  # help or the version could not be printed
         log(f"Error: Cannot write standard output · {error.strerror}")
-        leave(ExitCode.OUTPUT)
+        exit_now(ExitCode.OUTPUT)
     raise AssertionError("typer always exits")

@@ -1,4 +1,4 @@
-"""``levit bench``: speed on this machine, beside the paper's."""
+"""``levit bench``: measure speed on this machine and compare it with the paper's claims."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,11 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.errors import Result, handle_errors
+from levit_cli.cli.errors import handle_errors
+from levit_cli.errors import ExitCode
 from levit_cli.system.progress import log
 
-NETS, HOW, RESULT = "Nets", "How it is measured", "What becomes of it"
+MODELS, MEASUREMENT, OUTPUT, ENGINE, GENERAL = "Models", "Measurement", "Output", "Engine", "General"
 
 
 @handle_errors
@@ -19,137 +20,167 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="LeViTs; without any, the five variants. A variant gets random weights; any other MODEL is loaded.",
+            help="LeViTs to measure; by default the five variants. A variant name gets random weights; any other MODEL "
+            "of predict is loaded.",
         ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES",
-            help=f"Baselines, with commas between: {', '.join(choices.BASELINES)}.",
-            show_default="those of the claims",
-            rich_help_panel=NETS,
+            help=f"Baselines to measure, separated by commas: {', '.join(choices.BASELINES)}.",
+            show_default="those of the paper's claims",
+            rich_help_panel=MODELS,
         ),
     ] = None,
-    no_baselines: Annotated[bool, typer.Option("--no-baselines", help="LeViTs only.", rich_help_panel=NETS)] = False,
+    no_baselines: Annotated[
+        bool, typer.Option("--no-baselines", help="Measure LeViTs only.", rich_help_panel=MODELS)
+    ] = False,
+    sha256: Annotated[
+        str | None,
+        typer.Option(
+            "--sha256",
+            metavar="HEX",
+            help="Expected SHA-256 hash of a model that is downloaded from a URL.",
+            show_default=False,
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
     device: options.DeviceOption = "auto",
     engine: options.EngineOption = "auto",
     precision: options.PrecisionOption = "auto",
     threads: options.ThreadsOption = 0,
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", "-b", min=1, help="Images at once.", show_default="16, on a GPU 256"),
+        typer.Option(
+            "--batch-size",
+            "-b",
+            min=1,
+            metavar="N",
+            help="Number of images per batch.",
+            show_default="16; on a GPU 256",
+            rich_help_panel=ENGINE,
+        ),
     ] = None,
     protocol: Annotated[
         choices.BenchProtocol,
         typer.Option(
-            help="paper: torch as the authors' script, one thread, fp32, 10 s of warm-up, 60 s timed.",
-            rich_help_panel=HOW,
+            help="How to measure. paper runs torch as the authors' script does: 1 thread, fp32, 10 s of warm-up and "
+            "60 s timed per model.",
+            rich_help_panel=MEASUREMENT,
         ),
     ] = "quick",
     warmup: Annotated[
         float | None,
-        typer.Option(metavar="S", help="Seconds, each net.", show_default="0.3", rich_help_panel=HOW),
+        typer.Option(
+            metavar="SECONDS",
+            help="Warm-up time per model.",
+            show_default="0.3; with --protocol paper 10",
+            rich_help_panel=MEASUREMENT,
+        ),
     ] = None,
     duration: Annotated[
         float | None,
-        typer.Option(metavar="S", help="Seconds timed, each net.", show_default="2.5", rich_help_panel=HOW),
+        typer.Option(
+            metavar="SECONDS",
+            help="Timed duration per model.",
+            show_default="2.5; with --protocol paper 60",
+            rich_help_panel=MEASUREMENT,
+        ),
     ] = None,
     end_to_end: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="From file to record over up to 256 images, too, and where the time goes.",
+            help="Also time levit predict, from file to record and part by part, over up to 256 images of a folder.",
             show_default=False,
-            rich_help_panel=HOW,
+            rich_help_panel=MEASUREMENT,
         ),
     ] = None,
     format: Annotated[
         choices.BenchFormat | None,
         typer.Option(
-            "--format", "-f", help="Default: the suffix of -o, else table.", show_default=False, rich_help_panel=RESULT
+            "--format",
+            "-f",
+            help="Output format.",
+            show_default="the suffix of -o, else table",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Instead of stdout.", show_default=False, rich_help_panel=RESULT
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the results to a file instead of stdout.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.png|svg",
-            help="The paper's figure, accuracy against speed, with this machine's points.",
+            help="Draw accuracy against speed, as in the paper, with this machine's speeds.",
             show_default=False,
-            rich_help_panel=RESULT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     compare: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="An earlier run's JSON: how many times faster each net is now.",
+            help="Compare each model's speed with that in the JSON output of an earlier run.",
             show_default=False,
-            rich_help_panel=RESULT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     fail_below: Annotated[
         float | None,
         typer.Option(
             metavar="RATIO",
-            help="Exit 1 if a net is slower than so many times before.",
+            help="Exit with 1 if a model's speed, divided by its earlier speed, is below this ratio.",
             show_default=False,
-            rich_help_panel=RESULT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     overwrite: options.OverwriteOption = False,
-    sha256: options.Sha256Option = None,
     offline: options.OfflineOption = False,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
     debug: options.DebugOption = False,
-    no_color: Annotated[bool, typer.Option("--no-color", help="No colours in the table.")] = False,
-) -> Result:
-    """Measure speed on this machine, beside the paper's claims.
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="Print the table without colors.", rich_help_panel=GENERAL)
+    ] = False,
+) -> ExitCode:
+    """Measure speed on this machine and compare it with the paper's claims.
 
-    levit bench
-
-    levit bench --device cpu --protocol paper
-
-    levit bench levit-128S levit-256 --engine openvino --threads 2 --batch-size 32
-
-    levit bench --against efficientnet_b2,resnet50 --plot speed.svg
-
-    levit bench --end-to-end photos/
-
-    levit bench -f json > before.json; levit bench --compare before.json
+    Examples:
+        levit bench
+        levit bench --device cpu --protocol paper
+        levit bench levit-128S levit-256 --engine openvino --threads 2 --batch-size 32
+        levit bench --against efficientnet_b2,resnet50 --plot speed.svg
+        levit bench --end-to-end photos/
+        levit bench -f json > before.json; levit bench --compare before.json
     """
-    from levit_cli.bench.request import Request
-    from levit_cli.bench.run import bench as measure
+    from levit_cli.bench.models import Selection
+    from levit_cli.bench.protocol import make_protocol
+    from levit_cli.bench.run import Outputs
+    from levit_cli.bench.run import bench as run_bench
     from levit_cli.engines import EngineSpec
 
-    request = Request(
-        models=tuple(models or ()),
-        against=against,
-        no_baselines=no_baselines,
-        spec=EngineSpec(device, engine, precision, threads),
-        batch_size=batch_size,
-        protocol=protocol,
-        warmup_s=warmup,
-        duration_s=duration,
-        end_to_end=end_to_end,
-        plot=plot,
-        compare=compare,
+    del debug  # read by handle_errors
+    return run_bench(
+        Selection(tuple(models or ()), against, no_baselines, sha256, offline),
+        EngineSpec(device, engine, precision, threads),
+        batch_size,
+        make_protocol(protocol, warmup_s=warmup, duration_s=duration),
+        Outputs(output, format, plot, overwrite, not no_color),
+        folder=end_to_end,
+        compare_with=compare,
         fail_below=fail_below,
-        format=format,
-        output=output,
-        overwrite=overwrite,
-        sha256=sha256,
-        offline=offline,
-        color=not no_color,
         quiet=quiet,
         verbose=verbose,
+        log=log,
     )
-    del debug  # the door looks at it
-    return measure(request, log)

@@ -1,4 +1,7 @@
-"""The one door through which errors leave: a message on stderr, an exit code, and never a traceback unasked."""
+"""The error handler: turn every exception into one message on stderr and an exit code.
+
+A traceback is printed with ``--debug`` only.
+"""
 
 import functools
 import os
@@ -13,24 +16,24 @@ from levit_cli.system.progress import log
 from levit_cli.system.signals import raise_on_signals
 
 P = ParamSpec("P")
-BUG_REPORT = "This is a bug of levit. Please report it with the output of the same command and --debug"
+BUG_REPORT = "This is a bug in levit. Please report it with the output of the same command and --debug"
 
 
 class Result(Protocol):
-    """What a command ends in: an exit code, or something that has one."""
+    """What a command returns: an ``ExitCode`` or an object that has one."""
 
     @property
     def exit_code(self) -> ExitCode: ...
 
 
 def handle_errors(command: Callable[P, Result]) -> Callable[P, NoReturn]:
-    """Wrap a command so that it always ends in ``sys.exit`` with its code."""
+    """Wrap a command so that it ends in ``sys.exit`` with its exit code, also when it raises."""
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
         raise_on_signals()
         try:
-            result = command(*args, **kwargs)  # alive until the process ends, see ``Outcome``
+            result = command(*args, **kwargs)  # keeps its engine until the process ends: freeing that takes time
             code = result.exit_code
         except BaseException as error:
             code = _code(error)
@@ -40,11 +43,11 @@ def handle_errors(command: Callable[P, Result]) -> Callable[P, NoReturn]:
     return guarded
 
 
-def leave(code: int | str | None) -> NoReturn:
-    """End the process at once, what is written flushed.
+def exit_now(code: int | str | None) -> NoReturn:
+    """Flush stdout and stderr and end the process at once.
 
-    Taking the interpreter and the network's libraries down in good order takes 0.2 s, a fourth of a cold start, and
-    would wait for threads that read or decode.
+    An orderly shutdown of the interpreter and the engine's libraries takes 0.2 s, a quarter of a cold start, and waits
+    for the threads that read and decode.
     """
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()
@@ -78,6 +81,6 @@ def _report(error: BaseException, *, debug: bool) -> None:
     if isinstance(error, LevitError):
         log(f"Error: {error}")
     elif isinstance(error, (KeyboardInterrupt, Terminated)):
-        log("Stopped. What was finished is written.")
+        log("Stopped. Finished results are written.")
     else:
         log(f"Error: {type(error).__name__}: {error} · {BUG_REPORT}")

@@ -240,15 +240,12 @@ def finetune(
 ) -> Result:
     """Train a model of your own classes.
 
-    levit finetune flowers/ -o runs/flowers -m levit-128S --epochs 20
-
-    levit finetune flowers/ -o runs/flowers --teacher runs/big --distill hard
-
-    levit finetune flowers/ -o runs/flowers --freeze backbone --image-size 160
-
-    levit finetune flowers/ -o runs/flowers --resume
-
-    torchrun --nproc-per-node 2 -m levit_cli finetune flowers/ -o runs/flowers
+    Examples:
+        levit finetune flowers/ -o runs/flowers -m levit-128S --epochs 20
+        levit finetune flowers/ -o runs/flowers --teacher runs/big --distill hard
+        levit finetune flowers/ -o runs/flowers --freeze backbone --image-size 160
+        levit finetune flowers/ -o runs/flowers --resume
+        torchrun --nproc-per-node 2 -m levit_cli finetune flowers/ -o runs/flowers
     """
     given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     from levit_cli.finetune import start

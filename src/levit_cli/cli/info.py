@@ -1,4 +1,4 @@
-"""``levit info``: what a checkpoint is."""
+"""``levit info``: describe a checkpoint."""
 
 from typing import Annotated, Literal
 
@@ -12,25 +12,34 @@ from levit_cli.system.progress import log
 
 @handle_errors
 def info(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for predict --model.")],
-    format: Annotated[Literal["table", "json"], typer.Option("--format", "-f", help="How to say it.")] = "table",
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A variant (levit-128S … levit-384), 'demo', a hub id owner/name[@rev], a path, or an https:// URL.",
+        ),
+    ],
     labels: options.LabelsOption = None,
-    preprocessing: options.PreprocessingOption = None,
     sha256: options.Sha256Option = None,
+    format: Annotated[
+        Literal["table", "json"],
+        typer.Option("--format", "-f", rich_help_panel=options.OUTPUT, help="Output format."),
+    ] = "table",
+    preprocessing: options.PreprocessingOption = None,
     offline: options.OfflineOption = False,
     debug: options.DebugOption = False,
 ) -> ExitCode:
-    """Show architecture, parameters, MACs, labels, preprocessing, hash and format of a checkpoint.
+    """Show a checkpoint's architecture, parameters, MACs, labels, preprocessing, hash and format.
 
-    levit info demo
-
-    levit info facebook/levit-128S --format json
+    Examples:
+        levit info demo
+        levit info facebook/levit-128S --format json
     """
     from levit_cli.checkpoints import load
-    from levit_cli.info.describe import as_json, as_text, describe
+    from levit_cli.info import as_json, as_text, describe
     from levit_cli.system.output import Sink
 
-    del debug  # the door looks at it
+    del debug  # read by handle_errors
     checkpoint = load(
         model,
         preprocessing=preprocessing,

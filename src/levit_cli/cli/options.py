@@ -1,4 +1,4 @@
-"""Options that several commands share, said once. Nothing heavy is imported to show a help text."""
+"""Options that several commands share, and the panels that help groups options in. Help imports nothing heavy."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,42 +7,105 @@ import typer
 
 from levit_cli import choices
 
+MODEL, INPUT, OUTPUT = "Model", "Input", "Output"
+PREPROCESSING, ENGINE, GENERAL = "Preprocessing", "Engine", "General"
+
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "-m", envvar="LEVIT_MODEL", metavar="MODEL", show_default="levit-256",
-        help="A variant (levit-128S … levit-384), 'demo', a hub id owner/name[@rev], a path, or an https address.",
+        "--model", "-m", envvar="LEVIT_MODEL", metavar="MODEL", rich_help_panel=MODEL,
+        help="A variant (levit-128S … levit-384), 'demo', a hub id owner/name[@rev], a path, or an https:// URL.",
+    ),
+]  # fmt: skip
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", show_default=False, rich_help_panel=MODEL,
+        help="Read the class names from a file: one name per line, or JSON.",
+    ),
+]  # fmt: skip
+Sha256Option = Annotated[
+    str | None,
+    typer.Option(
+        "--sha256", metavar="HEX", show_default=False, rich_help_panel=MODEL,
+        help="Expected SHA-256 hash of a model that is downloaded from a URL.",
+    ),
+]  # fmt: skip
+PreprocessingOption = Annotated[
+    choices.PreprocessingName | None,
+    typer.Option(
+        show_default=False, rich_help_panel=PREPROCESSING,
+        help="Published preprocessing to use instead of the checkpoint's own.",
+    ),
+]  # fmt: skip
+DecodeOption = Annotated[
+    choices.Decoding,
+    typer.Option(
+        rich_help_panel=PREPROCESSING,
+        help="JPEG decoding: exact, or fast, which decodes large photos at a reduced size.",
+    ),
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", rich_help_panel=PREPROCESSING,
+        help="Number of threads that decode images. 0 uses one per core.",
     ),
 ]  # fmt: skip
 DeviceOption = Annotated[
-    choices.Device, typer.Option(envvar="LEVIT_DEVICE", help="Where the network runs. auto is the CPU.")
+    choices.Device,
+    typer.Option(envvar="LEVIT_DEVICE", rich_help_panel=ENGINE, help="Device that runs the network. auto is the CPU."),
 ]
 EngineOption = Annotated[
     choices.EngineName,
-    typer.Option(envvar="LEVIT_ENGINE", help="auto is openvino on a CPU and torch on a GPU."),
-]
+    typer.Option(
+        envvar="LEVIT_ENGINE", rich_help_panel=ENGINE,
+        help="Library that runs the network. auto is openvino on a CPU and torch on a GPU.",
+    ),
+]  # fmt: skip
 PrecisionOption = Annotated[
-    choices.Precision, typer.Option(help="auto is bf16 where the CPU has instructions for it, else fp32.")
+    choices.Precision,
+    typer.Option(
+        rich_help_panel=ENGINE,
+        help="Number format of the computation. auto is bf16 if the CPU has instructions for it, else fp32.",
+    ),
+]
+BatchSizeOption = Annotated[
+    int,
+    typer.Option("--batch-size", "-b", min=1, metavar="N", rich_help_panel=ENGINE, help="Number of images per batch."),
 ]
 ThreadsOption = Annotated[
-    int, typer.Option(min=0, help="Of the network. 0 is all that this process may use.", show_default="all")
-]
-PreprocessingOption = Annotated[
-    choices.PreprocessingName | None,
-    typer.Option(help="Preprocessing; without it the checkpoint's own.", show_default=False),
-]
-LabelsOption = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", rich_help_panel=ENGINE,
+        help="Number of CPU threads that run the network. 0 uses all that the process may use.",
+    ),
+]  # fmt: skip
+OutputOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Names of the classes: one a line, or JSON.", show_default=False),
+    typer.Option(
+        "--output", "-o", metavar="FILE", show_default=False, rich_help_panel=OUTPUT,
+        help="Write the results to a file instead of stdout.",
+    ),
+]  # fmt: skip
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Replace the output if it exists.")
 ]
-Sha256Option = Annotated[
-    str | None,
-    typer.Option("--sha256", metavar="HEX", help="What a model from an address must hash to.", show_default=False),
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", rich_help_panel=GENERAL, help="Use cached models only; download none.")
 ]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what was chosen.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", rich_help_panel=GENERAL, help="Show no progress bar and no closing line.")
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", rich_help_panel=GENERAL, help="Report the model, preprocessing and engine on stderr."
+    ),
+]
+DebugOption = Annotated[bool, typer.Option("--debug", rich_help_panel=GENERAL, help="Print the traceback of an error.")]
+NoColorOption = Annotated[
+    bool, typer.Option("--no-color", rich_help_panel=GENERAL, help="Print the table without colors.")
+]
 
 DEFAULT_MODEL = "levit-256"

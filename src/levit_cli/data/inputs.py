@@ -1,6 +1,7 @@
-"""What to classify: files, folders, globs, addresses, lists and standard input, as one stream in a stable order.
+"""List the inputs: files, folders, globs, URLs, lists of paths and standard input, as one stream in a stable order.
 
-Nothing is opened here but folders and the list itself; the stream starts at once and holds one folder's names at most.
+Only folders and the list of paths are opened here, not the images. The stream starts at once; in memory it holds the
+names of the folders that are being walked.
 """
 
 import glob
@@ -15,9 +16,9 @@ from levit_cli.errors import InputError, UsageError
 
 STDIN = "-"
 URL_SCHEMES = ("http://", "https://")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # looked for in folders
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # of images in folders
 CHUNK_BYTES = 1 << 16
-RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # as a whole part of a path
+RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # ** as a whole component of a path
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Input:
     """One thing to classify.
 
     Args:
-        path: a path, an address, or ``-`` for the bytes of standard input.
-        error: why it cannot even be tried, such as a folder that may not be read.
-        content: its bytes, once they were fetched from where there is no file.
+        path: a path, a URL, or ``-`` for an image on standard input.
+        error: why it cannot be read, if that is known already, such as a folder without read permission.
+        content: the bytes of a URL or of standard input, after they were fetched.
     """
 
     path: str
@@ -40,12 +41,12 @@ class Input:
 
 
 def is_url(text: str) -> bool:
-    """Whether this is an address to fetch, and no path."""
+    """Whether the text is a URL, not a path."""
     return text.lower().startswith(URL_SCHEMES)
 
 
 def expand(arguments: Iterable[str]) -> Iterator[Input]:
-    """The inputs that command line arguments mean: folders walked, globs resolved, the rest as it is."""
+    """Yield the inputs of command-line arguments: walk folders, expand globs, keep everything else."""
     for argument in arguments:
         if argument == STDIN or is_url(argument):
             yield Input(argument)
@@ -57,56 +58,75 @@ def expand(arguments: Iterable[str]) -> Iterator[Input]:
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """What a glob matches. Other than in Python's own, ``**`` follows no symbolic link, which may lead in circles."""
+    """Yield the matches of a glob.
+
+    Unlike in Python's ``glob``, ``**`` does not follow symbolic links, because they may form a cycle.
+    """
     parts = RECURSIVE.split(pattern, maxsplit=1)
     if len(parts) == 1:
         yield from glob.iglob(pattern)
         return
-    before, behind = parts
+    before, after = parts
     for start in glob.iglob(before) if before else [""]:
-        if not behind:
-            yield start or os.curdir  # everything below, which walking it gives
+        if not after:
+            yield start or os.curdir  # a folder, which is then walked
         else:
             for folder in _folders(start):
-                yield from _matches(os.path.join(glob.escape(folder), behind))
+                yield from _matches(os.path.join(glob.escape(folder), after))
 
 
 def _folders(start: str) -> Iterator[str]:
-    """A folder and those below it that are neither hidden nor links."""
+    """Yield a folder and its subfolders, without hidden ones and symbolic links."""
     for path, names, _ in os.walk(start or os.curdir):
         names[:] = [name for name in names if not name.startswith(".")]
         yield path if start else path[len(os.curdir + os.sep) :]
 
 
-def listed(arguments: Iterable[str], files_from: str | None, *, null: bool) -> Iterator[Input]:
-    """All inputs: those that arguments mean, then those of a list.
+@dataclass(frozen=True)
+class InputOptions:
+    """What the user named.
 
     Args:
-        files_from: the list's path, or ``-`` for standard input.
-        null: its paths end in NUL, see ``read_list``.
-
-    Raises:
-        UsageError: the list cannot be read.
+        arguments: files, folders, globs, URLs, or ``-`` for an image on standard input.
+        files_from: file that lists paths, or ``-`` for standard input.
+        null: the paths in it end in NUL, see ``read_list``.
     """
-    yield from expand(arguments)
-    if files_from is not None:
+
+    arguments: tuple[str, ...]
+    files_from: str | None = None
+    null: bool = False
+
+    def stream(self) -> Iterator[Input]:
+        """Yield the inputs of the arguments, then those of the list.
+
+        Raises:
+            UsageError: the list cannot be read.
+        """
+        yield from expand(self.arguments)
+        if self.files_from is None:
+            return
         try:
-            with _open_list(files_from) as file:
-                yield from named(read_list(file, null=null))
+            with _open_list(self.files_from) as file:
+                yield from named(read_list(file, null=self.null))
         except OSError as error:
-            raise UsageError(f"Cannot read the list {files_from}", why=error.strerror or str(error)) from error
+            raise UsageError(f"Cannot read the list {self.files_from}", why=error.strerror or str(error)) from error
+
+    @property
+    def can_be_read_again(self) -> bool:
+        """Whether ``stream`` yields the same inputs a second time; a list on a pipe is gone after the first."""
+        return self.files_from is None or os.path.isfile(self.files_from)
 
 
 def _open_list(path: str) -> BinaryIO:
-    # without a buffer: its lock, held by a thread that waits for input, would abort the interpreter on its way out
+    # unbuffered: a buffer's lock, held by a thread that waits for input, would abort the interpreter at exit
     return io.FileIO(0, closefd=False) if path == STDIN else open(path, "rb")
 
 
 def named(paths: Iterable[str]) -> Iterator[Input]:
-    """Paths taken literally, as a list gives them: folders are walked, anything else is tried."""
+    """Yield the inputs of literal paths: walk folders, keep everything else, whatever its suffix."""
     for path in paths:
         if path == STDIN:
-            path = os.path.join(os.curdir, path)  # in a list it can only be the name of a file
+            path = os.path.join(os.curdir, path)  # in a list, - is a file name
         if not is_url(path) and os.path.isdir(path):
             yield from walk(path)
         else:
@@ -114,11 +134,11 @@ def named(paths: Iterable[str]) -> Iterator[Input]:
 
 
 def walk(folder: str) -> Iterator[Input]:
-    """The images below a folder, depth first in the order of their names' bytes.
+    """Yield the images in a folder and its subfolders, depth first, in the order of their names' bytes.
 
-    Hidden entries are skipped and symbolic links not followed; a folder that cannot be read is an input with an error.
+    Hidden entries and symbolic links are skipped. A folder that cannot be read is an input with an error.
     """
-    stack = [_Entry(folder, is_folder=True)]  # not recursion: hundreds of levels would be too many
+    stack = [_Entry(folder, is_folder=True)]  # no recursion: Python's limit is too low for hundreds of levels
     while stack:
         path, is_folder = stack.pop()
         entries = _entries(path) if is_folder else None
@@ -134,12 +154,12 @@ class _Entry(NamedTuple):
 
 
 def _entries(folder: str) -> list[_Entry] | InputError:
-    """What a folder holds that matters here, in order."""
+    """Return the subfolders and images of a folder in order, or the error of a folder that cannot be read."""
     try:
         with os.scandir(folder) as scan:
             seen = [(entry.path, entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in scan]
     except PermissionError:
-        return InputError("permission", "the folder may not be read")
+        return InputError("permission", "no permission to read the folder")
     except OSError as error:
         return InputError("not_found", error.strerror or str(error))
     entries = [
@@ -151,11 +171,11 @@ def _entries(folder: str) -> list[_Entry] | InputError:
 
 
 def read_list(file: BinaryIO, *, null: bool) -> Iterator[str]:
-    """The paths in a list, one a line, streamed.
+    """Yield the paths in a list as they arrive.
 
     Args:
-        null: paths end in NUL and are exact; else in a newline, with a byte order mark, carriage returns at the ends of
-            lines, and empty lines not counted.
+        null: each path ends in NUL and is taken exactly. Otherwise each line is a path; a byte order mark, carriage
+            returns at the ends of lines, and empty lines are ignored.
     """
     separator = b"\0" if null else b"\n"
     for index, raw in enumerate(_split(file, separator)):
@@ -168,8 +188,8 @@ def read_list(file: BinaryIO, *, null: bool) -> Iterator[str]:
 
 def _split(file: BinaryIO, separator: bytes) -> Iterator[bytes]:
     rest = b""
-    read = getattr(file, "read1", file.read)  # read1: what is there, without waiting for a full buffer
+    read = getattr(file, "read1", file.read)  # read1 returns what is available; read waits for a full buffer
     while chunk := read(CHUNK_BYTES):
-        *whole, rest = (rest + chunk).split(separator)
-        yield from whole
+        *complete, rest = (rest + chunk).split(separator)
+        yield from complete
     yield rest

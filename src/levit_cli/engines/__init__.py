@@ -1,6 +1,6 @@
-"""Engines: callables from pixels to logits. Choosing one is a look at the spec and at the machine.
+"""Inference engines: callables that compute logits from pixels. ``make_engine`` chooses one from the spec.
 
-An engine knows nothing of files and images: it takes (B, H, W, 3) bytes, any B, and gives (B, classes) float32.
+An engine is independent of files and image formats: it maps (B, H, W, 3) uint8, any B, to (B, classes) float32.
 """
 
 from collections.abc import Mapping
@@ -31,20 +31,22 @@ __all__ = [
 
 
 class Engine(Protocol):
+    """A model ready for inference, with its resolved spec."""
+
     spec: EngineSpec
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, H, W, 3) bytes -> (B, classes) logits, the mean of the two heads.
+        """Return the logits (B, classes), the mean of the two heads, for pixels (B, H, W, 3).
 
-        B is at most ``spec.batch_size``, where that is set. May be called from ``spec.streams`` threads at once.
+        B is at most ``spec.batch_size`` if that is set. ``spec.streams`` threads may call the engine at the same time.
         """
 
     def save_cache(self) -> None:
-        """Leave for the next run what took long to make; called when the answers are out."""
+        """Save compiled data for the next run. The caller calls this after all results are written."""
 
 
 class Weights(Protocol):
-    """What an engine needs of a checkpoint."""
+    """The part of a checkpoint that an engine needs."""
 
     @property
     def state(self) -> Mapping[str, NDArray[Any]]: ...
@@ -57,16 +59,17 @@ class Weights(Protocol):
 
 
 def make_engine(checkpoint: Weights, spec: EngineSpec, cache: Cache | None = None) -> Engine:
-    """The engine for a checkpoint.
+    """Return the engine for a checkpoint.
+
+    The default engine is OpenVINO on a CPU and torch on a GPU. The device ``auto`` selects a GPU only if a torch
+    engine is requested: detecting a GPU requires importing torch, which takes longer than classifying hundreds of
+    images.
 
     Args:
-        cache: where the engine may keep what took long to make, for the next run.
-
-    On a CPU that is OpenVINO unless torch is named; on a GPU it is torch. ``auto`` takes a GPU only where torch is
-    asked for: looking for one means importing torch, which takes longer than classifying hundreds of images.
+        cache: storage in which the engine may keep compiled data for the next run.
 
     Raises:
-        RefusedError: no such device, or it lacks the precision.
+        RefusedError: the device is not available or does not support the precision.
         UsageError: the engine does not run on that device.
     """
     spec = resolve_spec(spec)
@@ -82,7 +85,7 @@ def make_engine(checkpoint: Weights, spec: EngineSpec, cache: Cache | None = Non
 
 
 def make_engine_of_module(network: "BytesNetwork", spec: EngineSpec) -> Engine:
-    """The engine for a torch module that is none of ours; the same choice, refused for the same reasons."""
+    """Return the engine for a torch module that is not a LeViT. The choice and the errors are those of make_engine."""
     spec = resolve_spec(spec)
     if spec.engine == "openvino":
         from levit_cli.engines.openvino_converter import ConvertedEngine
@@ -94,10 +97,10 @@ def make_engine_of_module(network: "BytesNetwork", spec: EngineSpec) -> Engine:
 
 
 def resolve_spec(spec: EngineSpec) -> EngineSpec:
-    """The spec with engine, device and threads decided, and its precision where that is torch's.
+    """Return the spec with engine, device and threads resolved, and for torch engines the precision as well.
 
     Raises:
-        RefusedError: no such device, torch does not import, or it lacks the precision there.
+        RefusedError: the device is not available, torch cannot be imported, or the precision is not supported.
         UsageError: the engine does not run on that device.
     """
     name = spec.engine if spec.engine != "auto" else "openvino" if spec.device in ("auto", "cpu") else "torch"
@@ -108,8 +111,8 @@ def resolve_spec(spec: EngineSpec) -> EngineSpec:
         return replace(spec, device="cpu")
     try:
         from levit_cli.engines.torch import resolve_torch_spec
-    except (ImportError, OSError) as error:  # OSError: a library of torch's that does not load
-        raise RefusedError(f"The {name} engine cannot be used", why=str(error), hint="install torch again") from error
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch cannot be loaded
+        raise RefusedError(f"The {name} engine cannot be used", why=str(error), hint="reinstall torch") from error
     return resolve_torch_spec(spec)
 
 
@@ -117,5 +120,5 @@ _kept: list[object] = []
 
 
 def keep_until_exit(engine: object) -> None:
-    """Hold on to an engine until the process ends: taking it down takes longer than leaving the process does."""
+    """Keep a reference to an engine until the process exits, because destroying it would delay the exit."""
     _kept.append(engine)

@@ -1,8 +1,8 @@
-"""Batches on an NVIDIA GPU: the network captured once as a CUDA graph and replayed, without a launch for each layer.
+"""Run batches on an NVIDIA GPU as a captured CUDA graph, which avoids one kernel launch per layer.
 
-Each stream has buffers of its own: the batch is copied from page-locked memory without waiting, so that one stream
-copies while another computes, and the thread that waits for an answer leaves the interpreter to those that decode.
-Not measured yet: no GPU was at hand.
+Each stream has its own buffers. Batches are copied asynchronously from page-locked memory, so one stream copies while
+another computes. A thread that waits for its result releases the interpreter to the threads that decode images. The
+speed has not been measured yet.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-WARM_UP_CALLS = 3  # libraries choose their kernels and take their memory then, which a capture does not allow
+WARM_UP_CALLS = 3  # libraries select kernels and allocate memory in the first calls, which a capture forbids
 
 
 class CudaGraphs:
-    """Callable from as many threads at once as there are streams.
+    """A network as CUDA graphs, one per stream. At most ``streams`` calls run at the same time.
 
     Args:
-        module: (B, H, W, 3) bytes -> (B, classes) logits, on the GPU.
-        shape: of every batch; the graph is made for it.
+        module: (B, H, W, 3) uint8 -> (B, classes) logits, on the GPU.
+        shape: shape (B, H, W, 3) of every batch, for which the graph is captured.
+        streams: number of CUDA streams.
     """
 
     def __init__(self, module: Callable[[Tensor], Tensor], shape: tuple[int, ...], streams: int) -> None:
@@ -38,7 +39,7 @@ class CudaGraphs:
 
 
 class _Stream:
-    """One batch under way: its page-locked memory, its memory on the GPU, and the graph between."""
+    """One CUDA stream with its page-locked buffers, its GPU buffers and its graph."""
 
     @torch.inference_mode()
     def __init__(self, module: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
@@ -53,7 +54,7 @@ class _Stream:
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, stream=self._stream):
             self._logits = module(self._pixels).float()
-        self._answer = torch.empty(self._logits.shape, pin_memory=True)
+        self._result = torch.empty(self._logits.shape, pin_memory=True)
 
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -61,7 +62,7 @@ class _Stream:
         with torch.cuda.stream(self._stream):
             self._pixels.copy_(self._host, non_blocking=True)
             self._graph.replay()
-            self._answer.copy_(self._logits, non_blocking=True)
+            self._result.copy_(self._logits, non_blocking=True)
         self._stream.synchronize()
-        logits: NDArray[np.float32] = self._answer.numpy().copy()
+        logits: NDArray[np.float32] = self._result.numpy().copy()
         return logits

@@ -1,4 +1,4 @@
-"""The engine for CPUs: the inference form as an OpenVINO graph, built from opset calls. Needs no torch."""
+"""The CPU engine: builds the inference form as an OpenVINO graph from opset calls, without torch."""
 
 import functools
 import sys
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Importing openvino also imports its model converter, which takes a third of the time, reports the import to its makers
-# and leaves an id in the home folder. The graph is built without it; who wants it can still import it afterwards.
+# Importing openvino also imports its model converter. That takes a third of the import time, sends telemetry and writes
+# an id to the home folder. The graph does not need the converter, which can still be imported afterwards.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 _CONVERTER = "openvino.tools.ovc"
 _imported_before = sys.modules.get(_CONVERTER)
@@ -26,11 +26,10 @@ finally:
 
 from levit_cli import __version__
 from levit_cli.choices import Precision
-from levit_cli.engines.batch import pad_batch
-from levit_cli.engines.spec import Cache, EngineSpec, require_precision
+from levit_cli.engines.spec import Cache, EngineSpec, pad_batch, require_precision
 from levit_cli.images.transforms import Transform
-from levit_cli.model import folded as fused
 from levit_cli.model.config import Grid, LevitConfig
+from levit_cli.model.folded import fold, forward
 
 Node = Any  # openvino's opset functions are untyped
 _only_core = functools.cache(ov.Core)
@@ -38,21 +37,22 @@ _core_lock = Lock()
 
 
 def shared_core() -> ov.Core:
-    """OpenVINO's core, one for the whole process, that never ends.
+    """Return the only OpenVINO core of the process, which is never destroyed.
 
-    Its plugin for the CPU gives the thread that loads it a signal stack, and unmaps that where the last of a core is
-    let go. Of two cores, or from another thread, it leaves the stack set, and the next signal ends the process.
+    OpenVINO's CPU plugin sets a signal stack for the thread that loads it, and unmaps the stack when the last reference
+    to a core is dropped. If there are two cores, or the thread is another one, the stack remains set after it was
+    unmapped, and the next signal crashes the process.
     """
     with _core_lock:
         return _only_core()
 
 
 class OpenVinoOps:
-    """OpenVINO's side of ``fused.Ops``: each method adds nodes to the graph."""
+    """``model.folded.Ops`` for OpenVINO. Each method adds nodes to the graph."""
 
     def __init__(self, weights: Mapping[str, NDArray[Any]], transform: Transform) -> None:
         self.weights = weights
-        # in levels of 0 to 255, as the pixels are
+        # in the pixels' range of 0 to 255
         mean, std = (255 * np.array(values).reshape(1, 1, 1, 3) for values in (transform.mean, transform.std))
         self.mean, self.scale = mean.astype(np.float32), (1 / std).astype(np.float32)
 
@@ -61,7 +61,7 @@ class OpenVinoOps:
 
     def normalize(self, pixels: Node) -> Node:
         x = opset.multiply(opset.subtract(opset.convert(pixels, "f32"), self.mean), self.scale)
-        return opset.transpose(x, [0, 3, 1, 2])  # last: the plugin only relabels the layout then, and moves nothing
+        return opset.transpose(x, [0, 3, 1, 2])  # as the last step, the plugin relabels the layout and copies nothing
 
     def convolution(self, x: Node, name: str) -> Node:
         x = opset.convolution(
@@ -113,22 +113,23 @@ class OpenVinoOps:
 def build_graph(
     weights: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform, batch_size: int = 0
 ) -> ov.Model:
-    """The graph pixels (B, H, W, 3) uint8 -> logits (B, classes) float32 from folded weights.
+    """Build the graph from pixels (B, H, W, 3) uint8 to logits (B, classes) float32.
 
     Args:
-        batch_size: B; 0 for any, which costs a few percent.
+        weights: folded weights.
+        batch_size: fixed B; 0 allows any B, which is a few percent slower.
     """
     pixels = opset.parameter([batch_size or -1, *config.image_size, 3], np.uint8, name="pixels")
-    logits = fused.forward(OpenVinoOps(weights, transform), config, pixels)
+    logits = forward(OpenVinoOps(weights, transform), config, pixels)
     return ov.Model([logits], [pixels], "levit")
 
 
 class OpenVinoEngine:
-    """The compiled graph. bf16 is chosen where the CPU has instructions for it.
+    """A LeViT as a compiled OpenVINO graph. The precision ``auto`` is bf16 if the CPU has instructions for it.
 
     Args:
-        cache: where a compiled graph may be found and is left for the next run.
-        weights_id: what the weights are known by in the cache, such as their hash.
+        cache: storage for the compiled graph between runs.
+        weights_id: identifier of the weights in the cache, such as their hash.
     """
 
     def __init__(
@@ -147,11 +148,11 @@ class OpenVinoEngine:
         compiled = self._from_cache(core)
         self._is_new = compiled is None
         if compiled is None:
-            self._weights = fused.fold(state, config)  # the graph shares their memory
+            self._weights = fold(state, config)  # the graph shares their memory
             graph = build_graph(self._weights, config, transform, spec.batch_size)
             compiled = core.compile_model(graph, "CPU", properties(self.spec))
         self._compiled: Any = compiled
-        self._requests = Requests(compiled, self.spec)
+        self._pool = InferRequestPool(compiled, self.spec)
 
     def _from_cache(self, core: ov.Core) -> Any | None:
         blob = self._cache.load(self._key) if self._cache else None
@@ -159,21 +160,21 @@ class OpenVinoEngine:
             return None
         try:
             return core.import_model(ov.Tensor(np.frombuffer(blob, np.uint8)), "CPU", properties(self.spec))
-        except RuntimeError:  # of another build of openvino
+        except RuntimeError:  # written by another build of openvino
             return None
 
     def save_cache(self) -> None:
-        """Leave the compiled graph for the next run, if it is not where it came from."""
+        """Save the compiled graph for the next run, unless it came from the cache."""
         if self._cache and self._is_new:
             self._cache.store(self._key, self._compiled.export_model().getvalue())
             self._is_new = False
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._requests(pixels)
+        return self._pool(pixels)
 
 
-class Requests:
-    """A compiled graph's places for batches: as many at once as the spec has streams."""
+class InferRequestPool:
+    """A pool of infer requests of a compiled graph, one per stream."""
 
     def __init__(self, compiled: Any, spec: EngineSpec) -> None:
         self._batch_size = spec.batch_size
@@ -182,11 +183,11 @@ class Requests:
             self._idle.put(compiled.create_infer_request())
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, H, W, 3) bytes -> (B, classes) logits."""
-        filled = pad_batch(pixels, self._batch_size)
+        """(B, H, W, 3) uint8 -> (B, classes) logits."""
+        padded = pad_batch(pixels, self._batch_size)
         request = self._idle.get()
         try:
-            request.infer([filled], share_inputs=True)
+            request.infer([padded], share_inputs=True)
             logits: NDArray[np.float32] = request.get_output_tensor(0).data[: len(pixels)].copy()
         finally:
             self._idle.put(request)
@@ -194,22 +195,27 @@ class Requests:
 
 
 def properties(spec: EngineSpec) -> dict[str, Any]:
+    """Return the OpenVINO properties that implement a spec."""
     return {
         "INFERENCE_PRECISION_HINT": "bf16" if spec.precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": spec.threads,
         "NUM_STREAMS": spec.streams,
-        "ENABLE_CPU_PINNING": False,  # threads that decode share the cores
+        "ENABLE_CPU_PINNING": False,  # decoding threads share the cores
     }
 
 
 def _cache_key(core: ov.Core, transform: Transform, spec: EngineSpec, weights_id: str) -> str:
-    """Everything that a compiled graph depends on."""
+    """Return a string of everything that determines the compiled graph."""
     cpu = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     return repr((__version__, ov.__version__, cpu, weights_id, transform, spec))
 
 
 def with_precision(core: ov.Core, spec: EngineSpec) -> EngineSpec:
-    """The spec with its precision decided: bf16 where the CPU has instructions for it."""
+    """Return the spec with its precision resolved: ``auto`` is bf16 if the CPU has instructions for it.
+
+    Raises:
+        RefusedError: the precision is not supported.
+    """
     native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     supported: tuple[Precision, ...] = ("fp32", "bf16") if native_bf16 else ("fp32",)
     return require_precision(spec, supported, supported[-1])

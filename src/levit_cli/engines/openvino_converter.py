@@ -1,21 +1,19 @@
-"""OpenVINO for networks that are torch modules: converted, where our own are built from opset calls.
+"""Run other torch modules in OpenVINO with its model converter. LeViTs are built from opset calls instead.
 
-The converter reports to its makers; its telemetry is out of reach, because ``engines.openvino``, imported first, has
-taken the package's place.
+The converter would send telemetry. ``engines.openvino`` is imported first and disables the telemetry package.
 """
 
 import torch
 
-from levit_cli.engines.openvino import Requests, properties, shared_core, with_precision
+from levit_cli.engines.openvino import InferRequestPool, properties, shared_core, with_precision
 from levit_cli.engines.spec import EngineSpec
-from levit_cli.engines.torch import BytesNetwork
-from levit_cli.engines.tracing import trace
+from levit_cli.engines.torch import BytesNetwork, trace
 
-import openvino as ov  # isort: skip  # behind our engine, which keeps the telemetry out
+import openvino as ov  # isort: skip  # after engines.openvino, which disables the telemetry
 
 
-class ConvertedEngine(Requests):
-    """A torch network from bytes to logits, as an OpenVINO graph with the settings of ``OpenVinoEngine``."""
+class ConvertedEngine(InferRequestPool):
+    """A torch network from pixels to logits as an OpenVINO graph, with the settings of ``OpenVinoEngine``."""
 
     def __init__(self, network: BytesNetwork, spec: EngineSpec) -> None:
         core = shared_core()
@@ -25,12 +23,12 @@ class ConvertedEngine(Requests):
         super().__init__(core.compile_model(graph, "CPU", properties(self.spec)), self.spec)
 
     def save_cache(self) -> None:
-        """Nothing: what is converted is only measured."""
+        """Do nothing: converted networks are only used by benchmarks."""
 
 
 def convert(network: BytesNetwork) -> ov.Model:
-    """The graph pixels (?, H, W, 3) uint8 -> logits of a torch network."""
-    from openvino.tools.ovc import convert_model  # not at the top: importing it would look for its telemetry
+    """Convert a torch network to a graph from pixels (B, H, W, 3) uint8, any B, to logits (B, classes)."""
+    from openvino.tools.ovc import convert_model  # imported late, because its import looks for the telemetry package
 
     example = torch.zeros((1, *network.image_size, 3), dtype=torch.uint8)
     return convert_model(trace(network.to_dtype(torch.float32), example), example_input=example)

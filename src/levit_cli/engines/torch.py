@@ -1,6 +1,8 @@
-"""The engine for GPUs, and a second opinion on CPUs: the inference form as torch functions."""
+"""The torch engine for GPUs and CPUs: the inference form as torch functions. Also traces modules for other uses."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from levit_cli.choices import Precision
-from levit_cli.engines.batch import pad_batch
-from levit_cli.engines.spec import EngineSpec, require_precision
+from levit_cli.engines.spec import EngineSpec, pad_batch, require_precision
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import Transform
-from levit_cli.model import folded as fused
 from levit_cli.model.config import Grid, LevitConfig
+from levit_cli.model.folded import fold, forward
 from levit_cli.model.levit import to_tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,14 +26,14 @@ Module = Callable[[Tensor], Tensor]
 
 
 class TorchOps:
-    """torch's side of ``fused.Ops``, on weights by name."""
+    """``model.folded.Ops`` for torch, on weights by name."""
 
     def __init__(self, weights: Mapping[str, Tensor], mean: Tensor, scale: Tensor) -> None:
         self.weights, self.mean, self.scale = weights, mean, scale
 
     def normalize(self, pixels: Tensor) -> Tensor:
         x = (pixels.permute(0, 3, 1, 2).to(torch.float32) - self.mean) * self.scale
-        return x.to(self.weights["stem.0.weight"].dtype)  # channels last, as the pixels came
+        return x.to(self.weights["stem.0.weight"].dtype)  # keeps the channels-last layout of the pixels
 
     def convolution(self, x: Tensor, name: str) -> Tensor:
         return F.conv2d(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], stride=2, padding=1)
@@ -73,7 +74,7 @@ class TorchOps:
 
 
 class FoldedLevit(nn.Module):
-    """The inference form as a module, for ``torch.compile``, ``torch.export`` and moving to a device."""
+    """The inference form as a module, which can be compiled, exported and moved to a device."""
 
     mean: Tensor
     scale: Tensor
@@ -81,12 +82,12 @@ class FoldedLevit(nn.Module):
     def __init__(self, weights: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform) -> None:
         super().__init__()
         self.config = config
-        self._places = {name: name.replace(".", "_") for name in weights}  # a buffer's name takes no dots
+        self._buffer_names = {name: name.replace(".", "_") for name in weights}  # buffer names cannot contain dots
         for name, array in weights.items():
             tensor = to_tensor(array)
             if tensor.ndim == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
-            self.register_buffer(self._places[name], tensor)
+            self.register_buffer(self._buffer_names[name], tensor)
         mean, std = (255 * torch.tensor(values).reshape(3, 1, 1) for values in (transform.mean, transform.std))
         self.register_buffer("mean", mean)
         self.register_buffer("scale", 1 / std)
@@ -96,19 +97,19 @@ class FoldedLevit(nn.Module):
         return self.config.image_size
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) bytes -> (B, classes) logits."""
-        weights = {name: self.get_buffer(place) for name, place in self._places.items()}
-        return fused.forward(TorchOps(weights, self.mean, self.scale), self.config, pixels)
+        """(B, H, W, 3) uint8 -> (B, classes) logits."""
+        weights = {name: self.get_buffer(buffer_name) for name, buffer_name in self._buffer_names.items()}
+        return forward(TorchOps(weights, self.mean, self.scale), self.config, pixels)
 
     def to_dtype(self, dtype: torch.dtype) -> "FoldedLevit":
-        """Weights in another precision; the normalisation of the pixels stays in float32."""
-        for place in self._places.values():
-            setattr(self, place, self.get_buffer(place).to(dtype))
+        """Convert the weights to another precision. The normalization of the pixels stays in float32."""
+        for buffer_name in self._buffer_names.values():
+            setattr(self, buffer_name, self.get_buffer(buffer_name).to(dtype))
         return self
 
 
 class BytesNetwork(Protocol):
-    """A module from (B, H, W, 3) bytes to (B, classes) logits, of a precision that can be changed."""
+    """A module from pixels (B, H, W, 3) uint8 to logits (B, classes), whose precision can be changed."""
 
     @property
     def image_size(self) -> Grid: ...
@@ -116,7 +117,7 @@ class BytesNetwork(Protocol):
 
 
 class ModuleEngine:
-    """Any network from bytes to logits in torch: as it is, or compiled where the spec says so; on CUDA as graphs."""
+    """A torch network from pixels to logits: eager or compiled, as the spec requests, and on CUDA as a CUDA graph."""
 
     def __init__(self, network: BytesNetwork, spec: EngineSpec) -> None:
         self.spec = _with_streams(resolve_torch_spec(spec))
@@ -138,7 +139,7 @@ class ModuleEngine:
         return self._run(pad_batch(pixels, self.spec.batch_size))[: len(pixels)]
 
     def save_cache(self) -> None:
-        """Nothing: eager torch makes nothing that would be worth it, and what torch.compile makes, torch keeps."""
+        """Do nothing: eager torch has no compiled data, and torch.compile has its own cache."""
 
 
 class TorchEngine(ModuleEngine):
@@ -147,11 +148,11 @@ class TorchEngine(ModuleEngine):
     def __init__(
         self, state: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform, spec: EngineSpec
     ) -> None:
-        super().__init__(FoldedLevit(fused.fold(state, config), config, transform), spec)
+        super().__init__(FoldedLevit(fold(state, config), config, transform), spec)
 
 
 class Eager:
-    """A module called with each batch as it comes."""
+    """A module that is called directly, without a graph."""
 
     def __init__(self, module: Module, device: str) -> None:
         self._module, self._device = module, device
@@ -164,25 +165,25 @@ class Eager:
 
 
 def resolve_torch_spec(spec: EngineSpec) -> EngineSpec:
-    """The spec with device and precision decided; ``auto`` is a GPU where there is one.
+    """Return the spec with device and precision resolved; the device ``auto`` is a GPU if there is one.
 
     Raises:
-        RefusedError: no such device here, or it does not compute in that precision.
+        RefusedError: the device is not available, or does not support the precision.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if spec.device == "auto":
         spec = replace(spec, device="cuda" if available["cuda"] else "mps" if available["mps"] else "cpu")
     if not available[spec.device]:
-        raise RefusedError(f"There is no {spec.device} device here", hint="--device cpu works everywhere")
+        raise RefusedError(f"There is no {spec.device} device on this machine", hint="use --device cpu")
     supported: tuple[Precision, ...] = ("fp32", "bf16") if spec.device == "cpu" else ("fp32", "bf16", "fp16")
     return require_precision(spec, supported, "fp32" if spec.device == "cpu" else "fp16")
 
 
 def _with_streams(spec: EngineSpec) -> EngineSpec:
-    """The spec with its streams, and with a batch size only where the network is made for one size.
+    """Return the spec with its streams, and with a batch size only if the network is built for a fixed size.
 
-    torch spreads a batch over its threads itself, so a CPU takes one at a time. A GPU takes two: while one is
-    computed, the next is copied.
+    A CPU uses one stream, because torch distributes each batch over its threads. A GPU uses two streams, so that one
+    batch is copied while another is computed.
     """
     fixed = spec.batch_size if spec.device == "cuda" or spec.engine == "compile" else 0
     if spec.device == "cuda":
@@ -191,5 +192,29 @@ def _with_streams(spec: EngineSpec) -> EngineSpec:
 
 
 def gpu_name() -> str:
-    """The model of the GPU that ``cuda`` means."""
+    """Return the model name of the default CUDA device."""
     return torch.cuda.get_device_name()
+
+
+def trace(module: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
+    """Trace a module with ``torch.jit.trace``, with its warnings suppressed.
+
+    The paper measured traced modules, and OpenVINO's converter reads them. Values that the module computes from the
+    shape of ``example`` become constants.
+    """
+    with torch.no_grad(), _unfused_attention(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, and shapes become constants
+        # check_trace would run the module three more times and take three quarters of the time
+        traced: torch.jit.ScriptModule = torch.jit.trace(module.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+    return traced
+
+
+@contextmanager
+def _unfused_attention() -> Iterator[None]:
+    """Let torch.nn compute attention from matrix products and softmax instead of its fused fast path."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)

@@ -1,6 +1,7 @@
-"""torch.compile, for the engine of that name and for training: kernels made for this machine and one batch size.
+"""Compile networks with ``torch.compile``, for the ``compile`` engine and for training.
 
-Making them takes tens of seconds for each network, and on a CPU a C++ compiler; torch keeps them in our cache folder.
+The kernels are compiled for this machine and usually for one batch size. That takes tens of seconds per network, and
+on a CPU it needs a C++ compiler. torch caches the kernels in our cache folder.
 """
 
 import logging
@@ -14,18 +15,18 @@ from torch import Tensor, nn
 from levit_cli.errors import RefusedError
 from levit_cli.system.cache import cache_folder
 
-NETWORKS_AT_ONCE = 64  # torch counts the networks that share a forward as variants of one, and stops compiling at eight
-SOME_BATCH = 2  # a batch of one would be compiled for one only
+RECOMPILE_LIMIT = 64  # torch counts networks that share a forward as recompilations of one; its default limit is 8
+EXAMPLE_BATCH = 2  # torch treats a batch of 1 as a fixed size
 
 
 def compiled(module: Callable[[Tensor], Tensor], pixels: Tensor) -> Callable[[Tensor], Tensor]:
-    """The module as one compiled function.
+    """Return the module as one compiled function.
 
     Args:
-        pixels: (B, H, W, 3) bytes on the module's device; B is the batch size to compile for, 0 for any.
+        pixels: (B, H, W, 3) uint8 on the module's device; B is the batch size to compile for, 0 for any.
 
     Raises:
-        RefusedError: it cannot be compiled here, most often because there is no compiler.
+        RefusedError: the compilation fails, usually because there is no compiler.
     """
     _prepare()
     function: Callable[[Tensor], Tensor] = torch.compile(
@@ -37,10 +38,10 @@ def compiled(module: Callable[[Tensor], Tensor], pixels: Tensor) -> Callable[[Te
     try:
         _find_compiler(pixels.device.type)
         with torch.inference_mode():
-            function(pixels if len(pixels) else pixels.new_zeros((SOME_BATCH, *pixels.shape[1:])))
-    except Exception as error:  # whatever the compiler under it raises
+            function(pixels if len(pixels) else pixels.new_zeros((EXAMPLE_BATCH, *pixels.shape[1:])))
+    except Exception as error:  # the compiler backends raise many types
         raise RefusedError(
-            "torch.compile does not work here",
+            "torch.compile does not work on this machine",
             why=_reason(error),
             hint="it needs a C++ compiler; --engine openvino and --engine torch do not",
         ) from error
@@ -48,7 +49,9 @@ def compiled(module: Callable[[Tensor], Tensor], pixels: Tensor) -> Callable[[Te
 
 
 def compiled_for_training(module: nn.Module, device: str) -> nn.Module:
-    """The module with its forward and backward compiled; they are when it is first called, for that batch size.
+    """Return the module with compiled forward and backward passes.
+
+    The first call compiles them, for its batch size.
 
     Raises:
         RefusedError: there is no compiler.
@@ -58,30 +61,32 @@ def compiled_for_training(module: nn.Module, device: str) -> nn.Module:
         _find_compiler(device)
     except Exception as error:
         raise RefusedError(
-            "torch.compile does not work here", why=_reason(error), hint="it needs a C++ compiler; leave --compile away"
+            "torch.compile does not work on this machine",
+            why=_reason(error),
+            hint="it needs a C++ compiler; run without --compile",
         ) from error
     function: nn.Module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
     return function
 
 
 def _prepare() -> None:
-    _keep_kernels_in_our_cache()
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of CUDA on machines without
-    torch._dynamo.config.recompile_limit = NETWORKS_AT_ONCE
+    _use_our_cache()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # suppresses warnings of a missing CUDA
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
 
 
 def _find_compiler(device: str) -> None:
-    """Fail at once where there is none; torch would find out behind half a minute of preparations."""
+    """Raise at once if there is no compiler. torch itself would fail only after half a minute."""
     if device == "cpu":
-        with suppress(ImportError):  # it is torch's own affair where that function lives
+        with suppress(ImportError):  # the function is private and may move
             from torch._inductor.cpp_builder import get_cpp_compiler
 
             get_cpp_compiler()
 
 
-def _keep_kernels_in_our_cache() -> None:
+def _use_our_cache() -> None:
     folder = cache_folder() / "inductor"
-    with suppress(OSError):  # then torch takes a temporary folder
+    with suppress(OSError):  # torch then uses a temporary folder
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 

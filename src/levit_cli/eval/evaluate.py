@@ -1,6 +1,6 @@
-"""Labelled images classified as ``predict`` does it: every image's logits, kept beside its true class.
+"""Classify labeled images with the pipeline of ``levit predict`` and keep each image's logits and true class.
 
-What cannot be read has no part in the figures and is kept apart.
+Images that cannot be read are kept separately and do not count in the metrics.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,32 +18,32 @@ from levit_cli.engines import Engine, EngineSpec
 from levit_cli.errors import RefusedError
 from levit_cli.eval.match_labels import match
 from levit_cli.eval.results import Classes
-from levit_cli.predict.decoding import Preparation
+from levit_cli.predict.model import make_prediction_engine
 from levit_cli.predict.pipeline import Prediction, Stats, predict
+from levit_cli.predict.prefetch import DecodeOptions, Decoder
 from levit_cli.predict.reader import Reader
-from levit_cli.predict.request import Request, engine_for, sized
-from levit_cli.system.progress import Log
+from levit_cli.system.progress import Log, silent
 
 TOP_K = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """What a model answered to labelled images, N of which could be read.
+    """The predictions of a model for labeled images, N of which could be read.
 
     Args:
-        folders: the images.
-        labels: the model's.
-        class_of_folder: the model's class for each class of ``folders``.
+        folders: the images by class.
+        labels: of the model.
+        class_of_folder: the model's class index for each class of ``folders``.
         paths: of the N images.
-        targets: (N,) their true classes.
-        ranked: (N, k) the k likeliest classes, best first; k is 5, or all where the model has fewer.
-        confidences: (N,) the probability of the first of them, as ``predict`` prints it.
+        targets: (N,) true class indices.
+        ranked: (N, k) the k most likely class indices, best first; k is 5, or all classes if the model has fewer.
+        confidences: (N,) probability of the most likely class, as ``predict`` reports it.
         logits: (N, classes), not divided by the temperature.
-        failures: the images that could not be read, with the reasons.
-        temperature: the model's.
-        engine: that computed this, and with what.
-        stats: what it took.
+        failures: the images that could not be read, with their errors.
+        temperature: of the model.
+        engine: the engine that computed the logits.
+        stats: counts and times.
     """
 
     folders: ClassFolders
@@ -69,49 +69,49 @@ def evaluate(
     batch_size: int = 16,
     workers: int = 0,
     verbose: bool = False,
-    log: Log = lambda _: None,
+    log: Log = silent,
     advance: Callable[[], None] = lambda: None,
 ) -> Evaluated:
-    """Classify the images of a data set, by the same path as ``levit predict``.
+    """Classify the images of class folders with the pipeline of ``levit predict``.
 
     Args:
-        folders: each of its classes is matched to one of the model's labels by name.
-        spec: threads are shared out as ``predict`` does.
-        advance: called for each image that is done.
+        folders: each class is matched to one of the model's labels by name.
+        spec: its threads are divided as ``predict`` divides them.
+        workers: decode threads; 0 for one per usable core.
+        advance: called after each image.
 
     Raises:
-        RefusedError: a folder has no label, or there is no such device.
+        RefusedError: a folder matches no label, the model has only one class, or the device does not exist.
     """
     if len(checkpoint.labels) < 2:
-        raise RefusedError("There is nothing to evaluate", why="the model knows one class only, and is always right")
+        raise RefusedError("There is nothing to evaluate", why="the model has one class only, so it is always right")
     class_of_folder = match(folders.classes, checkpoint.labels)
-    asked = Request((), checkpoint.origin, spec=spec, batch_size=batch_size, workers=workers, verbose=verbose)
-    asked = sized(asked, alone=len(folders.samples) == 1)
+    spec = spec.with_batching(batch_size, single=len(folders.samples) == 1)
     inputs = (Input(str(path)) for path, _ in folders.samples)
-    with Preparation(Reader(checkpoint.transform, decoding), limit_s=asked.timeout_s, isolate=False) as preparation:
-        ahead = preparation.ahead(inputs, batch_size=asked.batch_size, workers=asked.workers)
+    with Decoder(Reader(checkpoint.transform, decoding), DecodeOptions(workers=workers)) as decoder:
+        prefetcher = decoder.prefetch(inputs, spec.batch_size)
         try:
-            engine, stats = engine_for(asked, checkpoint, log), Stats()
+            engine, stats = make_prediction_engine(checkpoint, spec, log, verbose=verbose), Stats()
             stream = predict(
-                ahead,
+                prefetcher,
                 engine,
                 top_k=min(TOP_K, len(checkpoint.labels)),
                 streams=engine.spec.streams,
                 stats=stats,
                 temperature=checkpoint.temperature,
             )
-            return _collected(checkpoint, folders, class_of_folder, engine, stats, _counted(stream, advance))
+            return _collect(checkpoint, folders, class_of_folder, engine, stats, _advancing(stream, advance))
         finally:
-            ahead.stop()
+            prefetcher.stop()
 
 
-def _counted(stream: Iterator[Prediction], advance: Callable[[], None]) -> Iterator[Prediction]:
+def _advancing(stream: Iterator[Prediction], advance: Callable[[], None]) -> Iterator[Prediction]:
     for prediction in stream:
         advance()
         yield prediction
 
 
-def _collected(
+def _collect(
     checkpoint: Checkpoint,
     folders: ClassFolders,
     class_of_folder: tuple[int, ...],
@@ -119,7 +119,10 @@ def _collected(
     stats: Stats,
     stream: Iterator[Prediction],
 ) -> Evaluated:
-    """The stream as arrays, filled as it comes: a hundred thousand images of a thousand classes are 400 MB."""
+    """Collect the stream in arrays.
+
+    The arrays are allocated once, because 100,000 images with 1,000 classes take 400 MB.
+    """
     num_images, num_classes = len(folders.samples), len(checkpoint.labels)
     top_k = min(TOP_K, num_classes)
     logits = np.empty((num_images, num_classes), np.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from levit_cli.checkpoints import Checkpoint, Evaluation, load, save
-from levit_cli.checkpoints.detect import Translation
+from levit_cli.checkpoints.detect import StateDictConversion
 from levit_cli.choices import Precision
 from levit_cli.data.image_folder import ClassFolders
 from levit_cli.data.labels import from_names
@@ -236,7 +236,7 @@ def make_checkpoint(
     return Checkpoint(
         config=network.config, labels=from_names(classes), transform=transform, state=state, format="hf",
         dtype="float32", origin="a run of levit finetune", files=(),
-        translation=Translation(state, network.config, "hf", len(state)), evaluation=evaluation,
+        conversion=StateDictConversion(state, network.config, "hf", len(state)), evaluation=evaluation,
     )  # fmt: skip
 
 

@@ -1,1 +1,89 @@
-"""``levit info``."""
+"""Describe a checkpoint as JSON or text, for ``levit info``."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from levit_cli.checkpoints import Checkpoint
+from levit_cli.model.tensors import count_folded_parameters, count_parameters
+
+SHOWN_LABELS = 5
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the facts about a checkpoint as a dict of JSON values."""
+    config, conversion = checkpoint.config, checkpoint.conversion
+    return {
+        "model": checkpoint.origin,
+        "architecture": checkpoint.architecture,
+        "dialect": checkpoint.format,
+        "files": [str(path) for path in checkpoint.files],
+        "sha256": checkpoint.sha256,
+        "dtype": checkpoint.dtype,
+        "config": asdict(config),
+        "parameters": count_parameters(config),
+        "parameters_folded": count_folded_parameters(config),
+        "macs": config.macs,
+        "preprocessing": asdict(checkpoint.transform),
+        "labels": {"count": len(checkpoint.labels), "first": list(checkpoint.labels.names[:SHOWN_LABELS])},
+        "evaluation": asdict(checkpoint.evaluation) if checkpoint.evaluation else None,
+        "temperature": checkpoint.temperature,
+        "tensors": {
+            "mapped": conversion.mapped,
+            "derived": list(conversion.derived),
+            "dropped": list(conversion.dropped),
+        },
+        "notes": list(checkpoint.notes),
+    }
+
+
+def as_json(facts: dict[str, Any]) -> str:
+    """Return the facts as an indented JSON object."""
+    return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """Return the facts as text, one per line."""
+    config, transform, tensors = facts["config"], facts["preprocessing"], facts["tensors"]
+    evaluation, labels = facts["evaluation"], facts["labels"]
+    rows = {
+        "model": facts["model"],
+        "architecture": facts["architecture"],
+        "widths": _list(config["hidden_sizes"]),
+        "key dims": _list(config["key_dims"]),
+        "heads": _list(config["num_heads"]),
+        "depths": _list(config["depths"]),
+        "image size": "{} x {} px".format(*config["image_size"]),
+        "classes": f"{labels['count']}: {', '.join(labels['first'])}{', …' if labels['count'] > SHOWN_LABELS else ''}",
+        "outputs": "two heads, averaged" if config["distilled"] else "one head",
+        "parameters": f"{facts['parameters']:,} ({facts['parameters_folded']:,} folded)",
+        "MACs": f"{facts['macs']:,}",
+        "preprocessing": (
+            f"{transform['name']}: resize to cover {_size(transform['resize_to'])} ({transform['filter']}), "
+            f"crop {_size(transform['crop_size'])} ({transform['crop_rounding']})"
+        ),
+        "accuracy": (
+            f"top-1 {evaluation['top1']:.4f} on {evaluation['images']:,} images of {evaluation['dataset']}"
+            if evaluation
+            else "not stated in the metadata"
+        ),
+        "temperature": f"{facts['temperature']:.4g}{' (divides the logits)' if facts['temperature'] != 1 else ''}",
+        "format": f"{facts['dialect']}, {facts['dtype']}",
+        "tensors": (
+            f"{tensors['mapped']} mapped, {len(tensors['derived'])} derived, "
+            f"{len(tensors['dropped'])} dropped on purpose"
+        ),
+        "files": ", ".join(facts["files"]),
+        "SHA-256": facts["sha256"],
+    }
+    rows |= {f"note {number}": note for number, note in enumerate(facts["notes"], start=1)}
+    return "".join(f"{name:<14} {value}\n" for name, value in rows.items())
+
+
+def _list(values: Any) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _size(size: Any) -> str:
+    height, width = size
+    return f"{height} x {width} px"

@@ -1,1 +1,1 @@
-"""The network: its config, the training form, the inference form, and the names of its tensors."""
+"""The network: its config, its training form, its inference form, and the names of its tensors."""

@@ -1,4 +1,4 @@
-"""Which learned attention bias belongs to which pair of tokens: |dy| and |dx| alone decide (paper, section 4.2)."""
+"""Index the table of learned attention biases: a pair of tokens uses the entry of its |dy| and |dx| (section 4.2)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,15 +7,15 @@ from levit_cli.model.config import Grid
 
 
 def bias_index(key_grid: Grid, stride: int = 1) -> NDArray[np.int64]:
-    """Columns of the (heads, key tokens) bias table for each pair of a query and a key.
+    """Return the column of the (heads, key tokens) bias table for each pair of a query and a key.
 
     Args:
         key_grid: (rows, columns) of the key tokens.
-        stride: 2 in a shrink block, where the queries are every second row and column of the keys' grid.
+        stride: 2 in a shrink block, where the queries are every second row and column of the key grid.
 
     Returns:
-        (query tokens, key tokens), values ``|dy| * columns + |dx|``. Equals what Meta's and transformers' code number
-        by first appearance on a square grid, and timm's formula on any.
+        (query tokens, key tokens), with values ``|dy| * columns + |dx|``. On a square grid this equals the numbering
+        by first appearance in the code of Meta and transformers. On any grid it equals timm's formula.
     """
     rows, columns = key_grid
     dy = _distances(rows, stride)[:, None, :, None]  # (query rows, 1, key rows, 1)
@@ -24,7 +24,7 @@ def bias_index(key_grid: Grid, stride: int = 1) -> NDArray[np.int64]:
 
 
 def _distances(length: int, stride: int) -> NDArray[np.int64]:
-    """(ceil(length / stride), length): how far each key lies from each query along one axis."""
+    """Return the distance of each query to each key along one axis, (ceil(length / stride), length)."""
     keys = np.arange(length, dtype=np.int64)
     distances: NDArray[np.int64] = np.abs(keys[::stride, None] - keys[None, :])
     return distances

@@ -1,7 +1,6 @@
-"""The shape of a LeViT: ``LevitConfig``, and ``VARIANTS``, the five published rows.
+"""The architecture parameters of a LeViT (``LevitConfig``) and the five published variants (``VARIANTS``).
 
-What can be computed from the widths is a property. Counts follow the paper's habit of one multiply-accumulate per
-weight use; see ``LevitConfig.macs``.
+Values that follow from the widths are properties. MACs are counted as in the paper; see ``LevitConfig.macs``.
 """
 
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from levit_cli.errors import RefusedError
 PATCH_SIZE = 16  # four stride-2 convolutions
 STEM_CONVS = 4
 MLP_RATIO = 2
-VALUE_RATIO = 2  # value channels of a head, in key dims
-SHRINK_VALUE_RATIO = 4  # the same in a shrink block (paper, section 4.2)
+VALUE_RATIO = 2  # value channels per key channel of a head
+SHRINK_VALUE_RATIO = 4  # value channels per key channel in a shrink block (paper, section 4.2)
 SHRINK_STRIDE = 2
 BATCH_NORM_EPS = 1e-5
 
@@ -26,16 +25,16 @@ class LevitConfig:
 
     Args:
         hidden_sizes: channels C of each stage; the first is divisible by 8.
-        key_dims: key channels D of a head, per stage; every shrink block uses the first, as ``transformers`` does.
+        key_dims: key channels D of a head, per stage; every shrink block uses the first, as in ``transformers``.
         num_heads: heads N per stage.
         depths: pairs of attention and MLP per stage.
-        drop_path_rate: probability to drop a residual branch in training.
+        drop_path_rate: stochastic depth rate: probability of dropping a residual branch in training.
         num_classes: outputs of a head.
         image_size: (height, width) in pixels, multiples of 16.
-        distilled: whether there is a second, distillation head.
+        distilled: whether there is a second head for distillation.
 
     Raises:
-        RefusedError: if no LeViT has such a shape.
+        RefusedError: the values do not describe a LeViT.
     """
 
     hidden_sizes: tuple[int, ...]
@@ -49,7 +48,7 @@ class LevitConfig:
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
-            raise RefusedError(f"No LeViT has this shape: {problem}", why=str(self))
+            raise RefusedError(f"The config does not describe a LeViT: {problem}", why=str(self))
 
     @property
     def num_stages(self) -> int:
@@ -57,7 +56,7 @@ class LevitConfig:
 
     @property
     def grids(self) -> tuple[Grid, ...]:
-        """Tokens (rows, columns) in each stage: 14, 7, 4 a side for 224 pixels."""
+        """Tokens (rows, columns) in each stage: 14, 7 and 4 per side for 224 pixels."""
         grid = (self.image_size[0] // PATCH_SIZE, self.image_size[1] // PATCH_SIZE)
         grids = [grid]
         for _ in range(self.num_stages - 1):
@@ -75,7 +74,7 @@ class LevitConfig:
         return self.key_dims[0]
 
     def shrink_heads(self, stage: int) -> int:
-        """Heads of the block that leads from ``stage - 1`` into ``stage``."""
+        """Return the number of heads of the block that leads from ``stage - 1`` into ``stage``."""
         return self.hidden_sizes[stage - 1] // self.shrink_key_dim
 
     @property
@@ -84,17 +83,17 @@ class LevitConfig:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates for one image, all heads run.
+        """Multiply-accumulates for one image through all heads, as in table 3 of the paper.
 
-        Convolutions, linear layers and both attention products, plus one for the scale of each attention logit;
-        batch norms, biases and activations are not counted. Equals the counts of the paper's table 3.
+        The count covers convolutions, linear layers, both attention products and the scale of each attention logit.
+        Batch norms, biases and activations are not counted.
         """
         heads = len(self.head_names) * self.hidden_sizes[-1] * self.num_classes
         return _stem_macs(self) + sum(_stage_macs(self, stage) for stage in range(self.num_stages)) + heads
 
 
 def shrunk(grid: Grid) -> Grid:
-    """The grid that remains of ``grid`` when every second row and column is kept, the first included."""
+    """Return the grid that keeps every second row and column of ``grid``, starting with the first."""
     rows, columns = grid
     return (-(-rows // SHRINK_STRIDE), -(-columns // SHRINK_STRIDE))
 
@@ -102,12 +101,12 @@ def shrunk(grid: Grid) -> Grid:
 def _problems(config: LevitConfig) -> list[str]:
     lists = (config.hidden_sizes, config.key_dims, config.num_heads, config.depths)
     if not config.hidden_sizes or len({len(values) for values in lists}) != 1:
-        return ["hidden_sizes, key_dims, num_heads and depths need one entry a stage"]
+        return ["hidden_sizes, key_dims, num_heads and depths need one entry per stage"]
     problems = []
     if min(min(values) for values in lists) < 1 or config.num_classes < 1:
         problems.append("sizes must be positive")
     elif any(width % config.shrink_key_dim for width in config.hidden_sizes[:-1]):
-        problems.append("the width before a shrink must be a multiple of the key dim")
+        problems.append("the width before a shrink block must be a multiple of the first key dim")
     if config.hidden_sizes[0] % 8:
         problems.append("the first width must be a multiple of 8")
     if any(side < PATCH_SIZE or side % PATCH_SIZE for side in config.image_size):
@@ -162,7 +161,10 @@ VARIANTS: dict[str, LevitConfig] = {
 
 
 def variant_name(config: LevitConfig) -> str | None:
-    """The published name of these widths, heads and depths, whatever the classes and the image size; else None."""
+    """Return the published variant with these widths, heads and depths, or None.
+
+    The classes, the image size, the drop path rate and the distillation head may differ.
+    """
     for name, row in VARIANTS.items():
         if (row.hidden_sizes, row.key_dims, row.num_heads, row.depths) == (
             config.hidden_sizes,

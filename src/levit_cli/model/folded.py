@@ -1,10 +1,11 @@
-"""The inference form of LeViT: folded weights, and the forward described once for every engine.
+"""The inference form of LeViT: folded weights, and one forward pass shared by all engines.
 
-``fold`` is a pure function on NumPy arrays. It puts each batch norm into its neighbour, the query scale into the
-query rows, gathers the attention bias for each pair of tokens, averages the two heads into one linear layer, and
+``fold`` is a pure function on NumPy arrays. It folds each batch norm into the adjacent layer and the query scale into
+the query rows, gathers the attention bias for each pair of tokens, averages the two heads into one linear layer, and
 regroups the rows of q, k and v from per-head interleaving to [all q | all k | all v].
 
-``forward`` names the operations in order. OpenVINO's opset and torch each supply an ``Ops`` with a dozen short methods.
+``forward`` calls the operations in order. The OpenVINO and torch engines implement them as ``Ops``, in a dozen short
+methods each.
 """
 
 from collections.abc import Mapping
@@ -29,13 +30,16 @@ T = TypeVar("T")
 
 
 class Ops(Protocol[T]):
-    """What an engine has to offer. ``name`` is the place of a folded weight; shapes are those of ``forward``."""
+    """The operations that an engine implements. ``name`` is the name of a folded weight or the prefix of a layer."""
 
     def normalize(self, pixels: T) -> T:
-        """(B, H, W, 3) uint8 -> (B, 3, H, W), scaled to the mean and deviation that the weights expect."""
+        """Normalize pixels with the mean and standard deviation of the preprocessing.
+
+        (B, H, W, 3) uint8 -> (B, 3, H, W).
+        """
 
     def convolution(self, x: T, name: str) -> T:
-        """3x3, stride 2, one pixel of zeros around, with bias."""
+        """Apply a 3x3 convolution with stride 2, zero padding of 1 and bias."""
 
     def linear(self, x: T, name: str) -> T: ...
     def hardswish(self, x: T) -> T: ...
@@ -47,10 +51,10 @@ class Ops(Protocol[T]):
         """(B, C, h, w) -> (B, h * w, C)."""
 
     def subsample(self, x: T, grid: Grid) -> T:
-        """(B, h * w, C) -> the tokens at even rows and columns."""
+        """(B, h * w, C) -> (B, ceil(h / 2) * ceil(w / 2), C), the tokens at even rows and columns."""
 
     def split_heads(self, x: T, start: int, heads: int, dim: int) -> T:
-        """(B, N, channels) -> (B, heads, N, dim), from channel ``start`` on."""
+        """(B, N, channels) -> (B, heads, N, dim), starting at channel ``start``."""
 
     def merge_heads(self, x: T) -> T:
         """(B, heads, N, dim) -> (B, N, heads * dim)."""
@@ -60,7 +64,7 @@ class Ops(Protocol[T]):
 
 
 def forward(ops: Ops[T], config: LevitConfig, pixels: T) -> T:
-    """The logits (B, classes) of ``pixels`` (B, H, W, 3) uint8: the mean of the two heads."""
+    """Return the logits (B, classes), the mean of the two heads, for ``pixels`` (B, H, W, 3) uint8."""
     x = ops.normalize(pixels)  # (B, 3, H, W)
     for index in range(STEM_CONVS):
         x = ops.convolution(x, f"stem.{index}")
@@ -71,52 +75,52 @@ def forward(ops: Ops[T], config: LevitConfig, pixels: T) -> T:
         if stage:
             x = _shrink(ops, config, stage, x)
         for block in range(config.depths[stage]):
-            place = f"stages.{stage}.blocks.{block}"
-            x = ops.add(x, _attention(ops, config, stage, x, f"{place}.attention"))
-            x = ops.add(x, _mlp(ops, x, f"{place}.mlp"))
+            prefix = f"stages.{stage}.blocks.{block}"
+            x = ops.add(x, _attention(ops, config, stage, x, f"{prefix}.attention"))
+            x = ops.add(x, _mlp(ops, x, f"{prefix}.mlp"))
     return ops.linear(ops.token_mean(x), "head")
 
 
-def _attention(ops: Ops[T], config: LevitConfig, stage: int, x: T, place: str) -> T:
+def _attention(ops: Ops[T], config: LevitConfig, stage: int, x: T, prefix: str) -> T:
     heads, dim = config.num_heads[stage], config.key_dims[stage]
-    qkv = ops.linear(x, f"{place}.qkv")  # (B, N, heads * (D + D + 2D))
+    qkv = ops.linear(x, f"{prefix}.qkv")  # (B, N, heads * (D + D + 2D))
     q = ops.split_heads(qkv, 0, heads, dim)
     k = ops.split_heads(qkv, heads * dim, heads, dim)
     v = ops.split_heads(qkv, 2 * heads * dim, heads, VALUE_RATIO * dim)
-    return _attend(ops, q, k, v, place)
+    return _attend(ops, q, k, v, prefix)
 
 
 def _shrink(ops: Ops[T], config: LevitConfig, stage: int, x: T) -> T:
-    place = f"stages.{stage}.shrink"
+    prefix = f"stages.{stage}.shrink"
     heads, dim = config.shrink_heads(stage), config.shrink_key_dim
-    kv = ops.linear(x, f"{place}.attention.kv")  # (B, N, heads * (D + 4D))
+    kv = ops.linear(x, f"{prefix}.attention.kv")  # (B, N, heads * (D + 4D))
     k = ops.split_heads(kv, 0, heads, dim)
     v = ops.split_heads(kv, heads * dim, heads, SHRINK_VALUE_RATIO * dim)
     kept = ops.subsample(x, config.grids[stage - 1])
-    q = ops.split_heads(ops.linear(kept, f"{place}.attention.q"), 0, heads, dim)
-    x = _attend(ops, q, k, v, f"{place}.attention")  # no residual: the grid has changed
-    return ops.add(x, _mlp(ops, x, f"{place}.mlp"))
+    q = ops.split_heads(ops.linear(kept, f"{prefix}.attention.q"), 0, heads, dim)
+    x = _attend(ops, q, k, v, f"{prefix}.attention")  # no residual: the grid has changed
+    return ops.add(x, _mlp(ops, x, f"{prefix}.mlp"))
 
 
-def _attend(ops: Ops[T], q: T, k: T, v: T, place: str) -> T:
-    logits = ops.add_bias(ops.matmul(q, k, transpose_y=True), f"{place}.bias")  # (B, heads, queries, keys)
+def _attend(ops: Ops[T], q: T, k: T, v: T, prefix: str) -> T:
+    logits = ops.add_bias(ops.matmul(q, k, transpose_y=True), f"{prefix}.bias")  # (B, heads, queries, keys)
     mixed = ops.merge_heads(ops.matmul(ops.softmax(logits), v, transpose_y=False))
-    return ops.linear(ops.hardswish(mixed), f"{place}.proj")
+    return ops.linear(ops.hardswish(mixed), f"{prefix}.proj")
 
 
-def _mlp(ops: Ops[T], x: T, place: str) -> T:
-    return ops.linear(ops.hardswish(ops.linear(x, f"{place}.up")), f"{place}.down")
+def _mlp(ops: Ops[T], x: T, prefix: str) -> T:
+    return ops.linear(ops.hardswish(ops.linear(x, f"{prefix}.up")), f"{prefix}.down")
 
 
 def fold(state: Mapping[str, Array], config: LevitConfig) -> dict[str, Array]:
-    """The weights of the inference form.
+    """Fold the weights of the training form into those of the inference form.
 
     Args:
-        state: the training form's arrays by our names, float32 (see ``checkpoints.names.tensors``).
-        config: their shape.
+        state: float32 arrays of the training form under our names (see ``model.tensors.tensors``).
+        config: their architecture.
 
     Returns:
-        New float32 arrays: ``<place>.weight`` and ``<place>.bias`` for each convolution (out, in, 3, 3) and linear
+        New float32 arrays: ``<prefix>.weight`` and ``<prefix>.bias`` for each convolution (out, in, 3, 3) and linear
         layer (out, in), ``<attention>.bias`` (heads, queries, keys), and one ``head``.
     """
     folded: dict[str, Array] = {}
@@ -132,71 +136,71 @@ def fold(state: Mapping[str, Array], config: LevitConfig) -> dict[str, Array]:
     return folded
 
 
-def _put(folded: dict[str, Array], place: str, weight: Array, bias: Array) -> None:
-    folded[f"{place}.weight"] = np.ascontiguousarray(weight, dtype=np.float32)
-    folded[f"{place}.bias"] = np.ascontiguousarray(bias, dtype=np.float32)
+def _put(folded: dict[str, Array], prefix: str, weight: Array, bias: Array) -> None:
+    folded[f"{prefix}.weight"] = np.ascontiguousarray(weight, dtype=np.float32)
+    folded[f"{prefix}.bias"] = np.ascontiguousarray(bias, dtype=np.float32)
 
 
 def _fold_block(
     folded: dict[str, Array], state: Mapping[str, Array], config: LevitConfig, stage: int, block: int
 ) -> None:
-    place = f"stages.{stage}.blocks.{block}"
+    prefix = f"stages.{stage}.blocks.{block}"
     heads, dim = config.num_heads[stage], config.key_dims[stage]
-    qkv = _fold_norm(state, f"{place}.attention.qkv")
+    qkv = _fold_norm(state, f"{prefix}.attention.qkv")
     q, k, v = _regroup(qkv, heads, (dim, dim, VALUE_RATIO * dim))
     parts = zip(_scale(q, dim), k, v, strict=True)
-    _put(folded, f"{place}.attention.qkv", *(np.concatenate(rows) for rows in parts))
-    _put(folded, f"{place}.attention.proj", *_fold_norm(state, f"{place}.attention.proj"))
-    biases = state[f"{place}.attention.biases"]
-    folded[f"{place}.attention.bias"] = biases[:, bias_index(config.grids[stage])]
-    _fold_mlp(folded, state, f"{place}.mlp")
+    _put(folded, f"{prefix}.attention.qkv", *(np.concatenate(rows) for rows in parts))
+    _put(folded, f"{prefix}.attention.proj", *_fold_norm(state, f"{prefix}.attention.proj"))
+    biases = state[f"{prefix}.attention.biases"]
+    folded[f"{prefix}.attention.bias"] = biases[:, bias_index(config.grids[stage])]
+    _fold_mlp(folded, state, f"{prefix}.mlp")
 
 
 def _fold_shrink(folded: dict[str, Array], state: Mapping[str, Array], config: LevitConfig, stage: int) -> None:
-    place = f"stages.{stage}.shrink"
+    prefix = f"stages.{stage}.shrink"
     heads, dim = config.shrink_heads(stage), config.shrink_key_dim
-    k, v = _regroup(_fold_norm(state, f"{place}.attention.kv"), heads, (dim, SHRINK_VALUE_RATIO * dim))
-    _put(folded, f"{place}.attention.kv", *(np.concatenate(rows) for rows in zip(k, v, strict=True)))
-    _put(folded, f"{place}.attention.q", *_scale(_fold_norm(state, f"{place}.attention.q"), dim))
-    _put(folded, f"{place}.attention.proj", *_fold_norm(state, f"{place}.attention.proj"))
-    biases = state[f"{place}.attention.biases"]
-    folded[f"{place}.attention.bias"] = biases[:, bias_index(config.grids[stage - 1], SHRINK_STRIDE)]
-    _fold_mlp(folded, state, f"{place}.mlp")
+    k, v = _regroup(_fold_norm(state, f"{prefix}.attention.kv"), heads, (dim, SHRINK_VALUE_RATIO * dim))
+    _put(folded, f"{prefix}.attention.kv", *(np.concatenate(rows) for rows in zip(k, v, strict=True)))
+    _put(folded, f"{prefix}.attention.q", *_scale(_fold_norm(state, f"{prefix}.attention.q"), dim))
+    _put(folded, f"{prefix}.attention.proj", *_fold_norm(state, f"{prefix}.attention.proj"))
+    biases = state[f"{prefix}.attention.biases"]
+    folded[f"{prefix}.attention.bias"] = biases[:, bias_index(config.grids[stage - 1], SHRINK_STRIDE)]
+    _fold_mlp(folded, state, f"{prefix}.mlp")
 
 
-def _fold_mlp(folded: dict[str, Array], state: Mapping[str, Array], place: str) -> None:
+def _fold_mlp(folded: dict[str, Array], state: Mapping[str, Array], prefix: str) -> None:
     for layer in ("up", "down"):
-        _put(folded, f"{place}.{layer}", *_fold_norm(state, f"{place}.{layer}"))
+        _put(folded, f"{prefix}.{layer}", *_fold_norm(state, f"{prefix}.{layer}"))
 
 
 Layer = tuple[Array, Array]  # weight, bias
 
 
-def _norm_scale_shift(state: Mapping[str, Array], place: str) -> Layer:
-    """A batch norm in evaluation mode as y = scale * x + shift, in float64."""
+def _norm_scale_shift(state: Mapping[str, Array], prefix: str) -> Layer:
+    """Return a batch norm in evaluation mode as (scale, shift) of y = scale * x + shift, in float64."""
     weight, bias, mean, variance = (
-        state[f"{place}.norm.{leaf}"].astype(np.float64) for leaf in ("weight", "bias", "running_mean", "running_var")
+        state[f"{prefix}.norm.{leaf}"].astype(np.float64) for leaf in ("weight", "bias", "running_mean", "running_var")
     )
     scale = weight / np.sqrt(variance + BATCH_NORM_EPS)
     return scale, bias - mean * scale
 
 
-def _fold_norm(state: Mapping[str, Array], place: str, layer: str = "linear") -> Layer:
-    """A layer without bias and the batch norm behind it, as one layer with bias."""
-    scale, shift = _norm_scale_shift(state, place)
-    weight = state[f"{place}.{layer}.weight"]
+def _fold_norm(state: Mapping[str, Array], prefix: str, layer: str = "linear") -> Layer:
+    """Fold a layer without bias and the batch norm after it into one layer with bias."""
+    scale, shift = _norm_scale_shift(state, prefix)
+    weight = state[f"{prefix}.{layer}.weight"]
     return weight * scale.astype(np.float32).reshape(-1, *[1] * (weight.ndim - 1)), shift
 
 
-def _fold_head(state: Mapping[str, Array], place: str) -> Layer:
-    """The batch norm before a head and its linear layer, as one layer."""
-    scale, shift = _norm_scale_shift(state, place)
-    weight = state[f"{place}.linear.weight"].astype(np.float64)
-    return weight * scale, weight @ shift + state[f"{place}.linear.bias"]
+def _fold_head(state: Mapping[str, Array], prefix: str) -> Layer:
+    """Fold the batch norm before a head and the head's linear layer into one layer."""
+    scale, shift = _norm_scale_shift(state, prefix)
+    weight = state[f"{prefix}.linear.weight"].astype(np.float64)
+    return weight * scale, weight @ shift + state[f"{prefix}.linear.bias"]
 
 
 def _regroup(layer: Layer, heads: int, dims: tuple[int, ...]) -> list[Layer]:
-    """Rows laid out per head, [q D | k D | v 2D] times heads, as one layer each: all q, all k, all v."""
+    """Split a layer whose rows are laid out per head, such as [q D | k D | v 2D] * heads, into one layer per part."""
     weight, bias = layer
     per_head = weight.reshape(heads, sum(dims), -1), bias.reshape(heads, sum(dims))
     cuts = np.cumsum(dims)[:-1]
@@ -207,6 +211,6 @@ def _regroup(layer: Layer, heads: int, dims: tuple[int, ...]) -> list[Layer]:
 
 
 def _scale(layer: Layer, key_dim: int) -> Layer:
-    """A query layer with the attention's 1/sqrt(D) in it."""
+    """Return a query layer multiplied by the attention's scale, 1/sqrt(D)."""
     weight, bias = layer
     return weight * np.float32(key_dim**-0.5), bias * key_dim**-0.5

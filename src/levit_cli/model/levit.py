@@ -1,9 +1,10 @@
-"""The training form of LeViT (Graham et al. 2021, section 4): batch norms apart, both heads in reach.
+"""The training form of LeViT (Graham et al. 2021, section 4), with separate batch norms and separate heads.
 
-Notable: no class token but the mean of all tokens; batch norm instead of layer norm, so that inference can fold it
-away; a learned bias for each head and distance instead of position embeddings; a halving of the grid by attention
-(``ShrinkAttention``) instead of pooling; and a second head that a teacher trains. Names of tensors are those of
-``checkpoints.names``, and ``load_state_dict`` takes a checkpoint's arrays as they are.
+Notable differences from other vision transformers: the mean of all tokens replaces the class token. Batch norm
+replaces layer norm, so that it can be folded for inference. A learned bias per head and distance replaces position
+embeddings. Attention (``ShrinkAttention``) replaces pooling and halves the grid. A second head learns from a teacher.
+
+The tensor names are those of ``model.tensors``, and ``load_state_dict`` accepts a checkpoint's arrays unchanged.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,17 +30,17 @@ from levit_cli.model.config import (
 
 
 def to_tensor(array: NDArray[Any]) -> Tensor:
-    """A tensor with memory of its own: NumPy's may be read-only, or mapped from a file."""
+    """Copy an array to a tensor. The copy is needed because the array may be read-only or mapped from a file."""
     return torch.from_numpy(np.array(array))
 
 
 def load_arrays(network: nn.Module, state: Mapping[str, NDArray[Any]]) -> None:
-    """Load a checkpoint's arrays into a network, strictly."""
+    """Load a checkpoint's arrays into a network. Every tensor must be present, and no other."""
     network.load_state_dict({name: to_tensor(array) for name, array in state.items()})
 
 
 class ConvNorm(nn.Module):
-    """A 3x3 convolution of stride 2, without bias, and its batch norm."""
+    """A 3x3 convolution with stride 2 and without bias, followed by a batch norm."""
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class ConvNorm(nn.Module):
 
 
 class LinearNorm(nn.Module):
-    """A linear layer without bias on tokens (B, N, C), and its batch norm over all of them."""
+    """A linear layer without bias on tokens (B, N, C), followed by a batch norm over all tokens."""
 
     def __init__(self, in_width: int, out_width: int, norm_weight: float = 1.0) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ class LinearNorm(nn.Module):
 
 
 class AttentionBase(nn.Module):
-    """What both kinds of attention share: bias by distance, softmax, Hardswish, projection."""
+    """The parts shared by both kinds of attention: bias by distance, softmax, Hardswish and projection."""
 
     bias_index: Tensor
 
@@ -74,24 +75,24 @@ class AttentionBase(nn.Module):
         self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
         self.biases = nn.Parameter(torch.zeros(heads, key_grid[0] * key_grid[1]))
         self.register_buffer("bias_index", torch.from_numpy(bias_index(key_grid, stride)), persistent=False)
-        # A residual branch starts as nothing; the shrink block, which has no residual, as something.
+        # A residual branch starts with output 0. A shrink block has no residual and must not start with 0.
         self.proj = LinearNorm(heads * value_dim, out_width, norm_weight=float(stride != 1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k (B, heads, N, D) and v (B, heads, N, V) -> (B, N of q, out_width)."""
-        bias = self.biases[:, self.bias_index]  # (heads, queries, keys); gathered anew, a cache would go stale
+        bias = self.biases[:, self.bias_index]  # (heads, queries, keys); not cached, because a cache would get stale
         weights = (q @ k.transpose(-2, -1) * self.key_dim**-0.5 + bias).softmax(dim=-1)
         mixed = (weights @ v).transpose(1, 2).flatten(2)  # (B, N, heads * V)
         return self.proj(F.hardswish(mixed))  # type: ignore[no-any-return]
 
     def split(self, x: Tensor, *dims: int) -> tuple[Tensor, ...]:
-        """(B, N, heads * sum(dims)), laid out per head -> one (B, heads, N, dim) for each of dims."""
+        """(B, N, heads * sum(dims)), laid out per head -> one (B, heads, N, dim) for each dim in dims."""
         per_head = x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
         return torch.split(per_head, list(dims), dim=-1)
 
 
 class Attention(AttentionBase):
-    """Attention among the tokens of one grid: (B, N, C) -> (B, N, C)."""
+    """Self-attention of the tokens of one grid: (B, N, C) -> (B, N, C)."""
 
     def __init__(self, width: int, heads: int, key_dim: int, grid: Grid) -> None:
         super().__init__(heads, key_dim, VALUE_RATIO * key_dim, width, grid, stride=1)
@@ -103,7 +104,7 @@ class Attention(AttentionBase):
 
 
 class ShrinkAttention(AttentionBase):
-    """Attention in which only the tokens at even rows and columns ask: (B, N, C) -> (B, about N/4, next C)."""
+    """Attention whose queries are the tokens at even rows and columns: (B, N, C) -> (B, about N/4, next C)."""
 
     def __init__(self, in_width: int, out_width: int, heads: int, key_dim: int, key_grid: Grid) -> None:
         super().__init__(heads, key_dim, SHRINK_VALUE_RATIO * key_dim, out_width, key_grid, stride=SHRINK_STRIDE)
@@ -119,7 +120,7 @@ class ShrinkAttention(AttentionBase):
 
 
 class Mlp(nn.Module):
-    """Twice as wide and back, token by token: (B, N, C) -> (B, N, C)."""
+    """Per-token MLP with a hidden layer of twice the width: (B, N, C) -> (B, N, C)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -131,7 +132,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """In training, leave a residual branch out for some samples, and make up for it in the others."""
+    """Stochastic depth: in training, drop a residual branch for random samples and scale up the other samples."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -160,7 +161,7 @@ class Block(nn.Module):
 
 
 class Shrink(nn.Module):
-    """The way into a stage: shrink attention without a residual, and an MLP with one."""
+    """The block between two stages: shrink attention without a residual, and an MLP with one."""
 
     def __init__(self, config: LevitConfig, stage: int) -> None:
         super().__init__()
@@ -177,7 +178,7 @@ class Shrink(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks on one grid, behind the shrink block that leads into it; the first stage has none."""
+    """The blocks of one grid, preceded by a shrink block except in the first stage."""
 
     def __init__(self, config: LevitConfig, stage: int) -> None:
         super().__init__()
@@ -208,7 +209,7 @@ class Head(nn.Module):
 
 
 class Levit(nn.Module):
-    """The whole network, for normalised images (B, 3, H, W) of exactly ``config.image_size``."""
+    """The whole network, for normalized images (B, 3, H, W) of exactly ``config.image_size``."""
 
     def __init__(self, config: LevitConfig) -> None:
         super().__init__()
@@ -220,17 +221,17 @@ class Levit(nn.Module):
         self.head_dist = Head(config.hidden_sizes[-1], config.num_classes) if config.distilled else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits (B, classes): the mean of the two heads, in training as in evaluation."""
+        """Return the logits (B, classes), the mean of the two heads, both in training and in evaluation."""
         features = self.forward_features(x).mean(dim=1)
         if self.head_dist is None:
             return self.head(features)  # type: ignore[no-any-return]
         return (self.head(features) + self.head_dist(features)) / 2  # type: ignore[no-any-return]
 
     def forward_heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of the classification head and of the distillation head, (B, classes) each.
+        """Return the logits of the classification head and of the distillation head, (B, classes) each.
 
         Raises:
-            ValueError: the network has one head only.
+            ValueError: the network has only one head.
         """
         if self.head_dist is None:
             raise ValueError("this LeViT has no distillation head")
@@ -238,17 +239,23 @@ class Levit(nn.Module):
         return self.head(features), self.head_dist(features)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The tokens (B, N, C) that the heads take the mean of."""
+        """Return the tokens (B, N, C) of the last stage, whose mean is the input of the heads."""
         *_, tokens = self._stage_outputs(x)
         return tokens
 
     def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The output of each stage as (B, C, h, w), at 1/16, 1/32 and 1/64 of the image; as timm's intermediates."""
+        """Return the output of each stage as (B, C, h, w), at 1/16, 1/32 and 1/64 of the image size.
+
+        They equal timm's ``forward_intermediates``.
+        """
         tokens = zip(self._stage_outputs(x), self.config.grids, strict=True)
         return tuple(output.transpose(1, 2).reshape(len(x), -1, *grid) for output, grid in tokens)
 
     def hidden_states(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Tokens (B, N, C) on entering the blocks of each stage, and the last; as ``transformers.LevitModel``."""
+        """Return the tokens (B, N, C) before the blocks of each stage and after the last block.
+
+        They equal the ``hidden_states`` of ``transformers.LevitModel``.
+        """
         states = []
         x = self.embed(x)
         for stage in self.stages:
@@ -258,7 +265,11 @@ class Levit(nn.Module):
         return (*states, x)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Four convolutions: (B, 3, H, W) -> (B, H/16 * W/16, C)."""
+        """Apply the four convolutions of the stem: (B, 3, H, W) -> (B, H/16 * W/16, C).
+
+        Raises:
+            ValueError: the images do not have the size of the config.
+        """
         if x.shape[2:] != self.config.image_size:
             raise ValueError(f"expected images of {self.config.image_size}, got {tuple(x.shape[2:])}")
         for index, layer in enumerate(self.stem):

@@ -1,9 +1,9 @@
-"""Every tensor of a LeViT: its shape, its kind, and its name in our form and in the three published formats.
+"""List every tensor of a LeViT with its shape, its kind, and its name in our form and the three published formats.
 
-``tensors(config)`` is the one list that loading, saving, counting and the training form are
-held against. The formats differ in more than words: Meta (``fb``) numbers blocks in one flat list, timm keeps the
-shrink block at the head of the stage that it leads into, Hugging Face (``hf``) at the tail of the stage that it leaves.
-So modules are mapped by their place, not by position in the file.
+Loading, saving, counting and the training form all use this list, ``tensors(config)``. The formats also differ in
+structure: Meta (``fb``) numbers all blocks in one flat list, timm stores a shrink block at the start of the next
+stage, and Hugging Face (``hf``) at the end of the previous stage. Modules are therefore mapped by name prefix and not
+by their position in the file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from levit_cli.choices import CheckpointFormat
 from levit_cli.model.config import MLP_RATIO, SHRINK_VALUE_RATIO, VALUE_RATIO, LevitConfig
 
-RANDOM_GAIN = 0.7  # activations then keep their size from block to block
+RANDOM_GAIN = 0.7  # keeps the magnitude of activations constant across blocks
 Kind = Literal["matrix", "vector", "attention_bias", "statistic", "counter"]
 Shape = tuple[int, ...]
 
-BIAS_INDEX = "attention_bias_idxs"  # beside each attention bias in Meta's files; we recompute it and never read it
+BIAS_INDEX = "attention_bias_idxs"  # index tensor in Meta's files, next to each attention bias; recomputed, never read
 
 
 class Names(NamedTuple):
-    """One place in the network, in our words and in the formats'."""
+    """The name or name prefix of one module or tensor in our form and in each format."""
 
     ours: str
     fb: str
@@ -40,6 +40,8 @@ class Names(NamedTuple):
 
 
 class Tensor(NamedTuple):
+    """One tensor of the training form."""
+
     names: Names
     shape: Shape
     kind: Kind
@@ -72,7 +74,7 @@ def stem_names(index: int) -> Names:
 
 
 def block_names(depths: Sequence[int], stage: int, block: int) -> tuple[Names, Names]:
-    """Where the attention and the MLP of a block stand. Only the depths of earlier stages are looked at."""
+    """Return the prefixes of a block's attention and MLP. They depend only on the depths of earlier stages."""
     flat = _flat_index(depths, stage) + (2 if stage else 0) + 2 * block
     attention = Names(
         f"stages.{stage}.blocks.{block}.attention",
@@ -90,7 +92,7 @@ def block_names(depths: Sequence[int], stage: int, block: int) -> tuple[Names, N
 
 
 def shrink_names(depths: Sequence[int], stage: int) -> tuple[Names, Names]:
-    """Where the attention and the MLP of the shrink block into ``stage`` stand, given the depths before it."""
+    """Return the prefixes of attention and MLP in the shrink block before ``stage``, from the depths before it."""
     flat, layer = _flat_index(depths, stage), 2 * depths[stage - 1]
     attention = Names(
         f"stages.{stage}.shrink.attention",
@@ -108,12 +110,12 @@ def shrink_names(depths: Sequence[int], stage: int) -> tuple[Names, Names]:
 
 
 def _flat_index(depths: Sequence[int], stage: int) -> int:
-    """Number in Meta's list of the first module of a stage, its shrink block included."""
+    """Return the index in Meta's flat list of the first module of a stage, including its shrink block."""
     return sum(2 * depth for depth in depths[:stage]) + 2 * max(stage - 1, 0)
 
 
 def tensors(config: LevitConfig) -> Iterator[Tensor]:
-    """All tensors of the training form, in the order of the network."""
+    """Yield all tensors of the training form in network order."""
     channels = 3
     for index, width in enumerate(config.stem_widths):
         yield Tensor(stem_names(index) / CONVOLUTION / "weight", (width, channels, 3, 3), "matrix")
@@ -150,39 +152,39 @@ def _shrink(config: LevitConfig, stage: int) -> Iterator[Tensor]:
     yield from _mlp(mlp, width)
 
 
-def _mlp(place: Names, width: int) -> Iterator[Tensor]:
-    yield from _linear_norm(place / UP, width, MLP_RATIO * width)
-    yield from _linear_norm(place / DOWN, MLP_RATIO * width, width)
+def _mlp(prefix: Names, width: int) -> Iterator[Tensor]:
+    yield from _linear_norm(prefix / UP, width, MLP_RATIO * width)
+    yield from _linear_norm(prefix / DOWN, MLP_RATIO * width, width)
 
 
-def _head(place: Names, width: int, num_classes: int) -> Iterator[Tensor]:
-    yield from _norm(place, width)
-    yield Tensor(place / HEAD_LINEAR / "weight", (num_classes, width), "matrix")
-    yield Tensor(place / HEAD_LINEAR / "bias", (num_classes,), "vector")
+def _head(prefix: Names, width: int, num_classes: int) -> Iterator[Tensor]:
+    yield from _norm(prefix, width)
+    yield Tensor(prefix / HEAD_LINEAR / "weight", (num_classes, width), "matrix")
+    yield Tensor(prefix / HEAD_LINEAR / "bias", (num_classes,), "vector")
 
 
-def _linear_norm(place: Names, in_width: int, out_width: int) -> Iterator[Tensor]:
-    yield Tensor(place / LINEAR / "weight", (out_width, in_width), "matrix")
-    yield from _norm(place, out_width)
+def _linear_norm(prefix: Names, in_width: int, out_width: int) -> Iterator[Tensor]:
+    yield Tensor(prefix / LINEAR / "weight", (out_width, in_width), "matrix")
+    yield from _norm(prefix, out_width)
 
 
-def _norm(place: Names, width: int) -> Iterator[Tensor]:
+def _norm(prefix: Names, width: int) -> Iterator[Tensor]:
     for leaf in ("weight", "bias"):
-        yield Tensor(place / NORM / leaf, (width,), "vector")
+        yield Tensor(prefix / NORM / leaf, (width,), "vector")
     for leaf in ("running_mean", "running_var"):
-        yield Tensor(place / NORM / leaf, (width,), "statistic")
-    yield Tensor(place / NORM / "num_batches_tracked", (), "counter")
+        yield Tensor(prefix / NORM / leaf, (width,), "statistic")
+    yield Tensor(prefix / NORM / "num_batches_tracked", (), "counter")
 
 
 def count_parameters(config: LevitConfig) -> int:
-    """Trainable numbers of the training form, statistics of the batch norms left out."""
+    """Return the number of trainable parameters of the training form, without batch-norm statistics."""
     return sum(prod(tensor.shape) for tensor in tensors(config) if tensor.kind not in ("statistic", "counter"))
 
 
 def count_folded_parameters(config: LevitConfig) -> int:
-    """Numbers left when each batch norm is folded into its neighbour, the heads still apart.
+    """Return the number of parameters after folding the batch norms, with both heads kept separate.
 
-    A batch norm behind a layer becomes that layer's bias; one before a head vanishes into it.
+    A batch norm after a layer becomes the bias of that layer. A batch norm before a head is absorbed by the head.
     """
     width = config.hidden_sizes[-1]
     norms = sum(prod(tensor.shape) for tensor in tensors(config) if tensor.names.ours.endswith("norm.weight"))
@@ -191,10 +193,10 @@ def count_folded_parameters(config: LevitConfig) -> int:
 
 
 def random_state(config: LevitConfig, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Random float32 arrays by our names, batch norms and attention biases included.
+    """Return random arrays under our names for tests and benchmarks: float32, counters int64.
 
-    A newly initialised LeViT ends its residual branches in batch norms of weight 0, which would hide any mistake before
-    them. These weights hide nothing, and keep activations near one.
+    Batch norms and attention biases are random too. A newly initialized LeViT ends each residual branch in a batch
+    norm with weight 0, which would hide any error before it. Activations stay near 1.
     """
     rng = np.random.default_rng(seed)
     return {tensor.names.ours: _random_array(tensor, rng) for tensor in tensors(config)}

@@ -1,1 +1,1 @@
-"""Inputs made ready ahead of the engine: read, decoded, resized; in order, within their time, in processes if asked."""
+"""``levit predict``, and the prediction pipeline that it shares with ``levit eval``."""

@@ -1,8 +1,8 @@
-"""Decoding in processes that may die of it: a crash or a hang costs one image and never the run.
+"""Decode in worker processes, so that a crash or a hang of a decoder costs one image and never the run.
 
-A worker is a Python of its own. It reads inputs from its standard input and answers on its standard output, one after
-another; what comes back is a length and bytes, and nothing that is unpickled. It ends when this process does, as its
-standard input then ends, or by its own alarm, should it hang at that moment.
+A worker is a separate Python process. It reads inputs from its standard input and writes replies to its standard
+output, one at a time. A reply is a length and bytes; nothing in it is unpickled. A worker ends when this process ends,
+because that closes its standard input. If it hangs at that moment, its own alarm ends it.
 """
 
 import os
@@ -29,32 +29,37 @@ from levit_cli.images.transforms import Size
 from levit_cli.predict.reader import Reader
 from levit_cli.system.atomic import write_all
 
-# The search path of this process; Python's own would begin with the working folder, where there may be anything.
+# Use the import path of this process; the default one begins with the working folder, which may hold any module.
 COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from levit_cli.predict.isolation import serve; serve()"
-HEAD = struct.Struct("<cQ")  # what comes, and how many bytes of it
+HEAD = struct.Struct("<cQ")  # the kind of a reply, and its number of bytes
 READY, PIXELS, ERROR, BUG = b"R", b"P", b"E", b"B"
-START_LIMIT_S = 120.0
-GRACE_S = 5.0  # beyond the limit, after which a worker that nobody ends ends itself
+START_TIMEOUT_S = 120.0
+GRACE_S = 5.0  # a worker ends itself this long after a timeout if this process did not end it
 KINDS: tuple[InputErrorKind, ...] = get_args(InputErrorKind)
 
 
-class _DeathError(Exception):
-    """The worker is gone."""
+class _WorkerExitError(Exception):
+    """The worker process ended; the message says how."""
 
 
 class IsolatedReader:
-    """Callable like a ``Reader``; may be called from several threads, each of which has a worker for that time.
+    """Reads like a ``Reader``, in worker processes; each thread that calls it uses one worker at a time.
 
     Args:
-        limit_s: wall clock for one image.
+        timeout_s: wall-clock limit for one image.
+
+    Raises (when called):
+        InputError: also ``timeout`` and ``decoder_crashed``.
+        RefusedError: a worker cannot be started.
+        CancelledError: the reader was closed.
     """
 
-    def __init__(self, reader: Reader, limit_s: float) -> None:
-        self._reader, self._limit_s = reader, limit_s
+    def __init__(self, reader: Reader, timeout_s: float) -> None:
+        self._reader, self._timeout_s = reader, timeout_s
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         self._all: set[_Worker] = set()
         self._is_closed = False
-        self._changing = Lock()
+        self._lock = Lock()
 
     def __call__(self, item: Input) -> NDArray[np.uint8]:
         worker = self._take()
@@ -64,8 +69,8 @@ class IsolatedReader:
             self._give_back(worker)
 
     def close(self) -> None:
-        """End all workers, whatever they are at."""
-        with self._changing:
+        """End all workers at once, even while they decode."""
+        with self._lock:
             self._is_closed = True
             workers = [*self._all]
         for worker in workers:
@@ -77,11 +82,11 @@ class IsolatedReader:
                 worker = self._idle.get_nowait()
                 if worker.is_alive:
                     return worker
-                self._give_back(worker)  # the system may have ended it, for want of memory
-        with self._changing:
+                self._give_back(worker)  # the system may have killed it for lack of memory
+        with self._lock:
             if self._is_closed:
                 raise CancelledError
-            worker = _Worker(self._limit_s, self._reader.transform.crop_size)
+            worker = _Worker(self._timeout_s, self._reader.transform.crop_size)
             self._all.add(worker)
         worker.start(self._reader)
         return worker
@@ -90,17 +95,17 @@ class IsolatedReader:
         if worker.is_alive:
             self._idle.put(worker)
             return
-        with self._changing:
+        with self._lock:
             self._all.discard(worker)
         worker.end()
 
 
 class _Worker:
-    """One process, and how to talk to it."""
+    """One worker process and the pipes to it."""
 
-    def __init__(self, limit_s: float, size: Size) -> None:
-        self._limit_s, self._shape = limit_s, (*size, 3)
-        # one thread: more of NumPy's would take time and memory to start, and do nothing
+    def __init__(self, timeout_s: float, size: Size) -> None:
+        self._timeout_s, self._shape = timeout_s, (*size, 3)
+        # NumPy's threads take time and memory to start and are not used
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         try:
             self._process = subprocess.Popen(
@@ -114,11 +119,11 @@ class _Worker:
             raise _not_started(error) from error
 
     def start(self, reader: Reader) -> None:
-        """Let it import what it needs, which counts for no image."""
+        """Send the reader and wait until the worker has imported its modules, so that no image's time includes this."""
         try:
-            self._send((reader, self._limit_s))
-            self._receive(START_LIMIT_S)
-        except (OSError, _DeathError) as error:  # TimeoutError is an OSError
+            self._send((reader, self._timeout_s))
+            self._receive(START_TIMEOUT_S)
+        except (OSError, _WorkerExitError) as error:  # TimeoutError is an OSError
             raise _not_started(error) from error
 
     @property
@@ -128,11 +133,11 @@ class _Worker:
     def read(self, item: Input) -> NDArray[np.uint8]:
         try:
             self._send(item)
-            kind, content = self._receive(self._limit_s)
+            kind, content = self._receive(self._timeout_s)
         except TimeoutError:
             self.end()
-            raise InputError("timeout", f"not decoded within {self._limit_s:g} s") from None
-        except _DeathError as error:
+            raise InputError("timeout", f"not decoded within {self._timeout_s:g} s") from None
+        except _WorkerExitError as error:
             raise InputError("decoder_crashed", f"the decoder {error}") from None
         if kind == BUG:
             raise RuntimeError(content.decode("utf-8", "replace"))
@@ -142,22 +147,22 @@ class _Worker:
 
     def end(self) -> None:
         self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel, on a dead network file system
+        with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel, as on a dead network file system
             self._process.wait(GRACE_S)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             with suppress(OSError):
                 pipe.close()
 
-    def _send(self, what: object) -> None:
+    def _send(self, message: object) -> None:
         assert self._process.stdin is not None
         try:
-            write_all(self._process.stdin.fileno(), pickle.dumps(what))
+            write_all(self._process.stdin.fileno(), pickle.dumps(message))
         except BrokenPipeError:
-            raise self._death() from None
+            raise self._exit_error() from None
 
-    def _receive(self, limit_s: float) -> tuple[bytes, bytes]:
-        deadline = time.monotonic() + limit_s
+    def _receive(self, timeout_s: float) -> tuple[bytes, bytes]:
+        deadline = time.monotonic() + timeout_s
         kind, length = HEAD.unpack(self._read(HEAD.size, deadline))
         return kind, self._read(length, deadline)
 
@@ -165,45 +170,46 @@ class _Worker:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         content = bytearray()
-        poll = select.poll()  # not select, which knows no descriptor beyond 1023
+        poll = select.poll()  # not select, which fails for descriptors above 1023
         poll.register(descriptor, select.POLLIN)
         while len(content) < length:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError("it does not answer")
+                raise TimeoutError("it did not respond in time")
             chunk = os.read(descriptor, length - len(content))
             if not chunk:
-                raise self._death()
+                raise self._exit_error()
             content += chunk
         return bytes(content)
 
-    def _death(self) -> Exception:
+    def _exit_error(self) -> Exception:
         code = self._process.wait()
         if code == -signal.SIGALRM:
             return TimeoutError()
-        return _DeathError(f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return _WorkerExitError(how)
 
 
 def _not_started(error: Exception) -> RefusedError:
-    return RefusedError("Cannot start a process to decode in", why=str(error), hint="try without --isolate")
+    return RefusedError("Cannot start a process for decoding", why=str(error), hint="try without --isolate")
 
 
 def serve() -> NoReturn:
-    """What a worker does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C, which all hear, only the main process makes something
+    """Run a worker: read inputs from standard input and write replies until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process handles it
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no file
-    answers = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash writes no core file
+    replies = os.dup(1)
+    os.dup2(2, 1)  # text that libraries print must not mix with the replies
     requests = sys.stdin.buffer
-    reader, limit_s = pickle.load(requests)
-    _answer(answers, READY, b"")
+    reader, timeout_s = pickle.load(requests)
+    _reply(replies, READY, b"")
     while True:
         try:
             item = pickle.load(requests)
         except EOFError:
             os._exit(0)
-        signal.setitimer(signal.ITIMER_REAL, limit_s + GRACE_S)
-        _answer(answers, *_read(reader, item))
+        signal.setitimer(signal.ITIMER_REAL, timeout_s + GRACE_S)
+        _reply(replies, *_read(reader, item))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -216,5 +222,5 @@ def _read(reader: Reader, item: Input) -> tuple[bytes, bytes]:
         return BUG, f"{type(error).__name__}: {error}".encode("utf-8", "replace")
 
 
-def _answer(descriptor: int, kind: bytes, content: bytes) -> None:
+def _reply(descriptor: int, kind: bytes, content: bytes) -> None:
     write_all(descriptor, HEAD.pack(kind, len(content)) + content)

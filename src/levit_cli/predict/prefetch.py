@@ -1,64 +1,72 @@
-"""Inputs on their way to being pixels: read and decoded ahead on threads, in order, each within its time.
+"""Decode inputs in background threads, ahead of the network, in order and with a timeout for each image.
 
-Nobody can stop a decoder that does not come to an end by itself. Its thread is left alone and another one takes its
-place; its image has an error, and pixels that come late are nobody's. So that such threads do not take the cores one
-by one, everything behind the first of them may be prepared otherwise: in processes, which can be ended.
+Python cannot end a thread whose decoder hangs. Such a thread is abandoned and replaced by a new one, its image gets an
+error, and pixels that it produces later are dropped. So that abandoned threads do not occupy one core after another,
+all further images can be decoded in another way after the first timeout: in processes, which can be ended.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError, wait
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from levit_cli.choices import Decoding
 from levit_cli.data.inputs import Input
+from levit_cli.engines import usable_threads
 from levit_cli.errors import InputError
+from levit_cli.predict.reader import Reader
 
+if TYPE_CHECKING:
+    from levit_cli.predict.isolation import IsolatedReader
+
+DECODE_TIMEOUT_S = 30.0  # the largest image that is allowed takes about 5 s on one core
 AHEAD_PER_WORKER = 4
-BATCHES_AHEAD = 3  # fewer, and a batch is cut short because nobody was allowed to list more
-POLL_INTERVAL_S = 0.5  # between two looks at whether an image without a deadline is still wanted
+BATCHES_AHEAD = 3  # with fewer, a batch would be cut short because no more inputs may be listed
+POLL_INTERVAL_S = 0.5  # how often an image whose decoding has not begun is checked
 
 Pixels = NDArray[np.uint8]
-Prepare = Callable[[Input], Pixels]
+Decode = Callable[[Input], Pixels]
 
 
-class Prepared(NamedTuple):
-    """(H, W, 3) bytes and what they took."""
+class Decoded(NamedTuple):
+    """The pixels of an image, (H, W, 3), and the seconds spent on them."""
 
     pixels: Pixels
     seconds: float
 
 
 class End(NamedTuple):
-    """Behind the last task; with what the list raised, if it did."""
+    """Marks the end of the tasks; with the exception that ended the list of inputs, if one did."""
 
     error: BaseException | None = None
 
 
 class Task:
-    """An input and, some day, its pixels.
+    """An input and the future of its pixels.
 
     Attributes:
-        deadline: by ``time.monotonic``; none before its decoding has begun.
+        deadline: by ``time.monotonic``; None before decoding has begun.
     """
 
     def __init__(self, item: Input) -> None:
         self.item = item
         self.deadline: float | None = None
-        self.outcome: Future[Prepared] = Future()
+        self.outcome: Future[Decoded] = Future()
 
     @property
     def seconds_left(self) -> float:
         return POLL_INTERVAL_S if self.deadline is None else self.deadline - time.monotonic()
 
-    def finish(self, outcome: Prepared | BaseException) -> bool:
-        """Set its outcome; False if it has one."""
+    def finish(self, outcome: Decoded | BaseException) -> bool:
+        """Set the outcome; return False if there is one already."""
         try:
-            if isinstance(outcome, Prepared):
+            if isinstance(outcome, Decoded):
                 self.outcome.set_result(outcome)
             else:
                 self.outcome.set_exception(outcome)
@@ -68,49 +76,48 @@ class Task:
 
 
 def identity(item: Input) -> Input:
-    """The input itself: nothing of it must be fetched."""
+    """Return the input unchanged; for inputs that need no fetching."""
     return item
 
 
 class Prefetcher:
-    """Inputs on their way to being pixels, in order, from now on.
-
-    Decoding begins at once, while the caller still makes its network ready.
+    """Decodes inputs in background threads, in order. Decoding begins at once, while the caller makes the engine.
 
     Args:
-        inputs: what to read; listed on a thread of its own.
-        prepare: reads one input into (H, W, 3) bytes; runs on ``workers`` threads.
-        batch_size: of the batches that are taken from here, at most.
-        fetch: gets what is not in a file, which may take its time: the clock of the limit starts behind it.
-        limit_s: wall clock for ``prepare``; None where that keeps to a limit by itself, or needs none.
-        when_stuck: gives what prepares everything behind the first input that exceeded the limit, without one.
+        inputs: iterated over in a thread of its own.
+        decode: reads one input and returns its pixels, (H, W, 3); called in ``workers`` threads.
+        batch_size: the maximum number of tasks that ``take`` returns.
+        fetch: gets bytes that are not in a file, such as those of a URL; the timeout begins after it.
+        timeout_s: wall-clock limit for ``decode``; None if ``decode`` has a limit itself or needs none.
+        on_timeout: called after the first timeout; returns the function that decodes all further inputs, without a
+            limit.
     """
 
     def __init__(
         self,
         inputs: Iterable[Input],
-        prepare: Prepare,
+        decode: Decode,
         *,
         batch_size: int,
         workers: int,
         fetch: Callable[[Input], Input] = identity,
-        limit_s: float | None = None,
-        on_timeout: Callable[[], Prepare] | None = None,
+        timeout_s: float | None = None,
+        on_timeout: Callable[[], Decode] | None = None,
     ) -> None:
         self._inputs, self._batch_size, self._workers, self._fetch = inputs, batch_size, workers, fetch
-        self._prepare, self._limit_s, self._on_timeout = prepare, limit_s, on_timeout
-        self._slots = threading.Semaphore(workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size)
-        self._tasks: SimpleQueue[Task | End] = SimpleQueue()  # in order, for who takes them
-        self._waiting: SimpleQueue[Task | None] = SimpleQueue()  # for a thread
+        self._decode, self._timeout_s, self._on_timeout = decode, timeout_s, on_timeout
+        self._free_slots = threading.Semaphore(workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size)
+        self._tasks: SimpleQueue[Task | End] = SimpleQueue()  # in input order, for ``take``
+        self._waiting: SimpleQueue[Task | None] = SimpleQueue()  # the same tasks, for the worker threads
         self._stopped = threading.Event()
-        self._giving_up, self._is_watched = threading.Lock(), limit_s is not None
+        self._timeout_lock, self._has_timeout = threading.Lock(), timeout_s is not None
         for _ in range(workers):
             self._start_worker()
-        # daemons: the list may wait for standard input forever, a decoder may never end
+        # daemon threads: the list may wait for standard input forever, and a decoder may hang
         threading.Thread(target=self._list, name="inputs", daemon=True).start()
 
     def take(self) -> tuple[list[Task], End | None]:
-        """Wait for one task, then take what is there, up to a batch; and the end, if that is reached."""
+        """Wait for one task, then return all that are available, at most a batch; and the end if it was reached."""
         batch: list[Task] = []
         while len(batch) < self._batch_size:
             try:
@@ -120,16 +127,20 @@ class Prefetcher:
             if isinstance(task, End):
                 return batch, task
             batch.append(task)
-            self._slots.release()
+            self._free_slots.release()
         return batch, None
 
-    def result(self, task: Task) -> Prepared | InputError:
-        """The pixels of a task, or why there are none; waited for, but not beyond the limit."""
+    def result(self, task: Task) -> Decoded | InputError:
+        """Wait for the pixels or the error of a task, at most until its timeout.
+
+        Raises:
+            CancelledError: ``stop`` was called.
+        """
         while not task.outcome.done():
             if self._stopped.is_set():
                 raise CancelledError
             if task.seconds_left <= 0:
-                self._give_up(task)
+                self._time_out(task)
             else:
                 wait([task.outcome], task.seconds_left)
         try:
@@ -138,9 +149,9 @@ class Prefetcher:
             return error
 
     def stop(self) -> None:
-        """Decode nothing more; nobody waits for what is under way."""
+        """Start no further decoding; do not wait for images that are being decoded."""
         self._stopped.set()
-        self._slots.release()
+        self._free_slots.release()
         for _ in range(self._workers):
             self._waiting.put(None)
         self._tasks.put(End())
@@ -148,14 +159,14 @@ class Prefetcher:
     def _list(self) -> None:
         try:
             for item in self._inputs:
-                self._slots.acquire()
+                self._free_slots.acquire()
                 if self._stopped.is_set():
                     return
                 task = Task(item)
                 self._waiting.put(task)
                 self._tasks.put(task)
             self._tasks.put(End())
-        except BaseException as error:  # whatever the list raises belongs to the reader of the stream
+        except BaseException as error:  # raised again for the reader of the stream
             self._tasks.put(End(error))
 
     def _start_worker(self) -> None:
@@ -164,26 +175,82 @@ class Prefetcher:
     def _work(self) -> None:
         while (task := self._waiting.get()) is not None and not self._stopped.is_set():
             if not task.finish(self._outcome(task)):
-                return  # it was given up, and another thread is in the place of this one
+                return  # the task timed out, and another thread has replaced this one
 
-    def _outcome(self, task: Task) -> Prepared | BaseException:
+    def _outcome(self, task: Task) -> Decoded | BaseException:
         start = time.perf_counter()
         try:
             if task.item.error is not None:
                 return task.item.error
             item = self._fetch(task.item)
-            prepare, is_watched = self._prepare, self._is_watched
-            task.deadline = time.monotonic() + (self._limit_s or 0) if is_watched else None
-            return Prepared(prepare(item), time.perf_counter() - start)
+            decode, has_timeout = self._decode, self._has_timeout
+            task.deadline = time.monotonic() + (self._timeout_s or 0) if has_timeout else None
+            return Decoded(decode(item), time.perf_counter() - start)
         except InputError as error:
-            return InputError(error.kind, error.message)  # without its trace, which holds on to image and file
-        except BaseException as error:  # for whoever asks for the result
+            return InputError(error.kind, error.message)  # without its traceback, which references image and file
+        except BaseException as error:  # raised again by ``result``
             return error
 
-    def _give_up(self, task: Task) -> None:
-        with self._giving_up:  # the threads of the network may come at once
-            if not task.finish(InputError("timeout", f"not decoded within {self._limit_s:g} s")):
-                return  # at the last moment
-            if self._is_watched and self._on_timeout is not None:
-                self._is_watched, self._prepare = False, self._on_timeout()
+    def _time_out(self, task: Task) -> None:
+        with self._timeout_lock:  # the threads of the network may time out at the same time
+            if not task.finish(InputError("timeout", f"not decoded within {self._timeout_s:g} s")):
+                return  # it finished at the last moment
+            if self._has_timeout and self._on_timeout is not None:
+                self._has_timeout, self._decode = False, self._on_timeout()
             self._start_worker()
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How the images of a run are decoded.
+
+    Args:
+        decoding: ``exact``, or ``fast`` to let the JPEG decoder scale large photos down.
+        timeout_s: wall-clock limit for one image, counted from when its bytes were fetched.
+        isolate: decode in separate processes from the start.
+        workers: number of decode threads; 0 for one per usable core.
+    """
+
+    decoding: Decoding = "exact"
+    timeout_s: float = DECODE_TIMEOUT_S
+    isolate: bool = False
+    workers: int = 0
+
+
+class Decoder:
+    """Decodes the images of a run in threads, or in processes whose crash costs one image only.
+
+    Threads cost nothing, but a hanging thread cannot be ended, and a crash in a thread ends the run. So decoding moves
+    to processes after the first timeout, or from the start with ``isolate``. They end when the decoder is closed.
+    """
+
+    def __init__(self, reader: Reader, options: DecodeOptions) -> None:
+        self._reader, self._options = reader, options
+        self._isolated: IsolatedReader | None = None
+
+    def prefetch(self, inputs: Iterable[Input], batch_size: int) -> Prefetcher:
+        """Start to decode inputs in the background, for batches of at most ``batch_size`` images."""
+        options = self._options
+        return Prefetcher(
+            inputs,
+            self._isolated_reader() if options.isolate else self._reader,
+            batch_size=batch_size,
+            workers=options.workers or usable_threads(),
+            fetch=self._reader.fetch,
+            timeout_s=None if options.isolate else options.timeout_s,
+            on_timeout=self._isolated_reader,
+        )
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._isolated is not None:
+            self._isolated.close()
+
+    def _isolated_reader(self) -> "IsolatedReader":
+        if self._isolated is None:
+            from levit_cli.predict.isolation import IsolatedReader  # imports all that starting processes needs
+
+            self._isolated = IsolatedReader(self._reader, self._options.timeout_s)
+        return self._isolated

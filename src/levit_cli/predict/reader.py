@@ -1,4 +1,4 @@
-"""Getting one input's bytes and turning them into the pixels of a preprocessing: the work of a decode thread."""
+"""Read one input: get its bytes, decode the image, and apply the preprocessing."""
 
 import os
 import stat
@@ -24,17 +24,23 @@ DOWNLOAD_TIMEOUT_S = 60.0
 
 
 class Reader:
-    """Callable from ``Input`` to (height, width, 3) bytes; what ``pipeline.predict`` wants as ``prepare``."""
+    """Reads an input and returns its preprocessed pixels, (H, W, 3) uint8.
+
+    Args:
+        transform: the preprocessing.
+        decoding: ``fast`` lets the JPEG decoder scale large photos down.
+        offline: do not download URLs.
+    """
 
     def __init__(self, transform: Transform, decoding: Decoding = "exact", *, offline: bool = False) -> None:
         self.transform = transform
-        # the decoder may scale down to the size that the preprocessing resizes to, and no further
+        # the decoder may scale down to the size to which the preprocessing resizes, but not further
         self._shrink_to = (transform.resize_to[1], transform.resize_to[0]) if decoding == "fast" else None
         self._offline = offline
         self._preprocess = _preprocessor(transform)
 
     def fetch(self, item: Input) -> Input:
-        """The input together with its content, where that is in no file but on standard input or at an address."""
+        """Return the input with its content if it comes from standard input or a URL; other inputs unchanged."""
         if item.content is not None:
             return item
         if item.is_stdin:
@@ -46,7 +52,7 @@ class Reader:
             return self._preprocess(self._image(self.fetch(item)), self.transform)
         except MemoryError:
             raise InputError("too_large", "not enough memory to decode it") from None
-        except OSError as error:  # decoders' own are input errors by now
+        except OSError as error:  # errors of the decoders are already an InputError
             raise InputError("corrupt", f"the file cannot be read: {error.strerror or type(error).__name__}") from error
 
     def _image(self, item: Input) -> Image:
@@ -57,8 +63,8 @@ class Reader:
 
     def _download(self, url: str) -> bytes:
         if self._offline:
-            raise InputError("download", "not fetched: offline")
-        from levit_cli.system import http as web  # its libraries cost 40 ms, which a local file need not wait for
+            raise InputError("download", "not downloaded, because --offline is set")
+        from levit_cli.system import http as web  # importing it takes 40 ms, which local files do not need
 
         try:
             return web.fetch(url, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=DOWNLOAD_TIMEOUT_S)
@@ -69,30 +75,30 @@ class Reader:
 def _preprocessor(transform: Transform) -> Callable[[Image, Transform], NDArray[np.uint8]]:
     if transform.resizer == "pillow":
         return preprocess
-    from levit_cli.images.resize_torch import preprocess_tensor  # the only one that needs torch
+    from levit_cli.images.resize_torch import preprocess_tensor  # imported here because it needs torch
 
     return preprocess_tensor
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a regular file for reading, without waiting on what only looks like one.
+    """Open a regular file for reading; never wait for a pipe or a device.
 
     Raises:
         InputError: ``not_found``, ``permission`` or ``not_regular``.
     """
     try:
-        # a FIFO that nobody writes to would block an ordinary open forever
+        # without O_NONBLOCK, opening a FIFO that has no writer would block forever
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError("not_found", "no such file") from None
     except PermissionError:
-        raise InputError("permission", "the file may not be read") from None
-    except (OSError, ValueError) as error:  # a socket gives ENXIO; a NUL in the name ValueError
-        why = getattr(error, "strerror", None) or str(error)  # which would name the path
+        raise InputError("permission", "no permission to read the file") from None
+    except (OSError, ValueError) as error:  # ENXIO: a socket; ValueError: a NUL in the name
+        why = getattr(error, "strerror", None) or str(error)  # str of an OSError would include the path
         raise InputError("not_regular" if _is_special(path) else "not_found", why) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InputError("not_regular", "not a regular file but a folder, pipe, socket or device")
+        raise InputError("not_regular", "it is a folder, pipe, socket or device")
     return open(descriptor, "rb")
 
 

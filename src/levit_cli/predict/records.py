@@ -1,7 +1,7 @@
-"""A prediction as the bytes of one record, and back, in the formats that are written a record at a time.
+"""Encode and decode records: the bytes of one prediction in jsonl, csv or tsv.
 
-Machine formats are plain text in UTF-8. A file's name goes in as it is, whatever it holds, and comes out the same when
-parsed. A record is read back by writing it again: what does not come out byte for byte was not written by us.
+The machine-readable formats are plain text in UTF-8. A file name is written exactly, whatever bytes it has, and parsing
+returns the same bytes. To check a decoded record, it is encoded again: if the bytes differ, levit did not write it.
 """
 
 import base64
@@ -20,42 +20,42 @@ from levit_cli.predict.pipeline import Prediction, Ranked
 PROB_DIGITS = 6
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 RESUMABLE: tuple[Format, ...] = ("jsonl", *DELIMITERS)  # type: ignore[arg-type]
-FIELDS_OF_A_CLASS = ("index", "label", "prob")
-LONGEST_CELL = 1 << 30
+CLASS_COLUMNS = ("index", "label", "prob")
+MAX_CELL_CHARS = 1 << 30
 
 
 class RecordFormat(Protocol):
-    """How predictions become records, each whole by itself.
+    """A format in which each record is complete by itself.
 
     Attributes:
-        header: what stands before the first record.
+        header: the bytes before the first record.
     """
 
     header: bytes
 
     def encode(self, prediction: Prediction) -> bytes:
-        """The record, with its end of line."""
+        """Return the record of a prediction, with its line break."""
 
     def decode(self, record: bytes) -> Prediction:
-        """The prediction that ``encode`` made this of.
+        """Return the prediction of a record.
 
         Raises:
-            ValueError: it did not.
+            ValueError: ``encode`` did not write it.
         """
 
     def split(self, file: BinaryIO) -> Iterator[bytes]:
-        """The header and each whole record of a file; not what is left of a torn one at its end."""
+        """Yield the header and each complete record of a file, without an incomplete one at its end."""
 
 
 def record_format(format: Format, labels: Labels, top_k: int) -> RecordFormat | None:
-    """The format, if it is one of single records."""
+    """Return the format with this name; None for json and table, which do not have separate records."""
     if format == "jsonl":
         return JsonLines(labels, top_k)
     return Delimited(labels, top_k, DELIMITERS[format]) if format in DELIMITERS else None
 
 
 def json_record(prediction: Prediction, labels: Labels) -> dict[str, Any]:
-    """A prediction as the JSON object of the command line's contract."""
+    """Return a prediction as a JSON object; its keys are stable."""
     head = path_fields(prediction.path)
     if prediction.error is not None:
         error = {"kind": prediction.error.kind, "message": prediction.error.message}
@@ -64,7 +64,7 @@ def json_record(prediction: Prediction, labels: Labels) -> dict[str, Any]:
 
 
 def path_fields(path: str) -> dict[str, str]:
-    """The path; where its bytes are not UTF-8, an escaped form to read and the exact bytes in base 64."""
+    """Return the path; if its bytes are not UTF-8, an escaped path for people and the exact bytes in base 64."""
     raw = os.fsencode(path)
     try:
         return {"path": raw.decode("utf-8")}
@@ -73,7 +73,7 @@ def path_fields(path: str) -> dict[str, str]:
 
 
 def as_json(value: Any) -> bytes:
-    """One line of JSON; half a surrogate pair, which a label may hold and UTF-8 may not, is a question mark."""
+    """Return one line of JSON. A lone surrogate, which UTF-8 cannot encode, becomes a question mark."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
 
 
@@ -83,7 +83,7 @@ def _ranked(index: int, prob: float, labels: Labels) -> dict[str, Any]:
 
 
 class JsonLines:
-    """One object a line."""
+    """jsonl: one JSON object per line."""
 
     header = b""
 
@@ -98,7 +98,7 @@ class JsonLines:
             content = json.loads(record)
             prediction = _from_json(content)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError("it is no record in jsonl") from error
+            raise ValueError("it is not a jsonl record") from error
         return _require_written_by(self, prediction, record, self._top_k)
 
     def split(self, file: BinaryIO) -> Iterator[bytes]:
@@ -116,34 +116,37 @@ def _from_json(content: Any) -> Prediction:
 
 
 class Delimited:
-    """csv or tsv with a header; cells are quoted where they must be. A name's bytes go in as they are."""
+    """csv or tsv: a header, then one record per prediction. Cells are quoted only if they must be."""
 
     def __init__(self, labels: Labels, top_k: int, delimiter: str) -> None:
         self._names = [name.encode("utf-8", "replace").decode("utf-8") for name in labels.names]
         self._top_k, self._delimiter = min(top_k, len(labels)), delimiter
-        ranked = [f"{name}{rank}" for rank in range(1, self._top_k + 1) for name in FIELDS_OF_A_CLASS]
-        self.header = self._row(["path", "status", "error", *ranked])
+        ranked = [f"{name}{rank}" for rank in range(1, self._top_k + 1) for name in CLASS_COLUMNS]
+        self.header = self._line(["path", "status", "error", *ranked])
 
     def encode(self, prediction: Prediction) -> bytes:
         if prediction.error is not None:
             message = f"{prediction.error.kind}: {prediction.error.message}".encode("utf-8", "replace").decode("utf-8")
-            return self._row([_as_utf8(prediction.path), "error", message, *[""] * (3 * self._top_k)])
+            return self._line([_as_utf8(prediction.path), "error", message, *[""] * (3 * self._top_k)])
         cells = [
             cell
             for index, prob in prediction.top
             for cell in (str(index), self._names[index], f"{prob:.{PROB_DIGITS}f}")
         ]
-        return self._row([_as_utf8(prediction.path), "ok", "", *cells])
+        return self._line([_as_utf8(prediction.path), "ok", "", *cells])
 
     def decode(self, record: bytes) -> Prediction:
         try:
             prediction = self._from_cells(self._cells(record))
         except (ValueError, LookupError, csv.Error) as error:
-            raise ValueError("it is no record of this table") from error
+            raise ValueError("it is not a record of this format") from error
         return _require_written_by(self, prediction, record, self._top_k)
 
     def split(self, file: BinaryIO) -> Iterator[bytes]:
-        """A line ends a record unless it lies within quotes, which come in pairs."""
+        """Yield the header and each complete record.
+
+        A line break ends a record unless it is inside quotes, that is, after an odd number of quotes.
+        """
         lines: list[bytes] = []
         quotes = 0
         for line in file:
@@ -154,7 +157,7 @@ class Delimited:
                 lines.clear()
 
     def _cells(self, record: bytes) -> list[str]:
-        csv.field_size_limit(LONGEST_CELL)
+        csv.field_size_limit(MAX_CELL_CHARS)
         text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
         (cells,) = csv.reader(text, delimiter=self._delimiter, strict=True)
         return cells
@@ -165,16 +168,16 @@ class Delimited:
         if status == "error":
             kind, _, message = error.partition(": ")
             return Prediction(path, error=InputError(_kind(kind), message))
-        indexes, probs = ranked[::3], ranked[2::3]
-        return Prediction(path, tuple(Ranked(int(i), float(p)) for i, p in zip(indexes, probs, strict=True)))
+        indices, probs = ranked[::3], ranked[2::3]
+        return Prediction(path, tuple(Ranked(int(i), float(p)) for i, p in zip(indices, probs, strict=True)))
 
-    def _row(self, cells: list[str]) -> bytes:
+    def _line(self, cells: list[str]) -> bytes:
         text = io.StringIO()
         writer = csv.writer(
             text,
             delimiter=self._delimiter,
             lineterminator="\n",
-            # Python before 3.13 leaves a lone carriage return unquoted, and readers take it for the end of the row
+            # Python before 3.13 does not quote a lone carriage return, which readers interpret as the end of the record
             quoting=csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL,
         )
         writer.writerow(cells)
@@ -182,7 +185,7 @@ class Delimited:
 
 
 def _as_utf8(path: str) -> str:
-    """The path as if the file system's names were in UTF-8, whatever this locale takes them for."""
+    """Return the path decoded as UTF-8, independent of the locale's file system encoding."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
@@ -193,11 +196,11 @@ def _kind(text: str) -> InputErrorKind:
 
 def _require_written_by(format: RecordFormat, prediction: Prediction, record: bytes, top_k: int) -> Prediction:
     if prediction.error is None and len(prediction.top) != top_k:
-        raise ValueError(f"top-k is {len(prediction.top)} there and {top_k} now")
+        raise ValueError(f"its top-k is {len(prediction.top)}, this run's is {top_k}")
     try:
-        again = format.encode(prediction)
+        encoded = format.encode(prediction)
     except (LookupError, ValueError) as error:
-        raise ValueError("it has a class that the model has not") from error
-    if again != record:
-        raise ValueError("it is not as this model and its labels would have it")
+        raise ValueError("it has a class that the model does not have") from error
+    if encoded != record:
+        raise ValueError("this model and its labels would write it differently")
     return prediction

@@ -1,225 +1,249 @@
-"""One run of ``levit predict``: inputs, model, engine and writer brought together.
+"""``levit predict``: classify inputs and write one record for each.
 
-The order matters: what can be refused for free is refused first (usage, output), then the first input is looked for,
-and only then is a model loaded. What is resumed is not touched before it is known to be this run's.
+Checks run from cheap to expensive: the options, the output file, the first input, the model, the engine. With
+``--resume``, nothing is written before the existing records are known to come from the same model and settings.
 """
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from levit_cli.checkpoints import Checkpoint
-from levit_cli.choices import Format
-from levit_cli.data.inputs import STDIN, SUFFIXES, Input, listed
-from levit_cli.engines import Engine
+from levit_cli.choices import Decoding, Format
+from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions
+from levit_cli.engines import Engine, EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UsageError
-from levit_cli.predict.decoding import Preparation
+from levit_cli.predict.model import ModelOptions, load_model, make_prediction_engine
 from levit_cli.predict.pipeline import Prediction, Stats, predict
-from levit_cli.predict.prefetch import Prefetcher
+from levit_cli.predict.prefetch import DecodeOptions, Decoder, Prefetcher
 from levit_cli.predict.reader import Reader
 from levit_cli.predict.records import RESUMABLE, record_format
-from levit_cli.predict.request import (
-    Request,
-    closing_line,
-    engine_for,
-    load_model,
-    sized,
-    time_table,
-)
 from levit_cli.predict.run_description import RunDescription, describe_run
 from levit_cli.predict.writers import Writer, format_for, make_writer
 from levit_cli.system.output import Document, OutputFile, Sink, Target, is_terminal, open_output, require_free
 from levit_cli.system.progress import Log, progress, shows_progress
+from levit_cli.system.text import count_noun
 
 if TYPE_CHECKING:
-    from levit_cli.predict.resume.fingerprint import Note
+    from levit_cli.predict.resume.fingerprint import Fingerprint
+
+Prefetch = Callable[[Iterable[Input]], Prefetcher]
 
 
-class Outcome(NamedTuple):
-    """How a run ended. It holds on to the engine, as taking that down takes longer than leaving the process does."""
-
-    exit_code: ExitCode
-    engine: Engine
-
-
-def classify(request: Request, log: Log) -> Outcome:
-    """Classify everything and write it.
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where the records go, and what happens to an output that exists.
 
     Args:
-        say: told what people should know; stderr.
+        format: None selects it by the suffix of ``path``.
+        path: None is standard output.
+        overwrite: replace an existing file.
+        resume: keep the records of an existing file and add what is missing.
+    """
+
+    format: Format | None = None
+    path: Path | None = None
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class DisplayOptions:
+    """What is shown besides the records.
+
+    Args:
+        color: colors in the table.
+        stats: log where the time went.
+        quiet: no progress bar and no summary line.
+        verbose: log what was found in the model and which engine was chosen.
+    """
+
+    color: bool = True
+    stats: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+def classify(
+    inputs: InputOptions,
+    model: ModelOptions,
+    spec: EngineSpec,
+    decode_options: DecodeOptions,
+    output: OutputOptions,
+    display: DisplayOptions,
+    log: Log,
+    *,
+    batch_size: int,
+    top_k: int,
+) -> ExitCode:
+    """Classify all inputs and write their records.
 
     Returns:
-        The exit code that says whether all inputs, or not all, could be classified.
+        ``OK``, or ``SOME_FAILED`` if at least one input has an error record.
 
     Raises:
-        LevitError: nothing, or not everything, could be tried.
+        LevitError: the options, the output, the model or the engine were refused, or the output cannot be written.
     """
-    format = format_for(request.format, request.output, is_terminal=is_terminal())
-    _require_sense(request, format)
-    named_files = [*request.inputs, request.files_from or ""]
+    format = format_for(output.format, output.path, is_terminal=is_terminal())
+    _require_consistent(inputs, output, format)
     require_free(
-        request.output, named_files, overwrite=request.overwrite, resume=request.resume, replaces=format == "json"
-    )
-    with open_output(request.output, overwrite=request.overwrite, resume=request.resume) as output:
-        inputs, alone = _require_some(_listed(request), request)
-        request = sized(request, alone=alone)
-        checkpoint = load_model(request, log)
-        reader = Reader(checkpoint.transform, request.decoding, offline=request.offline)
-        with Preparation(reader, limit_s=request.timeout_s, isolate=request.isolate or request.resume) as preparation:
-            run = _Run(request, format, checkpoint, preparation, log)
-            if request.resume and isinstance(output, OutputFile):
-                return run.resume(inputs, output)
-            return run.begin(inputs, output)
+        output.path, [*inputs.arguments, inputs.files_from or ""],
+        overwrite=output.overwrite, resume=output.resume, replaces=format == "json",
+    )  # fmt: skip
+    with open_output(output.path, overwrite=output.overwrite, resume=output.resume) as file:
+        stream, is_single = _require_some(inputs)
+        checkpoint = load_model(model, log, verbose=display.verbose)
+        reader = Reader(checkpoint.transform, decode_options.decoding, offline=model.offline)
+        # A run is often resumed because an image crashed it, and that image is usually the next one.
+        with Decoder(reader, replace(decode_options, isolate=decode_options.isolate or output.resume)) as decoder:
+            spec = spec.with_batching(batch_size, single=is_single)
+            prefetch = partial(decoder.prefetch, batch_size=spec.batch_size)
+            resumes = output.resume and isinstance(file, OutputFile)
+            # Decode while the engine is made; a resumed run first compares the existing records.
+            prefetcher = None if resumes else prefetch(stream)
+            engine = make_prediction_engine(checkpoint, spec, log, verbose=display.verbose)
+            keep_until_exit(engine)
+            run = _Run(checkpoint, engine, prefetch, decode_options.decoding, top_k, format, output.path, display, log)
+            if prefetcher is None:
+                assert isinstance(file, OutputFile)
+                return run.resume(stream, file, inputs)
+            return run.start(prefetcher, file)
 
 
-def _require_sense(request: Request, format: Format) -> None:
-    if not request.inputs and request.files_from is None:
-        raise UsageError("Nothing to classify", hint="name files, folders or addresses, or use --files-from")
-    if request.files_from == STDIN and STDIN in request.inputs:
-        raise UsageError("Standard input cannot be an image and a list at once")
-    if request.resume and request.overwrite:
-        raise UsageError("--resume keeps what stands and --overwrite does not", hint="leave one of them out")
-    if request.resume and (request.output is None or format not in RESUMABLE):
-        why = "there is no --output" if request.output is None else f"{format} makes sense only as a whole"
-        raise UsageError("Nothing can be resumed", why=why, hint=f"--resume continues {', '.join(RESUMABLE)}")
+def _require_consistent(inputs: InputOptions, output: OutputOptions, format: Format) -> None:
+    if not inputs.arguments and inputs.files_from is None:
+        raise UsageError("Nothing to classify", hint="name files, folders or URLs, or use --files-from")
+    if inputs.files_from == STDIN and STDIN in inputs.arguments:
+        raise UsageError("Standard input cannot be both an image and a list of paths")
+    if output.resume and output.overwrite:
+        raise UsageError("--resume keeps existing records, --overwrite replaces them", hint="use only one of them")
+    if output.resume and (output.path is None or format not in RESUMABLE):
+        why = "there is no --output" if output.path is None else f"{format} is one document, not separate records"
+        raise UsageError("Nothing to resume", why=why, hint=f"--resume works with {', '.join(RESUMABLE)}")
 
 
-def _listed(request: Request) -> Iterator[Input]:
-    return listed(request.inputs, request.files_from, null=request.null)
+def _require_some(inputs: InputOptions) -> tuple[Iterator[Input], bool]:
+    """Return the stream of inputs, known not to be empty, and whether it is exactly one input.
 
-
-def _can_be_listed_again(request: Request) -> bool:
-    return request.files_from is None or Path(request.files_from).is_file()
-
-
-def _require_some(inputs: Iterator[Input], request: Request) -> tuple[Iterator[Input], bool]:
-    """The same stream, once it is known not to be empty, and whether it holds one input only.
-
-    A list is not asked for its second line, which may come only when the first is answered.
+    Only one line of a list is read, because a program may write the second line after it has read our first record.
     """
-    ahead = list(itertools.islice(inputs, 2 if request.files_from is None else 1))
-    if not ahead:
-        where = ", ".join(request.inputs) or f"the list {request.files_from}"
+    stream = inputs.stream()
+    first = list(itertools.islice(stream, 2 if inputs.files_from is None else 1))
+    if not first:
+        where = ", ".join(inputs.arguments) or f"the list {inputs.files_from}"
         raise UsageError(f"No images in {where}", why=f"looked for {' '.join(SUFFIXES)}")
-    return itertools.chain(ahead, inputs), request.files_from is None and len(ahead) == 1
+    return itertools.chain(first, stream), inputs.files_from is None and len(first) == 1
 
 
 @dataclass
 class _Run:
-    """The parts of a run, and the two ways to go about it."""
+    """A run whose model and engine are ready."""
 
-    request: Request
-    format: Format
     checkpoint: Checkpoint
-    preparation: Preparation
+    engine: Engine
+    prefetch: Prefetch
+    decoding: Decoding
+    top_k: int
+    format: Format
+    path: Path | None
+    display: DisplayOptions
     log: Log
     stats: Stats = field(default_factory=Stats)
 
-    def begin(self, inputs: Iterable[Input], output: Sink | OutputFile) -> Outcome:
-        """Write everything."""
-        ahead = self._ahead(inputs)  # decoding begins while the engine is made
-        return self._begin(ahead, output, engine_for(self.request, self.checkpoint, self.log))
-
-    def resume(self, inputs: Iterable[Input], output: OutputFile) -> Outcome:
-        """Write what is missing in an output, and again what failed there."""
-        # most runs need none of these
-        from levit_cli.predict.resume.merge import Continuation
-        from levit_cli.predict.resume.plan import Plan
-        from levit_cli.predict.resume.verify import require_shared, standing_in
-
-        engine = engine_for(self.request, self.checkpoint, self.log)
-        records = record_format(self.format, self.checkpoint.labels, self.request.top_k)
-        assert records is not None
-        standing = standing_in(output, records, self._note(engine), partial(self._sample, engine))
-        if standing is None:
-            return self._begin(self._ahead(inputs), output, engine)
-        if _can_be_listed_again(self.request):
-            require_shared(output, standing, _listed(self.request))
-        self._attach_note(engine, output.descriptor, standing.end)
-        plan = Plan(standing, inputs)
-        target = Continuation(output, plan, partial(self._attach_note, engine))
-        self._write(self._ahead(plan), engine, target, continues=True)
-        outcome = self._outcome(engine, f"; {plan.num_kept:,} stood already")
-        if target.num_left_out:
-            self.log(f"Left out {target.num_left_out:,} records of inputs that are not listed any more.")
-        if target.num_kept_apart:
-            self.log(f"Kept {target.num_kept_apart:,} records of inputs that were not listed, at the end.")
-        return outcome
-
-    def _begin(self, ahead: Prefetcher, output: Sink | OutputFile, engine: Engine) -> Outcome:
+    def start(self, prefetcher: Prefetcher, output: Sink | OutputFile) -> ExitCode:
+        """Write a new output."""
         if not isinstance(output, OutputFile):
-            self._write(ahead, engine, output)
+            self._write(prefetcher, output)
         elif self.format == "json":
-            self._write(ahead, engine, Document(output))
-        elif self.format in RESUMABLE:
-            self._write(ahead, engine, output, on_first=lambda: self._attach_note(engine, output.descriptor))
+            self._write(prefetcher, Document(output))
         else:
-            self._write(ahead, engine, output)
-        return self._outcome(engine)
+            store = partial(self._store_fingerprint, output.descriptor)
+            self._write(prefetcher, output, on_first=store if self._is_resumable else None)
+        return self._finish()
 
-    def _ahead(self, inputs: Iterable[Input]) -> Prefetcher:
-        return self.preparation.ahead(inputs, batch_size=self.request.batch_size, workers=self.request.workers)
+    def resume(self, stream: Iterable[Input], output: OutputFile, inputs: InputOptions) -> ExitCode:
+        """Add the records that are missing in an output, and replace its error records."""
+        # imported here because most runs do not resume
+        from levit_cli.predict.resume.merge import Merger
+        from levit_cli.predict.resume.plan import Plan
+        from levit_cli.predict.resume.verify import compatible_records, require_shared
 
-    def _answers(self, ahead: Prefetcher, engine: Engine, stats: Stats) -> Generator[Prediction, None, None]:
+        records = record_format(self.format, self.checkpoint.labels, self.top_k)
+        assert records is not None
+        existing = compatible_records(output, records, self._fingerprint(), self._classify_again)
+        if existing is None:
+            return self.start(self.prefetch(stream), output)
+        if inputs.can_be_read_again:
+            require_shared(output, existing, inputs.stream())
+        self._store_fingerprint(output.descriptor, existing.end)
+        plan = Plan(existing, stream)
+        merger = Merger(output, plan, self._store_fingerprint)
+        self._write(self.prefetch(plan), merger, continues=True)
+        exit_code = self._finish(f"; {count_noun(plan.num_kept, 'existing record')} kept")
+        if merger.num_removed:
+            self.log(f"Removed {count_noun(merger.num_removed, 'record')} of inputs that are no longer listed.")
+        if merger.num_moved_to_end:
+            moved = count_noun(merger.num_moved_to_end, "record")
+            self.log(f"Kept {moved} of inputs that were not listed, at the end of the file.")
+        return exit_code
+
+    def _predict(self, prefetcher: Prefetcher, stats: Stats) -> Generator[Prediction, None, None]:
         return predict(
-            ahead,
-            engine,
-            top_k=self.request.top_k,
-            streams=engine.spec.streams,
+            prefetcher,
+            self.engine,
+            top_k=self.top_k,
+            streams=self.engine.spec.streams,
             stats=stats,
             temperature=self.checkpoint.temperature,
         )
 
-    def _sample(self, engine: Engine, inputs: Iterable[Input]) -> Iterator[Prediction]:
-        return self._answers(self._ahead(inputs), engine, Stats())
+    def _classify_again(self, inputs: Iterable[Input]) -> Iterator[Prediction]:
+        return self._predict(self.prefetch(inputs), Stats())
 
-    def _note(self, engine: Engine) -> "Note":
-        from levit_cli.predict.resume.fingerprint import note_of
+    def _fingerprint(self) -> "Fingerprint":
+        from levit_cli.predict.resume.fingerprint import fingerprint_of
 
-        return note_of(self._description(engine, with_hash=True), self.checkpoint.labels, self.format)
+        return fingerprint_of(self._description(with_hash=True), self.checkpoint.labels, self.format)
 
-    def _description(self, engine: Engine, *, with_hash: bool) -> RunDescription:
-        return describe_run(
-            self.checkpoint, engine.spec, self.request.decoding, self.request.top_k, with_hash=with_hash
-        )
+    def _description(self, *, with_hash: bool) -> RunDescription:
+        return describe_run(self.checkpoint, self.engine.spec, self.decoding, self.top_k, with_hash=with_hash)
 
-    def _attach_note(self, engine: Engine, descriptor: int, end: int | None = None) -> None:
-        from levit_cli.predict.resume.fingerprint import attach
+    def _store_fingerprint(self, descriptor: int, end: int | None = None) -> None:
+        from levit_cli.predict.resume.fingerprint import store_fingerprint
 
-        with suppress(RefusedError):  # weights that cannot be read any more are no reason to stop
-            attach(descriptor, self._note(engine), end)
+        with suppress(RefusedError):  # weights that can no longer be read are no reason to stop
+            store_fingerprint(descriptor, self._fingerprint(), end)
 
     def _write(
         self,
-        ahead: Prefetcher,
-        engine: Engine,
+        prefetcher: Prefetcher,
         target: Target,
         *,
         on_first: Callable[[], None] | None = None,
         continues: bool = False,
     ) -> None:
-        description = self._description(engine, with_hash=self.format == "json")
+        description = self._description(with_hash=self.format == "json")
         self.stats = Stats()
-        with closing(self._answers(ahead, engine, self.stats)) as answers:
+        with closing(self._predict(prefetcher, self.stats)) as predictions:
             writer = make_writer(
-                self.format, target, self.checkpoint.labels, self.request.top_k, description,
-                color=self.request.color, continues=continues,
+                self.format, target, self.checkpoint.labels, self.top_k, description,
+                color=self.display.color, continues=continues,
             )  # fmt: skip
-            with self._ending(writer, target), progress(shown=_shows_progress(self.request)) as bar:
-                for answer in answers:
-                    writer.write(answer)
+            with self._completing(writer, target), progress(shown=self._shows_progress) as bar:
+                for prediction in predictions:
+                    writer.write(prediction)
                     if on_first is not None:
                         on_first()
                         on_first = None
                     bar.advance()
 
     @contextmanager
-    def _ending(self, writer: Writer, target: Target) -> Iterator[None]:
-        """However it ends, what was finished is in the output."""
+    def _completing(self, writer: Writer, target: Target) -> Iterator[None]:
+        """Complete the output at the end of the block; after an exception, keep the finished records in it."""
         try:
             yield
         except (OutputError, BrokenPipeError):
@@ -229,25 +253,25 @@ class _Run:
             if isinstance(target, Document):
                 writer.finish()
             target.stop()
-            if isinstance(error, (KeyboardInterrupt, Terminated)) and self._is_resumable and not self.request.quiet:
-                self.log("The same command with --resume goes on from here.")
+            if isinstance(error, (KeyboardInterrupt, Terminated)) and self._is_resumable and not self.display.quiet:
+                self.log("To continue, run the same command with --resume.")
             raise
         writer.finish()
         target.finish()
 
     @property
     def _is_resumable(self) -> bool:
-        return self.request.output is not None and self.format in RESUMABLE
+        return self.path is not None and self.format in RESUMABLE
 
-    def _outcome(self, engine: Engine, remark: str = "") -> Outcome:
-        if not self.request.quiet:
-            self.log(closing_line(self.stats) + remark)
-        if self.request.stats:
-            self.log(time_table(self.stats))
-        engine.save_cache()
-        return Outcome(ExitCode.SOME_FAILED if self.stats.failed else ExitCode.OK, engine)
+    @property
+    def _shows_progress(self) -> bool:
+        """On a terminal, unless the records themselves are shown there."""
+        return shows_progress(quiet=self.display.quiet) and not (self.path is None and is_terminal())
 
-
-def _shows_progress(request: Request) -> bool:
-    """On a terminal, unless the results themselves are shown there."""
-    return shows_progress(quiet=request.quiet) and not (request.output is None and is_terminal())
+    def _finish(self, remark: str = "") -> ExitCode:
+        if not self.display.quiet:
+            self.log(self.stats.summary() + remark)
+        if self.display.stats:
+            self.log(self.stats.timings())
+        self.engine.save_cache()
+        return ExitCode.SOME_FAILED if self.stats.failed else ExitCode.OK

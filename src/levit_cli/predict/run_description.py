@@ -1,4 +1,4 @@
-"""What the answers of a run depend on, for json's ``meta``, the caption of tables and the resume fingerprint."""
+"""Describe what the predictions of a run depend on, for ``meta`` in json, table captions and the fingerprint."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,10 +15,10 @@ class ModelDescription:
     """The model of a run.
 
     Args:
-        name: as the user named it.
-        classes: their number.
-        sha256: of the weight files; None where nothing needs it, as reading a large file takes time.
-        evaluation: its measured accuracy, where its files state one.
+        name: as given by the user.
+        classes: number of classes.
+        sha256: of the weight files; None if it is not needed, because hashing a large file takes time.
+        evaluation: its measured accuracy, if its files have one.
     """
 
     name: str
@@ -34,7 +34,7 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class RunDescription:
-    """The model, its preprocessing, and the engine that computes the answers."""
+    """The model, its preprocessing, and the engine that computes the predictions."""
 
     model: ModelDescription
     transform: Transform
@@ -61,18 +61,18 @@ class RunDescription:
 
 
 def describe_run(
-    checkpoint: Checkpoint, spec: EngineSpec, decode: Decoding, top_k: int, *, with_hash: bool
+    checkpoint: Checkpoint, spec: EngineSpec, decoding: Decoding, top_k: int, *, with_hash: bool
 ) -> RunDescription:
-    """Describe a run.
+    """Return the description of a run.
 
     Args:
-        spec: the engine's own, in which nothing is ``auto``.
-        with_hash: hash the weight files.
+        spec: of the engine, without ``auto`` values.
+        with_hash: include the hash of the weight files.
     """
     model = ModelDescription(
         checkpoint.origin, checkpoint.architecture, checkpoint.config.num_classes, checkpoint.temperature,
         checkpoint.sha256 if with_hash else None, checkpoint.evaluation,
     )  # fmt: skip
     return RunDescription(
-        model, checkpoint.transform, decode, spec.engine, spec.device, spec.precision, spec.threads, top_k
+        model, checkpoint.transform, decoding, spec.engine, spec.device, spec.precision, spec.threads, top_k
     )

@@ -1,4 +1,4 @@
-"""The table for people: a block for each image, as it comes."""
+"""The table for people: one block per image, written as soon as the image is classified."""
 
 import io
 
@@ -16,10 +16,10 @@ BAR_CELLS = 20
 
 
 class Table:
-    """Writes Rich tables. Nothing from outside is read as markup, and control characters are shown, not sent."""
+    """Writes Rich tables. File names and labels are never interpreted as markup; control characters are escaped."""
 
-    def __init__(self, sink: Target, labels: Labels, description: RunDescription, *, color: bool) -> None:
-        self._sink, self._labels, self._description = sink, labels, description
+    def __init__(self, target: Target, labels: Labels, description: RunDescription, *, color: bool) -> None:
+        self._target, self._labels, self._description = target, labels, description
         self._text = io.StringIO()
         self._console = Console(
             file=self._text, force_terminal=is_terminal(), no_color=not color or None,
@@ -38,7 +38,7 @@ class Table:
 
     def _print(self, renderable: RenderableType) -> None:
         self._console.print(renderable)
-        self._sink.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
+        self._target.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
         self._text.seek(0)
         self._text.truncate()
 
@@ -55,7 +55,7 @@ class Table:
 
 
 def caption(description: RunDescription) -> str:
-    """Which model answered, and its measured accuracy."""
+    """Return a line about the model, with its measured accuracy if its files have one."""
     model, (height, width) = description.model, description.transform.crop_size
     text = f"model {printable(model.name)}: {model.architecture}, {model.classes} classes, {height} x {width} px"
     if model.evaluation is not None:

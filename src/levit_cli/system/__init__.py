@@ -1,1 +1,1 @@
-"""Files, signals, the network and the terminal: what does not depend on images or models."""
+"""Files, signals, the network and the terminal. Nothing here depends on images or models."""

@@ -1,4 +1,4 @@
-"""Files that are always either the old one or the new one: written beside, synced, renamed over."""
+"""Replace files atomically: write a temporary file in the same folder, sync it, rename it over the old one."""
 
 import os
 import stat
@@ -10,25 +10,25 @@ from pathlib import Path
 
 from levit_cli.errors import OutputError
 
-NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path`` in one step, or leave what stands there.
+    """Replace the content of a file atomically. If that fails, the old file is unchanged.
 
-    A symbolic link stays, and what it leads to is replaced. A device or a pipe, which nothing can take the place of, is
-    written to.
+    If ``path`` is a symbolic link, its target is replaced and the link is kept. A device or a pipe cannot be replaced
+    and is written to directly.
 
     Raises:
         OutputError: disk full, read-only, folder missing.
     """
-    place = Path(os.path.realpath(path))
-    if place.exists() and not place.is_file() and not place.is_dir():
-        with writing(path), place.open("wb") as device:
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file() and not target.is_dir():
+        with writing(path), target.open("wb") as device:
             device.write(content)
         return
     with writing(path):
-        descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=".levit-", suffix=".part")
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".levit-", suffix=".part")
     try:
         with writing(path):
             with open(descriptor, "wb") as file:
@@ -36,23 +36,23 @@ def replace_bytes(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(descriptor)
             os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, place)
+            os.replace(temporary, target)
     finally:
-        with suppress(OSError):  # it is not there any more, or the disk has worse troubles
+        with suppress(OSError):  # already renamed, or the disk failed
             os.unlink(temporary)
-    _sync_folder(place.parent)
+    _sync_folder(target.parent)
 
 
 def replace_text(path: Path, content: str) -> None:
-    """The same for UTF-8 text."""
+    """Replace the content of a file atomically by a text in UTF-8."""
     replace_bytes(path, content.encode())
 
 
 class Replacement:
-    """A file that is written bit by bit and then takes the place of another.
+    """A temporary file that is written in steps and then replaces another file.
 
-    Its name is always the same for the same target, so that what a killed run leaves is gone with the next. Who makes
-    one must know that nobody else does.
+    Its name depends on the target's name only, so that the next run removes what a killed run left. The caller must
+    guarantee exclusive access to the target.
 
     Attributes:
         size: bytes written so far.
@@ -62,19 +62,19 @@ class Replacement:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._temporary = path, path.with_name(_name_beside(path.name))
+        self.path, self._temporary = path, path.with_name(_temporary_name(path.name))
         self.size = 0
         with writing(path):
             remove_leftover(path)
-            self.descriptor = os.open(self._temporary, NEW, 0o666)
+            self.descriptor = os.open(self._temporary, NEW_FILE_FLAGS, 0o666)
 
     def write(self, data: bytes) -> None:
         with writing(self.path):
             write_all(self.descriptor, data)
         self.size += len(data)
 
-    def settle(self) -> None:
-        """Take the place of the other file, and its permissions if there is one. The descriptor stays open."""
+    def commit(self) -> None:
+        """Replace the target and keep its permissions, if it exists. The descriptor stays open."""
         with writing(self.path):
             with suppress(FileNotFoundError):
                 os.chmod(self._temporary, stat.S_IMODE(os.stat(self.path).st_mode))
@@ -83,26 +83,27 @@ class Replacement:
         _sync_folder(self.path.parent)
 
     def discard(self) -> None:
+        """Close and remove the temporary file."""
         with suppress(OSError):
             os.close(self.descriptor)
         remove_leftover(self.path)
 
 
 def same_file(path: str, other: str) -> bool:
-    """Whether both name one existing file."""
+    """Return whether both paths name the same existing file."""
     with suppress(OSError):
         return os.path.samefile(path, other)
     return False
 
 
 def remove_leftover(path: Path) -> None:
-    """Take away what a killed run wrote beside ``path``."""
+    """Remove the temporary file that a killed run left for ``path``."""
     with suppress(OSError):
-        path.with_name(_name_beside(path.name)).unlink()
+        path.with_name(_temporary_name(path.name)).unlink()
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write until everything is written, or the system says why not."""
+    """Write all bytes to a descriptor. ``os.write`` alone may write a part of them."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
@@ -110,25 +111,26 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Whatever the system says becomes an ``OutputError`` that names the file."""
+    """Convert an ``OSError`` into an ``OutputError`` that names the file."""
     try:
         yield
     except OSError as error:
         raise OutputError(f"Cannot write {path}", why=error.strerror or str(error)) from error
 
 
-def _name_beside(name: str) -> str:
-    return f".levit-{blake2b(os.fsencode(name), digest_size=8).hexdigest()}.part"  # as short for the longest name
+def _temporary_name(name: str) -> str:
+    # a hash, because the name may already have the maximum length
+    return f".levit-{blake2b(os.fsencode(name), digest_size=8).hexdigest()}.part"
 
 
 def _umask() -> int:
-    mask = os.umask(0o022)  # there is no way to only look
+    mask = os.umask(0o022)  # the mask can only be read by setting it
     os.umask(mask)
     return mask
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself last; not every system lets a folder be synced, and then it is as good as it gets."""
+    """Sync a folder, so that a rename in it survives a power failure. Some systems cannot; that is ignored."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

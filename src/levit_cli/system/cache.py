@@ -1,8 +1,8 @@
-"""Compiled graphs, kept between runs in our cache folder: a cold start then compiles nothing.
+"""Cache of compiled graphs, so that a cold start compiles nothing.
 
-A graph is kept under a hash of everything that it depends on. Files are replaced in one step, so that runs at the same
-time do not disturb each other, and carry a checksum, so that a damaged one counts as missing. The cache is a
-convenience: where it cannot be read or written, nothing is said and nothing is lost but time.
+A graph is stored under a hash of everything it depends on. Files are replaced atomically, so that concurrent runs do
+not disturb each other. A checksum detects damaged files, which count as missing. A cache that cannot be read or written
+is ignored: the run then takes longer.
 """
 
 import hashlib
@@ -16,25 +16,25 @@ from levit_cli.errors import OutputError
 from levit_cli.system.atomic import replace_bytes
 
 CHECKSUM_BYTES = 4
-MOST_GRAPHS = 8  # of some 30 MB each; the longest unused go first
+MAX_GRAPHS = 8  # about 30 MB each; the least recently used are removed first
 
 
 def cache_folder() -> Path:
-    """Our own cache, under XDG_CACHE_HOME."""
+    """Return levit's cache folder: ``levit`` in ``XDG_CACHE_HOME`` or in ``~/.cache``."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levit"
-    except RuntimeError:  # nobody's home; nothing can be written there, which is no error
+    except RuntimeError:  # the user has no home folder: a path that cannot be written, so nothing is cached
         return Path(os.devnull) / "levit"
 
 
 class GraphCache:
-    """Bytes by key, in a folder."""
+    """Byte strings stored by key in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def load(self, key: str) -> memoryview | None:
-        """What was stored under a key, mapped into memory and not copied; None if it is not there, or not whole."""
+        """Return the bytes of a key, memory-mapped; None if they are missing or damaged."""
         path = self._path(key)
         try:
             with path.open("rb") as file:
@@ -49,12 +49,12 @@ class GraphCache:
         return content
 
     def store(self, key: str, content: bytes) -> None:
-        """Keep bytes under a key, and no more than ``MOST_GRAPHS`` in all."""
+        """Store bytes under a key and remove all but the ``MAX_GRAPHS`` most recently used graphs."""
         with suppress(OSError, OutputError):
             self._folder.mkdir(parents=True, exist_ok=True)
             replace_bytes(self._path(key), content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big"))
             graphs = sorted(self._folder.glob("*.graph"), key=lambda path: path.stat().st_mtime, reverse=True)
-            for path in graphs[MOST_GRAPHS:]:
+            for path in graphs[MAX_GRAPHS:]:
                 path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:

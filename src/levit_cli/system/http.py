@@ -1,7 +1,7 @@
-"""Fetching one address: bounded in bytes and in time, nothing else.
+"""Download a URL with a limit on its size and on the total time.
 
-A socket's own timeout begins anew at every byte, so that a server which drips holds its reader for as long as it likes.
-Here every read waits only for what is left of the whole, those of the headers included.
+A socket's timeout restarts with every byte received, so a server that sends slowly could hold a reader without limit.
+Here every read, also of the headers, waits at most for the time that is left of the total.
 """
 
 import string
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK_BYTES = 1 << 16
-READ_TIMEOUT_S = 30.0  # who has something to send is not silent for longer
+READ_TIMEOUT_S = 30.0  # maximum time without any data
 
 
 class FetchError(Exception):
-    """It did not come; the message says why, in one line, whatever the server wrote into it."""
+    """A download failed. The message is one printable line, whatever the server sent."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(sign if sign.isprintable() else " " for sign in message)[:300])
+        super().__init__("".join(character if character.isprintable() else " " for character in message)[:300])
 
 
 def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
-    """The body of an http(s) address.
+    """Return the body of an http(s) URL.
 
     Args:
-        max_bytes: more than this is an error, found before it is read.
-        timeout_s: for the whole of it: redirects, headers and body.
+        max_bytes: maximum size. A larger declared size is an error before the body is read.
+        timeout_s: total time for redirects, headers and body.
 
     Raises:
         FetchError: refused, too large, too slow, or cut off.
@@ -49,15 +49,18 @@ def fetch(url: str, *, max_bytes: int, timeout_s: float) -> bytes:
         error.close()
         raise FetchError(f"the server answered {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)  # urllib's own errors wrap another
+        reason = getattr(error, "reason", error)  # urllib's errors wrap the original
         if isinstance(reason, TimeoutError):
-            overdue = time.monotonic() >= deadline
-            raise FetchError(f"not done after {timeout_s:g} s" if overdue else "the server is silent") from error
+            raise FetchError(_timeout_message(timeout_s, overdue=time.monotonic() >= deadline)) from error
         raise FetchError(str(reason) or type(reason).__name__) from error
 
 
+def _timeout_message(timeout_s: float, *, overdue: bool) -> str:
+    return f"not finished after {timeout_s:g} s" if overdue else f"the server sent nothing for {READ_TIMEOUT_S:g} s"
+
+
 def _request(url: str) -> request.Request:
-    escaped = quote(url, safe=string.punctuation)  # spaces and letters beyond ASCII, as a browser does
+    escaped = quote(url, safe=string.punctuation)  # spaces and non-ASCII letters, as a browser does
     return request.Request(escaped, headers={"User-Agent": f"levit-cli/{__version__}"})
 
 
@@ -69,14 +72,14 @@ def _read(response: HTTPResponse, max_bytes: int) -> bytes:
     while chunk := response.read1(CHUNK_BYTES):
         body += chunk
         if len(body) > max_bytes:
-            raise FetchError(f"more than {max_bytes:,} bytes, the limit")
+            raise FetchError(f"more than the limit of {max_bytes:,} bytes")
     if declared is not None and len(body) < declared:
         raise FetchError(f"cut off after {len(body):,} of {declared:,} bytes")
     return bytes(body)
 
 
 def _opener(deadline: float) -> request.OpenerDirector:
-    """Opens http and https and knows nothing else: no redirect leads to a file of this machine."""
+    """Return an opener for http and https only, so that no redirect can lead to a local file."""
     opener = request.OpenerDirector()
     opener.add_handler(request.ProxyHandler())
     opener.add_handler(_Handler(deadline))
@@ -88,28 +91,28 @@ def _opener(deadline: float) -> request.OpenerDirector:
 
 
 class _Handler(request.AbstractHTTPHandler):
-    """Both schemes, over connections that keep to a deadline."""
+    """Open http and https connections that keep to a deadline."""
 
     def __init__(self, deadline: float) -> None:
         super().__init__()
         self._deadline = deadline
 
-    def http_open(self, asked: request.Request) -> HTTPResponse:
-        return self.do_open(partial(self._connection, HTTPConnection), asked)
+    def http_open(self, target: request.Request) -> HTTPResponse:
+        return self.do_open(partial(self._connection, HTTPConnection), target)
 
-    def https_open(self, asked: request.Request) -> HTTPResponse:
-        return self.do_open(partial(self._connection, HTTPSConnection), asked)
+    def https_open(self, target: request.Request) -> HTTPResponse:
+        return self.do_open(partial(self._connection, HTTPSConnection), target)
 
     http_request = https_request = request.AbstractHTTPHandler.do_request_
 
     def _connection(self, scheme: type[HTTPConnection], host: str, **options: Any) -> HTTPConnection:
-        connection = scheme(host, **{**options, "timeout": _patience(self._deadline)})
+        connection = scheme(host, **{**options, "timeout": _time_left(self._deadline)})
         connection.response_class = partial(_Response, deadline=self._deadline)  # type: ignore[assignment]
         return connection
 
 
 class _Response(HTTPResponse):
-    """Reads through ``_TimedReads``, from its status line on."""
+    """A response that reads through ``_TimedReads``, beginning with the status line."""
 
     def __init__(self, sock: socket, *arguments: Any, deadline: float, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
@@ -118,7 +121,7 @@ class _Response(HTTPResponse):
 
 
 class _TimedReads(RawIOBase):
-    """What a socket receives before the deadline."""
+    """The data that a socket receives before a deadline."""
 
     def __init__(self, sock: socket, deadline: float) -> None:
         self._socket, self._file, self._deadline = sock, sock.makefile("rb", buffering=0), deadline
@@ -127,7 +130,7 @@ class _TimedReads(RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int | None:
-        self._socket.settimeout(_patience(self._deadline))
+        self._socket.settimeout(_time_left(self._deadline))
         return self._file.readinto(buffer)
 
     def close(self) -> None:
@@ -135,7 +138,7 @@ class _TimedReads(RawIOBase):
         super().close()
 
 
-def _patience(deadline: float) -> float:
+def _time_left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError

@@ -1,7 +1,7 @@
-"""Where predictions go: standard output, or a file that this run alone writes.
+"""Outputs: standard output, or a file that is locked for this run.
 
-Whatever the disk says becomes an ``OutputError``. A file is opened and locked before there is anything to write, so
-that what would fail fails before a model is loaded; until the first write it stays as it is.
+A file is opened and locked before a model is loaded, so that an output that cannot be written fails early. It is not
+changed before the first write. Errors of the operating system become an ``OutputError``.
 """
 
 import os
@@ -19,7 +19,7 @@ from levit_cli.system.signals import deferred_signals
 locks: ModuleType | None
 try:
     import fcntl as locks
-except ImportError:  # a system without: nothing is locked there
+except ImportError:  # Windows: files are not locked there
     locks = None
 
 IN_USE = "another run is writing it"
@@ -34,18 +34,18 @@ def require_free(
     replaces: bool = True,
     folder: bool = False,
 ) -> None:
-    """Find out before any work whether an output may be written.
+    """Check before any work that an output may be written.
 
     Args:
-        output: None is standard output, which always may.
-        inputs: files that it must not be.
-        resume: None for a command that has no ``--resume``.
-        replaces: an existing file is replaced by a new one, for which its folder must be writable.
-        folder: the output may be a folder; an empty one is free.
+        output: None is standard output, which may always be written.
+        inputs: files that the output must not replace.
+        resume: None for a command without ``--resume``.
+        replaces: an existing file is replaced by a new one, so its folder must be writable.
+        folder: the output may be a folder. An empty folder may always be written.
 
     Raises:
-        UsageError: it exists and neither ``overwrite`` nor ``resume`` was given, or it is one of the inputs.
-        OutputError: it is a folder, its own folder is missing or read-only, or another run writes it.
+        UsageError: the output exists and neither ``overwrite`` nor ``resume`` was given, or it is one of the inputs.
+        OutputError: the output is a folder, its folder is missing or read-only, or another run is writing it.
     """
     if output is None:
         return
@@ -55,39 +55,40 @@ def require_free(
         raise UsageError(f"The output {output} is also an input", why="it was not touched")
     elif output.is_dir() and not folder:
         raise OutputError(f"Cannot write {output}", why="it is a folder")
-    elif not (overwrite or resume) and _holds_something(output):
+    elif not (overwrite or resume) and _has_content(output):
         raise _exists(output, can_resume=resume is not None)
     elif output.is_file() and replaces:
         _require_writable_folder(Path(os.path.realpath(output)))
 
 
-def _holds_something(output: Path) -> bool:
-    """Whether writing loses something: not for devices and pipes, nor for an empty folder."""
+def _has_content(output: Path) -> bool:
+    """Return whether writing would destroy data. Devices, pipes and empty folders hold none."""
     return output.is_file() or (output.is_dir() and any(output.iterdir()))
 
 
 def _require_writable_folder(output: Path) -> None:
     if not os.access(output.parent, os.W_OK):
-        why = "it may not be written to" if output.parent.is_dir() else "it does not exist"
-        raise OutputError(f"Cannot write {output}", why=f"its folder: {why}")
+        why = "its folder is not writable" if output.parent.is_dir() else "its folder does not exist"
+        raise OutputError(f"Cannot write {output}", why=why)
 
 
 F = TypeVar("F")
 
 
-def choose_format(asked: F | None, output: Path | None, by_suffix: Mapping[str, F], default: F, hint: str = "") -> F:
-    """The format of an output: ``--format`` wins, then the suffix of ``-o``.
+def choose_format(format: F | None, output: Path | None, by_suffix: Mapping[str, F], default: F, hint: str = "") -> F:
+    """Return the format of an output: ``--format`` first, then the suffix of ``-o``.
 
     Args:
-        by_suffix: formats by suffix, lower case with its dot; a suffix of "" stands for a name without one.
-        default: where there is no ``-o``.
-        hint: what to do instead, for a suffix that is none of these.
+        format: the value of ``--format``, if given.
+        by_suffix: formats by lower-case suffix with its dot; "" is a name without a suffix.
+        default: the format without ``-o``.
+        hint: what to do if the suffix is unknown.
 
     Raises:
         UsageError: the suffix is unknown.
     """
-    if asked is not None:
-        return asked
+    if format is not None:
+        return format
     if output is None:
         return default
     suffix = output.suffix.lower()
@@ -98,11 +99,11 @@ def choose_format(asked: F | None, output: Path | None, by_suffix: Mapping[str, 
 
 
 def write_output(output: Path | None, content: bytes) -> None:
-    """Write a whole result: to standard output, a device or a pipe as it is, a file by replacing it.
+    """Write a complete result. A regular file is replaced atomically; other outputs are written to directly.
 
     Raises:
         OutputError: it cannot be written.
-        BrokenPipeError: the reader of standard output is gone.
+        BrokenPipeError: the reader of standard output closed the pipe.
     """
     if output is None or (output.exists() and not output.is_file()):
         with Sink(output) as sink:
@@ -112,25 +113,25 @@ def write_output(output: Path | None, content: bytes) -> None:
 
 
 class Target(Protocol):
-    """What a writer writes to, a record at a time; ended in one of three ways."""
+    """Where a writer writes its records. It ends with exactly one of ``finish``, ``stop`` and ``discard``."""
 
     def write(self, data: bytes) -> None: ...
     def finish(self) -> None:
-        """Everything was written."""
+        """End a complete output."""
 
     def stop(self) -> None:
-        """The run ended before its end: keep what it came to."""
+        """End the output of an interrupted run and keep what was written."""
 
     def discard(self) -> None:
-        """It can no longer be written."""
+        """Give up an output that can no longer be written."""
 
 
 class Sink:
-    """Standard output or a file, to which bytes are written.
+    """Standard output or a file that is written to directly and not locked.
 
     Raises (each method):
         OutputError: the disk is full, the folder is missing or read-only, standard output is closed.
-        BrokenPipeError: the reader of standard output is gone.
+        BrokenPipeError: the reader of standard output closed the pipe.
     """
 
     def __init__(self, output: Path | None) -> None:
@@ -161,7 +162,7 @@ class Sink:
             yield
         except BrokenPipeError:
             raise
-        except (OSError, ValueError) as error:  # ValueError: written to after somebody closed it
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
             why = getattr(error, "strerror", None) or str(error)
             raise OutputError(f"Cannot write {self._name}", why=why) from error
 
@@ -173,7 +174,7 @@ def _stdout() -> BinaryIO:
 
 
 def open_output(output: Path | None, *, overwrite: bool, resume: bool) -> "Sink | OutputFile":
-    """Where the answers go: a regular file is locked, and until it is written to it stays as it is."""
+    """Open the output of a run. A regular file is locked and not changed before the first write."""
     _occupy_standard_descriptors()
     if output is None or (output.exists() and not output.is_file()):
         return Sink(output)
@@ -181,39 +182,42 @@ def open_output(output: Path | None, *, overwrite: bool, resume: bool) -> "Sink 
 
 
 def _occupy_standard_descriptors() -> None:
-    """Where one was closed, the next file to be opened would get its number, and what libraries print with it."""
+    """Open the null device for each closed standard stream.
+
+    Otherwise the next file opened would get its number, and libraries would print into that file.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
 
 
 class OutputFile:
-    """A regular file that nobody else writes as long as this process lives; the kernel gives it free with the last.
+    """A regular file that is locked against other runs. The kernel releases the lock when the process ends.
 
     Args:
-        may_exist: else it must be new.
+        may_exist: whether the file may exist already.
 
     Attributes:
-        path: where it really is, behind all links.
+        path: the file itself, with all symbolic links resolved.
         descriptor: open for reading and writing.
 
     Raises (each method):
-        OutputError: another run is writing it, or the disk does not take it.
+        OutputError: another run is writing the file, or it cannot be written.
     """
 
     def __init__(self, path: Path, *, may_exist: bool) -> None:
         self.name, self.path = path, Path(os.path.realpath(path))
         self._is_new = not self.path.exists()
-        self._end: int | None = None  # of what is whole; None before the first write
+        self._end: int | None = None  # size of the complete records; None before the first write
         with writing(path):
-            self.descriptor = _open_alone(self.path, may_exist=may_exist)
+            self.descriptor = _open_locked(self.path, may_exist=may_exist)
         self._descriptors = [self.descriptor]
         remove_leftover(self.path)
 
     def write(self, data: bytes) -> None:
-        """Append what belongs together. Where that fails, nothing of it stays; the first write begins the file anew."""
+        """Append data completely or not at all. The first write truncates the file."""
         end = self.continue_at(0) if self._end is None else self._end
         try:
             with deferred_signals(), writing(self.name):
@@ -225,7 +229,7 @@ class OutputFile:
             raise
 
     def continue_at(self, end: int) -> int:
-        """Keep so many bytes, and write behind them."""
+        """Keep the first ``end`` bytes and write after them."""
         with writing(self.name):
             os.ftruncate(self.descriptor, end)
             os.lseek(self.descriptor, end, os.SEEK_SET)
@@ -233,12 +237,12 @@ class OutputFile:
         return end
 
     def take_over(self, replacement: Replacement) -> None:
-        """Let what was written beside take the place of the file, locked as that is, and go on there."""
+        """Replace the file by a temporary one, which is locked first, and continue to write there."""
         with writing(self.name):
             _lock(replacement.descriptor)
-        replacement.settle()
+        replacement.commit()
         self.descriptor, self._end = replacement.descriptor, replacement.size
-        self._descriptors.append(self.descriptor)  # the old one stays open, and so locked
+        self._descriptors.append(self.descriptor)  # the old file stays open and locked
 
     def finish(self) -> None: ...
     def stop(self) -> None: ...
@@ -253,10 +257,10 @@ class OutputFile:
                 self._sync(quietly=kind is not None)
             elif self._is_new:
                 with suppress(OSError):
-                    self.path.unlink()  # nothing came of it
+                    self.path.unlink()  # nothing was written
         finally:
             for descriptor in self._descriptors:
-                with suppress(OSError):  # what was written is synced
+                with suppress(OSError):  # the data is synced already
                     os.close(descriptor)
 
     def _sync(self, *, quietly: bool) -> None:
@@ -265,7 +269,7 @@ class OutputFile:
 
 
 class Document:
-    """A file that makes sense only as a whole, and is put in its place when it is."""
+    """A file that is valid only when complete, such as JSON. It replaces the output at the end."""
 
     def __init__(self, output: OutputFile) -> None:
         self._output = output
@@ -289,17 +293,17 @@ class Document:
             self._replacement.discard()
 
 
-def _open_alone(path: Path, *, may_exist: bool) -> int:
+def _open_locked(path: Path, *, may_exist: bool) -> int:
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     while True:
         try:
             descriptor = os.open(path, flags if may_exist else flags | os.O_EXCL, 0o666)
         except FileExistsError:
-            raise _exists(path) from None  # since we looked
+            raise _exists(path) from None  # created since the check
         try:
             _lock(descriptor)
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor  # else somebody put another file in its place in this very moment
+                return descriptor  # else another file replaced it between open and lock
         except BaseException as error:
             os.close(descriptor)
             if isinstance(error, FileNotFoundError):
@@ -316,14 +320,14 @@ def _exists(path: Path, *, can_resume: bool = True) -> LevitError:
 
 
 def _lock(descriptor: int) -> None:
-    """Take the lock on an open file, where the file system knows locks."""
+    """Lock an open file, if the file system supports locks."""
     if locks is None:
         return
     try:
         locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
     except BlockingIOError as error:
         raise OSError(error.errno, IN_USE) from None
-    except OSError:  # an old network file system
+    except OSError:  # no locks, as on old network file systems
         return
 
 
@@ -341,16 +345,16 @@ def _is_in_use(path: Path) -> bool:
 
 
 def silence_native_stderr() -> None:
-    """Keep standard error for our words: what libraries of C write there, as libtiff of broken files, is not heard."""
+    """Drop what native libraries write to descriptor 2, such as libtiff's warnings. ``sys.stderr`` keeps working."""
     if sys.stderr is None:
         return
-    ours = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    sys.stderr = open(ours, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
+    stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+    sys.stderr = open(stderr, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
 
 
 def is_terminal() -> bool:
-    """Whether standard output is a terminal."""
+    """Return whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()

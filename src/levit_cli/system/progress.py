@@ -1,4 +1,4 @@
-"""What a run reports to people while it works: log lines and a progress bar, both on stderr."""
+"""Log lines and a progress bar, both on stderr."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-Log = Callable[[str], None]  # takes one line, without its line break
+Log = Callable[[str], None]  # logs one line, given without its line break
 
 
 def log(message: str) -> None:
     """Write a line to stderr; a closed stderr is ignored."""
-    if sys.stderr is None:  # for print, that would mean stdout
+    if sys.stderr is None:  # print would write to stdout
         return
     with suppress(OSError, ValueError):
         print(message, file=sys.stderr, flush=True)
@@ -25,12 +25,12 @@ def silent(_: str) -> None:
 
 
 def shows_progress(*, quiet: bool) -> bool:
-    """Whether a progress bar can be drawn: stderr is a terminal and ``--quiet`` was not given."""
+    """Return whether to draw a progress bar: stderr is a terminal and ``--quiet`` was not given."""
     return not quiet and sys.stderr is not None and sys.stderr.isatty()
 
 
 class Progress:
-    """Counts finished steps; draws nothing where no bar is shown."""
+    """A counter of finished steps. Without a bar it draws nothing."""
 
     def __init__(self, bar: "RichProgress | None" = None, task: "TaskID | None" = None, unit: str = "") -> None:
         self._bar, self._task, self._unit = bar, task, unit
@@ -39,7 +39,7 @@ class Progress:
         """Count steps as finished.
 
         Args:
-            text: what to show after the count, such as the loss or the next step.
+            text: shown after the count, such as the loss or the next step.
         """
         if self._bar is None or self._task is None:
             return
@@ -52,13 +52,13 @@ class Progress:
 def progress(
     *, shown: bool, total: int | None = None, title: str = "", unit: str = "images", done: int = 0, per_s: float = 10
 ) -> Iterator[Progress]:
-    """A progress bar on stderr that disappears at the end.
+    """Show a progress bar on stderr that disappears at the end.
 
     Args:
         total: None for a stream of unknown length.
-        unit: of the rate; empty shows no rate.
-        done: steps that an earlier run finished.
-        per_s: how often the bar is drawn, which takes time from what is measured.
+        unit: unit of the rate; an empty unit shows no rate.
+        done: number of steps that an earlier run finished.
+        per_s: redraws per second. Drawing takes CPU time from the measured code.
     """
     if not shown:
         yield Progress()

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: raised as exceptions, and deferred where a step must finish first."""
+"""SIGINT and SIGTERM: raise them as exceptions, and defer them while a step must not be interrupted."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def raise_on_signals() -> None:
-    """Let SIGTERM raise ``Terminated`` and SIGINT ``KeyboardInterrupt``; a second signal ends the process at once."""
+    """Raise ``Terminated`` on SIGTERM and ``KeyboardInterrupt`` on SIGINT. A second signal ends the process at once."""
     signal.signal(signal.SIGTERM, _raise)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else SIGINT is ignored, as under nohup
         signal.signal(signal.SIGINT, _raise)
@@ -28,7 +28,10 @@ def _exception(number: int) -> BaseException:
 
 
 class DeferredSignals:
-    """The first signal that arrived, 0 for none.
+    """The signal that arrived while signals were deferred.
+
+    Attributes:
+        arrived: number of the first signal, 0 for none.
 
     Args:
         second_ends: a second signal of the same kind ends the process at once.
@@ -43,7 +46,7 @@ class DeferredSignals:
             signal.signal(number, signal.SIG_DFL)
 
     def act(self) -> None:
-        """Raise the exception of the signal now.
+        """Raise the exception of the deferred signal now.
 
         Raises:
             KeyboardInterrupt: it is SIGINT.
@@ -57,7 +60,7 @@ class DeferredSignals:
 def deferred_signals(*, second_ends: bool = False) -> Iterator[DeferredSignals]:
     """Defer SIGINT and SIGTERM to the end of the block, or to ``DeferredSignals.act``.
 
-    Outside the main thread, which is the only one that signals interrupt, nothing changes.
+    Signals interrupt the main thread only; in other threads this does nothing.
     """
     deferred = DeferredSignals(second_ends=second_ends)
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""The note of a run goes with its file, and with no other contents."""
+"""A fingerprint belongs to one file and its contents."""
 
 import os
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 from levit_cli.checkpoints import Evaluation
 from levit_cli.data.labels import Labels
 from levit_cli.images.transforms import transform_for
-from levit_cli.predict.resume.fingerprint import attach, differences, note_of, read_note
+from levit_cli.predict.resume.fingerprint import differences, fingerprint_of, read_fingerprint, store_fingerprint
 from levit_cli.predict.run_description import ModelDescription, RunDescription
 
 LABELS = Labels(("cat", "dog"))
@@ -32,54 +32,54 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def note_in(path: Path) -> object:
+def fingerprint_in(path: Path) -> object:
     with path.open("rb") as opened:
-        return read_note(opened.fileno())
+        return read_fingerprint(opened.fileno())
 
 
-def noted(path: Path, end: int | None = None) -> object:
-    note = note_of(RUN, LABELS, "jsonl")
+def stored_in(path: Path, end: int | None = None) -> object:
+    fingerprint = fingerprint_of(RUN, LABELS, "jsonl")
     with path.open("rb+") as opened:
-        attach(opened.fileno(), note, end)
-    return note
+        store_fingerprint(opened.fileno(), fingerprint, end)
+    return fingerprint
 
 
-def test_a_note_stays_while_the_file_grows_and_moves(file: Path) -> None:
-    note = noted(file)
+def test_fingerprint_remains_when_the_file_grows_and_moves(file: Path) -> None:
+    fingerprint = stored_in(file)
     with file.open("ab") as opened:
         opened.write(b"second record\n")
     moved = file.rename(file.with_name("elsewhere"))
-    assert note_in(moved) == note
+    assert fingerprint_in(moved) == fingerprint
 
 
-def test_a_note_of_earlier_contents_is_none(file: Path) -> None:
-    noted(file)
+def test_fingerprint_of_earlier_contents_is_ignored(file: Path) -> None:
+    stored_in(file)
     file.write_bytes(b"other record, longer\n")
-    assert note_in(file) is None
+    assert fingerprint_in(file) is None
 
 
-def test_what_will_be_cut_off_has_no_part_in_it(file: Path) -> None:
+def test_bytes_after_the_given_end_are_not_part_of_the_fingerprint(file: Path) -> None:
     end = file.stat().st_size
     file.write_bytes(file.read_bytes() + b"torn")
-    note = noted(file, end)
+    fingerprint = stored_in(file, end)
     os.truncate(file, end)
-    assert note_in(file) == note
+    assert fingerprint_in(file) == fingerprint
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"beginning": 3}', b'{"beginning": [1e9, ""]}'])
-def test_what_is_no_note_is_none(file: Path, content: bytes) -> None:
+def test_invalid_fingerprint_is_ignored(file: Path, content: bytes) -> None:
     os.setxattr(file, "user.levit.run", content)
-    assert note_in(file) is None
+    assert fingerprint_in(file) is None
 
 
-def test_no_note_is_none(file: Path) -> None:
-    assert note_in(file) is None
+def test_file_without_fingerprint(file: Path) -> None:
+    assert fingerprint_in(file) is None
 
 
-def test_what_changes_no_answer_makes_no_difference() -> None:
+def test_settings_that_do_not_affect_predictions_make_no_difference() -> None:
     model = replace(RUN.model, name="there", evaluation=None)
-    other = note_of(replace(RUN, version="2", threads=7, model=model), LABELS, "jsonl")
-    assert differences(note_of(RUN, LABELS, "jsonl"), other) == []
+    other = fingerprint_of(replace(RUN, version="2", threads=7, model=model), LABELS, "jsonl")
+    assert differences(fingerprint_of(RUN, LABELS, "jsonl"), other) == []
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_what_changes_no_answer_makes_no_difference() -> None:
         ({"model": replace(RUN.model, sha256=None)}, "model: sha256 was abab"),
     ],
 )
-def test_a_difference_is_told_in_words(change: dict[str, Any], words: str) -> None:
-    (told,) = differences(note_of(RUN, LABELS, "jsonl"), note_of(replace(RUN, **change), LABELS, "jsonl"))
-    assert told.startswith(words)
+def test_difference_is_described(change: dict[str, Any], words: str) -> None:
+    (text,) = differences(fingerprint_of(RUN, LABELS, "jsonl"), fingerprint_of(replace(RUN, **change), LABELS, "jsonl"))
+    assert text.startswith(words)
 
 
-def test_labels_and_format_count() -> None:
-    (labels,) = differences(note_of(RUN, LABELS, "jsonl"), note_of(RUN, Labels(("cat", "Dog")), "jsonl"))
+def test_labels_and_format_are_compared() -> None:
+    (labels,) = differences(fingerprint_of(RUN, LABELS, "jsonl"), fingerprint_of(RUN, Labels(("cat", "Dog")), "jsonl"))
     assert labels.startswith("labels was ")
-    (format,) = differences(note_of(RUN, LABELS, "jsonl"), note_of(RUN, LABELS, "csv"))
+    (format,) = differences(fingerprint_of(RUN, LABELS, "jsonl"), fingerprint_of(RUN, LABELS, "csv"))
     assert format == "format was jsonl and is csv"

@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and resumed leaves what an unbroken run would have left, byte for byte."""
+"""A run that was killed at any point and resumed writes the same bytes as an uninterrupted run."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +16,8 @@ from levit_cli.data.labels import Labels
 from levit_cli.errors import InputError, OutputError
 from levit_cli.predict.pipeline import Prefetcher, predict
 from levit_cli.predict.records import RESUMABLE, RecordFormat, record_format
-from levit_cli.predict.resume.merge import SETTLE_EVERY_S, Continuation
-from levit_cli.predict.resume.plan import Plan, Standing
+from levit_cli.predict.resume.merge import COMMIT_EVERY_S, Merger
+from levit_cli.predict.resume.plan import ExistingRecords, Plan
 from levit_cli.predict.writers import Records
 from levit_cli.system.output import OutputFile, Target
 from tests.support.killed import KilledError, dies_at
@@ -44,11 +44,11 @@ def run(
     unlisted: str = "none",
     clock: Callable[[], float] = lambda: 0.0,
 ) -> None:
-    """What ``predict -o path --resume`` does, with a network of our own.
+    """Do what ``predict -o path --resume`` does, with a fake network.
 
     Args:
-        bad: inputs that begin with one of these fail.
-        unlisted: a folder that may not be read.
+        bad: inputs whose first character is in it fail.
+        unlisted: a folder that cannot be read.
     """
 
     def prepare(item: Input) -> NDArray[np.uint8]:
@@ -56,18 +56,18 @@ def run(
             raise InputError("truncated", f"cut\nshort, {item.path}")
         return np.full((1, 1, 3), int(item.path[0]), np.uint8)
 
-    shut = InputError("permission", "the folder may not be read")
+    shut = InputError("permission", "the folder is not readable")
     inputs: Iterable[Input] = (Input(path, shut if path == unlisted else None) for path in paths)
     with OutputFile(path, may_exist=True) as output:
         target: Target = output
         with os.fdopen(os.dup(output.descriptor), "rb") as file:
             file.seek(0)
-            standing = Standing(file, format_of(name))
-        if len(standing):
-            inputs = plan = Plan(standing, inputs)
-            target = Continuation(output, plan, clock=clock)
+            existing = ExistingRecords(file, format_of(name))
+        if len(existing):
+            inputs = plan = Plan(existing, inputs)
+            target = Merger(output, plan, clock=clock)
         ahead = Prefetcher(inputs, prepare, batch_size=2, workers=1)
-        writer = Records(target, format_of(name), continues=len(standing) > 0)
+        writer = Records(target, format_of(name), continues=len(existing) > 0)
         try:
             for prediction in predict(ahead, network, top_k=2):
                 writer.write(prediction)
@@ -82,19 +82,19 @@ def run(
         target.finish()
 
 
-def unbroken(folder: Path, name: Format, paths: Iterable[str], bad: str = "") -> bytes:
-    path = folder / f"unbroken {'-'.join(paths)!r} {bad}"[:80]
+def uninterrupted(folder: Path, name: Format, paths: Iterable[str], bad: str = "") -> bytes:
+    path = folder / f"uninterrupted {'-'.join(paths)!r} {bad}"[:80]
     run(path, name, paths, bad)
     content = path.read_bytes()
     path.unlink()
     return content
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 @pytest.mark.parametrize("name", RESUMABLE)
-def test_cut_at_any_byte_it_continues_to_the_same_file(tmp_path: Path, name: Format) -> None:
+def test_file_truncated_at_any_byte_is_completed(tmp_path: Path, name: Format) -> None:
     names = ['2 "quoted"', "3 new\nline", "4, comma", "5 caf\udce9"]
-    whole = unbroken(tmp_path, name, names, bad="4")
+    whole = uninterrupted(tmp_path, name, names, bad="4")
     path = tmp_path / "out"
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
@@ -103,7 +103,7 @@ def test_cut_at_any_byte_it_continues_to_the_same_file(tmp_path: Path, name: For
         assert os.listdir(tmp_path) == ["out"]
 
 
-@pytest.mark.guarantee("killed")
+@pytest.mark.guarantee("resume-after-kill")
 @pytest.mark.parametrize("name", RESUMABLE)
 @pytest.mark.parametrize(
     ("old", "old_bad", "new"),
@@ -121,42 +121,42 @@ def test_cut_at_any_byte_it_continues_to_the_same_file(tmp_path: Path, name: For
         (NAMES, "", [*NAMES, *NAMES]),
     ],
 )
-def test_killed_at_any_system_call_it_continues_to_the_same_file(
+def test_run_killed_at_any_system_call_is_completed(
     tmp_path: Path, name: Format, old: list[str], old_bad: str, new: list[str]
 ) -> None:
-    before = unbroken(tmp_path, name, old, old_bad) if old else b""
-    whole = unbroken(tmp_path, name, new)
+    before = uninterrupted(tmp_path, name, old, old_bad) if old else b""
+    whole = uninterrupted(tmp_path, name, new)
     path = tmp_path / "out"
     for number in range(1, 1000):
         path.write_bytes(before)
         with dies_at(number, tmp_path) as calls, suppress(KilledError):
             run(path, name, new)
         left = path.read_bytes()
-        Standing(BytesIO(left), format_of(name))  # valid up to its last whole record
+        ExistingRecords(BytesIO(left), format_of(name))  # valid up to its last complete record
         run(path, name, new)
         assert path.read_bytes() == whole, (number, calls, left)
         assert os.listdir(tmp_path) == ["out"]
         if len(calls) < number:
             return
-    raise AssertionError("it never came to its end")
+    raise AssertionError("the run did not finish")
 
 
-def test_what_failed_is_tried_again_and_may_fail_again(tmp_path: Path) -> None:
+def test_failed_inputs_are_tried_again_and_may_fail_again(tmp_path: Path) -> None:
     path = tmp_path / "out"
     for bad in ("0246", "24", "4", "14", ""):
         run(path, "jsonl", NAMES, bad)
-        assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES, bad.replace("1", ""))
+        assert path.read_bytes() == uninterrupted(tmp_path, "jsonl", NAMES, bad.replace("1", ""))
 
 
-def test_where_the_rest_is_missing_nothing_is_written_twice(tmp_path: Path) -> None:
+def test_missing_end_is_appended_to_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, "csv", NAMES[:4])
-    identity = path.stat().st_ino
+    inode = path.stat().st_ino
     run(path, "csv", NAMES)
-    assert path.stat().st_ino == identity
+    assert path.stat().st_ino == inode
 
 
-def test_a_file_written_anew_keeps_its_permissions_and_stays_behind_its_link(tmp_path: Path) -> None:
+def test_replaced_file_keeps_its_permissions_and_symlink(tmp_path: Path) -> None:
     path, link = tmp_path / "out", tmp_path / "link"
     run(path, "jsonl", NAMES, bad="3")
     path.chmod(0o640)
@@ -164,18 +164,18 @@ def test_a_file_written_anew_keeps_its_permissions_and_stays_behind_its_link(tmp
     run(link, "jsonl", NAMES)
     assert link.is_symlink()
     assert path.stat().st_mode & 0o777 == 0o640
-    assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES)
+    assert path.read_bytes() == uninterrupted(tmp_path, "jsonl", NAMES)
 
 
-def test_it_settles_every_minute_and_when_the_run_ends_early(tmp_path: Path) -> None:
+def test_merged_records_are_committed_every_minute_and_when_the_run_stops(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, "jsonl", NAMES, bad="135")
     failing = path.read_bytes()
-    times = iter(np.arange(0, 10_000, SETTLE_EVERY_S + 1).tolist())
+    times = iter(np.arange(0, 10_000, COMMIT_EVERY_S + 1).tolist())
     with dies_at(10_000, tmp_path) as calls:
         run(path, "jsonl", NAMES, clock=lambda: next(times))
-    assert calls.count("replace") == 4  # behind each of the three, and at the end
-    assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES)
+    assert calls.count("replace") == 4  # after each of the three replaced records, and at the end
+    assert path.read_bytes() == uninterrupted(tmp_path, "jsonl", NAMES)
 
     def stopping() -> Iterator[str]:
         yield from NAMES[:4]
@@ -188,7 +188,7 @@ def test_it_settles_every_minute_and_when_the_run_ends_early(tmp_path: Path) -> 
     assert [b'"error"' in record for record in records] == [False] * 5 + [True, False]
 
 
-def test_records_of_a_folder_that_cannot_be_listed_today_stay(tmp_path: Path) -> None:
+def test_records_of_a_folder_that_can_no_longer_be_listed_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, "jsonl", NAMES)
     lines = path.read_bytes().splitlines()
@@ -200,15 +200,15 @@ def test_records_of_a_folder_that_cannot_be_listed_today_stay(tmp_path: Path) ->
     assert path.read_bytes().splitlines() == lines
 
 
-@pytest.mark.guarantee("killed")
-def test_where_only_a_folder_failed_that_can_be_listed_now_nothing_is_left_of_it(tmp_path: Path) -> None:
+@pytest.mark.guarantee("resume-after-kill")
+def test_error_record_of_a_folder_is_removed_once_it_can_be_listed(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, "jsonl", ["shut"], unlisted="shut")
     run(path, "jsonl", NAMES)
-    assert path.read_bytes() == unbroken(tmp_path, "jsonl", NAMES)
+    assert path.read_bytes() == uninterrupted(tmp_path, "jsonl", NAMES)
 
 
-def test_records_of_other_inputs_altogether_stay(tmp_path: Path) -> None:
+def test_records_of_other_inputs_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, "jsonl", NAMES[:3])
     lines = path.read_bytes().splitlines()
@@ -216,17 +216,19 @@ def test_records_of_other_inputs_altogether_stay(tmp_path: Path) -> None:
     assert path.read_bytes().splitlines()[3:] == lines
 
 
-def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_the_existing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "out"
     run(path, "jsonl", NAMES, bad="3")
     before = path.read_bytes()
-    written = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: written(descriptor, data) if len(data) < 200 else full())
+    real_write = os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        if len(data) >= 200:
+            raise OSError(28, "No space left on device")
+        return real_write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
     with pytest.raises(OutputError, match="No space left"):
         run(path, "jsonl", NAMES)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["out"]
-
-
-def full() -> int:
-    raise OSError(28, "No space left on device")

@@ -1,1 +1,1 @@
-"""``--resume``: what an earlier run left in an output, whether this run would have written it too, and the rest."""
+"""``--resume``: read the existing records of an output, check that they are compatible, and merge new ones in."""

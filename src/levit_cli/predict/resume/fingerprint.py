@@ -1,9 +1,9 @@
-"""What a run's answers depend on, noted with its output, so that nobody continues it with something else.
+"""The fingerprint of a run: everything that its predictions depend on, stored with the output file.
 
-The note is an extended attribute of the output file: no reader of jsonl or csv stumbles over it, it moves and is
-replaced together with the file, and no second file can get lost. Copying may drop it and some file systems keep none;
-that is noticed, and then the answers themselves are compared (``earlier``). The note holds a hash of the file's
-beginning: one that is left from earlier contents does not count.
+The fingerprint is an extended attribute of the output file. So readers of jsonl or csv never see it, it moves with the
+file, and there is no second file to lose. A copy may lack it, and some file systems store none; then a spot check
+compares predictions instead (see ``verify``). The fingerprint includes a hash of the beginning of the file, so that
+one that belongs to earlier contents is ignored.
 """
 
 import json
@@ -19,60 +19,61 @@ from levit_cli.predict.run_description import RunDescription
 ATTRIBUTE = "user.levit.run"
 BEGINNING = "beginning"
 BEGINNING_BYTES = 1 << 16
-INDIFFERENT = {"version", "threads"}  # nothing in an answer depends on them
-INDIFFERENT_OF_MODEL = {"name", "evaluation"}
-SHOWN = 80  # characters of a value
+IGNORED = {"version", "threads"}  # predictions do not depend on them
+IGNORED_OF_MODEL = {"name", "evaluation"}
+MAX_VALUE_CHARS = 80  # of a value in a message
 
-Note = dict[str, Any]
+Fingerprint = dict[str, Any]
 
 
-def note_of(description: RunDescription, labels: Labels, format: str) -> Note:
-    """What must stay the same.
+def fingerprint_of(description: RunDescription, labels: Labels, format: str) -> Fingerprint:
+    """Return the fingerprint of a run.
 
     Args:
-        description: with the hash of the weights.
+        description: must include the hash of the weights.
     """
     meta = description.as_json()
-    note = {"format": format, **{key: value for key, value in meta.items() if key not in INDIFFERENT}}
-    note["model"] = {key: value for key, value in meta["model"].items() if key not in INDIFFERENT_OF_MODEL}
-    note["labels"] = _digest(json.dumps([labels.names, labels.wnids]).encode())
-    as_read: Note = json.loads(json.dumps(note))
-    return as_read
+    fingerprint = {"format": format, **{key: value for key, value in meta.items() if key not in IGNORED}}
+    fingerprint["model"] = {key: value for key, value in meta["model"].items() if key not in IGNORED_OF_MODEL}
+    fingerprint["labels"] = _digest(json.dumps([labels.names, labels.wnids]).encode())
+    as_stored: Fingerprint = json.loads(json.dumps(fingerprint))  # tuples become lists, as in a stored fingerprint
+    return as_stored
 
 
-def attach(descriptor: int, note: Note, end: int | None = None) -> None:
-    """Note it with an open file that has its first record, where that is possible.
+def store_fingerprint(descriptor: int, fingerprint: Fingerprint, end: int | None = None) -> None:
+    """Store a fingerprint with an open file that has at least one record; do nothing if the file system cannot.
 
     Args:
-        end: of what will stay as it is; the whole file, if it will only grow.
+        end: number of bytes that will stay unchanged; None if the file will only grow.
     """
-    with suppress(OSError, AttributeError):  # AttributeError: a system on which Python has no extended attributes
+    with suppress(OSError, AttributeError):  # AttributeError: Python has no extended attributes on this system
         length = min(os.fstat(descriptor).st_size if end is None else end, BEGINNING_BYTES)
-        content = {**note, BEGINNING: [length, _digest(os.pread(descriptor, length, 0))]}
+        content = {**fingerprint, BEGINNING: [length, _digest(os.pread(descriptor, length, 0))]}
         os.setxattr(descriptor, ATTRIBUTE, json.dumps(content).encode())
 
 
-def read_note(descriptor: int) -> Note | None:
-    """The note of an open file; None if it has none that belongs to what it holds."""
+def read_fingerprint(descriptor: int) -> Fingerprint | None:
+    """Return the fingerprint of an open file; None if it has none or if it belongs to other contents."""
     try:
-        note: Note = json.loads(os.getxattr(descriptor, ATTRIBUTE))
-        length, digest = note.pop(BEGINNING)
-        belongs = digest == _digest(os.pread(descriptor, length, 0))
+        fingerprint: Fingerprint = json.loads(os.getxattr(descriptor, ATTRIBUTE))
+        length, digest = fingerprint.pop(BEGINNING)
+        is_current = digest == _digest(os.pread(descriptor, length, 0))
     except (OSError, AttributeError, ValueError, LookupError, TypeError):
         return None
-    return note if belongs else None
+    return fingerprint if is_current else None
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In words, what was otherwise: ``top-k was 5 and is 3``."""
-    found = []
-    for key in sorted({*then, *now}):
-        before, after = then.get(key), now.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += [f"{key}: {difference}" for difference in differences(before, after)]
-        elif before != after:
-            found.append(f"{key.replace('_', '-')} was {str(before)[:SHOWN]} and is {str(after)[:SHOWN]}")
-    return found
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the differences between two fingerprints, each as text: ``top-k was 5 and is 3``."""
+    texts = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            texts += [f"{key}: {difference}" for difference in differences(old, new)]
+        elif old != new:
+            name = key.replace("_", "-")
+            texts.append(f"{name} was {str(old)[:MAX_VALUE_CHARS]} and is {str(new)[:MAX_VALUE_CHARS]}")
+    return texts
 
 
 def _digest(content: bytes) -> str:

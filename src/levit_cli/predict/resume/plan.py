@@ -1,7 +1,7 @@
-"""The records that an earlier run left, and which inputs they are of.
+"""The existing records of an output, and which inputs still have to be classified.
 
-A file of a million records takes some 20 MB here: of each record where it begins, a hash of its path, and whether it is
-an answer or an error. The records themselves stay where they are.
+For each record, only its offset, a hash of its path, and whether it is ok are held in memory: about 20 MB for a million
+records. The records themselves stay in the file.
 """
 
 import os
@@ -20,52 +20,59 @@ from levit_cli.data.inputs import Input
 from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat
 
-HASH_KEY = os.urandom(16)  # so that nobody can name two files such that one is taken for the other
-Range = tuple[int, int]  # of records: first, one behind the last
+HASH_KEY = os.urandom(16)  # so that file names with colliding hashes cannot be prepared
+Range = tuple[int, int]  # of records: the first, and one after the last
 
 
 class DamagedError(ValueError):
-    """The file is not what its format would have; the message says where and how."""
+    """The file does not have the expected format; the message says where and why."""
 
 
-class Standing:
-    """The whole records of a file, by number.
+class ExistingRecords:
+    """The complete records of a file, numbered from 0.
 
     Args:
-        file: read from its start to its last whole record.
+        file: read from its start to its last complete record.
+
+    Attributes:
+        offsets: where each record starts, and at the end where the last one ends.
+        hashes: of the records' paths.
+        is_ok: 1 for a prediction, 0 for an error record.
+        end: the number of bytes up to the end of the last complete record.
 
     Raises:
-        DamagedError: something in it, other than a torn record at its end, is no record of this format.
+        DamagedError: the file holds something other than records of this format and a torn record at its end.
     """
 
     def __init__(self, file: BinaryIO, format: RecordFormat) -> None:
-        self.places = array("Q")  # where each record begins, and at last where they end
+        self.offsets = array("Q")
         self.hashes = array("Q")
         self.is_ok = bytearray()
         records = format.split(file)
         self.end = _require_header(records, format)
         for number, record in enumerate(records):
-            self._add(_decoded(format, record, number), len(record))
-        self.places.append(self.end)
+            self._add(_decode(format, record, number), len(record))
+        self.offsets.append(self.end)
 
     def __len__(self) -> int:
         return len(self.hashes)
 
     def _add(self, prediction: Prediction, length: int) -> None:
-        self.places.append(self.end)
+        self.offsets.append(self.end)
         self.hashes.append(hash_of(prediction.path))
         self.is_ok.append(prediction.error is None)
         self.end += length
 
 
 def _require_header(records: Iterator[bytes], format: RecordFormat) -> int:
+    """Return the length of the header."""
     header = next(records, b"") if format.header else b""
     if header and header != format.header:
-        raise DamagedError(f"it begins with {header[:80]!r}, not with {format.header[:80]!r}")
+        raise DamagedError(f"it begins with {header[:80]!r} instead of {format.header[:80]!r}")
     return len(header)
 
 
-def _decoded(format: RecordFormat, record: bytes, number: int) -> Prediction:
+def _decode(format: RecordFormat, record: bytes, number: int) -> Prediction:
     try:
         return format.decode(record)
     except ValueError as error:
@@ -73,12 +80,12 @@ def _decoded(format: RecordFormat, record: bytes, number: int) -> Prediction:
 
 
 def hash_of(path: str) -> int:
-    """64 bits that stand for a path."""
+    """Return a 64-bit hash of a path."""
     return int.from_bytes(blake2b(os.fsencode(path), digest_size=8, key=HASH_KEY).digest(), "big")
 
 
-class Due(NamedTuple):
-    """What stands in front of the next record that is written, and the failed record in whose place that comes."""
+class PendingSlot(NamedTuple):
+    """Where the next new record goes: after the kept records, and instead of the replaced error record, if any."""
 
     kept: list[Range]
     replaced: int | None = None
@@ -86,22 +93,22 @@ class Due(NamedTuple):
 
 @dataclass
 class Plan:
-    """The inputs that are still to be classified; iterated over on one thread, while another takes what is ``due``.
+    """The inputs that still have to be classified. One thread iterates over it, another takes the pending slots.
 
-    An input whose record stands keeps it, and one whose record is an error is tried again. Records are usually in the
-    order of the inputs. Where they are not, because files came or went since, they are looked up by their path; a path
-    that is named several times has a record for each.
+    An input with a prediction keeps its record; an input with an error record is tried again. The records usually have
+    the order of the inputs. If they do not, because files were added or removed, they are looked up by path. A path
+    that is listed several times has several records.
 
     Attributes:
-        due: one for each input that the iteration has given, and one more behind the last.
-        num_kept: records so far.
-        is_complete: False once a folder could not be listed, whose files may have records all the same.
-        is_shared: whether any input has had a record; or there is none that holds an answer, and nothing to lose.
+        pending: one slot for each input that was yielded, and one for the end of the file.
+        num_kept: the number of kept records so far.
+        is_complete: False once a folder could not be listed; its files may still have records.
+        is_shared: True once an input has a record, and from the start if no record is a prediction.
     """
 
-    standing: Standing
+    existing: ExistingRecords
     inputs: Iterable[Input]
-    due: deque[Due] = field(default_factory=deque)
+    pending: deque[PendingSlot] = field(default_factory=deque)
     num_kept: int = 0
     is_complete: bool = True
     is_shared: bool = False
@@ -109,7 +116,7 @@ class Plan:
     _index: "_Index | None" = None
 
     def __post_init__(self) -> None:
-        self.is_shared = not any(self.standing.is_ok)
+        self.is_shared = not any(self.existing.is_ok)
 
     def __iter__(self) -> Iterator[Input]:
         kept: list[Range] = []
@@ -117,26 +124,26 @@ class Plan:
             self.is_complete &= item.error is None
             number = self._find(item.path)
             self.is_shared |= number is not None
-            if number is not None and self.standing.is_ok[number]:
+            if number is not None and self.existing.is_ok[number]:
                 _extend(kept, number)
                 self.num_kept += 1
             else:
-                self.due.append(Due(kept, number))
+                self.pending.append(PendingSlot(kept, number))
                 kept = []
                 yield item
-        self.due.append(Due(kept))
+        self.pending.append(PendingSlot(kept))
 
     def _find(self, path: str) -> int | None:
-        """The number of the record that stands for this mention of a path."""
+        """Return the number of the record of an input, each record at most once; None if there is none."""
         if self._index is not None:
             return self._index.take(hash_of(path))
-        if self._next == len(self.standing):
+        if self._next == len(self.existing):
             return None
         key = hash_of(path)
-        if self.standing.hashes[self._next] == key:
+        if self.existing.hashes[self._next] == key:
             self._next += 1
             return self._next - 1
-        self._index = _Index(self.standing, self._next)
+        self._index = _Index(self.existing, self._next)
         return self._index.take(key)
 
 
@@ -148,31 +155,33 @@ def _extend(ranges: list[Range], number: int) -> None:
 
 
 class _Index:
-    """Records by the hash of their path, those of one path in the order in which they stand."""
+    """Finds records by the hash of their path; records of the same path in their order in the file."""
 
-    def __init__(self, standing: Standing, first: int) -> None:
-        hashes = np.frombuffer(standing.hashes, np.uint64)[first:] if len(standing) > first else np.empty(0, np.uint64)
+    def __init__(self, existing: ExistingRecords, first: int) -> None:
+        has_records = len(existing) > first
+        hashes = np.frombuffer(existing.hashes, np.uint64)[first:] if has_records else np.empty(0, np.uint64)
         self._order: NDArray[np.intp] = np.argsort(hashes, kind="stable")
         self._hashes: NDArray[np.uint64] = hashes[self._order]
         self._order += first
-        self._taken = np.zeros(len(hashes), np.uint32)  # how many of a path, at the first of them
+        self._num_taken = np.zeros(len(hashes), np.uint32)  # of a path, at the position of its first record
 
     def take(self, key: int) -> int | None:
-        place = int(np.searchsorted(self._hashes, np.uint64(key)))
-        if place == len(self._hashes) or self._hashes[place] != key:
+        """Return the next record with this hash; None if all are taken."""
+        first = int(np.searchsorted(self._hashes, np.uint64(key)))
+        if first == len(self._hashes) or self._hashes[first] != key:
             return None
-        place_of_next = place + int(self._taken[place])
-        if place_of_next == len(self._hashes) or self._hashes[place_of_next] != key:
+        position = first + int(self._num_taken[first])
+        if position == len(self._hashes) or self._hashes[position] != key:
             return None
-        self._taken[place] += 1
-        return int(self._order[place_of_next])
+        self._num_taken[first] += 1
+        return int(self._order[position])
 
 
-def has_any(standing: Standing, inputs: Iterable[Input]) -> bool:
-    """Whether any input has a record, looked for until one is found; the first is likely to have the first."""
+def has_any(existing: ExistingRecords, inputs: Iterable[Input]) -> bool:
+    """Whether any input has a record. Usually the first input has the first record, which is fast to find."""
     keys = (hash_of(item.path) for item in inputs)
     first = next(keys, None)
-    if first is None or first == standing.hashes[0]:
+    if first is None or first == existing.hashes[0]:
         return first is not None
-    index = _Index(standing, 0)
+    index = _Index(existing, 0)
     return any(index.take(key) is not None for key in chain([first], keys))

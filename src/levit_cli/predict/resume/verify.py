@@ -1,4 +1,4 @@
-"""What stands in an output file, once it is known that this run would have written it too."""
+"""The compatibility check: an output is resumed only if this run would have written its records, too."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -9,83 +9,86 @@ from levit_cli.data.inputs import Input
 from levit_cli.errors import UsageError
 from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat
-from levit_cli.predict.resume.fingerprint import Note, differences, read_note
-from levit_cli.predict.resume.plan import DamagedError, Standing, has_any
+from levit_cli.predict.resume.fingerprint import Fingerprint, differences, read_fingerprint
+from levit_cli.predict.resume.plan import DamagedError, ExistingRecords, has_any
 from levit_cli.system.atomic import writing
 from levit_cli.system.output import OutputFile
 
-WITNESSES = 16  # images that are classified again where a file has no note
-UNTOUCHED = "it was not touched; --overwrite begins it anew, another name keeps it"
+SPOT_CHECK_IMAGES = 16  # classified again if a file has no fingerprint
+NOT_TOUCHED = "it was not touched; use --overwrite to replace it, or another output name to keep it"
 
 Classify = Callable[[Iterable[Input]], Iterator[Prediction]]
 
 
-def standing_in(output: OutputFile, format: RecordFormat, note: Note, classify: Classify) -> Standing | None:
-    """The whole records in an output; None where there are none.
+def compatible_records(
+    output: OutputFile, format: RecordFormat, fingerprint: Fingerprint, classify: Classify
+) -> ExistingRecords | None:
+    """Return the complete records of an output; None if it has none.
 
     Args:
-        note: what this run's answers depend on.
-        classify: answers inputs as this run will. Asked where the file has no note of its own.
+        fingerprint: of this run.
+        classify: classifies inputs as this run does; used for the spot check of a file without a fingerprint.
 
     Raises:
-        UsageError: the file is damaged, or was made by another model, with another preprocessing, top-k or format.
+        UsageError: the file is damaged, or its model, preprocessing, top-k or format differs from this run's.
     """
-    earlier = read_note(output.descriptor)
-    if earlier is not None and (found := differences(earlier, note)):
-        raise UsageError(f"{output.name} was made otherwise", why=", ".join(found), hint=UNTOUCHED)
-    standing = _read(output, format)
-    if not len(standing):
+    stored = read_fingerprint(output.descriptor)
+    if stored is not None and (differing := differences(stored, fingerprint)):
+        raise UsageError(f"{output.name} has other settings", why=", ".join(differing), hint=NOT_TOUCHED)
+    existing = _read(output, format)
+    if not len(existing):
         return None
-    if earlier is None:
-        _require_same_answers(output, format, standing, classify)
-    return standing
+    if stored is None:
+        _spot_check(output, format, existing, classify)
+    return existing
 
 
-def require_shared(output: OutputFile, standing: Standing, listed: Iterable[Input]) -> None:
-    """Find out that the file belongs to other inputs altogether, none of whose answers would be kept.
+def require_shared(output: OutputFile, existing: ExistingRecords, inputs: Iterable[Input]) -> None:
+    """Check that at least one input has a record, unless no record is a prediction.
 
     Raises:
-        UsageError: no input has a record there.
+        UsageError: all records are of other inputs, so none of them would be kept.
     """
-    if any(standing.is_ok) and not has_any(standing, listed):
-        raise UsageError(f"{output.name} has records of other inputs only", hint=UNTOUCHED)
+    if any(existing.is_ok) and not has_any(existing, inputs):
+        raise UsageError(f"{output.name} has records of other inputs only", hint=NOT_TOUCHED)
 
 
-def _read(output: OutputFile, format: RecordFormat) -> Standing:
+def _read(output: OutputFile, format: RecordFormat) -> ExistingRecords:
     try:
         with writing(output.name), os.fdopen(os.dup(output.descriptor), "rb") as file:
             file.seek(0)
-            return Standing(file, format)
+            return ExistingRecords(file, format)
     except DamagedError as error:
-        raise UsageError(f"{output.name} cannot be continued", why=str(error), hint=UNTOUCHED) from error
+        raise UsageError(f"Cannot resume {output.name}", why=str(error), hint=NOT_TOUCHED) from error
 
 
-def _require_same_answers(output: OutputFile, format: RecordFormat, standing: Standing, classify: Classify) -> None:
-    witnesses = dict(_witnesses(output, format, standing))
-    if not witnesses:
+def _spot_check(output: OutputFile, format: RecordFormat, existing: ExistingRecords, classify: Classify) -> None:
+    """Classify some images again and compare their records."""
+    samples = dict(_samples(output, format, existing))
+    if not samples:
         return
-    answers = [answer for answer in classify(map(Input, witnesses)) if answer.error is None]
-    for answer in answers:
-        if format.encode(answer) != witnesses[answer.path]:
+    predictions = [prediction for prediction in classify(map(Input, samples)) if prediction.error is None]
+    for prediction in predictions:
+        if format.encode(prediction) != samples[prediction.path]:
             raise UsageError(
-                f"{output.name} was made otherwise",
-                why=f"{answer.path} now has another answer: another model, preprocessing, precision or image",
-                hint=UNTOUCHED,
+                f"{output.name} has other settings",
+                why=f"{prediction.path} has another prediction now: another model, preprocessing, precision or image",
+                hint=NOT_TOUCHED,
             )
-    if not answers:
+    if not predictions:
         raise UsageError(
-            f"{output.name} cannot be continued",
-            why="it does not say what made it, and no image in it is there any more to compare the answer",
-            hint=UNTOUCHED,
+            f"Cannot resume {output.name}",
+            why="it has no fingerprint, and none of its images can be read to compare predictions",
+            hint=NOT_TOUCHED,
         )
 
 
-def _witnesses(output: OutputFile, format: RecordFormat, standing: Standing) -> Iterator[tuple[str, bytes]]:
-    """Some answers, from all over the file: paths and records."""
-    good = np.flatnonzero(np.frombuffer(standing.is_ok, np.uint8))
-    places = np.linspace(0, max(len(good) - 1, 0), WITNESSES, dtype=int)
-    for number in np.unique(good[places] if len(good) else good).tolist():
-        start, end = standing.places[number : number + 2]
+def _samples(output: OutputFile, format: RecordFormat, existing: ExistingRecords) -> Iterator[tuple[str, bytes]]:
+    """Yield paths and records of predictions that are spread over the whole file."""
+    ok = np.flatnonzero(np.frombuffer(existing.is_ok, np.uint8))
+    positions = np.linspace(0, max(len(ok) - 1, 0), SPOT_CHECK_IMAGES, dtype=int)
+    for number in np.unique(ok[positions] if len(ok) else ok).tolist():
+        start, end = existing.offsets[number : number + 2]
         with writing(output.name):
             record = os.pread(output.descriptor, end - start, start)
         item = Input(format.decode(record).path)

@@ -1,0 +1,67 @@
+"""Load the model of a run and make its engine, for ``levit predict`` and ``levit eval``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from levit_cli.checkpoints import Checkpoint, load
+from levit_cli.choices import PreprocessingName
+from levit_cli.engines import Engine, EngineSpec, make_engine
+from levit_cli.errors import UsageError
+from levit_cli.system.cache import GraphCache, cache_folder
+from levit_cli.system.progress import Log
+from levit_cli.system.text import count_noun
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model to load, and how.
+
+    Args:
+        name: a variant, ``demo``, a hub id, a path, or a URL.
+        labels: file of class names that replace the checkpoint's own.
+        preprocessing: published preprocessing to use instead of the checkpoint's own.
+        sha256: expected hash of a model that is loaded from a URL.
+        offline: do not use the network.
+    """
+
+    name: str
+    labels: Path | None = None
+    preprocessing: PreprocessingName | None = None
+    sha256: str | None = None
+    offline: bool = False
+
+
+def load_model(options: ModelOptions, log: Log, *, verbose: bool) -> Checkpoint:
+    """Load a model; with ``verbose``, log what was found in its files."""
+    checkpoint = load(
+        options.name,
+        preprocessing=options.preprocessing,
+        labels=options.labels,
+        offline=options.offline,
+        sha256=options.sha256,
+        warn=lambda message: log(f"Warning: {message}"),
+    )
+    if verbose:
+        log(f"model {checkpoint.origin}: {checkpoint.architecture}, {checkpoint.format} format, {checkpoint.dtype}")
+        for note in checkpoint.notes:
+            log(f"note: {note}")
+        log(f"preprocessing {checkpoint.transform}")
+    return checkpoint
+
+
+def make_prediction_engine(checkpoint: Checkpoint, spec: EngineSpec, log: Log, *, verbose: bool) -> Engine:
+    """Make the engine for a model; with ``verbose``, log what was chosen.
+
+    Raises:
+        UsageError: the model's preprocessing resizes with torch, and the engine is not torch.
+    """
+    # Cache the compiled graph for a single image only: over a folder, the time to compile does not matter.
+    cache = GraphCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
+    engine = make_engine(checkpoint, spec, cache)
+    chosen = engine.spec
+    if checkpoint.transform.resizer == "torch" and chosen.engine != "torch":
+        raise UsageError(f"The preprocessing {checkpoint.transform.name} resizes with torch", hint="add --engine torch")
+    if verbose:
+        threads, streams = count_noun(chosen.threads, "thread"), count_noun(chosen.streams, "stream")
+        log(f"engine {chosen.engine} on {chosen.device} in {chosen.precision}, {threads}, {streams}")
+    return engine
