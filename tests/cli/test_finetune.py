@@ -227,7 +227,7 @@ def test_compile_without_a_compiler_is_refused(images: Path, options: list[str],
     no_compiler = environment(CXX=str(tmp_path / "no-compiler"), XDG_CACHE_HOME=str(tmp_path / "cache"))
     done = levit("finetune", images, "-o", tmp_path / "run", *options, "--compile", env=no_compiler)
     assert done.returncode == 3
-    assert b"leave --compile away" in done.stderr
+    assert b"run without --compile" in done.stderr
 
 
 def test_missing_unwritable_and_identical_folders_are_refused(images: Path, options: list[str], tmp_path: Path) -> None:
