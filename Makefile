@@ -1,10 +1,13 @@
-# Each target makes the environment first, if it is missing or older than pyproject.toml. Nothing else is needed.
+# Each target creates the environment first if it is missing or older than pyproject.toml. Nothing else is needed.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lint types bench faults hostile kills fuzz clean
+.PHONY: demo test test-all check lint types bench faults hostile kills fuzz clean
+PYTEST := $(BIN)/python -m pytest -q
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+KILLS ?= 200
 FUZZ_SECONDS ?= 1800
 .DEFAULT_GOAL := demo
 
@@ -12,7 +15,13 @@ demo: $(VENV)/runtime
 	$(BIN)/levit predict --model demo --format table examples
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -q
+	$(PYTEST) $(PARALLEL)
+
+# What `make test` leaves out: the tests marked `exhaustive`, the hostile images and some kills.
+test-all: $(VENV)/dev
+	$(PYTEST) $(PARALLEL) -m exhaustive
+	$(BIN)/python -m tests.hostile.images
+	$(BIN)/python -m tests.hostile.kills --kills 50
 
 check: lint types test
 
@@ -26,15 +35,16 @@ types: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.cold_start
 
-# Slow ones, beside the suite: each call to the system fails in turn; 300 damaged pictures; 200 times kill -9; fuzzing.
+# Each system call fails in turn.
 faults: $(VENV)/dev
-	LEVIT_FAULT_STEP=1 $(BIN)/python -m pytest -q tests/faults
+	$(PYTEST) $(PARALLEL) -m exhaustive tests/faults
 
+# 300 damaged images.
 hostile: $(VENV)/dev
-	$(BIN)/python -m tests.hostile.pictures
+	$(BIN)/python -m tests.hostile.images
 
 kills: $(VENV)/dev
-	$(BIN)/python -m tests.hostile.kills
+	$(BIN)/python -m tests.hostile.kills --kills $(KILLS)
 
 fuzz: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'

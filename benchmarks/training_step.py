@@ -16,13 +16,13 @@ from benchmarks.measuring import ratios
 from levit_cli.bench.protocol import Step, interleave, measure, single_steps
 from levit_cli.engines.torch_compile import compiled_for_training
 from levit_cli.finetune.optim import make_optimizer
-from levit_cli.finetune.student import Heads, fresh
+from levit_cli.finetune.student import Heads, random_init
 from levit_cli.model.config import VARIANTS, LevitConfig
 
 
 def make_step(config: LevitConfig, batch: Tensor, *, is_compiled: bool) -> Step:
     """Return a function that runs one training step."""
-    network = fresh(config).to(memory_format=torch.channels_last)
+    network = random_init(config).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(network, 1e-3, 0.025)
     heads: nn.Module = Heads(network)
     run = compiled_for_training(heads, "cpu") if is_compiled else heads

@@ -30,7 +30,7 @@ MODULES_OF_LIBRARY = {
     "openvino": {"engines.openvino", "engines.openvino_converter"},
     "huggingface_hub": {"checkpoints.hub"},
     "safetensors": {"checkpoints.weights"},
-    "rich": {"predict.table", "eval.table", "system.progress", "finetune.display", "bench.table"},
+    "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},
     "typer": {"cli"},
     "torchmetrics": {"eval.metrics"},
     "PIL": {"images", "predict.reader", "finetune.split", "bench.end_to_end"},

@@ -40,7 +40,7 @@ def count_activations(network: nn.Module) -> int:
     return sum(isinstance(module, (nn.SiLU, nn.ReLU)) for module in network.modules())
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "resnet50"])
+@pytest.mark.parametrize("name", ["efficientnet_b0", pytest.param("resnet50", marks=pytest.mark.exhaustive)])
 def test_folding_keeps_the_logits_and_the_activations(name: BaselineName) -> None:
     network = randomized_network(name)
     images = torch.randn(2, 3, SMALL, SMALL)

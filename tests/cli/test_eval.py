@@ -22,7 +22,7 @@ from levit_cli.predict.model import ModelOptions
 from levit_cli.predict.reader import Reader
 from levit_cli.system.progress import silent
 from tests.support.binary import LEVIT, environment, levit, unprivileged
-from tests.support.sample_images import sample_image, write_images
+from tests.support.sample_images import sample_image, write_class_folders
 
 FP32 = EngineSpec(precision="fp32")
 IN_FP32 = ("--precision", "fp32")
@@ -186,8 +186,7 @@ def test_class_folders_may_cover_a_part_of_the_labels(
 def test_what_can_be_refused_is_refused_before_any_work(
     tmp_path: Path, arguments: list[str], code: int, said: str
 ) -> None:
-    for name in ("zoo/okapi", "zoo/cat", "zoo/aardvark", "good/cat", "good/Dog"):
-        write_images(tmp_path / name, 1)
+    write_class_folders(tmp_path, ("zoo/okapi", "zoo/cat", "zoo/aardvark", "good/cat", "good/Dog"))
     (tmp_path / "taken.html").write_text("mine")
     (tmp_path / "bare.safetensors").write_bytes(b"")
     before = (tmp_path / "good/cat/000.jpg").read_bytes()
@@ -202,8 +201,7 @@ def test_what_can_be_refused_is_refused_before_any_work(
 
 @pytest.mark.parametrize("shut", ["data/class 0", "data/class 0/deeper"])
 def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(tmp_path: Path, model: Path, shut: str) -> None:
-    for name in ("class 0", "class 0/deeper", "class 1"):
-        write_images(tmp_path / "data" / name, 1)
+    write_class_folders(tmp_path / "data", ("class 0", "class 0/deeper", "class 1"))
     (tmp_path / shut).chmod(0)
     command = unprivileged(LEVIT, "eval", tmp_path / "data", "-m", model)
     done = subprocess.run(command, capture_output=True, env=environment(), timeout=120, check=False)
@@ -239,8 +237,7 @@ def test_a_result_that_is_there_stays_until_the_new_one_is_whole(data: Path, mod
 def test_a_class_that_is_called_test_is_a_class(tmp_path: Path, model: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("test\ncontrol\n" + "\n".join("abcde"))
-    for name in ("test", "control"):
-        write_images(tmp_path / "data" / name, 2)
+    write_class_folders(tmp_path / "data", ("test", "control"), 2)
     output = tmp_path / "result.json"
     run(request(tmp_path / "data", model, labels, output=output), silent)
     classes = json.loads(output.read_text())["classes"]

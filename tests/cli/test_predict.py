@@ -1,4 +1,4 @@
-"""``levit predict``, the installed command, on real files."""
+"""``levit predict`` as a process: records, exit codes, messages, pipes and signals."""
 
 import csv
 import io
@@ -11,18 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.binary import LEVIT, environment, installed_levit, levit, records, unprivileged
 from tests.support.fake_hub import FakeSite
 from tests.support.sample_images import sample_image, write_images
 
 
-def records(output: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.splitlines()]
-
-
-def test_an_image_a_label(tiny_folder: Path, tmp_path: Path) -> None:
+def test_one_image_gives_one_record(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
-    done = levit("predict", "-m", tiny_folder, path, "--format", "jsonl", "-k", "3")
+    done = installed_levit("predict", "-m", tiny_folder, path, "--format", "jsonl", "-k", "3")
     assert done.returncode == 0, done.stderr
     (record,) = records(done.stdout)
     assert record["path"] == str(path)
@@ -32,7 +28,7 @@ def test_an_image_a_label(tiny_folder: Path, tmp_path: Path) -> None:
     assert b"1 image in" in done.stderr
 
 
-def test_the_demo_model_needs_nothing_from_outside(tmp_path: Path) -> None:
+def test_demo_model_needs_no_download(tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", "demo", path, "-f", "json", env=environment(HOME=str(tmp_path / "nowhere")))
     assert done.returncode == 0, done.stderr
@@ -46,7 +42,7 @@ def test_the_demo_model_needs_nothing_from_outside(tmp_path: Path) -> None:
 
 
 def break_every_fifth(paths: list[Path]) -> dict[str, str]:
-    """Spoil every fifth file in another way; returns the expected kind by path."""
+    """Break every fifth file in a different way and return the expected error kind of each path."""
     expected = {}
     for number, path in enumerate(paths[::5]):
         data = path.read_bytes()
@@ -66,7 +62,9 @@ def break_every_fifth(paths: list[Path]) -> dict[str, str]:
 
 @pytest.mark.guarantee("one-record-per-input", "no-label-on-error", "corrupt-image", "missing-or-unreadable")
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_broken_files_cost_a_record_each_and_never_the_run(tiny_folder: Path, tmp_path: Path, batch_size: int) -> None:
+def test_each_broken_file_is_an_error_record_and_the_run_goes_on(
+    tiny_folder: Path, tmp_path: Path, batch_size: int
+) -> None:
     folder = tmp_path / "photos"
     paths = write_images(folder, 25)
     expected = break_every_fifth(paths)
@@ -86,37 +84,40 @@ def test_broken_files_cost_a_record_each_and_never_the_run(tiny_folder: Path, tm
 
 
 @pytest.mark.guarantee("batch-invariance", "own-result")
-def test_no_answer_depends_on_its_neighbours(tiny_folder: Path, tmp_path: Path) -> None:
+def test_records_do_not_depend_on_the_batch_size(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write_images(folder, 40)
-    outputs = {
-        levit("predict", "-m", tiny_folder, folder, "-f", "jsonl", "-b", str(size), "-q").stdout for size in (1, 7, 32)
-    }
-    assert len(outputs) == 1
+    base = ("predict", "-m", tiny_folder, folder, "-f", "jsonl", "-q")
+    runs = [levit(*base, "-b", str(batch_size)) for batch_size in (1, 7, 32)]
+    assert [(done.returncode, done.stderr) for done in runs] == [(0, b"")] * 3
+    assert len(records(runs[0].stdout)) == 40
+    assert len({done.stdout for done in runs}) == 1
 
 
 @pytest.mark.guarantee("stdout-and-stderr", "terminal-independence")
 @pytest.mark.parametrize("format", ["tsv", "csv", "json", "jsonl", "table"])
-def test_every_format_is_clean_on_stdout_and_talks_on_stderr(tiny_folder: Path, tmp_path: Path, format: str) -> None:
+def test_stdout_has_records_only_and_quiet_silences_stderr(tiny_folder: Path, tmp_path: Path, format: str) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-f", format, env=environment(TERM="dumb", LC_ALL="C"))
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
     assert b"\x1b" not in done.stdout + done.stderr
     quiet = levit("predict", "-m", tiny_folder, path, "-f", format, "--quiet", env=environment(NO_COLOR="1"))
+    assert quiet.returncode == 0
     assert quiet.stderr == b""
     assert quiet.stdout == done.stdout
 
 
-def test_without_a_terminal_the_format_is_tsv(tiny_folder: Path, tmp_path: Path) -> None:
+def test_default_format_without_a_terminal_is_tsv(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-k", "2")
+    assert done.returncode == 0, done.stderr
     header, row = csv.reader(io.StringIO(done.stdout.decode(), newline=""), delimiter="\t")
     assert header == ["path", "status", "error", "index1", "label1", "prob1", "index2", "label2", "prob2"]
     assert row[:3] == [str(path), "ok", ""]
 
 
 @pytest.mark.guarantee("input-lists")
-def test_lists_on_stdin_with_nul_and_with_newlines(tiny_folder: Path, tmp_path: Path) -> None:
+def test_file_list_with_nul_or_newline_separators(tiny_folder: Path, tmp_path: Path) -> None:
     odd = tmp_path / "new\nline.png"
     sample_image().save(odd)
     plain = tmp_path / "plain.png"
@@ -124,23 +125,25 @@ def test_lists_on_stdin_with_nul_and_with_newlines(tiny_folder: Path, tmp_path: 
     base = ("predict", "-m", tiny_folder, "-f", "jsonl", "--files-from", "-")
     exact = levit(*base, "-0", stdin=f"{odd}\0{plain}".encode())
     assert [record["path"] for record in records(exact.stdout)] == [str(odd), str(plain)]
-    assert exact.returncode == 0
+    assert exact.returncode == 0, exact.stderr
     lines = levit(*base, stdin=f"\ufeff{plain}\r\n\n{plain}".encode())
     assert [record["path"] for record in records(lines.stdout)] == [str(plain)] * 2
+    assert lines.returncode == 0, lines.stderr
     listed = tmp_path / "list.txt"
     listed.write_text(f"{plain}\n")
     from_file = levit("predict", "-m", tiny_folder, "-f", "jsonl", "--files-from", listed)
     assert [record["path"] for record in records(from_file.stdout)] == [str(plain)]
+    assert from_file.returncode == 0, from_file.stderr
 
 
-def test_a_list_on_a_closed_stdin_is_a_usage_error(tiny_folder: Path) -> None:
+def test_file_list_on_a_closed_stdin_is_a_usage_error(tiny_folder: Path) -> None:
     script = f"{LEVIT} predict -m {tiny_folder} --files-from - <&-"
     done = subprocess.run(["bash", "-c", script], capture_output=True, env=environment(), timeout=120, check=False)
     assert done.returncode == 2, done.stderr
     assert b"Cannot read the list" in done.stderr
 
 
-def test_an_interactive_list_is_answered_line_by_line(tiny_folder: Path, tmp_path: Path) -> None:
+def test_interactive_file_list_gives_a_record_for_each_line(tiny_folder: Path, tmp_path: Path) -> None:
     first, second = write_images(tmp_path, 2)
     command = [LEVIT, "predict", "-m", str(tiny_folder), "-f", "jsonl", "-q", "--files-from", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as process:
@@ -154,43 +157,48 @@ def test_an_interactive_list_is_answered_line_by_line(tiny_folder: Path, tmp_pat
         assert process.wait(timeout=30) == 0
 
 
-def test_an_image_on_stdin(tiny_folder: Path, tmp_path: Path) -> None:
+def test_image_on_stdin(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     piped = levit("predict", "-m", tiny_folder, "-", "-f", "jsonl", stdin=path.read_bytes())
     named = levit("predict", "-m", tiny_folder, path, "-f", "jsonl")
+    assert (piped.returncode, named.returncode) == (0, 0)
     (record,) = records(piped.stdout)
     assert record["path"] == "-"
     assert record["top"] == records(named.stdout)[0]["top"]
     nothing = levit("predict", "-m", tiny_folder, "-", "-f", "jsonl")
+    assert nothing.returncode == 1
     assert records(nothing.stdout)[0]["error"]["kind"] == "empty_file"
 
 
-def test_addresses_are_fetched_and_a_failed_one_is_a_record(site: FakeSite, tiny_folder: Path, tmp_path: Path) -> None:
+def test_urls_are_downloaded_and_a_failed_download_is_an_error_record(
+    site: FakeSite, tiny_folder: Path, tmp_path: Path
+) -> None:
     (path,) = write_images(tmp_path, 1)
     site.pages["/a.jpg"] = lambda exchange: exchange.reply(200, path.read_bytes())
     site.pages["/page"] = lambda exchange: exchange.reply(200, b"<!doctype html><title>no image</title>")
-    addresses = [f"{site.url}/{name}" for name in ("a.jpg", "gone.jpg", "page")]
-    done = levit("predict", "-m", tiny_folder, *addresses, "-f", "jsonl")
+    urls = [f"{site.url}/{name}" for name in ("a.jpg", "gone.jpg", "page")]
+    done = levit("predict", "-m", tiny_folder, *urls, "-f", "jsonl")
     good, gone, page = records(done.stdout)
     assert done.returncode == 1
-    assert [record["path"] for record in (good, gone, page)] == addresses
+    assert [record["path"] for record in (good, gone, page)] == urls
     assert good["top"] == records(levit("predict", "-m", tiny_folder, path, "-f", "jsonl").stdout)[0]["top"]
     assert gone["error"]["kind"] == "download"
     assert page["error"]["kind"] == "not_an_image"
 
 
-def test_a_name_that_is_not_utf8(tiny_folder: Path, tmp_path: Path) -> None:
+def test_file_name_that_is_not_utf8(tiny_folder: Path, tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xe9.png"
     with open(path, "wb") as file:
         sample_image().save(file, "PNG")
     done = levit("predict", "-m", tiny_folder, tmp_path, "-f", "jsonl")
+    assert done.returncode == 0, done.stderr
     (record,) = records(done.stdout)
     assert record["status"] == "ok"
     assert record["path"].endswith("caf\\xe9.png")
 
 
 @pytest.mark.guarantee("existing-output")
-def test_the_output_file_decides_the_format_and_is_not_overwritten_unasked(tiny_folder: Path, tmp_path: Path) -> None:
+def test_output_suffix_sets_the_format_and_overwriting_needs_an_option(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path / "in", 1)
     output = tmp_path / "out.csv"
     command = ("predict", "-m", tiny_folder, path, "-o", output)
@@ -207,7 +215,7 @@ def test_the_output_file_decides_the_format_and_is_not_overwritten_unasked(tiny_
 
 
 @pytest.mark.guarantee("existing-output")
-def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
+def test_output_must_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1, "png")
     before = path.read_bytes()
     done = levit("predict", "-m", tiny_folder, path, "-o", path, "--overwrite", "-f", "csv")
@@ -217,7 +225,7 @@ def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> No
 
 @pytest.mark.guarantee("no-traceback", "no-inputs")
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], b"Nothing to classify"),
         (["--files-from", "-"], b"No images in the list -"),
@@ -230,16 +238,16 @@ def test_the_output_may_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> No
         (["x.jpg", "--preprocessing", "hf-tensor", "--engine", "openvino"], b"--engine torch"),
     ],
 )
-def test_usage_errors_are_exit_2(tiny_folder: Path, arguments: list[str], said: bytes) -> None:
+def test_usage_errors_are_exit_2(tiny_folder: Path, arguments: list[str], message: bytes) -> None:
     done = levit("predict", "-m", tiny_folder, *arguments)
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stdout == b""
     assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.guarantee("no-inputs")
-def test_an_empty_folder_is_exit_2_and_says_what_was_looked_for(tiny_folder: Path, tmp_path: Path) -> None:
+def test_folder_without_images_is_exit_2_and_the_message_names_the_suffixes(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     done = levit("predict", "-m", tiny_folder, tmp_path)
     assert done.returncode == 2
@@ -248,7 +256,7 @@ def test_an_empty_folder_is_exit_2_and_says_what_was_looked_for(tiny_folder: Pat
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "./nowhere.safetensors", "levit-512", "a/b/c"])
-def test_an_unknown_model_is_exit_3(tmp_path: Path, model: str) -> None:
+def test_unknown_model_is_exit_3(tmp_path: Path, model: str) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", model, path)
     assert done.returncode == 3
@@ -256,7 +264,7 @@ def test_an_unknown_model_is_exit_3(tmp_path: Path, model: str) -> None:
     assert done.stdout == b""
 
 
-def test_a_hub_that_cannot_be_had_is_exit_5_with_the_way_out(tmp_path: Path) -> None:
+def test_unreachable_hub_is_exit_5_and_the_message_names_alternatives(tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     for arguments in ([], ["--offline"]):
         done = levit("predict", path, *arguments, env=environment(HF_HOME=str(tmp_path / "hf")))
@@ -268,7 +276,7 @@ def test_a_hub_that_cannot_be_had_is_exit_5_with_the_way_out(tmp_path: Path) -> 
 
 
 @pytest.mark.guarantee("label-and-head-counts")
-def test_labels_of_another_length_are_exit_3_with_both_numbers(tiny_folder: Path, tmp_path: Path) -> None:
+def test_wrong_number_of_labels_is_exit_3_and_the_message_has_both_numbers(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path / "in", 1)
     labels = tmp_path / "labels.txt"
     labels.write_text("a\nb\nc\n")
@@ -278,29 +286,31 @@ def test_labels_of_another_length_are_exit_3_with_both_numbers(tiny_folder: Path
     assert b"7 classes" in done.stderr
     labels.write_text("\n".join("abcdefg"))
     named = levit("predict", "-m", tiny_folder, path, "--labels", labels, "-f", "jsonl")
+    assert named.returncode == 0, named.stderr
     assert records(named.stdout)[0]["top"][0]["label"] in "abcdefg"
 
 
 @pytest.mark.guarantee("device-unavailable")
-def test_a_device_that_is_not_there_is_exit_3(tiny_folder: Path, tmp_path: Path) -> None:
+def test_missing_device_is_exit_3(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "--device", "mps", env=environment(CUDA_VISIBLE_DEVICES=""))
     assert done.returncode == 3, done.stderr
     assert b"mps" in done.stderr
 
 
-def test_the_torch_engine_gives_the_same_answer(tiny_folder: Path, tmp_path: Path) -> None:
+def test_torch_engine_gives_the_same_probabilities(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     base = ("predict", "-m", tiny_folder, path, "-f", "jsonl", "--device", "cpu", "--precision", "fp32")
-    answers = [records(levit(*base, "--engine", engine).stdout)[0]["top"] for engine in ("openvino", "torch")]
-    for ours, theirs in zip(*answers, strict=True):
+    runs = [levit(*base, "--engine", engine) for engine in ("openvino", "torch")]
+    assert [done.returncode for done in runs] == [0, 0]
+    for ours, theirs in zip(*(records(done.stdout)[0]["top"] for done in runs), strict=True):
         assert ours["index"] == theirs["index"]
         assert ours["prob"] == pytest.approx(theirs["prob"], abs=2e-6)
 
 
 @pytest.mark.guarantee("full-disk")
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-o", "/dev/full", "-f", "jsonl")
     assert done.returncode == 4, done.stderr
@@ -315,7 +325,7 @@ def test_a_full_disk_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.guarantee("full-disk")
-def test_an_output_folder_that_is_missing_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
+def test_missing_output_folder_is_exit_4(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-o", tmp_path / "no" / "out.csv")
     assert done.returncode == 4
@@ -323,7 +333,7 @@ def test_an_output_folder_that_is_missing_is_exit_4(tiny_folder: Path, tmp_path:
 
 
 @pytest.mark.guarantee("closed-pipe")
-def test_a_reader_that_leaves_is_quiet_and_141(tiny_folder: Path, tmp_path: Path) -> None:
+def test_closed_pipe_is_exit_141_without_a_message(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write_images(folder, 30)
     script = f"{LEVIT} predict -m {tiny_folder} {folder} -f jsonl -b 1 | head -1; exit ${{PIPESTATUS[0]}}"
@@ -335,7 +345,7 @@ def test_a_reader_that_leaves_is_quiet_and_141(tiny_folder: Path, tmp_path: Path
 
 @pytest.mark.guarantee("signals")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_with_its_code_and_keeps_what_is_done(
+def test_signal_ends_the_run_with_its_exit_code_and_keeps_finished_records(
     tiny_folder: Path, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
     (path,) = write_images(tmp_path, 1)
@@ -350,20 +360,22 @@ def test_a_signal_ends_the_run_with_its_code_and_keeps_what_is_done(
         assert json.loads(process.stdout.readline())["status"] == "ok"
         process.send_signal(sent)  # it now waits for the next path
         assert process.wait(timeout=10) == code
-        said = process.stderr.read()
-    assert b"Stopped" in said
-    assert b"Traceback" not in said
+        message = process.stderr.read()
+    assert b"Stopped" in message
+    assert b"Traceback" not in message
 
 
-def test_verbose_says_what_was_chosen_and_stats_where_time_went(tiny_folder: Path, tmp_path: Path) -> None:
+def test_verbose_reports_the_engine_and_stats_the_time_of_each_stage(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-v", "--stats", "--threads", "1", "--precision", "fp32")
+    assert done.returncode == 0, done.stderr
     assert b"engine openvino on cpu in fp32, 1 thread, 1 stream" in done.stderr
     assert b"network" in done.stderr
     assert b"read + decode + resize" in done.stderr
 
 
-def test_the_model_may_come_from_the_environment(tiny_folder: Path, tmp_path: Path) -> None:
+def test_model_from_the_environment_variable(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", path, "-f", "json", env=environment(LEVIT_MODEL=str(tiny_folder)))
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["meta"]["model"]["name"] == str(tiny_folder)

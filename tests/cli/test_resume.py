@@ -1,4 +1,4 @@
-"""``levit predict --resume``, the installed command: however the first run ended, the second brings it to its end."""
+"""``levit predict --resume``: a run that was killed, stopped or refused a record is completed by the next one."""
 
 import json
 import os
@@ -10,16 +10,12 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.save import to_format
-from levit_cli.checkpoints.weights import write_safetensors
-from tests.support.binary import LEVIT, environment, levit
+from tests.support.binary import LEVIT, environment, levit, records
 from tests.support.faulty_decoders import ask_for, faulty_decoders
-from tests.support.random_weights import TINY, random_state
+from tests.support.random_weights import TINY, random_state, write_folder
 from tests.support.sample_images import sample_image, write_images
 
 IMAGES = 24
@@ -28,15 +24,12 @@ IMAGES = 24
 @pytest.fixture(scope="module")
 def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TINY with other weights."""
-    folder = tmp_path_factory.mktemp("other")
-    write_safetensors(folder / "bare.safetensors", to_format(random_state(TINY, seed=9), TINY, "timm"), "float32")
-    save(load(folder / "bare.safetensors", preprocessing="hf"), folder / "hf", "hf")
-    return folder / "hf"
+    return write_folder(tmp_path_factory.mktemp("other") / "hf", random_state(TINY, seed=9))
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of which two cannot be read, with margins whose halves the preprocessing round differently."""
+    """Images, two of them broken, of sizes whose crop offset the preprocessing variants round differently."""
     folder = tmp_path_factory.mktemp("photos")
     for number in range(IMAGES):
         sample_image(90 + number, 71, seed=number).save(folder / f"{number:03d}.jpg")
@@ -51,17 +44,17 @@ Whole = Callable[..., bytes]
 
 @pytest.fixture(scope="module")
 def whole(tiny_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """What an unbroken run leaves, by the suffix of its output."""
+    """The output of an uninterrupted run for a suffix."""
     known: dict[str, bytes] = {}
 
-    def unbroken(suffix: str) -> bytes:
+    def uninterrupted(suffix: str) -> bytes:
         if suffix not in known:
             output = tmp_path_factory.mktemp("whole") / f"out.{suffix}"
             assert levit("predict", "-m", tiny_folder, photos, "-o", output, "-k", "3").returncode == 1
             known[suffix] = output.read_bytes()
         return known[suffix]
 
-    return unbroken
+    return uninterrupted
 
 
 def resume(
@@ -71,20 +64,16 @@ def resume(
     return levit("predict", "-m", model, *inputs, "-o", output, "-k", "3", "--resume", *options, env=environment(**env))
 
 
-def records(content: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in content.splitlines()]
-
-
 @pytest.mark.guarantee("resume-after-kill")
-def test_killed_again_and_again_it_comes_to_the_same_file(
+def test_killed_repeatedly_and_resumed_gives_the_same_file(
     tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
-    dice = random.Random(5)
+    rng = random.Random(5)
     command = [LEVIT, "predict", "-m", tiny_folder, photos, "-o", output, "-k", "3", "-b", "2", "--resume", "-q"]
     for _ in range(4):
         with subprocess.Popen([*map(str, command)], env=environment()) as process:
-            goal = (output.stat().st_size if output.exists() else 0) + dice.randrange(1, 1500)
+            goal = (output.stat().st_size if output.exists() else 0) + rng.randrange(1, 1500)
             while process.poll() is None and not (output.exists() and output.stat().st_size >= goal):
                 time.sleep(0.002)
             process.kill()
@@ -101,7 +90,7 @@ def test_killed_again_and_again_it_comes_to_the_same_file(
 @pytest.mark.parametrize(
     ("suffix", "share"), [("jsonl", 0.0), ("jsonl", 0.5), ("jsonl", 1.0), ("csv", 0.03), ("csv", 0.5), ("tsv", 0.7)]
 )
-def test_a_part_of_a_file_even_a_copied_one_is_continued(
+def test_truncated_copy_of_an_output_is_completed(
     tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path, suffix: str, share: float
 ) -> None:
     output = tmp_path / f"part.{suffix}"
@@ -112,11 +101,13 @@ def test_a_part_of_a_file_even_a_copied_one_is_continued(
 
 
 @pytest.mark.guarantee("resume-after-kill")
-def test_what_failed_is_tried_again_and_files_may_come_and_go(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
+def test_failed_images_are_retried_and_added_and_removed_images_are_merged(
+    tiny_folder: Path, photos: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
-    output, unbroken = tmp_path / "out.csv", tmp_path / "unbroken.csv"
-    assert resume(tiny_folder, folder, output).returncode == 1  # where there is no file, it begins one
+    output, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
+    assert resume(tiny_folder, folder, output).returncode == 1  # without a file, it is a first run
     sample_image(seed=99).save(folder / "004.jpg")
     sample_image(seed=98).save(folder / "010-new.png")
     (folder / "020.jpg").unlink()
@@ -125,12 +116,12 @@ def test_what_failed_is_tried_again_and_files_may_come_and_go(tiny_folder: Path,
     assert b"3 images in" in done.stderr
     assert b"1 failed; 21 existing records kept" in done.stderr
     assert b"Removed 1 record of inputs" in done.stderr
-    levit("predict", "-m", tiny_folder, folder, "-o", unbroken, "-k", "3")
-    assert output.read_bytes() == unbroken.read_bytes()
+    assert levit("predict", "-m", tiny_folder, folder, "-o", whole, "-k", "3").returncode == 1
+    assert output.read_bytes() == whole.read_bytes()
     assert b"017.jpg,error" in output.read_bytes()
 
 
-OTHERWISE: dict[str, tuple[list[str], bytes]] = {
+CHANGES: dict[str, tuple[list[str], bytes]] = {
     "model": ([], b"model: sha256 was "),
     "transform": (["--preprocessing", "fb"], b"preprocessing: "),
     "top-k": (["-k", "2"], b"top-k was 3 and is 2"),
@@ -143,24 +134,25 @@ OTHERWISE: dict[str, tuple[list[str], bytes]] = {
 
 @pytest.fixture(scope="module")
 def noted(tiny_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of an earlier run, with its note."""
+    """The output of an earlier run, with its fingerprint in an extended attribute."""
     output = tmp_path_factory.mktemp("noted") / "out.jsonl"
-    levit("predict", "-m", tiny_folder, photos / "000.jpg", photos / "001.jpg", "-o", output, "-k", "3")
+    done = levit("predict", "-m", tiny_folder, photos / "000.jpg", photos / "001.jpg", "-o", output, "-k", "3")
+    assert done.returncode == 0, done.stderr
     if "user.levit.run" not in os.listxattr(output):
         pytest.skip("this file system keeps no extended attributes")
     return output
 
 
 @pytest.mark.guarantee("resume-mismatch")
-@pytest.mark.parametrize("what", OTHERWISE)
-def test_another_run_is_told_by_what_differs_and_the_file_stays(
-    tiny_folder: Path, other_model: Path, photos: Path, noted: Path, tmp_path: Path, what: str
+@pytest.mark.parametrize("change", CHANGES)
+def test_output_of_another_run_is_refused_and_the_difference_named(
+    tiny_folder: Path, other_model: Path, photos: Path, noted: Path, tmp_path: Path, change: str
 ) -> None:
     output = Path(shutil.copy2(noted, tmp_path))
     before = output.read_bytes()
     (tmp_path / "labels.txt").write_text("\n".join("abcdefg"))
-    options, words = OTHERWISE[what]
-    model = other_model if what == "model" else tiny_folder
+    options, words = CHANGES[change]
+    model = other_model if change == "model" else tiny_folder
     options = [str(tmp_path / option) if option == "labels.txt" else option for option in options]
     done = resume(model, photos, output, *options)
     assert done.returncode == 2, done.stderr
@@ -171,21 +163,21 @@ def test_another_run_is_told_by_what_differs_and_the_file_stays(
 
 
 @pytest.mark.guarantee("resume-mismatch")
-@pytest.mark.parametrize(("what", "words"), [
+@pytest.mark.parametrize(("change", "words"), [
     ("model", b"is different now, because the model"),
     ("transform", b"is different now, because the model"),
     ("top-k", b"top-k is 3, this run's is 2"),
     ("format", b"it begins with"),
     ("labels", b"this model and its labels would write it differently"),
 ])  # fmt: skip
-def test_another_run_is_known_by_its_answers_where_a_copy_lost_its_note(
-    tiny_folder: Path, other_model: Path, photos: Path, whole: Whole, tmp_path: Path, what: str, words: bytes
+def test_output_of_another_run_without_fingerprint_is_detected_by_its_records(
+    tiny_folder: Path, other_model: Path, photos: Path, whole: Whole, tmp_path: Path, change: str, words: bytes
 ) -> None:
     output = tmp_path / "copy.jsonl"
     output.write_bytes(whole("jsonl")[:2000])
     (tmp_path / "labels.txt").write_text("\n".join("abcdefg"))
-    options = [str(tmp_path / option) if option == "labels.txt" else option for option in OTHERWISE[what][0]]
-    done = resume(other_model if what == "model" else tiny_folder, photos, output, *options)
+    options = [str(tmp_path / option) if option == "labels.txt" else option for option in CHANGES[change][0]]
+    done = resume(other_model if change == "model" else tiny_folder, photos, output, *options)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert output.read_bytes() == whole("jsonl")[:2000]
@@ -200,7 +192,7 @@ def test_another_run_is_known_by_its_answers_where_a_copy_lost_its_note(
         (b'RECORDS{"path": "x", "status": "ok", "top": []}\n', b"top-k is 0"),
     ],
 )
-def test_a_damaged_file_is_told_with_its_place_and_stays(
+def test_damaged_output_is_refused_and_the_record_named(
     tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path, content: bytes, words: bytes
 ) -> None:
     output = tmp_path / "out.jsonl"
@@ -212,9 +204,7 @@ def test_a_damaged_file_is_told_with_its_place_and_stays(
     assert output.read_bytes() == damaged
 
 
-def test_a_file_of_other_inputs_altogether_is_not_replaced(
-    tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
-) -> None:
+def test_output_of_other_inputs_is_not_replaced(tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     output.write_bytes(whole("jsonl"))
     write_images(tmp_path / "others", 2)
@@ -224,12 +214,12 @@ def test_a_file_of_other_inputs_altogether_is_not_replaced(
     assert output.read_bytes() == whole("jsonl")
 
 
-def test_a_file_without_note_whose_images_are_gone_cannot_be_checked(
+def test_output_without_fingerprint_needs_an_existing_image_to_be_checked(
     tiny_folder: Path, photos: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
     write_images(folder, 2)
-    levit("predict", "-m", tiny_folder, folder, "-o", tmp_path / "out.jsonl", "-k", "3")
+    assert levit("predict", "-m", tiny_folder, folder, "-o", tmp_path / "out.jsonl", "-k", "3").returncode == 0
     shutil.copyfile(tmp_path / "out.jsonl", tmp_path / "copy.jsonl")
     for path in folder.iterdir():
         path.unlink()
@@ -248,7 +238,7 @@ def test_a_file_without_note_whose_images_are_gone_cannot_be_checked(
         (["--resume", "-o", "out.csv", "--overwrite"], b"use only one of them"),
     ],
 )
-def test_what_cannot_be_resumed_is_a_usage_error(
+def test_resume_without_a_resumable_output_is_a_usage_error(
     tiny_folder: Path, tmp_path: Path, options: list[str], words: bytes
 ) -> None:
     (path,) = write_images(tmp_path, 1)
@@ -262,7 +252,7 @@ def test_what_cannot_be_resumed_is_a_usage_error(
 
 
 @pytest.mark.guarantee("decoder-crash")
-def test_a_crash_leaves_a_valid_file_that_resume_brings_to_its_end(tiny_folder: Path, tmp_path: Path) -> None:
+def test_decoder_crash_leaves_an_output_that_resume_completes(tiny_folder: Path, tmp_path: Path) -> None:
     folder, output, isolated = tmp_path / "photos", tmp_path / "out.jsonl", tmp_path / "isolated.jsonl"
     write_images(folder, 60)
     ask_for("abort", folder / "055.jpg")
@@ -284,7 +274,7 @@ def test_a_crash_leaves_a_valid_file_that_resume_brings_to_its_end(tiny_folder: 
 
 @pytest.mark.guarantee("decoder-hang")
 @pytest.mark.parametrize("options", [[], ["--isolate"]])
-def test_decoders_that_never_end_cost_a_record_each(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
+def test_each_hanging_decoder_is_a_timeout_record(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
     folder = tmp_path / "photos"
     paths = write_images(folder, 20)
     for number in (3, 9, 10):
@@ -302,15 +292,15 @@ def test_decoders_that_never_end_cost_a_record_each(tiny_folder: Path, tmp_path:
 
 def test_isolation_changes_no_byte(tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    levit("predict", "-m", tiny_folder, photos, "-o", output, "-k", "3", "--isolate")
+    assert levit("predict", "-m", tiny_folder, photos, "-o", output, "-k", "3", "--isolate").returncode == 1
     assert output.read_bytes() == whole("jsonl")
 
 
-# Ends that are not the end
+# Interrupted runs
 
 
 @pytest.mark.guarantee("full-disk")
-def test_a_disk_that_fills_up_leaves_whole_records_and_the_rest_to_resume(
+def test_full_disk_leaves_whole_records_and_resume_adds_the_rest(
     tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
@@ -332,7 +322,7 @@ def test_a_disk_that_fills_up_leaves_whole_records_and_the_rest_to_resume(
 
 @pytest.mark.guarantee("concurrent-runs")
 @pytest.mark.parametrize("options", [[], ["--overwrite"], ["--resume"]])
-def test_a_second_run_onto_the_same_file_is_refused(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
+def test_second_run_with_the_same_output_is_refused(tiny_folder: Path, tmp_path: Path, options: list[str]) -> None:
     first, second = write_images(tmp_path / "photos", 2)
     output = tmp_path / "out.jsonl"
     command = [LEVIT, "predict", "-m", str(tiny_folder), "-o", str(output), "-q", "--files-from", "-"]
@@ -354,7 +344,7 @@ def test_a_second_run_onto_the_same_file_is_refused(tiny_folder: Path, tmp_path:
 @pytest.mark.guarantee("signals")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("options", [[], ["--isolate"]])
-def test_a_signal_keeps_what_is_done_says_how_to_go_on_and_leaves_no_process(
+def test_signal_keeps_finished_records_names_resume_and_leaves_no_process(
     tiny_folder: Path, tmp_path: Path, sent: signal.Signals, code: int, options: list[str]
 ) -> None:
     first, second = write_images(tmp_path / "photos", 2)
@@ -376,17 +366,17 @@ def test_a_signal_keeps_what_is_done_says_how_to_go_on_and_leaves_no_process(
         time.sleep(0.3)
         os.killpg(process.pid, sent)  # as a terminal does
         assert process.wait(20) == code
-        said = process.stderr.read()
-    assert b"--resume" in said
-    assert b"Traceback" not in said
+        message = process.stderr.read()
+    assert b"--resume" in message
+    assert b"Traceback" not in message
     assert [record["path"] for record in records(output.read_bytes())] == [str(first)]
     deadline = time.monotonic() + 10
-    while is_any_left(process.pid):
+    while has_processes(process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def is_any_left(group: int) -> bool:
+def has_processes(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -395,7 +385,7 @@ def is_any_left(group: int) -> bool:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_a_document_is_whole_or_the_old_one(tiny_folder: Path, tmp_path: Path, sent: signal.Signals) -> None:
+def test_json_document_is_the_old_or_the_new_one(tiny_folder: Path, tmp_path: Path, sent: signal.Signals) -> None:
     (first,) = write_images(tmp_path / "photos", 1)
     output = tmp_path / "out.json"
     output.write_text("old")
@@ -417,7 +407,7 @@ def test_a_document_is_whole_or_the_old_one(tiny_folder: Path, tmp_path: Path, s
     assert sorted(os.listdir(tmp_path)) == ["out.json", "photos"]
 
 
-def test_a_refused_model_leaves_the_output_alone(tiny_folder: Path, tmp_path: Path) -> None:
+def test_refused_model_leaves_the_output_unchanged(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path / "photos", 1)
     (tmp_path / "old.csv").write_text("old")
     for name in ("old.csv", "new.csv"):

@@ -73,6 +73,7 @@ def test_torch_and_openvino_agree(demo: Checkpoint, precision: Precision) -> Non
 SMALL = RandomWeights(LevitConfig((16, 24), (8, 8), (2, 3), (1, 1), num_classes=7, image_size=(32, 32)))
 
 
+@pytest.mark.exhaustive
 def test_the_compiled_engine_agrees_with_torch_up_to_its_batch_size() -> None:
     requested = EngineSpec("cpu", "compile", "fp32", batch_size=3)
     compiled = make_engine(SMALL, requested)

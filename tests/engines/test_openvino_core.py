@@ -12,13 +12,13 @@ import numpy as np
 from pathlib import Path
 from levit_cli.checkpoints import load
 from levit_cli.engines import EngineSpec, make_engine
-from levit_cli.finetune.onnx_teacher import NetworkFile
+from levit_cli.finetune.onnx_teacher import OnnxNetwork
 import openvino as ov
 from openvino import opset15 as opset
 
 pixels = opset.parameter([-1, 3, 8, 8], np.float32)
 ov.save_model(ov.Model([opset.reduce_mean(pixels, [2, 3], False)], [pixels]), "network.xml")
-engines = [make_engine(load("demo"), EngineSpec()), NetworkFile(Path("network.xml"), 1)]
+engines = [make_engine(load("demo"), EngineSpec()), OnnxNetwork(Path("network.xml"), 1)]
 """
 SAME_THREAD = "while engines:\n    engines.pop(0)\n    gc.collect()\n"
 OTHER_THREAD = "thread = threading.Thread(target=engines.clear)\nthread.start()\nthread.join()\ngc.collect()\n"

@@ -18,7 +18,7 @@ from levit_cli.eval.results import ConfidentError, Confusion, Proportion
 from levit_cli.eval.summarize import summarize
 from levit_cli.predict.reader import Reader
 from tests.eval.cases import evaluation, logits_of, random_logits
-from tests.support.sample_images import sample_image, write_images
+from tests.support.sample_images import sample_image, write_class_folders
 
 SPEC = EngineSpec(precision="fp32")
 
@@ -30,10 +30,8 @@ def tiny(tiny_folder: Path) -> Checkpoint:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Write nine images of three of the seven classes; the spelling of each class folder follows a different rule."""
-    for name in ("Class_1", "class 5", "CLASS 3"):
-        write_images(tmp_path / "data" / name, 3, "png")
-    return tmp_path / "data"
+    """Write nine images of three of the seven classes; each class folder is spelled in another way."""
+    return write_class_folders(tmp_path / "data", ("Class_1", "class 5", "CLASS 3"), 3, "png")
 
 
 # --- predictions

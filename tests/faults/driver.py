@@ -1,4 +1,4 @@
-"""``levit`` in children of one process, which has imported everything; in each, another call to the system may fail."""
+"""Run ``levit`` in forked processes in which chosen system calls fail."""
 
 import json
 import os
@@ -9,19 +9,13 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from tests.faults.injection import Injection
+from tests.support.fork_server import LIGHT
 
 LIMIT_S = 300
-PREDICTING = tuple(f"levit_cli.{name}" for name in ("checkpoints", "convert", "engines.openvino", "predict.run"))
-TRAINING = (
-    *PREDICTING,
-    "levit_cli.finetune.run",
-    "levit_cli.eval.metrics",
-    "matplotlib.backends.backend_agg",
-)
 
 
 class Outcome(NamedTuple):
-    """How a run ended, and the calls to the system that were counted."""
+    """The end of a run, and the names of the system calls that were counted."""
 
     code: int
     calls: list[str]
@@ -30,24 +24,25 @@ class Outcome(NamedTuple):
 
 
 class Driver:
-    """Runs ``levit`` where the calls that concern a folder may fail.
+    """Runs ``levit`` while system calls on a folder fail.
 
     Args:
-        scratch: where what it says is kept.
-        modules: imported here, as each child would do it again.
+        folder: calls on its files are counted and may fail.
+        scratch: holds the output of a run.
+        modules: imported once, before the first fork.
     """
 
-    def __init__(self, folder: Path, scratch: Path, modules: tuple[str, ...] = PREDICTING) -> None:
+    def __init__(self, folder: Path, scratch: Path, modules: tuple[str, ...] = LIGHT) -> None:
         for module in modules:
             import_module(module)
         self._folder, self._scratch = folder, scratch
 
     def run(self, *arguments: str | Path, fail: int = 0, lasting: bool = False) -> Outcome:
-        """``levit``; the call number ``fail`` does not succeed, and none behind it if that is lasting."""
+        """Run ``levit`` while the call number ``fail`` fails, and with ``lasting`` all after it. 0: none fails."""
         files = [self._scratch / name for name in ("stdout", "stderr", "calls")]
         child = os.fork()
         if child == 0:
-            _be_levit([*map(str, arguments)], Injection(str(self._folder), fail, lasting=lasting), files)
+            _become_levit([*map(str, arguments)], Injection(str(self._folder), fail, lasting=lasting), files)
         signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
         signal.alarm(LIMIT_S)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -56,7 +51,7 @@ class Driver:
         return Outcome(code, json.loads(calls or b"[]"), stdout, stderr)
 
 
-def _be_levit(arguments: list[str], injection: Injection, files: list[Path]) -> NoReturn:
+def _become_levit(arguments: list[str], injection: Injection, files: list[Path]) -> NoReturn:
     descriptors = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for path in files]
     for standard, descriptor in enumerate(descriptors[:2], start=1):
         os.dup2(descriptor, standard)

@@ -1,7 +1,7 @@
-"""Calls to the system that fail on request: the one of a given number, or all from there on, in one folder.
+"""Make the Nth system call on a folder fail, or all from the Nth on.
 
-Everything of Python's that opens, reads, writes, renames or closes is wrapped, ``open`` included; libraries of C are
-not. Only calls that concern the folder count, so that Python itself goes on.
+Python's functions that open, read, write, rename or close a file are wrapped, including ``open``. C libraries are not.
+Only calls on files of the folder are counted, so Python itself keeps working.
 """
 
 import builtins
@@ -18,12 +18,12 @@ CODES = {"read": errno.EIO, "write": errno.ENOSPC, "other": errno.EIO}
 
 
 class Injection:
-    """Makes calls fail, and counts them.
+    """Counts system calls and makes some of them fail.
 
     Args:
-        folder: whose files count.
+        folder: calls on its files are counted.
         number: of the first call that fails, from 1.
-        lasting: all behind it fail too.
+        lasting: all calls after it fail, too.
     """
 
     def __init__(self, folder: str, number: int, *, lasting: bool) -> None:
@@ -37,12 +37,16 @@ class Injection:
         io.open = builtins.open = self._opened
 
     def check(self, name: str, target: object) -> None:
-        """Count a call, and fail if it is its turn."""
+        """Count a call.
+
+        Raises:
+            OSError: the call is one of those that fail.
+        """
         if not self._concerns(target):
             return
         self.calls.append(name)
-        here = len(self.calls)
-        if here == self.number or (self.lasting and here > self.number):
+        number = len(self.calls)
+        if number == self.number or (self.lasting and number > self.number):
             code = errno.ENOSPC if name in ("write", "fsync", "mkdir") else errno.EIO
             raise OSError(code, os.strerror(code))
 
@@ -61,7 +65,7 @@ class Injection:
             try:
                 self.check(name, arguments[0] if arguments else None)
             except OSError:
-                if name == "close":  # what cannot be closed in peace is closed all the same
+                if name == "close":  # the descriptor is closed in spite of the error
                     original(*arguments, **options)
                 raise
             return original(*arguments, **options)

@@ -1,6 +1,7 @@
-"""What must hold, whichever call to the system fails: ``python -m tests.faults.scenarios NAME WORK MODEL STEP HOW``.
+"""Check what a command guarantees while system calls fail.
 
-WORK is an empty folder; of the calls, every STEPth fails, HOW is ``once`` or ``lasting``. Prints how many runs it took.
+Usage: ``python -m tests.faults.scenarios NAME WORK MODEL STEP HOW``. WORK is an empty folder. Every STEPth system call
+fails in a run of its own. HOW is ``once``, or ``lasting`` if all calls after it fail, too. Prints the number of runs.
 """
 
 import json
@@ -11,20 +12,24 @@ from itertools import count
 from pathlib import Path
 
 from levit_cli.errors import ExitCode
-from tests.faults.driver import TRAINING, Driver, Outcome
+from tests.faults.driver import Driver, Outcome
 from tests.finetune.sets import write_set
+from tests.support.fork_server import TORCH
 from tests.support.sample_images import write_images
 
-HONEST = {code for code in ExitCode if code != ExitCode.BUG}
+ALLOWED = {code for code in ExitCode if code != ExitCode.BUG}
 Attempt = Callable[[int], Outcome]
 
 
 def tried(attempt: Attempt, step: int, check: Callable[[Outcome], None]) -> int:
-    """How many runs it took in which one call after another failed, until there was none of that number."""
+    """Let one call after another fail until a run makes fewer calls, and return the number of runs.
+
+    Every run must end with an allowed exit code and without a traceback, and must pass ``check``.
+    """
     for number in count(1, step):
         outcome = attempt(number)
         where = f"call {number} of {len(outcome.calls)}, {outcome.calls[number - 1 : number]}: {outcome}"
-        assert outcome.code in HONEST, where
+        assert outcome.code in ALLOWED, where
         assert b"Traceback" not in outcome.stderr, where
         if len(outcome.calls) < number:
             return number // step
@@ -36,7 +41,7 @@ def tried(attempt: Attempt, step: int, check: Callable[[Outcome], None]) -> int:
 
 
 class Predicting:
-    """Images of which one is broken, their model, and the output, all in the folder where calls fail."""
+    """Images, their model and the output, in the folder where calls fail."""
 
     def __init__(self, work: Path, model: Path, suffix: str) -> None:
         self.folder = work / "folder"
@@ -49,7 +54,7 @@ class Predicting:
         self.command = ("predict", "-m", str(self.folder / "model"), str(self.folder / "photos"), *options)
 
     def check(self, outcome: Outcome, whole: bytes, old: bytes = b"") -> None:
-        """That what stands is part of the whole, and that resuming gives the rest."""
+        """Check that the output is a part of the whole one and that resuming completes it."""
         left = self.output.read_bytes() if self.output.exists() else b""
         if left != old:
             self._check_records(left, whole, old, is_done=outcome.code in (ExitCode.OK, ExitCode.SOME_FAILED))
@@ -63,13 +68,13 @@ class Predicting:
             return
         expected = [json.loads(line) for line in whole.splitlines()]
         found = [json.loads(line) for line in left[: left.rfind(b"\n") + 1].splitlines()]
-        if found and found[0]["path"] == str(self.folder / "photos"):  # which could not be listed
+        if found and found[0]["path"] == str(self.folder / "photos"):  # the folder could not be listed
             assert found[0]["status"] == "error"
             assert all(record in [*expected, *map(json.loads, old.splitlines())] for record in found[1:])
             return
         assert [record["path"] for record in found] == [record["path"] for record in expected[: len(found)]]
-        for record, right in zip(found, expected, strict=False):
-            assert record == right or (record["status"] == "error" and "top" not in record)
+        for record, correct in zip(found, expected, strict=False):
+            assert record == correct or (record["status"] == "error" and "top" not in record)
         assert len(found) == len(expected) or not is_done
 
 
@@ -87,14 +92,14 @@ def predict(work: Path, model: Path, step: int, *, lasting: bool, suffix: str = 
 
 
 def resume(work: Path, model: Path, step: int, *, lasting: bool, suffix: str = "jsonl") -> int:
-    """A run that tries a record in the middle again, and the missing last one."""
+    """A resumed run that retries a failed image and adds a missing one."""
     case = Predicting(work, model, suffix)
-    right = case.photos[1].read_bytes()
+    content = case.photos[1].read_bytes()
     case.photos[1].write_bytes(b"")
     case.photos[2].rename(work / "last")
     case.driver.run(*case.command)
     old = case.output.read_bytes()
-    case.photos[1].write_bytes(right)
+    case.photos[1].write_bytes(content)
     (work / "last").rename(case.photos[2])
     case.driver.run(*case.command, "--overwrite")
     whole = case.output.read_bytes()
@@ -108,7 +113,7 @@ def resume(work: Path, model: Path, step: int, *, lasting: bool, suffix: str = "
 
 
 def document(work: Path, model: Path, step: int, *, lasting: bool) -> int:
-    """``--overwrite`` of a json file: the old one or the new one."""
+    """Overwriting a json file leaves the old or the new one."""
     case = Predicting(work, model, "json")
     case.driver.run(*case.command)
     whole = json.loads(case.output.read_bytes())
@@ -127,7 +132,7 @@ def document(work: Path, model: Path, step: int, *, lasting: bool) -> int:
 
 
 def convert(work: Path, model: Path, step: int, *, lasting: bool) -> int:
-    """The source is untouched, the result the old one or the new one."""
+    """Converting leaves the source unchanged and the old or the new result."""
     folder = work / "folder"
     shutil.copytree(model, folder / "source")
     source = {path: path.read_bytes() for path in (folder / "source").iterdir()}
@@ -150,39 +155,39 @@ def convert(work: Path, model: Path, step: int, *, lasting: bool) -> int:
 
 
 def finetune(work: Path, model: Path, step: int, *, lasting: bool) -> int:
-    """The run folder of a training: resumed, or begun anew where it had not begun, it ends as an unbroken run."""
+    """A training that is resumed, or restarted if it had not begun, ends as an uninterrupted one."""
     folder = work / "folder"
     folder.mkdir()
     (work / "scratch").mkdir()
-    driver, run = Driver(folder, work / "scratch", TRAINING), folder / "run"
+    driver, run = Driver(folder, work / "scratch", TORCH), folder / "run"
     options = ("--image-size", "48", "--epochs", "2", "--warmup-epochs", "0", "--batch-size", "12", "--workers", "0")
     fixed = ("--precision", "fp32", "--device", "cpu", "--threads", "1")
     command = ("finetune", write_set(work / "set"), "-m", model, "-o", run, *options, *fixed)
     done = driver.run(*command)
     assert done.code == 0, done
-    whole = left_by(run)
+    whole = results_of(run)
 
     def attempt(number: int) -> Outcome:
         shutil.rmtree(run, ignore_errors=True)
         return driver.run(*command, fail=number, lasting=lasting)
 
     def check(outcome: Outcome) -> None:
-        assert left_by(run) == whole or outcome.code != 0
+        assert results_of(run) == whole or outcome.code != 0
         has_begun = (run / "config.toml").exists()
         again = driver.run(*command, "--resume" if has_begun else "--overwrite")
         assert again.code == 0, again
-        assert left_by(run) == whole
+        assert results_of(run) == whole
 
     return tried(attempt, step, check)
 
 
-def left_by(run: Path) -> tuple[list[dict[str, object]], bytes]:
-    """What training came to, but for the time it took: the metrics and the model."""
+def results_of(run: Path) -> tuple[list[dict[str, object]], bytes]:
+    """Return the metrics without times, and the model."""
     if not (run / "metrics.jsonl").exists():
         return [], b""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    unlike = ("images_per_s", "epoch_s", "elapsed_s")
-    kept = [{name: value for name, value in row.items() if name not in unlike} for row in rows]
+    times = ("images_per_s", "epoch_s", "elapsed_s")
+    kept = [{name: value for name, value in row.items() if name not in times} for row in rows]
     return kept, (run / "model.safetensors").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Which images a run sees, in which order, and what becomes of bad ones."""
+"""Splitting, scanning, batching, augmentation and loading of the images."""
 
 from pathlib import Path
 
@@ -16,137 +16,135 @@ from levit_cli.finetune.data import (
     validation_loader,
 )
 from levit_cli.finetune.settings import Settings
-from levit_cli.finetune.split import find_images, look_through
+from levit_cli.finetune.split import find_images, scan
 from levit_cli.images.transforms import transform_for
 from levit_cli.predict.reader import Reader
-from tests.finetune.sets import COLOURS, write_set
+from tests.finetune.sets import COLORS
 
 
-def test_train_and_val_folders_are_taken_as_they_are(tmp_path: Path) -> None:
-    split = find_images(write_set(tmp_path, 4, 2), 0.5, 0)
+def test_train_and_val_folders_are_used_as_given(dataset: Path) -> None:
+    split = find_images(dataset, 0.5, 0)
     assert (split.classes, len(split.train), len(split.val)) == (("blue", "green", "red"), 12, 6)
     assert {path.parent.parent.name for path, _ in split.val} == {"val"}
 
 
-def test_a_split_is_stratified_and_the_same_each_time(tmp_path: Path) -> None:
-    root = write_set(tmp_path, 10, 1) / "train"
-    split, again, other = (find_images(root, 0.3, seed) for seed in (0, 0, 1))
-    assert split == again != other
-    assert [sum(target == number for _, target in split.val) for number in range(3)] == [3, 3, 3]
+def test_random_split_is_stratified_and_depends_on_the_seed_only(images: Path) -> None:
+    split, again, other_seed = (find_images(images / "train", 0.25, seed) for seed in (0, 0, 1))
+    assert split == again != other_seed
+    assert [sum(target == index for _, target in split.val) for index in range(3)] == [3, 3, 3]
     assert set(split.train).isdisjoint(split.val)
-    assert len(split.train) == 21
+    assert len(split.train) == 27
 
 
-def test_a_share_too_small_still_keeps_one_of_each(tmp_path: Path) -> None:
-    split = find_images(write_set(tmp_path, 4, 1) / "train", 0.001, 0)
-    assert len(split.val) == 3
+def test_tiny_validation_fraction_keeps_one_image_per_class(dataset: Path) -> None:
+    split = find_images(dataset / "train", 0.001, 0)
+    assert sorted(target for _, target in split.val) == [0, 1, 2]
 
 
 @pytest.mark.guarantee("training-classes")
-def test_one_class_is_no_data_set(tmp_path: Path) -> None:
-    root = write_set(tmp_path, 2, 1) / "train"
+def test_data_set_with_one_class_is_refused(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    (root / "red").rename(tmp_path / "one" / "red")
-    with pytest.raises(UsageError, match="one class only"):
+    (dataset / "train" / "red").rename(tmp_path / "one" / "red")
+    with pytest.raises(UsageError, match="only one class, red"):
         find_images(tmp_path / "one", 0.5, 0)
 
 
+def test_class_with_one_image_cannot_be_split(dataset: Path) -> None:
+    for number in (1, 2, 3):
+        (dataset / "train" / "red" / f"{number:03d}.png").unlink()
+    with pytest.raises(UsageError, match="red has only 1 image"):
+        find_images(dataset / "train", 0.5, 0)
+
+
 @pytest.mark.guarantee("training-classes")
-def test_val_classes_that_train_lacks_are_refused(tmp_path: Path) -> None:
-    root = write_set(tmp_path, 2, 2)
-    (root / "val" / "red").rename(root / "val" / "pink")
+def test_validation_classes_missing_from_train_are_refused(dataset: Path) -> None:
+    (dataset / "val" / "red").rename(dataset / "val" / "pink")
     with pytest.raises(UsageError, match="pink"):
-        find_images(root, 0.5, 0)
+        find_images(dataset, 0.5, 0)
 
 
 @pytest.mark.guarantee("training-unreadable-images")
-def test_unreadable_images_are_listed_and_left_out(tmp_path: Path) -> None:
-    root = write_set(tmp_path, 4, 2)
-    bad = root / "train" / "red" / "000.png"
-    bad.write_bytes(bad.read_bytes()[:200])
-    split = look_through(find_images(root, 0.1, 0), max_unreadable=0.1)
-    ((path, problem),) = split.bad
-    assert path == bad
+def test_unreadable_images_are_listed_and_excluded(dataset: Path) -> None:
+    truncated = dataset / "train" / "red" / "000.png"
+    truncated.write_bytes(truncated.read_bytes()[:200])
+    split = scan(find_images(dataset, 0.1, 0), max_unreadable=0.1)
+    ((path, problem),) = split.unreadable
+    assert path == truncated
     assert problem.startswith("truncated")
     assert len(split.train) == 11
 
 
 @pytest.mark.guarantee("training-unreadable-images")
-def test_too_many_unreadable_images_are_refused(tmp_path: Path) -> None:
-    root = write_set(tmp_path, 4, 2)
-    (root / "train" / "red" / "000.png").write_bytes(b"")
+def test_too_many_unreadable_images_are_refused(dataset: Path) -> None:
+    (dataset / "train" / "red" / "000.png").write_bytes(b"")
     with pytest.raises(RefusedError, match=r"1 of 18 .*000\.png: empty_file"):
-        look_through(find_images(root, 0.1, 0), max_unreadable=0.01)
+        scan(find_images(dataset, 0.1, 0), max_unreadable=0.01)
 
 
 @pytest.mark.guarantee("training-classes")
-def test_a_class_without_a_readable_image_is_refused(tmp_path: Path) -> None:
-    root = write_set(tmp_path, 2, 2)
-    for path in (root / "train" / "red").iterdir():
+def test_class_without_a_readable_image_is_refused(dataset: Path) -> None:
+    for path in (dataset / "train" / "red").iterdir():
         path.write_bytes(b"x")
-    with pytest.raises(RefusedError, match="left of red"):
-        look_through(find_images(root, 0.1, 0), max_unreadable=1.0)
+    with pytest.raises(RefusedError, match="No readable image in class red"):
+        scan(find_images(dataset, 0.1, 0), max_unreadable=1.0)
 
 
-def test_every_image_is_in_an_epoch_once_whatever_the_number_of_processes() -> None:
+def test_an_epoch_has_each_image_once_for_any_number_of_processes() -> None:
     settings = Settings(batch_size=8)
     whole = list(EpochBatches(32, settings, 3, 0))
     halves = [list(EpochBatches(32, settings, 3, 0, rank, 2)) for rank in (0, 1)]
-    assert sorted(number for batch in whole for _, _, number in batch) == list(range(32))
+    assert sorted(index for batch in whole for _, _, index in batch) == list(range(32))
     assert [sorted(a + b) for a, b in zip(*halves, strict=True)] == [sorted(batch) for batch in whole]
 
 
-def test_an_epoch_can_begin_in_its_middle_and_differs_from_the_next() -> None:
+def test_an_epoch_can_start_at_any_step_and_differs_from_the_next_epoch() -> None:
     settings = Settings(batch_size=8)
     assert list(EpochBatches(32, settings, 3, 2)) == list(EpochBatches(32, settings, 3, 0))[2:]
     first, second = (
-        [number for batch in EpochBatches(32, settings, epoch, 0) for *_, number in batch] for epoch in (0, 1)
+        [index for batch in EpochBatches(32, settings, epoch, 0) for *_, index in batch] for epoch in (0, 1)
     )
     assert first != second
 
 
-def test_repeats_show_an_image_so_often_in_an_epoch_of_the_same_length() -> None:
-    numbers = [
-        number
-        for batch in EpochBatches(30, Settings(batch_size=10, repeated_augmentation=3), 0, 0)
-        for *_, number in batch
-    ]
-    assert len(numbers) == 30
-    assert len(set(numbers)) == 10
+def test_repeated_augmentation_repeats_images_without_lengthening_the_epoch() -> None:
+    settings = Settings(batch_size=10, repeated_augmentation=3)
+    indices = [index for batch in EpochBatches(30, settings, 0, 0) for *_, index in batch]
+    assert len(indices) == 30
+    assert len(set(indices)) == 10
 
 
-def test_augmentation_depends_on_seed_epoch_and_place_only(tmp_path: Path) -> None:
-    split = find_images(write_set(tmp_path, 4, 2), 0.1, 0)
+def test_augmentation_depends_only_on_seed_epoch_and_position(dataset: Path) -> None:
+    split = find_images(dataset, 0.1, 0)
     settings = Settings(batch_size=6, rand_augment=9, erasing=0.5)
     images = TrainingImages(split.train, settings, (32, 48))
     batches = EpochBatches(len(split.train), settings, 0, 0)
     torch.manual_seed(1)
-    alone = [pixels for pixels, _ in training_loader(images, batches, 0)]
+    without_workers = [pixels for pixels, _ in training_loader(images, batches, 0)]
     torch.manual_seed(2)
-    helped = [pixels for pixels, _ in training_loader(images, batches, 2)]
-    assert alone[0].shape == (6, 3, 32, 48)
-    assert alone[0].dtype == torch.uint8
-    assert all(torch.equal(one, other) for one, other in zip(alone, helped, strict=True))
+    with_workers = [pixels for pixels, _ in training_loader(images, batches, 2)]
+    assert without_workers[0].shape == (6, 3, 32, 48)
+    assert without_workers[0].dtype == torch.uint8
+    assert all(torch.equal(one, other) for one, other in zip(without_workers, with_workers, strict=True))
     assert not torch.equal(images[(0, 0, 0)][0], images[(1, 0, 0)][0])
 
 
-def test_validation_sees_what_predict_sees_each_image_once(tmp_path: Path) -> None:
-    split, transform = find_images(write_set(tmp_path, 4, 3), 0.1, 0), transform_for("hf", (48, 48))
+def test_validation_loads_each_image_once_with_the_pixels_of_predict(dataset: Path) -> None:
+    split, transform = find_images(dataset, 0.1, 0), transform_for("hf", (48, 48))
     images = ValidationImages(split.val, transform)
     path, target = split.val[4]
-    pixels, found = images[4]
-    assert found == target
+    pixels, loaded_target = images[4]
+    assert loaded_target == target == list(COLORS).index(path.parent.name)
     assert (pixels.permute(1, 2, 0).numpy() == Reader(transform)(Input(str(path)))).all()
     parts = [
         [t for _, targets in validation_loader(images, 2, 0, rank, 2) for t in targets.tolist()] for rank in (0, 1)
     ]
-    assert sorted(parts[0] + parts[1]) == sorted(target for _, target in split.val)
-    assert len(COLOURS) == 3
+    assert all(len(part) == len(split.val) / 2 for part in parts)
+    assert sorted(parts[0] + parts[1]) == sorted(target for _, target in split.val) == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.guarantee("training-unreadable-images")
-def test_an_image_that_vanishes_is_not_replaced(tmp_path: Path) -> None:
-    split = find_images(write_set(tmp_path, 4, 2), 0.1, 0)
+def test_an_image_that_disappears_is_an_error(dataset: Path) -> None:
+    split = find_images(dataset, 0.1, 0)
     images = TrainingImages(split.train, Settings(), (32, 32))
     split.train[0][0].unlink()
     with pytest.raises(LostImageError, match="no such file"):

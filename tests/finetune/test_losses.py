@@ -1,4 +1,4 @@
-"""The losses, against Meta's formulas written out on fixed tensors."""
+"""The losses, compared with Meta's formulas on fixed tensors."""
 
 import pytest
 import torch
@@ -9,16 +9,16 @@ from levit_cli.finetune.losses import hard_distillation, label_loss, soft_distil
 
 @pytest.fixture
 def tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both heads' logits, the teacher's, (6, 5) each, and classes."""
+    """The logits (6, 5) of both heads and of the teacher, and class indices (6,)."""
     generator = torch.Generator().manual_seed(0)
     head, head_dist, teacher = (3 * torch.randn(6, 5, generator=generator) for _ in range(3))
     return head, head_dist, teacher, torch.tensor([0, 4, 2, 2, 1, 3])
 
 
-def test_hard_distillation_is_cross_entropy_with_the_teachers_best(tensors: tuple[Tensor, ...]) -> None:
+def test_hard_distillation_is_cross_entropy_with_the_teachers_prediction(tensors: tuple[Tensor, ...]) -> None:
     _, student, teacher, _ = tensors
-    best = teacher.argmax(dim=1)
-    expected = -student.log_softmax(1)[torch.arange(6), best].mean()
+    predicted = teacher.argmax(dim=1)
+    expected = -student.log_softmax(1)[torch.arange(6), predicted].mean()
     assert hard_distillation(student, teacher).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -32,23 +32,25 @@ def test_soft_distillation_is_metas_formula(tensors: tuple[Tensor, ...], tempera
 
 
 @pytest.mark.parametrize("distill", ["hard", "soft"])
-def test_the_teacher_has_a_share_of_alpha(tensors: tuple[Tensor, ...], distill: str) -> None:
+def test_alpha_weights_the_distillation_loss(tensors: tuple[Tensor, ...], distill: str) -> None:
     head, head_dist, teacher, targets = tensors
     loss = total_loss(
         (head, head_dist), targets, teacher,
         smoothing=0.1, distill=distill, alpha=0.3, temperature=2.0,  # type: ignore[arg-type]
     )  # fmt: skip
-    lesson = hard_distillation(head_dist, teacher) if distill == "hard" else soft_distillation(head_dist, teacher, 2.0)
-    torch.testing.assert_close(loss, 0.7 * label_loss(head, targets, 0.1) + 0.3 * lesson)
+    distillation = (
+        hard_distillation(head_dist, teacher) if distill == "hard" else soft_distillation(head_dist, teacher, 2.0)
+    )
+    torch.testing.assert_close(loss, 0.7 * label_loss(head, targets, 0.1) + 0.3 * distillation)
 
 
-def test_without_a_teacher_both_heads_learn_the_labels(tensors: tuple[Tensor, ...]) -> None:
+def test_without_a_teacher_both_heads_are_trained_with_the_labels(tensors: tuple[Tensor, ...]) -> None:
     head, head_dist, _, targets = tensors
     loss = total_loss((head, head_dist), targets, None, smoothing=0.0, distill="hard", alpha=0.5, temperature=1.0)
     torch.testing.assert_close(loss, (label_loss(head, targets) + label_loss(head_dist, targets)) / 2)
 
 
-def test_mixed_labels_are_probabilities(tensors: tuple[Tensor, ...]) -> None:
+def test_label_loss_accepts_class_probabilities(tensors: tuple[Tensor, ...]) -> None:
     head, _, _, targets = tensors
     one_hot = torch.nn.functional.one_hot(targets, 5).float()
     torch.testing.assert_close(label_loss(head, one_hot, 0.1), label_loss(head, targets, 0.1))

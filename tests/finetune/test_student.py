@@ -1,25 +1,25 @@
-"""Checkpoints made ready for other classes and sizes, and what learns in them."""
+"""Adapting checkpoints to other classes and image sizes, and freezing the backbone."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from levit_cli.finetune.student import Heads, adapted, freeze_backbone, resample_biases, train_mode
+from levit_cli.finetune.student import Heads, adapt, freeze_backbone, resample_biases, train_mode
 from levit_cli.model.levit import Levit
 from tests.support.random_weights import TINY, random_state
 
 
-def test_the_same_shape_is_the_same_network() -> None:
+def test_the_same_config_keeps_all_weights() -> None:
     state = random_state(TINY)
-    network = adapted(state, TINY, TINY)
+    network = adapt(state, TINY, TINY)
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(tensor, torch.from_numpy(state[name]), rtol=0, atol=0)
 
 
-def test_other_classes_get_new_linear_layers_and_keep_the_norms() -> None:
+def test_other_classes_get_new_linear_layers_and_keep_the_batch_norms() -> None:
     state = random_state(TINY)
-    network = adapted(state, TINY, replace(TINY, num_classes=3))
+    network = adapt(state, TINY, replace(TINY, num_classes=3))
     assert network.head.linear.weight.shape == (3, 32)
     assert network.head.linear.bias.abs().sum() == 0
     assert network.head_dist is not None
@@ -28,26 +28,26 @@ def test_other_classes_get_new_linear_layers_and_keep_the_norms() -> None:
     )
 
 
-def test_a_second_head_can_be_added_and_left_out() -> None:
+def test_the_distillation_head_can_be_added_and_removed() -> None:
     single = replace(TINY, distilled=False)
     state = random_state(single)
-    network = adapted(state, single, TINY)
+    network = adapt(state, single, TINY)
     assert network.head_dist is not None
     torch.testing.assert_close(network.head_dist.norm.weight, torch.from_numpy(state["head.norm.weight"]))
-    assert adapted(random_state(TINY), TINY, single).head_dist is None
+    assert adapt(random_state(TINY), TINY, single).head_dist is None
 
 
-def test_another_image_size_resamples_every_table_of_biases() -> None:
-    wanted = replace(TINY, image_size=(96, 128))
-    network = adapted(random_state(TINY), TINY, wanted)
+def test_another_image_size_resamples_all_attention_biases() -> None:
+    new_config = replace(TINY, image_size=(96, 128))
+    network = adapt(random_state(TINY), TINY, new_config)
     assert network(torch.zeros(2, 3, 96, 128)).shape == (2, 7)
     state, tables = network.state_dict(), [name for name in network.state_dict() if name.endswith("biases")]
-    fresh = Levit(wanted).state_dict()
+    initial = Levit(new_config).state_dict()
     assert len(tables) == 6
-    assert all(state[name].shape == fresh[name].shape for name in tables)
+    assert all(state[name].shape == initial[name].shape for name in tables)
 
 
-def test_resampled_biases_match_where_the_distances_do() -> None:
+def test_resampled_biases_agree_at_equal_distances() -> None:
     biases = torch.arange(9.0).view(1, 9)  # 3 x 3: 3 * dy + dx
     doubled = resample_biases(biases, (3, 3), (5, 5)).view(5, 5)
     rows = torch.arange(5.0) / 2
@@ -56,8 +56,8 @@ def test_resampled_biases_match_where_the_distances_do() -> None:
     torch.testing.assert_close(resample_biases(torch.ones(2, 1), (1, 1), (2, 2)), torch.ones(2, 4))
 
 
-def test_gradients_reach_every_parameter() -> None:
-    network = adapted(random_state(TINY), TINY, replace(TINY, image_size=(128, 128)))  # two tokens a side at the end
+def test_every_parameter_gets_a_gradient() -> None:
+    network = adapt(random_state(TINY), TINY, replace(TINY, image_size=(128, 128)))  # 2 x 2 tokens in the last stage
     heads = Heads(network)(torch.randn(4, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     sum((head.square().mean() for head in heads), torch.zeros(())).backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
@@ -65,15 +65,15 @@ def test_gradients_reach_every_parameter() -> None:
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_statistics_move_only_when_the_backbone_learns(frozen: bool) -> None:
-    network = adapted(random_state(TINY), TINY, TINY)
+def test_batch_norm_statistics_change_only_if_the_backbone_is_trained(frozen: bool) -> None:
+    network = adapt(random_state(TINY), TINY, TINY)
     if frozen:
         freeze_backbone(network)
     before = {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
     train_mode(network, frozen=frozen)
     Heads(network)(torch.randn(4, 3, 64, 64))
-    moved = [name for name, value in before.items() if not torch.equal(network.state_dict()[name], value)]
-    assert len(moved) == (0 if frozen else len(before))
-    learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    changed = [name for name, value in before.items() if not torch.equal(network.state_dict()[name], value)]
+    assert len(changed) == (0 if frozen else len(before))
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     if frozen:
-        assert learning == {f"{head}.linear.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
+        assert trainable == {f"{head}.linear.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}

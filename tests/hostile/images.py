@@ -1,8 +1,8 @@
-"""Images that nobody should have made, classified three times: ``python -m tests.hostile.images``.
+"""Classify damaged images in three ways and compare the records: ``python -m tests.hostile.images``.
 
-Every format that Pillow writes in every mode that it takes, with bits flipped, pieces cut out, doubled or set to zero,
-besides some that were made to take time or memory. Each must have its record, in order, the same each time (on
-threads, with other batches, in processes), within its time and in bounded memory.
+The images have every format and mode that Pillow writes, with bits flipped and pieces cut out, doubled or zeroed. Some
+more take much time or memory to decode. Each image must get one record, in order, within the time limit and in bounded
+memory. The records must be the same on threads, with another batch size and in processes.
 """
 
 import argparse
@@ -18,13 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from levit_cli.checkpoints import load, save
-from levit_cli.checkpoints.save import to_format
-from levit_cli.checkpoints.weights import write_safetensors
 from levit_cli.images.decode import ALLOWED_FORMATS
 from levit_cli.images.jpeg import SCAN, segments
 from tests.support.binary import LEVIT, environment
-from tests.support.random_weights import TINY, random_state
+from tests.support.random_weights import write_folder
 from tests.support.sample_images import sample_image
 
 LIMIT_S = 20.0
@@ -39,7 +36,7 @@ VARIANTS: dict[str, list[dict[str, object]]] = {
 
 
 def whole_images() -> dict[str, bytes]:
-    """Small images by what they are, in all formats and modes."""
+    """Return small valid images in all formats and modes, by name."""
     Image.init()
     found = {}
     for format in sorted(Image.SAVE):
@@ -63,27 +60,27 @@ def in_mode(mode: str) -> Image.Image:
     return image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
 
 
-def damaged(content: bytes, dice: np.random.Generator) -> bytes:
-    """The content after one of several misfortunes."""
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return the content with one of several kinds of damage."""
     data = bytearray(content)
-    place, other = sorted(dice.integers(0, len(data), 2).tolist())
-    how = dice.integers(0, 6)
+    start, end = sorted(rng.integers(0, len(data), 2).tolist())
+    how = rng.integers(0, 6)
     if how == 0:
-        return bytes(data[:other])
+        return bytes(data[:end])
     if how == 1:
-        return bytes(data[:place] + data[other:])
+        return bytes(data[:start] + data[end:])
     if how == 2:
-        return bytes(data[:other] + data[place:])
+        return bytes(data[:end] + data[start:])
     if how == 3:
-        return bytes(data[:place] + bytes(other - place) + data[other:])
+        return bytes(data[:start] + bytes(end - start) + data[end:])
     reach = len(data) if how == 4 else min(len(data), 100)
-    for bit in dice.integers(0, 8 * reach, dice.integers(1, 30)).tolist():
+    for bit in rng.integers(0, 8 * reach, rng.integers(1, 30)).tolist():
         data[bit // 8] ^= 1 << bit % 8
     return bytes(data)
 
 
 def scan_bomb() -> bytes:
-    """A progressive JPEG of a megabyte that takes minutes: one scan over many pixels, again and again."""
+    """Return a progressive JPEG of 1 MB that takes minutes to decode: it repeats a scan over many pixels."""
     file = BytesIO()
     Image.new("L", (16_000, 11_000), 100).save(file, "JPEG", progressive=True)
     content = file.getvalue()
@@ -92,20 +89,20 @@ def scan_bomb() -> bytes:
 
 
 def write_hostile(folder: Path, count: int, seed: int) -> None:
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     whole = whole_images()
     decoded = sorted(name for name in whole if name.startswith(ALLOWED_FORMATS))
     for number in range(count):
-        names = sorted(whole) if number % 5 == 0 else decoded  # those that we take more often than the rest
-        name = names[int(dice.integers(0, len(names)))]
-        (folder / f"{number:04d} {name}.jpg").write_bytes(damaged(whole[name], dice))
+        names = sorted(whole) if number % 5 == 0 else decoded  # mostly formats that levit reads
+        name = names[int(rng.integers(0, len(names)))]
+        (folder / f"{number:04d} {name}.jpg").write_bytes(damaged(whole[name], rng))
     (folder / "0001 scan bomb.jpg").write_bytes(scan_bomb())
     for size in ((1, 60_000), (60_000, 1), (13_000, 13_000), (40_000, 4_000)):
         Image.new("1", size).save(folder / f"{count:04d} {size[0]} x {size[1]}.png")
 
 
 def classified(model: Path, folder: Path, *options: str) -> tuple[bytes, float, int]:
-    """The records, the seconds it took, and the most memory in bytes that one process took."""
+    """Run ``levit predict``. Returns its records, the seconds it took and its peak memory in bytes."""
     limit = ("--timeout", str(LIMIT_S), "-f", "jsonl", "-k", "2", "-q")
     with tempfile.TemporaryFile() as stdout:
         start = time.perf_counter()
@@ -118,13 +115,6 @@ def classified(model: Path, folder: Path, *options: str) -> tuple[bytes, float, 
         return stdout.read(), time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
-def random_model(folder: Path) -> Path:
-    bare = folder / "bare.safetensors"
-    write_safetensors(bare, to_format(random_state(TINY), TINY, "timm"), "float32")
-    save(load(bare, preprocessing="hf"), folder / "model", "hf")
-    return folder / "model"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=300)
@@ -134,7 +124,7 @@ def main() -> None:
         folder = Path(temporary, "images")
         folder.mkdir()
         write_hostile(folder, options.count, options.seed)
-        model = random_model(Path(temporary))
+        model = write_folder(Path(temporary, "model"))
         paths = sorted(map(str, folder.iterdir()), key=os.fsencode)
         first: bytes | None = None
         for how in ([], ["-b", "3"], ["--isolate"]):
@@ -143,10 +133,10 @@ def main() -> None:
             kinds = Counter(record.get("error", {}).get("kind", "ok") for record in found)
             print(f"{' '.join(how) or 'threads':<10} {seconds:6.1f} s  {peak >> 20:5,} MB  {dict(kinds.most_common())}")
             assert [record["path"] for record in found] == paths
-            assert kinds["timeout"] == 1, "only the scan bomb takes its time"
+            assert kinds["timeout"] == 1, "only the scan bomb times out"
             assert kinds["decoder_crashed"] == 0
             assert peak < MAX_MEMORY
-            assert first in (None, records), "another answer than before"
+            assert first in (None, records), "the records differ from the first run's"
             first = records
     print(f"{len(paths)} images, the same records each time")
 

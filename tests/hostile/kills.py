@@ -1,7 +1,7 @@
-"""``kill -9`` at random moments, then ``--resume``: ``make kills``, or ``python -m tests.hostile.kills``.
+"""Kill ``levit predict --resume`` at random moments: ``make kills``, or ``python -m tests.hostile.kills``.
 
-Each round begins from nothing or from a file in which some images failed, and is killed again and again until a run
-comes through. What is left must be what an unbroken run leaves, byte for byte.
+A round starts without an output, or with one in which some images failed. It is killed repeatedly until a run finishes.
+The output must then equal that of an uninterrupted run, byte for byte.
 """
 
 import argparse
@@ -11,17 +11,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.hostile.images import random_model
 from tests.support.binary import LEVIT, environment, levit
+from tests.support.random_weights import write_folder
 from tests.support.sample_images import write_images
 
 IMAGES = 60
 FORMATS = ("jsonl", "csv", "tsv")
 
 
-def unbroken(command: list[str], folder: Path, suffix: str) -> tuple[bytes, float]:
-    """What is to come of it, and the seconds it takes."""
-    output = folder / f"unbroken.{suffix}"
+def uninterrupted(command: list[str], folder: Path, suffix: str) -> tuple[bytes, float]:
+    """Return the output of an uninterrupted run and the seconds it takes."""
+    output = folder / f"uninterrupted.{suffix}"
     start = time.perf_counter()
     done = levit(*command, "-o", output, "--overwrite")
     assert done.returncode in (0, 1), done.stderr
@@ -29,7 +29,7 @@ def unbroken(command: list[str], folder: Path, suffix: str) -> tuple[bytes, floa
 
 
 def killed_within(command: list[str], seconds: float) -> bool:
-    """Whether it had to be killed; else it came through."""
+    """Run a command and kill it after some seconds. Returns whether it was killed before it finished."""
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment()) as process:
         try:
             _, stderr = process.communicate(timeout=seconds)
@@ -45,11 +45,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    dice = random.Random(options.seed)
+    rng = random.Random(options.seed)
     kills = rounds = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        model = random_model(folder)
+        model = write_folder(folder / "model")
         photos = write_images(folder / "photos", IMAGES)
         while kills < options.kills:
             suffix = FORMATS[rounds % len(FORMATS)]
@@ -57,27 +57,27 @@ def main() -> None:
             output.unlink(missing_ok=True)
             command = ["predict", "-m", str(model), str(folder / "photos"), "-b", "2", "-q"]
             if rounds % 2:
-                half_done(command, photos, output, dice)
-            expected, seconds = unbroken(command, folder, suffix)
+                half_done(command, photos, output, rng)
+            expected, seconds = uninterrupted(command, folder, suffix)
             resuming = [LEVIT, *command, "-o", str(output), "--resume"]
-            while kills < options.kills and killed_within(resuming, dice.uniform(0.3, 2.0) * seconds):
+            while kills < options.kills and killed_within(resuming, rng.uniform(0.3, 2.0) * seconds):
                 kills += 1
             assert not killed_within(resuming, 600)
-            assert output.read_bytes() == expected, f"round {rounds}: {output} is not what it should be"
-            leftovers = {path.name for path in folder.iterdir()} - {"photos", "model", "bare.safetensors"}
+            assert output.read_bytes() == expected, f"round {rounds}: {output} differs from an uninterrupted run"
+            leftovers = {path.name for path in folder.iterdir()} - {"photos", "model"}
             assert not [name for name in leftovers if name.startswith(".")], leftovers
             rounds += 1
-            print(f"{kills} kills, {rounds} rounds, all byte for byte", flush=True)
+            print(f"{kills} kills, {rounds} rounds, all outputs equal", flush=True)
 
 
-def half_done(command: list[str], photos: list[Path], output: Path, dice: random.Random) -> None:
-    """Leave an output in which some images failed and some are missing, and right the images."""
-    spoiled = dice.sample(photos, 12)
-    hidden = [path for path in spoiled[6:] if path.exists()]
-    contents = {path: path.read_bytes() for path in spoiled}
-    for path in spoiled:
+def half_done(command: list[str], photos: list[Path], output: Path, rng: random.Random) -> None:
+    """Write an output in which some images failed and some are missing, then restore the images."""
+    broken = rng.sample(photos, 12)
+    missing = [path for path in broken[6:] if path.exists()]
+    contents = {path: path.read_bytes() for path in broken}
+    for path in broken:
         path.write_bytes(b"")
-    for path in hidden:
+    for path in missing:
         path.unlink()
     assert levit(*command, "-o", output).returncode == 1
     for path, content in contents.items():

@@ -23,6 +23,7 @@ transformers = pytest.importorskip("transformers")
 FP32 = EngineSpec(device="cpu", precision="fp32", threads=2)
 TORCH_TOLERANCE, OPENVINO_TOLERANCE = 1e-5, 5e-5
 Array = NDArray[Any]
+EACH_VARIANT = [pytest.param(name, marks=[pytest.mark.exhaustive] * (name != "levit-128S")) for name in VARIANTS]
 
 
 def tensors_of(state: dict[str, Array]) -> dict[str, torch.Tensor]:
@@ -88,7 +89,7 @@ def engines(config: LevitConfig, state: dict[str, Array]) -> tuple[TorchEngine, 
 
 
 @pytest.mark.parametrize("distilled", [True, False], ids=["two heads", "one head"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EACH_VARIANT)
 @torch.inference_mode()
 def test_logits_equal_those_of_the_references(variant: str, distilled: bool) -> None:
     config = replace(VARIANTS[variant], distilled=distilled)
@@ -106,7 +107,7 @@ def test_logits_equal_those_of_the_references(variant: str, distilled: bool) -> 
         assert relative_error(graph, reference) <= OPENVINO_TOLERANCE
 
 
-@pytest.mark.parametrize("variant", ["levit-128S", "levit-384"])
+@pytest.mark.parametrize("variant", ["levit-128S", pytest.param("levit-384", marks=pytest.mark.exhaustive)])
 @torch.inference_mode()
 def test_hidden_states_and_features_equal_those_of_the_references(variant: str) -> None:
     config = VARIANTS[variant]

@@ -1,6 +1,7 @@
-"""Decoders that crash or hang on request: Pillow's, wrapped by a ``sitecustomize.py`` that Python imports by itself.
+"""Make Pillow's decoders crash or hang on chosen images.
 
-An image asks for it by a word in it. Nothing in the product knows of this.
+A ``sitecustomize.py``, which Python imports at its start, wraps Pillow's ``load``. A marker in the image's comment
+selects the fault.
 """
 
 from pathlib import Path
@@ -16,10 +17,10 @@ load = ImageFile.ImageFile.load
 def faulty(self):
     file = getattr(self, "fp", None)
     if file is not None:
-        place = file.tell()
+        position = file.tell()
         file.seek(0)
         content = file.read()
-        file.seek(place)
+        file.seek(position)
         if b"levit-test-abort" in content:
             os.abort()
         while b"levit-test-hang" in content:
@@ -31,12 +32,12 @@ ImageFile.ImageFile.load = faulty
 
 
 def faulty_decoders(folder: Path) -> dict[str, str]:
-    """The variables of an environment in which they are."""
+    """Write the wrapper into a new folder and return the environment variables that load it."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
     return {"PYTHONPATH": str(folder)}
 
 
 def ask_for(fault: str, path: Path) -> None:
-    """Make ``path`` an image on which decoding ends in ``abort`` or ``hang``."""
+    """Write an image on which decoding aborts or hangs."""
     sample_image().save(path, "JPEG", comment=f"levit-test-{fault}".encode())

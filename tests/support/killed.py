@@ -1,4 +1,4 @@
-"""A process that is killed amid a call to the system, without a process: the call does not come back."""
+"""Simulate SIGKILL during a system call inside the test process: the call raises and nothing after it runs."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,14 +10,18 @@ CALLS = ("write", "ftruncate", "replace", "fsync", "unlink")
 
 
 class KilledError(BaseException):
-    """Nothing after this happens, as after SIGKILL."""
+    """Ends the code under test. Nothing catches it, as nothing runs after SIGKILL."""
 
 
 @contextmanager
 def dies_at(number: int, folder: Path) -> Iterator[list[str]]:
-    """The system call of that number does not come back; of a write, half is done. Yields the calls that were made.
+    """Raise ``KilledError`` at a system call and at all after it, and yield the names of the calls made so far.
 
-    At the end, what was open in the folder is closed, and with it go the locks.
+    A write writes half of its bytes first. At the end, the files that are open in the folder are closed, which
+    releases their locks.
+
+    Args:
+        number: of the system call, from 1.
     """
     calls: list[str] = []
     originals = {name: getattr(os, name) for name in CALLS}

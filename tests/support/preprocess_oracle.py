@@ -1,7 +1,7 @@
-"""The slow and obvious preprocessing, and images to try it on.
+"""A slow reference for preprocessing, and images to compare it on.
 
-``resize_then_crop`` resizes the whole image in one call of Pillow's and then cuts the middle out of it, as
-torchvision, timm and transformers do. Our own preprocessing resizes only what the crop keeps, and is compared to this.
+``resize_then_crop`` resizes the whole image in one call of Pillow and then crops its center, as torchvision, timm and
+transformers do. levit's preprocessing resizes only what the crop keeps and is compared to this reference.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image
 from levit_cli.images.transforms import Transform
 
 Pixels = NDArray[np.uint8]
-Size = tuple[int, int]  # width, height, as Pillow has it
+Size = tuple[int, int]  # width, height, in Pillow's order
 
 EVERY_REMAINDER: list[Size] = [(261 + i, 340 + j) for i in range(4) for j in range(4)] + [
     (97 + i, 60 + j) for i in range(4) for j in range(4)
@@ -33,7 +33,7 @@ def resize_then_crop(image: Image.Image, transform: Transform) -> Pixels:
 
 
 def noise_and_edges(size: Size) -> Image.Image:
-    """A smooth image with fine noise and hard edges: what interpolates, what averages out and what rings."""
+    """Make a smooth image with fine noise and hard edges, on which resize filters differ most."""
     width, height = size
     rng = np.random.default_rng(width * 10_000 + height)
     coarse = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)

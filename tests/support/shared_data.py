@@ -1,4 +1,4 @@
-"""Real photos, where the machine has them. They are no part of the repository; tests without them say so and skip."""
+"""Find real photos and checkpoints. They are not part of the repository, and tests skip without them."""
 
 import os
 import tarfile
@@ -12,16 +12,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def shared(name: str, kind: str = "data") -> Path:
-    """A file of the folder ``$LEVIT_TEST_DATA``, or else of ``shared/<kind>`` beside the repository."""
+    """Return a file of the folder ``$LEVIT_TEST_DATA``, or of ``shared/<kind>`` next to the repository."""
     folder = Path(os.environ.get("LEVIT_TEST_DATA") or REPOSITORY.parent / "shared" / kind)
     path = folder / name
     if not path.exists():
-        pytest.skip(f"needs {name}, which is not in {folder} (set LEVIT_TEST_DATA to where it is)")
+        pytest.skip(f"needs {name}, which is not in {folder} (set LEVIT_TEST_DATA to its folder)")
     return path
 
 
 def shared_photos(name: str, count: int) -> Iterator[Image.Image]:
-    """``count`` RGB photos, spread evenly over a shared tar of JPEGs, read in place."""
+    """Yield ``count`` RGB photos, spread evenly over a shared tar of JPEGs."""
     return _photos(shared(name), count)
 
 

@@ -1,4 +1,4 @@
-"""``levit finetune``: a model of one's own classes."""
+"""``levit finetune``: train a model on your own classes."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,156 +8,234 @@ import typer
 from levit_cli import choices
 from levit_cli.cli import options
 from levit_cli.cli.errors import Result, handle_errors
-from levit_cli.system.progress import log
+from levit_cli.system.progress import log, shows_progress, silent
 
-RUN, IMAGES, LEARNING, TEACHER, MACHINE = "The run", "Images", "Learning", "Teacher", "Machine"
+RUN, IMAGES, TRAINING, TEACHER, DEVICE, GENERAL = "Run", "Images", "Training", "Teacher", "Device", "General"
 
 
 def setting(*names: str, help: str, panel: str, **more: Any) -> Any:  # noqa: A002
-    """An option whose default the preset decides."""
+    """Return an option of ``Settings``; without it, the preset, ``--config`` or the resumed run decides."""
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=more.pop("default", False), **more)
 
 
 @handle_errors
 def finetune(
-    data: Annotated[Path, typer.Argument(metavar="FOLDER", help="Class folders, or train/ and val/ of them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The run folder, a MODEL afterwards.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="A folder with one folder of images per class, or with train/ and val/ folders of this layout.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            rich_help_panel=RUN,
+            help="Run folder to write. Its best model is a MODEL for the other commands.",
+        ),
+    ],
     model: Annotated[
-        str | None, setting("--model", "-m", help="A MODEL to start from.", panel=RUN, default="levit-256")
+        str | None, setting("--model", "-m", help="MODEL to start from.", panel=RUN, default="levit-256")
     ] = None,
     from_scratch: Annotated[
         str | None,
-        setting(help="Start with random weights: a variant, or a config.json of widths.", panel=RUN, metavar="VARIANT"),
+        setting(
+            help="Start from random weights: a variant (levit-128S … levit-384), or a config.json with other widths.",
+            panel=RUN,
+            metavar="VARIANT",
+        ),
     ] = None,
     preset: Annotated[
-        choices.Preset, typer.Option(help="Defaults for small sets, or the paper's.", rich_help_panel=RUN)
+        choices.Preset,
+        typer.Option(help="Default settings: for small data sets, or the paper's.", rich_help_panel=RUN),
     ] = "small",
     config: Annotated[
-        Path | None, setting(help="Settings of an earlier run; options win.", panel=RUN, metavar="FILE")
+        Path | None,
+        setting(help="Settings from the config.toml of a run; options override it.", panel=RUN, metavar="FILE"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.", rich_help_panel=RUN)] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in -o.", rich_help_panel=RUN)] = False,
-    epochs: Annotated[int | None, setting(help="Passes over the images.", panel=RUN, default="20")] = None,
-    seed: Annotated[int | None, setting(help="Of everything random.", panel=RUN, default="0")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in -o with its settings.", rich_help_panel=RUN)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in -o if there is one.", rich_help_panel=RUN)
+    ] = False,
+    epochs: Annotated[int | None, setting(help="Number of epochs.", panel=RUN, default="20")] = None,
+    seed: Annotated[int | None, setting(help="Random seed.", panel=RUN, default="0")] = None,
     image_size: Annotated[
         str | None,
         setting(
-            help="Pixels, N or HxW; biases are interpolated.", panel=IMAGES, metavar="N|HxW", default="the model's"
+            help="Image size in pixels; the attention biases are interpolated to it.",
+            panel=IMAGES,
+            metavar="N|HxW",
+            default="the model's",
         ),
     ] = None,
     resize_to: Annotated[
         int | None,
         setting(
-            help="Shortest edge before the centre crop, in use.",
+            help="Shortest edge before the center crop, in validation and prediction.",
             panel=IMAGES,
             metavar="PIXELS",
-            default="256/224 of the size",
+            default="256/224 of the image size",
         ),
     ] = None,
     val_split: Annotated[
-        float | None, setting(help="Share kept for validation where there is no val/.", panel=IMAGES, default="0.1")
+        float | None,
+        setting(help="Fraction of each class to validate on if there is no val/ folder.", panel=IMAGES, default="0.1"),
     ] = None,
     max_unreadable: Annotated[
         str | None,
         setting(
-            help="Unreadable images that are left out without giving up.",
+            help="Largest accepted fraction of unreadable images. They are skipped and listed in unreadable.tsv.",
             panel=IMAGES,
-            metavar="SHARE|N%",
+            metavar="FRACTION|N%",
             default="1%",
         ),
     ] = None,
     crop_scale: Annotated[
-        float | None, setting(help="Smallest share of an image in a training crop.", panel=IMAGES, default="0.35")
+        float | None,
+        setting(help="Smallest fraction of an image's area in a random crop.", panel=IMAGES, default="0.35"),
     ] = None,
     flip: Annotated[
-        bool | None, setting("--flip/--no-flip", help="Mirror half of them.", panel=IMAGES, default="flip")
+        bool | None, setting("--flip/--no-flip", help="Mirror images at random.", panel=IMAGES, default="flip")
     ] = None,
     rand_augment: Annotated[
-        int | None, setting(help="RandAugment's magnitude, up to 30.", panel=IMAGES, default="0")
+        int | None, setting(help="RandAugment magnitude, up to 30; 0 disables it.", panel=IMAGES, default="0")
     ] = None,
-    mixup: Annotated[float | None, setting(help="Mixup's alpha.", panel=IMAGES, default="0")] = None,
-    cutmix: Annotated[float | None, setting(help="Cutmix's alpha.", panel=IMAGES, default="0")] = None,
-    erasing: Annotated[
-        float | None, setting(help="Share of images with a part erased.", panel=IMAGES, default="0")
-    ] = None,
+    mixup: Annotated[float | None, setting(help="Mixup alpha; 0 disables it.", panel=IMAGES, default="0")] = None,
+    cutmix: Annotated[float | None, setting(help="CutMix alpha; 0 disables it.", panel=IMAGES, default="0")] = None,
+    erasing: Annotated[float | None, setting(help="Random erasing probability.", panel=IMAGES, default="0")] = None,
     repeated_augmentation: Annotated[
-        int | None, setting(help="Times an image is in an epoch, each augmented anew.", panel=IMAGES, default="1")
+        int | None,
+        setting(help="Number of augmented copies of each image in an epoch.", panel=IMAGES, default="1"),
     ] = None,
     freeze: Annotated[
-        choices.Frozen | None, setting(help="backbone: only the heads learn.", panel=LEARNING, default="nothing")
+        choices.Frozen | None,
+        setting(
+            help="Weights that are not trained; backbone trains only the heads' linear layers.",
+            panel=TRAINING,
+            default="nothing",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        setting("--batch-size", "-b", help="Images per update, of all processes.", panel=LEARNING, default="64"),
+        setting("--batch-size", "-b", help="Images per step, over all processes.", panel=TRAINING, default="64"),
     ] = None,
     grad_accum_steps: Annotated[
-        int | None, setting(help="Parts that a batch is computed in, to save memory.", panel=LEARNING, default="1")
+        int | None,
+        setting(
+            help="Gradient accumulation: compute a batch in this number of parts, which saves memory.",
+            panel=TRAINING,
+            default="1",
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        setting("--learning-rate", "--lr", help="At its peak.", panel=LEARNING, default="from the batch size"),
+        setting(
+            "--learning-rate", "--lr", help="Peak learning rate.", panel=TRAINING, default="depends on the batch size"
+        ),
     ] = None,
-    min_lr: Annotated[float | None, setting(help="At the end.", panel=LEARNING, default="1e-5")] = None,
+    min_lr: Annotated[float | None, setting(help="Final learning rate.", panel=TRAINING, default="1e-5")] = None,
     warmup_epochs: Annotated[
-        float | None, setting(help="Until the rate is at its peak.", panel=LEARNING, default="1")
+        float | None, setting(help="Epochs of linear learning-rate warm-up.", panel=TRAINING, default="1")
     ] = None,
-    weight_decay: Annotated[float | None, setting(help="AdamW's.", panel=LEARNING, default="0.025")] = None,
+    weight_decay: Annotated[float | None, setting(help="AdamW weight decay.", panel=TRAINING, default="0.025")] = None,
     clip_grad: Annotated[
-        float | None, setting(help="Longest gradient; 0 for any.", panel=LEARNING, default="1")
+        float | None, setting(help="Maximum gradient norm; 0 disables clipping.", panel=TRAINING, default="1")
     ] = None,
     clip_mode: Annotated[
         choices.ClipMode | None,
-        setting(help="As one vector, or unit by unit as in the paper.", panel=LEARNING, default="norm"),
+        setting(
+            help="norm clips all gradients together; agc clips each unit's relative to its weights, as in the paper.",
+            panel=TRAINING,
+            default="norm",
+        ),
     ] = None,
     ema: Annotated[
-        float | None, setting(help="Decay of the weights' moving average; 0 for none.", panel=LEARNING, default="0.998")
+        float | None,
+        setting(help="Decay of the moving average of the weights; 0 disables it.", panel=TRAINING, default="0.998"),
     ] = None,
-    label_smoothing: Annotated[
-        float | None, setting(help="Share spread over all classes.", panel=LEARNING, default="0.1")
-    ] = None,
-    drop_path: Annotated[
-        float | None, setting(help="Share of residual branches left out.", panel=LEARNING, default="0")
-    ] = None,
+    label_smoothing: Annotated[float | None, setting(help="Label smoothing.", panel=TRAINING, default="0.1")] = None,
+    drop_path: Annotated[float | None, setting(help="Stochastic depth rate.", panel=TRAINING, default="0")] = None,
     teacher: Annotated[
-        str | None, setting(help="A MODEL, a torchvision name, or an ONNX file.", panel=TEACHER, metavar="TEACHER")
+        str | None,
+        setting(
+            help="Teacher for distillation: a MODEL, a torchvision network's name, or an ONNX file.",
+            panel=TEACHER,
+            metavar="TEACHER",
+        ),
     ] = None,
     teacher_weights: Annotated[
-        str | None, setting(help="Weights for a torchvision teacher.", panel=TEACHER, metavar="FILE")
+        str | None, setting(help="Weights file of a torchvision teacher.", panel=TEACHER, metavar="FILE")
     ] = None,
     teacher_size: Annotated[
-        int | None, setting(help="Pixels a side that a torchvision teacher sees.", panel=TEACHER, metavar="PIXELS")
+        int | None,
+        setting(
+            help="Image size of a torchvision teacher.",
+            panel=TEACHER,
+            metavar="PIXELS",
+            default="the student's; 224 with ImageNet weights",
+        ),
     ] = None,
     distill: Annotated[
         choices.Distillation | None,
-        setting(help="By its best class, or its probabilities.", panel=TEACHER, default="hard"),
+        setting(
+            help="Train with the class that the teacher predicts (hard) or with its probabilities (soft).",
+            panel=TEACHER,
+            default="hard",
+        ),
     ] = None,
     alpha: Annotated[
-        float | None, setting(help="The teacher's share of the loss.", panel=TEACHER, default="0.5")
+        float | None, setting(help="Weight of the distillation loss, from 0 to 1.", panel=TEACHER, default="0.5")
     ] = None,
     distill_temperature: Annotated[
-        float | None, setting(help="By which soft logits are divided.", panel=TEACHER, default="1")
+        float | None, setting(help="Softmax temperature for --distill soft.", panel=TEACHER, default="1")
     ] = None,
     device: Annotated[
-        choices.Device | None, setting(help="auto is a GPU where there is one.", panel=MACHINE, default="auto")
+        choices.Device | None,
+        setting(help="Device to train on; auto is the GPU if there is one.", panel=DEVICE, default="auto"),
     ] = None,
     precision: Annotated[
-        choices.Precision | None, setting(help="auto is bf16 where it is native.", panel=MACHINE, default="auto")
+        choices.Precision | None,
+        setting(
+            help="Autocast precision; auto is bf16 if the device supports it, else fp16 (GPU) or fp32 (CPU).",
+            panel=DEVICE,
+            default="auto",
+        ),
     ] = None,
     compile: Annotated[  # noqa: A002
         bool | None,
         setting(
             "--compile/--no-compile",
-            help="Compile each step first: minutes at the start, then faster.",
-            panel=MACHINE,
+            panel=DEVICE,
             default="no-compile",
+            help="Compile the training step, which takes a minute or two and needs a C++ compiler.",
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes that read images; 0 for none.", rich_help_panel=MACHINE)
+        int,
+        typer.Option(
+            min=0,
+            rich_help_panel=DEVICE,
+            help="Data-loader worker processes; 0 loads the images in the training process.",
+        ),
     ] = 2,
-    threads: options.ThreadsOption = 0,
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            rich_help_panel=DEVICE,
+            show_default="all",
+            help="Threads of the training process; 0 uses all that it may use.",
+        ),
+    ] = 0,
     offline: options.OfflineOption = False,
-    quiet: options.QuietOption = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", rich_help_panel=GENERAL, help="Print nothing but errors.")
+    ] = False,
     debug: options.DebugOption = False,
 ) -> Result:
     """Train a model of your own classes.
@@ -171,15 +249,18 @@ def finetune(
     """
     given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     from levit_cli.finetune import start
+    from levit_cli.finetune.settings import Request, Runtime
 
-    del debug  # the door looks at it
+    del debug  # handle_errors reads it
+    request = Request(data, output, preset, config, given, resume=resume, overwrite=overwrite)
     return start(
-        data, output, preset, config, given,
-        resume=resume, overwrite=overwrite, workers=workers, threads=threads, offline=offline, quiet=quiet, log=log,
-    )  # fmt: skip
+        request,
+        Runtime(workers, threads, offline=offline, shows_progress=shows_progress(quiet=quiet)),
+        silent if quiet else log,
+    )
 
 
-NO_SETTINGS = (
-    "data", "output", "preset", "config", "resume", "overwrite",
-    "workers", "threads", "offline", "quiet", "debug",
-)  # fmt: skip
+NO_SETTINGS = {
+    *("data", "output", "preset", "config", "resume", "overwrite"),
+    *("workers", "threads", "offline", "quiet", "debug"),
+}

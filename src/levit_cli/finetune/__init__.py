@@ -1,66 +1,36 @@
-"""``levit finetune``: from class folders to a model of one's own classes. ``start`` is the way in."""
+"""``levit finetune``: train a LeViT on class folders. ``start`` is the entry point."""
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from levit_cli.choices import Preset
 from levit_cli.engines.spec import usable_threads
 from levit_cli.errors import ExitCode, RefusedError, UsageError
-from levit_cli.system.progress import Log, shows_progress, silent
+from levit_cli.finetune.settings import Request, Runtime, environment_defaults
+from levit_cli.system.progress import Log
 
-VARIABLES = {"model": "LEVIT_MODEL", "device": "LEVIT_DEVICE"}
 
-
-def start(
-    data: Path,
-    output: Path,
-    preset: Preset,
-    config: Path | None,
-    given: Mapping[str, Any],
-    *,
-    resume: bool,
-    overwrite: bool,
-    workers: int,
-    threads: int,
-    offline: bool,
-    quiet: bool,
-    log: Log,
-) -> ExitCode:
-    """Train, with the options of the command line as they are.
+def start(request: Request, runtime: Runtime, log: Log) -> ExitCode:
+    """Check that torch can be imported, set its number of threads, and train.
 
     Raises:
-        LevitError: of any kind; see ``finetuning.finetune``.
+        LevitError: see ``finetune.run.finetune``.
     """
-    if resume and (overwrite or config):
-        raise UsageError("--resume goes on with what is there", why="--overwrite and --config begin anew")
-    given = {**given, "max_unreadable": _share(given["max_unreadable"])}
-    if not resume:
-        given |= {name: os.environ.get(variable) or None for name, variable in VARIABLES.items() if not given[name]}
+    if request.resume and (request.overwrite or request.config):
+        raise UsageError(
+            "--resume cannot be combined with --overwrite or --config",
+            why="it continues the run in -o with the settings of that run",
+        )
+    if not request.resume:
+        request = replace(request, options=environment_defaults(request.options, os.environ))
     try:
         import torch
 
-        from levit_cli.finetune.run import Request, finetune
-    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: a torchvision made for another torch
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "install torch and torchvision together: pip install --upgrade torch torchvision"
+        from levit_cli.finetune.run import finetune
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
         raise RefusedError(
-            "Training needs torch and torchvision, which do not load here", why=why, hint=hint
+            "Training needs torch and torchvision, but they cannot be imported",
+            why=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            hint="install torch and torchvision together: pip install --upgrade torch torchvision",
         ) from error
-    torch.set_num_threads(usable_threads(threads or int(os.environ.get("OMP_NUM_THREADS") or 0)))
-    request = Request(
-        data, output, preset, config, given, resume=resume, overwrite=overwrite, workers=workers, offline=offline,
-        shows_progress=shows_progress(quiet=quiet),
-    )  # fmt: skip
-    return finetune(request, silent if quiet else log)
-
-
-def _share(text: str | None) -> float | None:
-    """0.01 or 1%."""
-    if text is None:
-        return None
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError as error:
-        raise UsageError(f"--max-unreadable {text} is no share", hint="write 0.01 or 1%") from error
+    torch.set_num_threads(usable_threads(runtime.threads or int(os.environ.get("OMP_NUM_THREADS") or 0)))
+    return finetune(request, runtime, log)

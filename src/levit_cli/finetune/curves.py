@@ -1,4 +1,4 @@
-"""The learning curves of a run as an image."""
+"""Draw the learning curves of a run."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -6,26 +6,30 @@ from typing import Any
 
 from levit_cli.system.plotting import prepare_matplotlib
 
-INCHES = (9.0, 3.6)
-DOTS_PER_INCH = 120
+FIGURE_SIZE_INCHES = (9.0, 3.6)
+DPI = 120
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
-    """A PNG: loss on the left, accuracy on the right, an epoch a point."""
+def draw_curves(history: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    """Return a PNG with the losses on the left and the validation accuracy on the right.
+
+    Args:
+        history: the metrics of each epoch, as in ``metrics.jsonl``.
+    """
     prepare_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=FIGURE_SIZE_INCHES, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     losses, accuracies = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in rows]
-    losses.plot(epochs, [row["train_loss"] for row in rows], marker=".", label="training, as minimised")
-    losses.plot(epochs, [row["val_loss"] for row in rows], marker=".", label="validation")
+    epochs = [metrics["epoch"] for metrics in history]
+    losses.plot(epochs, [metrics["train_loss"] for metrics in history], marker=".", label="training")
+    losses.plot(epochs, [metrics["val_loss"] for metrics in history], marker=".", label="validation")
     losses.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    accuracies.plot(epochs, [100 * row["val_top1"] for row in rows], marker=".", color="tab:orange")
-    best = max(rows, key=lambda row: float(row["val_top1"]))
+    accuracies.plot(epochs, [100 * metrics["val_top1"] for metrics in history], marker=".", color="tab:orange")
+    best = max(history, key=lambda metrics: float(metrics["val_top1"]))
     accuracies.set(xlabel="epoch", ylabel="validation top-1, %")
     accuracies.set_title(f"best {100 * best['val_top1']:.2f} % at epoch {best['epoch']}", fontsize=10)
     for axes in (losses, accuracies):

@@ -1,11 +1,14 @@
-"""Images for training and validation, decoded and augmented.
+"""Load, decode and augment the images for training and validation.
 
-What happens to an image is decided by the run's seed, the epoch and the image's place in it, and by nothing else:
-neither the number of workers nor an interruption changes a run.
+The augmentation of an image depends only on the run's seed, the epoch and the image's position in the epoch. The
+number of data-loader workers and an interruption therefore do not change a run.
 """
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,21 +20,27 @@ from torchvision.transforms.v2 import functional as transforms
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError, TrainingStoppedError
 from levit_cli.finetune.settings import Settings
-from levit_cli.finetune.split import Sample, image_of
+from levit_cli.finetune.split import Sample, read_image
 from levit_cli.images.transforms import Transform
 from levit_cli.model.levit import to_tensor
 from levit_cli.predict.reader import Reader
 
-CROP_RATIO = (3 / 4, 4 / 3)  # sides of a training crop, as in Inception's and everyone's since
-READERS_NICENESS = 19
+CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratios of a training crop, as in the Inception paper and torchvision
+FILL_COLOR = [124, 116, 104]  # the ImageNet mean
+WORKER_NICENESS = 19
+
+Loader = DataLoader[tuple[Tensor, Tensor]]  # pixels (B, 3, H, W) uint8, class indices (B,)
 
 
 class LostImageError(TrainingStoppedError):
-    """An image that was there when the run began cannot be read any more. No other takes its place."""
+    """An image was readable when the run started and is not any more. It is not replaced by another image."""
 
 
 class TrainingImages(Dataset[Any]):
-    """Augmented images (3, H, W) uint8 and their classes, by (epoch, place in the epoch, number of the sample)."""
+    """Augmented images (3, H, W) uint8 with their classes.
+
+    The key of an item is (epoch, position in the epoch, index of the sample).
+    """
 
     def __init__(self, samples: Sequence[Sample], settings: Settings, image_size: tuple[int, int]) -> None:
         self.samples, self.seed = samples, settings.seed
@@ -41,32 +50,35 @@ class TrainingImages(Dataset[Any]):
         return len(self.samples)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
-        epoch, place, number = key
-        path, target = self.samples[number]
+        epoch, position, index = key
+        path, target = self.samples[index]
         try:
-            image = transforms.pil_to_tensor(image_of(path))
+            image = transforms.pil_to_tensor(read_image(path))
         except InputError as error:
             raise LostImageError(f"Cannot read {path} any more", why=error.message) from error
-        with seeded(hash((self.seed, epoch, place))):
+        with seeded(hash((self.seed, epoch, position))):
             return self.transform(image), target
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Other random numbers for a while; ``torch.manual_seed`` would cost a millisecond to think of GPUs."""
-    before = torch.default_generator.get_state()
+    """Seed torch's CPU generator inside the block and restore its state afterwards.
+
+    ``torch.manual_seed`` also visits the GPUs, which costs a millisecond per call.
+    """
+    state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
-        torch.default_generator.set_state(before)
+        torch.default_generator.set_state(state)
 
 
 def augmentation(settings: Settings, image_size: tuple[int, int]) -> v2.Transform:
-    """The transform of one image (3, any, any) uint8 into (3, H, W) uint8.
+    """Return the augmentation of one image: (3, any, any) uint8 -> (3, H, W) uint8.
 
-    RandAugment is torchvision's of the same magnitude, where the paper has timm's with its noise of the magnitude; an
-    erased rectangle takes ImageNet's mean colour.
+    RandAugment is torchvision's with the same magnitude; the paper uses timm's, which adds noise to the magnitude.
+    Random erasing fills the rectangle with ImageNet's mean color.
     """
     steps: list[v2.Transform] = [
         v2.RandomResizedCrop(
@@ -78,14 +90,14 @@ def augmentation(settings: Settings, image_size: tuple[int, int]) -> v2.Transfor
         steps.append(v2.RandomHorizontalFlip())
     if settings.rand_augment:
         bilinear = v2.InterpolationMode.BILINEAR
-        steps.append(v2.RandAugment(magnitude=settings.rand_augment, interpolation=bilinear, fill=[124, 116, 104]))
+        steps.append(v2.RandAugment(magnitude=settings.rand_augment, interpolation=bilinear, fill=FILL_COLOR))
     if settings.erasing:
-        steps.append(v2.RandomErasing(settings.erasing, value=[124, 116, 104]))
+        steps.append(v2.RandomErasing(settings.erasing, value=FILL_COLOR))
     return v2.Compose(steps)
 
 
 class ValidationImages(Dataset[Any]):
-    """Images (3, H, W) uint8 as ``levit predict`` sees them, and their classes."""
+    """Images (3, H, W) uint8, preprocessed as in ``levit predict``, with their classes."""
 
     def __init__(self, samples: Sequence[Sample], transform: Transform) -> None:
         self.samples, self.read = samples, Reader(transform)
@@ -93,8 +105,8 @@ class ValidationImages(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        path, target = self.samples[number]
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, target = self.samples[index]
         try:
             pixels = self.read(Input(str(path)))
         except InputError as error:
@@ -103,17 +115,21 @@ class ValidationImages(Dataset[Any]):
 
 
 class EpochBatches:
-    """The keys of one process's share of each batch of an epoch, from a step on.
+    """Batch sampler for one epoch and one process.
 
-    An epoch is a shuffle of all samples, each ``repeated_augmentation`` times, cut to whole batches of the size that
-    all processes have together; each takes every ``world``-th of a batch.
+    An epoch is a shuffled list of all samples, each repeated ``repeated_augmentation`` times, cut to whole batches.
+    A batch is shared by all processes: each process takes every ``world_size``-th item of it.
+
+    Args:
+        count: number of samples.
+        first_step: the batch to start with, for a resumed epoch.
     """
 
     def __init__(
-        self, count: int, settings: Settings, epoch: int, first_step: int, rank: int = 0, world: int = 1
+        self, count: int, settings: Settings, epoch: int, first_step: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        self.batch_size, self.steps = steps_of(count, settings)
-        self.epoch, self.first_step, self.rank, self.world = epoch, first_step, rank, world
+        self.batch_size, self.steps = epoch_size(count, settings)
+        self.epoch, self.first_step, self.rank, self.world_size = epoch, first_step, rank, world_size
         shuffle = torch.Generator().manual_seed(hash((settings.seed, epoch)))
         self.order = torch.randperm(count, generator=shuffle).repeat_interleave(settings.repeated_augmentation)[
             : self.steps * self.batch_size
@@ -124,40 +140,69 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         for step in range(self.first_step, self.steps):
-            places = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world)
-            yield [(self.epoch, place, int(self.order[place])) for place in places]
+            positions = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world_size)
+            yield [(self.epoch, position, int(self.order[position])) for position in positions]
 
 
-def steps_of(count: int, settings: Settings) -> tuple[int, int]:
-    """(images in a batch, batches in an epoch): an epoch shows ``count`` images, each repetition counted."""
+def epoch_size(count: int, settings: Settings) -> tuple[int, int]:
+    """Return (images per batch, batches per epoch). An epoch has ``count`` images, including repetitions."""
     batch_size = min(settings.batch_size, count)
     return batch_size, count // batch_size
 
 
-def training_loader(data: TrainingImages, batches: EpochBatches, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    return DataLoader(data, batch_sampler=batches, num_workers=workers, worker_init_fn=_be_reader)
+def training_loader(images: TrainingImages, batches: EpochBatches, workers: int) -> Loader:
+    return DataLoader(images, batch_sampler=batches, num_workers=workers, worker_init_fn=_init_worker)
 
 
 def validation_loader(
-    data: ValidationImages, batch_size: int, workers: int, rank: int = 0, world: int = 1
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Every ``world``-th image, so that all processes together see each once."""
-    own = range(rank, len(data), world)
-    return DataLoader(data, sampler=list(own), batch_size=batch_size, num_workers=workers, worker_init_fn=_be_reader)
+    images: ValidationImages, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
+) -> Loader:
+    """Load every ``world_size``-th image, so that the processes together load each image once."""
+    indices = list(range(rank, len(images), world_size))
+    return DataLoader(images, sampler=indices, batch_size=batch_size, num_workers=workers, worker_init_fn=_init_worker)
 
 
-def _be_reader(_: int) -> None:
-    """What a process that reads images does first.
+@dataclass(frozen=True)
+class Loaders:
+    """The data loaders of one process.
 
-    A terminal or a service manager signals every process; only the one that saves shall act on it. And a reader takes
-    what the training leaves of the processor: the other way round the training's threads wait for the one whose core
-    it took (docs/dev/log.md).
+    Args:
+        workers: number of data-loader worker processes; 0 loads the images in the training process.
     """
-    import os
-    import signal
 
+    training_images: TrainingImages
+    validation_images: ValidationImages
+    settings: Settings
+    workers: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        """Images per optimizer step, over all processes."""
+        return epoch_size(len(self.training_images), self.settings)[0]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return epoch_size(len(self.training_images), self.settings)[1]
+
+    def training(self, epoch: int, first_step: int) -> Loader:
+        batches = EpochBatches(len(self.training_images), self.settings, epoch, first_step, self.rank, self.world_size)
+        return training_loader(self.training_images, batches, self.workers)
+
+    def validation(self) -> Loader:
+        return validation_loader(self.validation_images, self.batch_size, self.workers, self.rank, self.world_size)
+
+
+def _init_worker(_: int) -> None:
+    """Prepare a data-loader worker.
+
+    It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to every process: only the main process
+    may act on them, because it saves the state. It runs at the lowest priority: otherwise the threads of the training
+    step wait for the thread whose core a worker has taken (docs/dev/log.md).
+    """
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     if hasattr(os, "nice"):
-        os.nice(READERS_NICENESS)
+        os.nice(WORKER_NICENESS)
     torch.set_num_threads(1)

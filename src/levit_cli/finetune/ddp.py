@@ -1,4 +1,4 @@
-"""One process or several of ``torchrun``: who this is, and what all of them add up to."""
+"""Data-parallel training with ``torchrun``, or with a single process."""
 
 import os
 from collections.abc import Iterator
@@ -16,78 +16,78 @@ from levit_cli.errors import RefusedError
 
 @dataclass(frozen=True)
 class Processes:
-    """One process among those that train together.
+    """The process group, as seen from one of its processes.
 
     Args:
-        rank: its number; the first one writes and speaks.
-        world: how many there are.
+        rank: number of this process, from 0. Process 0 is the main process: it writes files and logs.
+        world_size: number of processes.
     """
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
-    @staticmethod
-    def named_rank() -> int:
-        """The number of this process, known before any of them is joined."""
-        return int(os.environ.get("RANK", 0))
-
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
-        if self.world > 1:
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Return the sum of ``values`` over all processes."""
+        if self.world_size > 1:
             values = values.to(self.device)
             dist.all_reduce(values)
         return values
 
-    def together(self, network: nn.Module) -> nn.Module:
-        """The network with gradients averaged over all processes."""
-        if self.world == 1:
+    def ddp_model(self, network: nn.Module) -> nn.Module:
+        """Wrap the network so that its gradients are averaged over all processes."""
+        if self.world_size == 1:
             return network
         return DistributedDataParallel(network, device_ids=[self.device] if self.device.type == "cuda" else None)
 
-    def share(self, network: nn.Module) -> None:
-        """Give all processes the first one's weights and statistics."""
-        if self.world > 1:
+    def broadcast(self, network: nn.Module) -> None:
+        """Copy the main process's weights and batch-norm statistics to all processes."""
+        if self.world_size > 1:
             for tensor in network.state_dict().values():
                 dist.broadcast(tensor, src=0)
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.world > 1:
+    def barrier(self) -> None:
+        """Wait until all processes get here."""
+        if self.world_size > 1:
             dist.barrier()
 
 
+def rank_from_environment() -> int:
+    """Return the rank that ``torchrun`` set; it is known before the process group exists."""
+    return int(os.environ.get("RANK", 0))
+
+
 @contextmanager
-def joined(device: Device) -> Iterator[Processes]:
-    """The processes that ``torchrun`` started, or this one alone.
+def process_group(device: Device) -> Iterator[Processes]:
+    """Join the processes that ``torchrun`` started; without ``torchrun``, this process is the only one.
 
     Raises:
-        RefusedError: no such device.
+        RefusedError: the device is not available.
     """
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
-    if world == 1:
-        yield Processes(0, 1, chosen)
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    torch_device = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if world_size == 1:
+        yield Processes(0, 1, torch_device)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if torch_device.type == "cuda" else "gloo")
     try:
-        yield Processes(rank, world, chosen)
+        yield Processes(rank_from_environment(), world_size, torch_device)
     finally:
         dist.destroy_process_group()
 
 
 def choose_device(device: Device, index: int = 0) -> torch.device:
-    """The device to train on; ``auto`` is a GPU where there is one.
+    """Return the device to train on; ``auto`` is the GPU if there is one.
 
     Raises:
-        RefusedError: no such device.
+        RefusedError: the device is not available.
     """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device != "auto" and not present[device]:
-        raise RefusedError(f"There is no {device} device here", why="torch finds none", hint="--device cpu")
-    kind = device if device != "auto" else "cuda" if present["cuda"] else "cpu"
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device != "auto" and not available[device]:
+        raise RefusedError(f"No {device} device is available", why="torch does not find one", hint="use --device cpu")
+    kind = device if device != "auto" else "cuda" if available["cuda"] else "cpu"
     return torch.device(kind, index) if kind == "cuda" else torch.device(kind)

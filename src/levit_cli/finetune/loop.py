@@ -1,45 +1,205 @@
-"""The training loop: epochs of steps, a validation after each, and all of it saved such that it can go on."""
+"""The training loop: train an epoch, validate, save, and repeat."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import isfinite
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from levit_cli.errors import TrainingStoppedError
-from levit_cli.finetune.data import EpochBatches, training_loader, validation_loader
-from levit_cli.finetune.display import epoch_line
-from levit_cli.finetune.run_folder import Metrics
-from levit_cli.finetune.state import Position, Run
-from levit_cli.finetune.step import normalised, train_step
-from levit_cli.system.progress import progress
+from levit_cli.finetune.data import Loader, Loaders
+from levit_cli.finetune.ddp import Processes
+from levit_cli.finetune.run_folder import Metrics, RunFolder
+from levit_cli.finetune.state import Position, TrainState, checkpoint_dict
+from levit_cli.finetune.step import StepContext, normalize, train_step
+from levit_cli.images.transforms import Transform
+from levit_cli.model.levit import Levit
+from levit_cli.system.progress import Log, progress
 from levit_cli.system.signals import DeferredSignals, deferred_signals
 
-SAVE_EVERY_S = 600.0  # within an epoch
+SAVE_INTERVAL_S = 600.0  # within an epoch; the state is also saved after each epoch
 
 
-def train(run: Run) -> None:
-    """From where the run stands to its last epoch.
+@dataclass(frozen=True)
+class Validation:
+    """Results on the validation images of all processes; the loss is the mean cross entropy."""
 
-    Raises:
-        StoppedError: the loss is no number any more.
-        KeyboardInterrupt, Terminated: as asked for; the state is saved.
+    loss: float
+    num_correct: int
+    num_images: int
+
+    @property
+    def top1(self) -> float:
+        return self.num_correct / self.num_images
+
+
+@dataclass
+class Trainer:
+    """Trains a network from its current position to its last epoch.
+
+    Args:
+        save_best: called with the validated network and its metrics when the validation accuracy has improved.
+        history: the metrics of the finished epochs.
     """
-    with deferred_signals(second_ends=True) as signals, readers_watched(signals):
-        while run.position.epoch < run.settings.epochs:
-            began = run.clock()
-            train_epoch(run, signals)
-            finish_epoch(run, run.clock() - began)
+
+    state: TrainState
+    context: StepContext
+    loaders: Loaders
+    processes: Processes
+    folder: RunFolder
+    save_best: Callable[[Levit, Metrics], None]
+    log: Log
+    shows_progress: bool = False
+    clock: Callable[[], float] = time.perf_counter
+    position: Position = field(default_factory=Position)
+    history: list[Metrics] = field(default_factory=list)
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Continue from the content of ``state.pt``.
+
+        Raises:
+            RefusedError: ``metrics.jsonl`` is damaged.
+        """
+        self.state.load_state_dict(saved)
+        self.position = Position(**saved["position"])
+        self.history = self.folder.read_metrics(self.position.epoch)
+
+    def train(self) -> None:
+        """Train the remaining epochs.
+
+        Raises:
+            TrainingStoppedError: the loss became NaN or infinite, or a data-loader worker was killed.
+            KeyboardInterrupt, Terminated: a signal arrived; the state is saved.
+        """
+        with deferred_signals(second_ends=True) as signals, killed_workers_reported(signals):
+            while self.position.epoch < self.context.settings.epochs:
+                start = self.clock()
+                self.train_epoch(signals)
+                self.finish_epoch(self.clock() - start)
+
+    def train_epoch(self, signals: DeferredSignals) -> None:
+        """Train the remaining steps of the current epoch; save the state regularly and when a signal arrives."""
+        position, batch_size = self.position, self.loaders.batch_size
+        title = f"epoch {position.epoch + 1}/{self.context.settings.epochs}"
+        total, last_save = batch_size * self.loaders.steps_per_epoch, self.clock()
+        shown = self.shows_progress and self.processes.is_main
+        with progress(shown=shown, total=total, title=title, done=position.num_images) as bar:
+            for pixels, targets in self.loaders.training(position.epoch, position.step):
+                step = position.epoch * self.loaders.steps_per_epoch + position.step
+                results = train_step(self.state, self.context, step, pixels, targets)
+                loss, num_correct, stop = reduce_results(self.processes, *results, signals.arrived)
+                if not isfinite(loss):
+                    raise diverged(position, self.folder.path, has_checkpoint=bool(self.history))
+                position.add_step(loss, num_correct, batch_size)
+                bar.advance(batch_size, f"loss {position.mean_loss:.3f}, accuracy {position.accuracy:.1%}")
+                if stop or self.clock() - last_save > SAVE_INTERVAL_S:
+                    self.save_state()
+                    last_save = self.clock()
+                if stop:
+                    where = f"epoch {position.epoch + 1}, step {position.step}"
+                    self.log(f"Saved the state at {where} · continue with the same command and --resume")
+                    self.processes.barrier()
+                    signals.act()
+
+    def finish_epoch(self, training_s: float) -> None:
+        """Validate the network and save the metrics, the state and, if it is the best so far, the network."""
+        start, network = self.clock(), self.state.eval_model
+        validation = validate(network, self.loaders.validation(), self.context.transform, self.processes)
+        epoch_s = training_s + self.clock() - start
+        is_best = validation.top1 > self.position.best_top1
+        step = (self.position.epoch + 1) * self.loaders.steps_per_epoch
+        metrics = epoch_metrics(self.position, step, validation, self.state.lr, training_s, epoch_s)
+        self.position = self.position.next_epoch(validation.top1, epoch_s)
+        self.history.append(metrics)
+        if self.processes.is_main:
+            if is_best:
+                self.save_best(network, metrics)
+            self.folder.write_metrics(self.history)
+        self.save_state()
+        self.log(epoch_line(metrics, self.context.settings.epochs, is_best=is_best))
+
+    def save_state(self) -> None:
+        if self.processes.is_main:
+            self.folder.save_state(checkpoint_dict(self.state, self.position))
+
+
+def reduce_results(processes: Processes, loss: float, num_correct: int, signal: int) -> tuple[float, int, bool]:
+    """Combine the results of a step over all processes.
+
+    Returns:
+        The mean loss, the number of correct predictions, and whether any process received a signal.
+    """
+    sums = torch.tensor([loss / processes.world_size, num_correct, signal], dtype=torch.float64)
+    mean_loss, total_correct, signals = processes.all_reduce(sums).tolist()
+    return mean_loss, int(total_correct), bool(signals)
+
+
+@torch.inference_mode()
+def validate(network: nn.Module, loader: Loader, transform: Transform, processes: Processes) -> Validation:
+    """Measure the network on the validation images of all processes, in float32."""
+    processes.broadcast(network)
+    network.eval()
+    sums = torch.zeros(3, dtype=torch.float64)
+    for pixels, targets in loader:
+        logits = network(normalize(pixels.to(processes.device), transform)).cpu()
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        sums += torch.tensor([loss.item(), int((logits.argmax(dim=1) == targets).sum()), len(targets)])
+    loss_sum, num_correct, num_images = processes.all_reduce(sums).tolist()
+    return Validation(loss_sum / num_images, int(num_correct), int(num_images))
+
+
+def epoch_metrics(
+    position: Position, step: int, validation: Validation, lr: float, training_s: float, epoch_s: float
+) -> Metrics:
+    """Return the line of ``metrics.jsonl`` for the epoch that ends at ``position``."""
+    return {
+        "epoch": position.epoch + 1,
+        "step": step,
+        "train_loss": position.mean_loss,
+        "train_top1": position.accuracy,
+        "val_loss": validation.loss,
+        "val_top1": validation.top1,
+        "val_correct": validation.num_correct,
+        "val_images": validation.num_images,
+        "learning_rate": lr,
+        "images_per_s": position.num_images / training_s,
+        "epoch_s": epoch_s,
+        "elapsed_s": position.elapsed_s + epoch_s,
+    }
+
+
+def epoch_line(metrics: Metrics, epochs: int, *, is_best: bool) -> str:
+    """Return the log line of an epoch."""
+    left_s = (epochs - metrics["epoch"]) * metrics["epoch_s"]
+    return (
+        f"epoch {metrics['epoch']}/{epochs}: loss {metrics['train_loss']:.3f}, "
+        f"validation loss {metrics['val_loss']:.3f}, top-1 {metrics['val_top1']:.2%}{' (best)' if is_best else ''}, "
+        f"{metrics['images_per_s']:.0f} images/s, {_duration(left_s)} left"
+    )
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 @contextmanager
-def readers_watched(signals: DeferredSignals) -> Iterator[None]:
-    """The end of a process that reads images, which torch tells by an exception amid any line, so that none is saved.
+def killed_workers_reported(signals: DeferredSignals) -> Iterator[None]:
+    """Report a data-loader worker that was killed, for which torch raises a ``RuntimeError`` at an arbitrary line.
+
+    The state is not saved then, because a step may be half done.
 
     Raises:
-        StoppedError: the system ended it.
-        KeyboardInterrupt, Terminated: the signal that ended it came to this process too.
+        TrainingStoppedError: the system killed the worker.
+        KeyboardInterrupt, Terminated: the signal that ended the worker also arrived in this process.
     """
     try:
         yield
@@ -49,103 +209,16 @@ def readers_watched(signals: DeferredSignals) -> Iterator[None]:
         if signals.arrived:
             signals.act()
         raise TrainingStoppedError(
-            "A process that reads images was ended by the system",
+            "A data-loader worker was killed",
             why=str(error).strip(),
-            hint="--resume goes on from the last save; --workers 0 needs less memory",
+            hint="--resume continues from the last saved state; --workers 0 needs less memory",
         ) from error
 
 
-def train_epoch(run: Run, signals: DeferredSignals) -> None:
-    """The rest of an epoch."""
-    position, settings, processes = run.position, run.settings, run.processes
-    batches = EpochBatches(
-        len(run.split.train), settings, position.epoch, position.step, processes.rank, processes.world
-    )
-    title, images = f"epoch {position.epoch + 1}/{settings.epochs}", run.epoch_steps * run.batch_size
-    saved = run.clock()
-    shown = run.shows_progress and processes.is_first
-    with progress(shown=shown, total=images, title=title, done=position.seen) as bar:
-        for pixels, targets in training_loader(run.images, batches, run.workers):
-            loss, correct = train_step(run, pixels, targets)
-            loss, correct, stop = processes.total(
-                torch.tensor([loss / processes.world, correct, signals.arrived], dtype=torch.float64)
-            ).tolist()
-            if not isfinite(loss):
-                raise diverged(run)
-            position.step += 1
-            position.seen += run.batch_size
-            position.loss_sum += loss * run.batch_size
-            position.correct += int(correct)
-            loss_so_far, accuracy = position.loss_sum / position.seen, position.correct / position.seen
-            bar.advance(run.batch_size, f"loss {loss_so_far:.3f}, accuracy {accuracy:.1%}")
-            if stop or run.clock() - saved > SAVE_EVERY_S:
-                save_state(run)
-                saved = run.clock()
-            if stop:
-                run.log(f"Saved in epoch {position.epoch + 1} at step {position.step} · the same with --resume goes on")
-                processes.wait()
-                signals.act()
-
-
-@torch.inference_mode()
-def validate(run: Run) -> tuple[float, int, int]:
-    """(mean cross entropy, right, all) over the validation images of all processes, in float32."""
-    network, processes = run.validated, run.processes
-    processes.share(network)
-    network.eval()
-    sums = torch.zeros(3, dtype=torch.float64)
-    loader = validation_loader(run.val_images, run.batch_size, run.workers, processes.rank, processes.world)
-    for pixels, targets in loader:
-        logits = network(normalised(pixels.to(processes.device), run.transform)).cpu()
-        loss = F.cross_entropy(logits, targets, reduction="sum")
-        sums += torch.tensor([loss.item(), int((logits.argmax(dim=1) == targets).sum()), len(targets)])
-    loss_sum, correct, count = processes.total(sums).tolist()
-    return loss_sum / count, int(correct), int(count)
-
-
-def finish_epoch(run: Run, trained_s: float) -> None:
-    """Validate, and write all that the epoch has come to."""
-    position = run.position
-    began = run.clock()
-    val_loss, val_correct, val_count = validate(run)
-    epoch_s = trained_s + run.clock() - began
-    position.elapsed_s += epoch_s
-    row: Metrics = {
-        "epoch": position.epoch + 1,
-        "step": (position.epoch + 1) * run.epoch_steps,
-        "train_loss": position.loss_sum / position.seen,
-        "train_top1": position.correct / position.seen,
-        "val_loss": val_loss,
-        "val_top1": val_correct / val_count,
-        "val_correct": val_correct,
-        "val_images": val_count,
-        "learning_rate": run.optimizer.param_groups[0]["lr"],
-        "images_per_s": position.seen / trained_s,
-        "epoch_s": epoch_s,
-        "elapsed_s": position.elapsed_s,
-    }
-    is_best = row["val_top1"] > position.best
-    run.rows.append(row)
-    run.position = Position(
-        epoch=position.epoch + 1, best=max(position.best, row["val_top1"]), elapsed_s=position.elapsed_s
-    )
-    if run.processes.is_first:
-        if is_best:
-            run.save_best(run.validated, row)
-        run.folder.write_metrics(run.rows)
-    save_state(run)
-    run.log(epoch_line(row, run.settings.epochs, best=is_best))
-
-
-def save_state(run: Run) -> None:
-    if run.processes.is_first:
-        run.folder.save_state(run.state())
-
-
-def diverged(run: Run) -> TrainingStoppedError:
-    kept = f"the best so far is kept in {run.folder.path}" if run.rows else "there is no checkpoint yet"
+def diverged(position: Position, folder: Path, *, has_checkpoint: bool) -> TrainingStoppedError:
+    kept = f"the best model so far is in {folder}" if has_checkpoint else "no model was saved yet"
     return TrainingStoppedError(
-        f"The loss is no number any more, in epoch {run.position.epoch + 1} at step {run.position.step + 1}",
-        why="the learning rate is too high, or an image or the teacher gives no numbers",
+        f"The loss became NaN or infinite in epoch {position.epoch + 1} at step {position.step + 1}",
+        why="the learning rate is too high, or the teacher's logits are NaN or infinite",
         hint=f"{kept}; try a smaller --learning-rate",
     )

@@ -1,4 +1,4 @@
-"""The README.md of a run folder. What the weights may be used for is for their maker to say."""
+"""Write the model card, README.md, of a run folder. It names no intended use: the model's author has to add it."""
 
 from pathlib import Path
 
@@ -6,36 +6,46 @@ from levit_cli import __version__
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.finetune.settings import Settings
 from levit_cli.model.tensors import count_parameters
+from levit_cli.system.text import count_noun
 
-SHOWN_CLASSES = 20
+MAX_LISTED_CLASSES = 20
 
 
 def run_card(checkpoint: Checkpoint, settings: Settings, images: int, epoch: int) -> str:
-    """Markdown with the hub's front matter.
+    """Return the card as Markdown with the hub's front matter.
 
     Args:
-        images: that it was trained on.
-        epoch: whose weights these are.
+        images: number of training images.
+        epoch: the epoch of the saved weights.
     """
-    config, names = checkpoint.config, [name.replace("|", "/") for name in checkpoint.labels.names]
+    names = [name.replace("|", "/") for name in checkpoint.labels.names]
+    front = ["---", "library_name: transformers", "pipeline_tag: image-classification"]
+    front += ["tags: [levit, image-classification]", "---", ""]
+    title = [f"# LeViT for {count_noun(len(names), 'class')}", ""]
+    intro = [
+        f"Trained with `levit finetune` {__version__}. The settings are in `config.toml`;"
+        " `levit finetune --config config.toml` repeats the run.",
+        "",
+    ]
+    rows = _card_rows(checkpoint, settings, names, images, epoch)
+    table = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return "\n".join([*front, *title, *intro, *table]) + "\n"
+
+
+def _card_rows(checkpoint: Checkpoint, settings: Settings, names: list[str], images: int, epoch: int) -> dict[str, str]:
+    config, evaluation = checkpoint.config, checkpoint.evaluation
     height, width = config.image_size
     rows = {
         "architecture": checkpoint.architecture,
         "parameters": f"{count_parameters(config):,}",
         "multiply-accumulates": f"{config.macs:,}",
         "image": f"{height} x {width}, resized to cover {checkpoint.transform.resize_to[0]} pixels",
-        "classes": f"{len(names)}: {', '.join(names[:SHOWN_CLASSES])}{' …' if len(names) > SHOWN_CLASSES else ''}",
+        "classes": f"{len(names)}: {', '.join(names[:MAX_LISTED_CLASSES])}{' …' * (len(names) > MAX_LISTED_CLASSES)}",
         "started from": f"random weights of {settings.from_scratch}" if settings.from_scratch else settings.model,
         "trained on": f"{images:,} images of {Path(settings.data).name}",
         "teacher": f"{settings.teacher}, {settings.distill} distillation" if settings.teacher else "none",
         "epoch": f"{epoch} of {settings.epochs}",
     }
-    if checkpoint.evaluation:
-        measured = checkpoint.evaluation
-        rows["top-1"] = f"{measured.top1:.4f} on {measured.images:,} images, {measured.dataset}"
-    front = ["---", "library_name: transformers", "pipeline_tag: image-classification"]
-    front += ["tags: [levit, image-classification]", "---", ""]
-    title = [f"# LeViT for {len(names)} classes", ""]
-    made = [f"Trained by `levit finetune` {__version__}. `config.toml` beside it repeats the run.", ""]
-    table = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
-    return "\n".join([*front, *title, *made, *table]) + "\n"
+    if evaluation:
+        rows["top-1"] = f"{evaluation.top1:.4f} on {evaluation.images:,} images, {evaluation.dataset}"
+    return rows

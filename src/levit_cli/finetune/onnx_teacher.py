@@ -1,4 +1,4 @@
-"""A network of any make in a file that OpenVINO reads, ONNX or its own XML: a teacher, and no engine of ours."""
+"""Run a teacher network from an ONNX file, or from OpenVINO's own XML format, with OpenVINO."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ from levit_cli.errors import RefusedError
 NETWORK_SUFFIXES = (".onnx", ".xml")
 
 
-class NetworkFile:
-    """Callable from float32 images (B, 3, H, W) to float32 logits (B, classes), any B.
+class OnnxNetwork:
+    """Callable from float32 images (B, 3, H, W) to float32 logits (B, classes), for any B.
 
     Raises:
-        RefusedError: no such file, or no network of one such input and one such output.
+        RefusedError: the file is missing, or is not a network with one such input and one such output.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
         if not path.is_file():
-            raise RefusedError(f"No network {path}", why="there is no such file")
+            raise RefusedError(f"Cannot read the network {path}", why="there is no such file")
         core = shared_core()
         try:
             graph = core.read_model(path)
@@ -30,7 +30,7 @@ class NetworkFile:
             self.image_size = (height.get_length(), width.get_length())
             self.num_classes: int = classes.get_length()
             if channels.get_length() != 3:
-                raise ValueError(f"it takes {channels} channels")
+                raise ValueError(f"its input has {channels} channels, not 3")
             graph.reshape([-1, 3, *self.image_size])
             self._compiled = core.compile_model(
                 graph, "CPU", {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
@@ -38,7 +38,7 @@ class NetworkFile:
         except (RuntimeError, ValueError) as error:
             why = (str(error).strip().splitlines() or ["no reason given"])[-1][:300]
             raise RefusedError(
-                f"{path} is no network from images (B, 3, H, W) to logits (B, classes)", why=why
+                f"{path} is not a network from images (B, 3, H, W) to logits (B, classes)", why=why
             ) from error
 
     def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

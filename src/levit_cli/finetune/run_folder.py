@@ -1,8 +1,7 @@
-"""What a run leaves: a model folder of Hugging Face's layout with the best weights, and the run's own files.
+"""The run folder: the best model in Hugging Face's layout, and the run's own files.
 
-``state.pt`` is all that a broken-off run goes on from; ``metrics.jsonl`` has a line an epoch, ``curves.png`` shows
-them, ``config.toml`` repeats the run, ``unreadable.tsv`` names what was left out. Each is the old one or the new one
-at every moment.
+``state.pt`` is what ``--resume`` needs, ``metrics.jsonl`` has one line per epoch, ``curves.png`` plots them,
+``config.toml`` holds the settings and ``unreadable.tsv`` lists the excluded images. Each file is replaced atomically.
 """
 
 import io
@@ -17,11 +16,12 @@ import torch
 
 from levit_cli.errors import OutputError, RefusedError, UsageError
 from levit_cli.finetune.curves import draw_curves
-from levit_cli.finetune.settings import Settings, as_toml, read_toml
+from levit_cli.finetune.settings import Settings, as_toml, given_options, read_toml
+from levit_cli.finetune.split import Unreadable
 from levit_cli.system.atomic import replace_bytes, replace_text
 from levit_cli.system.output import require_free
 
-Metrics = dict[str, Any]
+Metrics = dict[str, Any]  # of one epoch: a line of metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -43,46 +43,47 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def bad_file(self) -> Path:
+    def unreadable_file(self) -> Path:
         return self.path / "unreadable.tsv"
 
-    def begin(self, settings: Settings, *, overwrite: bool) -> None:
-        """Make the folder, or empty it of an earlier run.
+    def create(self, settings: Settings, *, overwrite: bool) -> None:
+        """Create the folder, or delete the files of an earlier run in it; then write ``config.toml``.
 
         Raises:
-            UsageError: it holds something.
-            OutputError: the disk does not take it.
+            UsageError: the folder is not empty and ``overwrite`` is false.
+            OutputError: the folder cannot be written.
         """
-        if self.path.exists():  # else it is made, with the folders above it
+        if self.path.exists():  # otherwise it is created together with its parents
             require_free(self.path, overwrite=overwrite, resume=False, folder=True)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in (self.state_file, self.metrics_file, self.bad_file, self.path / "model.safetensors"):
+            for file in (self.state_file, self.metrics_file, self.unreadable_file, self.path / "model.safetensors"):
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"Cannot write to {self.path}", why=error.strerror or str(error)) from error
         replace_text(self.settings_file, as_toml(settings))
 
-    def resume(self, given: Mapping[str, Any]) -> Settings:
-        """The settings of the run that is here.
+    def read_settings(self, options: Mapping[str, Any]) -> Settings:
+        """Return the settings of the run in this folder, which must agree with the options.
 
         Args:
-            given: what the command line says, by field; None for what it does not.
+            options: by field of ``Settings``; None for an option that was not given.
 
         Raises:
-            UsageError: there is no run, or it is another.
+            UsageError: there is no run, or an option differs from its settings.
         """
         if not self.settings_file.is_file():
             raise UsageError(f"No run to resume in {self.path}", why="it has no config.toml")
-        own = Settings(**read_toml(self.settings_file))
-        asked = {name: value for name, value in given.items() if value is not None and value != getattr(own, name)}
-        if asked:
+        settings = Settings(**read_toml(self.settings_file))
+        given = given_options(options)
+        different = {name: value for name, value in given.items() if value != getattr(settings, name)}
+        if different:
             raise UsageError(
                 f"The run in {self.path} has other settings",
-                why=", ".join(f"{name} {getattr(own, name)!r}, not {value!r}" for name, value in asked.items()),
-                hint="leave them away, or begin another run",
+                why=", ".join(f"{name} is {getattr(settings, name)!r}, not {new!r}" for name, new in different.items()),
+                hint="leave these options out, or start another run",
             )
-        return own
+        return settings
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         buffer = io.BytesIO()
@@ -90,7 +91,7 @@ class RunFolder:
         replace_bytes(self.state_file, buffer.getvalue())
 
     def load_state(self) -> dict[str, Any] | None:
-        """The state to go on from; None where the run was broken off before its first.
+        """Return the saved state; None if the run was interrupted before its first save.
 
         Raises:
             RefusedError: the file is damaged.
@@ -103,43 +104,45 @@ class RunFolder:
             raise RefusedError(f"{self.state_file} is damaged", why=str(error)[:200]) from error
         return state
 
-    def read_metrics(self, before_epoch: int) -> list[Metrics]:
-        """The lines of the epochs before this one; those behind it were written by what a kill undid.
+    def read_metrics(self, num_epochs: int) -> list[Metrics]:
+        """Return the metrics of the first ``num_epochs`` epochs.
+
+        A run that was killed between its writes may have left the line of a later epoch, which is trained again.
 
         Raises:
             RefusedError: the file is damaged.
         """
-        with reading(self.metrics_file):
+        with refuse_damaged(self.metrics_file):
             text = self.metrics_file.read_text(encoding="utf-8") if self.metrics_file.is_file() else ""
-            rows: list[Metrics] = [json.loads(line) for line in text.splitlines()]
-            return [row for row in rows if row["epoch"] <= before_epoch]
+            history: list[Metrics] = [json.loads(line) for line in text.splitlines()]
+            return [metrics for metrics in history if metrics["epoch"] <= num_epochs]
 
-    def write_metrics(self, rows: list[Metrics]) -> None:
-        replace_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
-        replace_bytes(self.path / "curves.png", draw_curves(rows, self.path.name))
+    def write_metrics(self, history: list[Metrics]) -> None:
+        replace_text(self.metrics_file, "".join(json.dumps(metrics) + "\n" for metrics in history))
+        replace_bytes(self.path / "curves.png", draw_curves(history, self.path.name))
 
-    def write_bad(self, bad: tuple[tuple[Path, str], ...]) -> None:
-        lines = (f"{json.dumps(str(path))}\t{problem}\n" for path, problem in bad)
-        replace_text(self.bad_file, "".join(lines))
+    def write_unreadable(self, unreadable: tuple[Unreadable, ...]) -> None:
+        lines = (f"{json.dumps(str(path))}\t{problem}\n" for path, problem in unreadable)
+        replace_text(self.unreadable_file, "".join(lines))
 
-    def read_bad(self) -> tuple[tuple[Path, str], ...] | None:
-        """What an earlier look at the images found; None if there was none.
+    def read_unreadable(self) -> tuple[Unreadable, ...] | None:
+        """Return the unreadable images listed by an earlier scan; None if there was no scan.
 
         Raises:
             RefusedError: the file is damaged.
         """
-        if not self.bad_file.is_file():
+        if not self.unreadable_file.is_file():
             return None
-        with reading(self.bad_file):
-            rows = (line.split("\t", 1) for line in self.bad_file.read_text(encoding="utf-8").splitlines())
-            return tuple((Path(json.loads(path)), problem) for path, problem in rows)
+        with refuse_damaged(self.unreadable_file):
+            lines = self.unreadable_file.read_text(encoding="utf-8").splitlines()
+            return tuple((Path(json.loads(path)), problem) for path, problem in (line.split("\t", 1) for line in lines))
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a file of the run becomes an error that names it."""
+def refuse_damaged(path: Path) -> Iterator[None]:
+    """Turn any error of reading or parsing a file of the run into a ``RefusedError`` that names the file."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise RefusedError(f"Cannot read {path}", why=why, hint="--overwrite begins the run anew") from error
+        raise RefusedError(f"Cannot read {path}", why=why, hint="--overwrite starts the run again") from error

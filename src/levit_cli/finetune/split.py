@@ -1,4 +1,4 @@
-"""Which images a run learns from and which it is validated on: found, looked through, the bad ones left out."""
+"""Find the training and validation images of a run, and exclude those that cannot be read."""
 
 import random
 from collections.abc import Sequence
@@ -14,8 +14,10 @@ from levit_cli.errors import InputError, RefusedError, UsageError
 from levit_cli.images.decode import decode
 from levit_cli.predict.reader import open_regular
 
-Sample = tuple[Path, int]
-LOOKED_AT_ONCE = 256  # images handed to the threads that look through them
+Sample = tuple[Path, int]  # path, class index
+Unreadable = tuple[Path, str]  # path, reason
+SCAN_CHUNK = 256  # images submitted to the thread pool at once; bounds the memory
+MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -23,108 +25,112 @@ class Split:
     """The images of a run.
 
     Args:
-        classes: names in the order of their numbers.
-        bad: what could not be read and is left out, with the reason.
+        classes: names in the order of the class indices.
+        unreadable: images that were excluded, with the reason.
     """
 
     classes: tuple[str, ...]
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
-    bad: tuple[tuple[Path, str], ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 def find_images(root: Path, val_split: float, seed: int) -> Split:
-    """The training and validation images of a data set: of its two folders, or split class by class.
+    """Return the training and validation images: from ``train/`` and ``val/``, or split at random within each class.
 
     Raises:
-        UsageError: no data set, one class only, or nothing left to validate on.
+        UsageError: the folder is not a data set, has only one class, or a class has too few images to split.
     """
     train_root, val_root = split_folders(root)
     train = class_folders(train_root)
     if len(train.classes) < 2:
-        raise UsageError(f"{train_root} has one class only, {train.classes[0]}", hint="there is nothing to tell apart")
+        raise UsageError(f"{train_root} has only one class, {train.classes[0]}", why="training needs at least two")
     if val_root is not None:
         return Split(train.classes, train.samples, _same_classes(train, class_folders(val_root)))
-    chosen = _stratified(train, val_split, seed)
-    kept = tuple(sample for sample in train.samples if sample not in chosen)
-    return Split(train.classes, kept, tuple(sample for sample in train.samples if sample in chosen))
+    validation = _stratified(train, val_split, seed)
+    return Split(
+        train.classes,
+        tuple(sample for sample in train.samples if sample not in validation),
+        tuple(sample for sample in train.samples if sample in validation),
+    )
 
 
 def _same_classes(train: ClassFolders, val: ClassFolders) -> tuple[Sample, ...]:
     unknown = sorted(set(val.classes) - set(train.classes))
     if unknown:
-        raise UsageError(f"{val.root} has classes that {train.root} lacks", why=", ".join(unknown[:5]))
+        names = ", ".join(unknown[:MAX_LISTED])
+        raise UsageError(f"{val.root} has classes that are missing from {train.root}", why=names)
     return tuple((path, train.classes.index(val.classes[index])) for path, index in val.samples)
 
 
-def _stratified(folders: ClassFolders, share: float, seed: int) -> set[Sample]:
-    """One image at least of each class, and never all of one."""
-    chosen: set[Sample] = set()
-    for number, name in enumerate(folders.classes):
-        samples = [sample for sample in folders.samples if sample[1] == number]
+def _stratified(folders: ClassFolders, fraction: float, seed: int) -> set[Sample]:
+    """Choose the validation images of each class: at least one, and never all."""
+    validation: set[Sample] = set()
+    for index, name in enumerate(folders.classes):
+        samples = [sample for sample in folders.samples if sample[1] == index]
         if len(samples) < 2:
-            raise UsageError(f"{folders.root / name} has one image only", why="one is needed to train, one to validate")
-        count = min(max(round(share * len(samples)), 1), len(samples) - 1)
-        chosen.update(random.Random(f"{seed} {name}").sample(samples, count))
-    return chosen
+            raise UsageError(
+                f"{folders.root / name} has only 1 image", why="a class needs 1 for training and 1 for validation"
+            )
+        count = min(max(round(fraction * len(samples)), 1), len(samples) - 1)
+        validation.update(random.Random(f"{seed} {name}").sample(samples, count))
+    return validation
 
 
-def look_through(split: Split, max_unreadable: float) -> Split:
-    """Decode every image once, and leave out those that cannot be.
+def scan(split: Split, max_unreadable: float) -> Split:
+    """Decode every image once, and exclude the unreadable ones.
 
     Raises:
-        RefusedError: more than ``max_unreadable`` of them, or all of one class.
+        RefusedError: the fraction of unreadable images exceeds ``max_unreadable``, or a class has no readable image.
     """
     samples = (*split.train, *split.val)
+    chunks = [samples[start : start + SCAN_CHUNK] for start in range(0, len(samples), SCAN_CHUNK)]
     with ThreadPoolExecutor(usable_threads()) as pool:
-        bad = tuple(
+        unreadable = tuple(
             (path, problem)
-            for start in range(0, len(samples), LOOKED_AT_ONCE)
-            for (path, _), problem in zip(
-                samples[start : start + LOOKED_AT_ONCE],
-                pool.map(_problem, samples[start : start + LOOKED_AT_ONCE]),
-                strict=True,
-            )
+            for chunk in chunks
+            for (path, _), problem in zip(chunk, pool.map(_problem, chunk), strict=True)
             if problem
         )
-    if len(bad) > max_unreadable * len(samples):
-        shown = "; ".join(f"{path}: {problem}" for path, problem in bad[:3])
+    if len(unreadable) > max_unreadable * len(samples):
         raise RefusedError(
-            f"{len(bad)} of {len(samples)} images cannot be read",
-            why=shown,
-            hint="mend them, or raise --max-unreadable",
+            f"{len(unreadable)} of {len(samples)} images cannot be read",
+            why="; ".join(f"{path}: {problem}" for path, problem in unreadable[:3]),
+            hint="repair or remove them, or raise --max-unreadable",
         )
-    return without(split, bad)
+    return exclude(split, unreadable)
 
 
-def without(split: Split, bad: Sequence[tuple[Path, str]]) -> Split:
-    """The split with these images left out.
+def exclude(split: Split, unreadable: Sequence[Unreadable]) -> Split:
+    """Return the split without the unreadable images.
 
     Raises:
-        RefusedError: nothing is left of a class, or to validate on.
+        RefusedError: a class has no training image left, or there is no validation image left.
     """
-    paths = {path for path, _ in bad}
+    paths = {path for path, _ in unreadable}
     train, val = (tuple(sample for sample in side if sample[0] not in paths) for side in (split.train, split.val))
-    left = {number for _, number in train}
-    gone = [name for number, name in enumerate(split.classes) if number not in left]
-    if gone or not val:
-        raise RefusedError(f"No readable image is left of {', '.join(gone) or 'the validation set'}")
-    return Split(split.classes, train, val, tuple(bad))
+    remaining = {index for _, index in train}
+    empty = [name for index, name in enumerate(split.classes) if index not in remaining]
+    if empty or not val:
+        where = f"class {', '.join(empty)}" if empty else "the validation set"
+        raise RefusedError(f"No readable image in {where}")
+    return Split(split.classes, train, val, tuple(unreadable))
 
 
-def image_of(path: Path) -> Image:
-    """The whole image, oriented, in RGB.
+def read_image(path: Path) -> Image:
+    """Decode the whole image to RGB, with its EXIF orientation applied.
 
     Raises:
-        InputError: whatever is wrong with it.
+        InputError: the image cannot be read.
     """
     with open_regular(str(path)) as file:
         return decode(file)
 
 
 def _problem(sample: Sample) -> str:
+    """Return why the image cannot be read; an empty string if it can."""
     try:
-        image_of(sample[0])
+        read_image(sample[0])
     except InputError as error:
         return f"{error.kind}: {error.message}"
     return ""

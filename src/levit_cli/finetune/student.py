@@ -1,4 +1,4 @@
-"""The network that learns: a checkpoint's, made ready for other classes and another image size, or a fresh one."""
+"""Build the network to train: from a checkpoint with other classes or another image size, or from random weights."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,74 +11,83 @@ from torch.nn import functional as F
 from levit_cli.model.config import Grid, LevitConfig
 from levit_cli.model.levit import Levit, to_tensor
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def fresh(config: LevitConfig) -> Levit:
-    """Random weights, with both heads."""
+def random_init(config: LevitConfig) -> Levit:
+    """Return a network with random weights and both heads."""
     return Levit(replace(config, distilled=True))
 
 
-def adapted(state: Mapping[str, NDArray[Any]], config: LevitConfig, wanted: LevitConfig) -> Levit:
-    """A checkpoint's network for ``wanted``: attention biases resampled, the heads' linear layers made anew.
+def adapt(state: Mapping[str, NDArray[Any]], config: LevitConfig, new_config: LevitConfig) -> Levit:
+    """Return a network of ``new_config`` with the weights of a checkpoint.
+
+    The attention biases are interpolated to the new image size. With another number of classes, the heads' linear
+    layers get random weights; their batch norms are kept, because they fit the backbone's features. A distillation
+    head that the checkpoint lacks starts as a copy of the other head.
 
     Args:
-        wanted: ``config`` with other classes, image size, drop path or number of heads. The heads keep their batch
-            norms, which fit the features; a distillation head that is new gets those of the other.
+        config: the checkpoint's.
+        new_config: may differ from ``config`` in classes, image size, drop path and number of heads.
     """
-    network = Levit(wanted)
-    arrays = {name: to_tensor(array) for name, array in state.items()}
-    if wanted.distilled and not config.distilled:
-        arrays |= {
-            name.replace("head.", "head_dist.", 1): value for name, value in arrays.items() if name.startswith("head.")
-        }
-    if not wanted.distilled:
-        arrays = {name: value for name, value in arrays.items() if not name.startswith("head_dist.")}
-    own = network.state_dict()
-    for name, value in arrays.items():
+    network = Levit(new_config)
+    weights = _matching_heads({name: to_tensor(array) for name, array in state.items()}, config, new_config)
+    initial = network.state_dict()
+    for name, value in weights.items():
         if name.endswith(".biases"):
-            arrays[name] = resample_biases(value, *_key_grids(config, wanted, name))
-        elif ".linear." in name and name.startswith("head") and wanted.num_classes != config.num_classes:
-            arrays[name] = own[name]
-    network.load_state_dict({**own, **arrays})
+            weights[name] = resample_biases(value, *_key_grids(config, new_config, name))
+        elif ".linear." in name and name.startswith("head") and new_config.num_classes != config.num_classes:
+            weights[name] = initial[name]
+    network.load_state_dict({**initial, **weights})
     return network
 
 
-def resample_biases(biases: Tensor, grid: Grid, wanted: Grid) -> Tensor:
-    """(heads, distances of ``grid``) -> (heads, distances of ``wanted``), such that equal shares of the image match.
+def _matching_heads(weights: dict[str, Tensor], config: LevitConfig, new_config: LevitConfig) -> dict[str, Tensor]:
+    """Add or remove the distillation head's weights."""
+    if not new_config.distilled:
+        return {name: value for name, value in weights.items() if not name.startswith("head_dist.")}
+    if config.distilled:
+        return weights
+    head = {name: value for name, value in weights.items() if name.startswith("head.")}
+    return weights | {name.replace("head.", "head_dist.", 1): value for name, value in head.items()}
 
-    Entry (dy, dx) belongs to a distance of dy / (rows - 1) of the image's height, and so for dx.
+
+def resample_biases(biases: Tensor, grid: Grid, new_grid: Grid) -> Tensor:
+    """Interpolate attention biases: (heads, distances in ``grid``) -> (heads, distances in ``new_grid``).
+
+    A bias belongs to a distance (dy, dx) between two tokens. Distances are matched as fractions of the image's height
+    and width, dy / (rows - 1) and dx / (columns - 1).
     """
-    if grid == wanted:
+    if grid == new_grid:
         return biases
     table = biases.reshape(1, len(biases), *grid)
-    resampled = F.interpolate(table, size=wanted, mode="bilinear", align_corners=True)
+    resampled = F.interpolate(table, size=new_grid, mode="bilinear", align_corners=True)
     return resampled.reshape(len(biases), -1)
 
 
-def _key_grids(config: LevitConfig, wanted: LevitConfig, name: str) -> tuple[Grid, Grid]:
-    """The grids whose distances a bias table has; a shrink block's keys are those of the stage before."""
+def _key_grids(config: LevitConfig, new_config: LevitConfig, name: str) -> tuple[Grid, Grid]:
+    """Return both key grids of a bias table. The keys of a shrink block are the tokens of the stage before it."""
     stage = int(name.split(".")[1]) - (".shrink." in name)
-    return config.grids[stage], wanted.grids[stage]
+    return config.grids[stage], new_config.grids[stage]
 
 
 def freeze_backbone(network: Levit) -> None:
-    """Only the heads' linear layers learn."""
+    """Train only the linear layers of the heads."""
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name.startswith("head") and ".linear." in name)
 
 
 def train_mode(network: nn.Module, *, frozen: bool) -> None:
-    """Training mode; with a frozen backbone, batch norms stay as they are in use."""
+    """Switch to training mode; with a frozen backbone, batch norms keep using their running statistics."""
     network.train()
     if frozen:
         for module in network.modules():
-            if isinstance(module, NORMS):
+            if isinstance(module, BATCH_NORMS):
                 module.eval()
 
 
 class Heads(nn.Module):
-    """All heads of a LeViT, each by itself: (B, 3, H, W) -> one (B, classes) a head."""
+    """Return the logits of each head separately: (B, 3, H, W) -> one tensor (B, classes) per head."""
 
     def __init__(self, network: Levit) -> None:
         super().__init__()

@@ -1,12 +1,11 @@
-"""Teachers: any network that tells the same classes apart, shown the student's batches in the form that it expects.
+"""Teachers for distillation: networks with the student's classes, called with the student's batches.
 
-Of a MODEL of ours its training form is run; of torchvision's networks a fresh one with the weights of a file, or with
-those that torchvision offers; and any other as an ONNX file, through OpenVINO.
+A teacher is one of our own checkpoints in its training form, a torchvision network with the weights of a file or
+torchvision's own, or any network in an ONNX file, which OpenVINO runs.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,22 +16,24 @@ from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.checkpoints.weights import read_weights
 from levit_cli.engines.spec import usable_threads
 from levit_cli.errors import RefusedError, UnreachableError
-from levit_cli.finetune.onnx_teacher import NETWORK_SUFFIXES, NetworkFile
+from levit_cli.finetune.onnx_teacher import NETWORK_SUFFIXES, OnnxNetwork
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from levit_cli.model.levit import Levit, load_arrays, to_tensor
-from levit_cli.system.progress import Log
+from levit_cli.system.progress import Log, silent
+from levit_cli.system.text import count_noun
 
 Network = Callable[[Tensor], Tensor]
-IMAGENET_SIDE = 224
+IMAGENET_SIZE = 224
+MAX_LISTED = 5
 
 
 class Teacher:
-    """Callable from the student's normalised batch (B, 3, H, W) to logits (B, classes) in the student's order.
+    """Callable from the student's normalized batch (B, 3, H, W) to logits (B, classes) in the student's class order.
 
     Args:
-        network: what takes normalised images of ``image_size``.
-        mean, std: by which it wants them normalised.
-        order: for each of the student's classes, the teacher's.
+        network: takes images of ``image_size`` that are normalized with ``mean`` and ``std``.
+        student: the student's preprocessing; its normalization is undone.
+        order: the teacher's index of each of the student's classes; None if both have the same order.
     """
 
     def __init__(
@@ -46,9 +47,9 @@ class Teacher:
     ) -> None:
         self.network, self.image_size, self.order = network, image_size, order
         column = (1, 3, 1, 1)
-        ours, theirs = (torch.tensor(values).view(column) for values in (student.std, std))
-        self.scale = ours / theirs
-        self.shift = (torch.tensor(student.mean).view(column) - torch.tensor(mean).view(column)) / theirs
+        student_std, teacher_std = (torch.tensor(values).view(column) for values in (student.std, std))
+        self.scale = student_std / teacher_std
+        self.shift = (torch.tensor(student.mean).view(column) - torch.tensor(mean).view(column)) / teacher_std
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -67,46 +68,47 @@ def make_teacher(
     *,
     image_size: int,
     device: torch.device,
-    log: Log = lambda _: None,
+    log: Log = silent,
 ) -> Teacher:
-    """A teacher by the name of a MODEL, of a torchvision network, or of an ONNX file.
+    """Return the teacher with this name: an ONNX file, a torchvision network or a MODEL.
 
     Args:
-        weights: a file for the torchvision network; its own last layer decides the classes.
-        image_size: pixels a side that a torchvision network is shown; 0 for the student's.
+        weights: a weights file for a torchvision network; empty for torchvision's ImageNet weights.
+        image_size: height and width of a torchvision network's images; 0 for its default.
 
     Raises:
-        RefusedError: no such teacher, or one of other classes.
-        UnreachableError: torchvision's weights cannot be fetched.
+        RefusedError: there is no such teacher, or it has other classes.
+        UnreachableError: torchvision's weights cannot be downloaded.
     """
     if name.endswith(NETWORK_SUFFIXES):
-        return _from_file(Path(name), classes, student)
+        return _onnx_teacher(Path(name), classes, student)
     if not Path(name).exists() and name in _torchvision_names():
-        return _from_torchvision(name, weights, classes, student, image_size, device)
+        return _torchvision_teacher(name, weights, classes, student, image_size, device)
     checkpoint = load(name, warn=lambda message: log(f"Warning: {message}"))
-    return _from_checkpoint(checkpoint, classes, student, device)
+    return _checkpoint_teacher(checkpoint, classes, student, device)
 
 
-def _from_checkpoint(
+def _checkpoint_teacher(
     checkpoint: Checkpoint, classes: tuple[str, ...], student: Transform, device: torch.device
 ) -> Teacher:
-    theirs = checkpoint.labels.names
-    if sorted(theirs) != sorted(classes):
-        strange = sorted(set(theirs) ^ set(classes))
+    teacher_classes = checkpoint.labels.names
+    if sorted(teacher_classes) != sorted(classes):
+        different = ", ".join(sorted(set(teacher_classes) ^ set(classes))[:MAX_LISTED])
         raise RefusedError(
-            f"The teacher {checkpoint.origin} knows other classes",
-            why=f"{len(theirs)} against {len(classes)} of the data; not in both: {', '.join(strange[:5])}",
+            f"The teacher {checkpoint.origin} has other classes than the data",
+            why=f"it has {len(teacher_classes)}, the data has {len(classes)}; not in both: {different}",
         )
     network = Levit(checkpoint.config)
     load_arrays(network, checkpoint.state)
     transform = checkpoint.transform
-    order = [theirs.index(name) for name in classes]
-    return Teacher(_still(network, device), student, checkpoint.config.image_size, transform.mean, transform.std, order)
+    order = [teacher_classes.index(name) for name in classes]
+    frozen = freeze(network, device)
+    return Teacher(frozen, student, checkpoint.config.image_size, transform.mean, transform.std, order)
 
 
-def _from_file(path: Path, classes: tuple[str, ...], student: Transform) -> Teacher:
-    network = NetworkFile(path, usable_threads())
-    _require_classes(str(path), network.num_classes, classes)
+def _onnx_teacher(path: Path, classes: tuple[str, ...], student: Transform) -> Teacher:
+    network = OnnxNetwork(path, usable_threads())
+    _require_num_classes(str(path), network.num_classes, classes)
 
     def run(x: Tensor) -> Tensor:
         return to_tensor(network(x.cpu().numpy().astype(np.float32))).to(x.device)
@@ -121,47 +123,54 @@ def _torchvision_names() -> list[str]:
     return names
 
 
-def _from_torchvision(
+def _torchvision_teacher(
     name: str, weights: str, classes: tuple[str, ...], student: Transform, image_size: int, device: torch.device
 ) -> Teacher:
+    if not weights:
+        side = image_size or IMAGENET_SIZE
+        return Teacher(freeze(_imagenet_network(name, classes), device), student, (side, side))
+    network = _torchvision_network(name, weights, classes)
+    size = (image_size, image_size) if image_size else student.crop_size
+    return Teacher(freeze(network, device), student, size)
+
+
+def _imagenet_network(name: str, classes: tuple[str, ...]) -> nn.Module:
+    """Return torchvision's network with its ImageNet weights."""
     from torchvision import models
 
-    if not weights:
-        if len(classes) != len(models.get_model_weights(name).DEFAULT.meta["categories"]):
-            raise RefusedError(
-                f"torchvision's {name} knows ImageNet's 1000 classes, the data has {len(classes)}",
-                hint="train one on these classes and name its weights with --teacher-weights",
-            )
-        network = _fetched(name)
-        side = image_size or IMAGENET_SIDE
-        return Teacher(_still(network, device), student, (side, side))
+    if len(classes) != len(models.get_model_weights(name).DEFAULT.meta["categories"]):
+        raise RefusedError(
+            f"torchvision's {name} has ImageNet's 1000 classes, but the data has {len(classes)}",
+            hint="train this network on your classes and give its weights with --teacher-weights",
+        )
+    try:
+        network: nn.Module = models.get_model(name, weights="DEFAULT")
+    except OSError as error:  # urllib's errors are subclasses
+        raise UnreachableError(f"Cannot download torchvision's weights of {name}", why=str(error)) from error
+    return network
+
+
+def _torchvision_network(name: str, weights: str, classes: tuple[str, ...]) -> nn.Module:
+    """Return torchvision's network with the weights of a file."""
+    from torchvision import models
+
     state = read_weights(Path(weights)).arrays
-    network = models.get_model(name, weights=None, num_classes=len(classes))
+    network: nn.Module = models.get_model(name, weights=None, num_classes=len(classes))
     last_bias = next(reversed(network.state_dict()))
     if last_bias in state:
-        _require_classes(weights, len(state[last_bias]), classes)
+        _require_num_classes(weights, len(state[last_bias]), classes)
     try:
         load_arrays(network, state)
     except RuntimeError as error:
         raise RefusedError(f"{weights} does not fit torchvision's {name}", why=str(error)[:300]) from error
-    return Teacher(_still(network, device), student, (image_size, image_size) if image_size else student.crop_size)
-
-
-def _fetched(name: str) -> nn.Module:
-    from torchvision import models
-
-    try:
-        network: nn.Module = models.get_model(name, weights="DEFAULT")
-    except OSError as error:  # of urllib's kinds
-        raise UnreachableError(f"Cannot fetch torchvision's weights of {name}", why=str(error)) from error
     return network
 
 
-def _require_classes(origin: str, count: int, classes: tuple[str, ...]) -> None:
+def _require_num_classes(origin: str, count: int, classes: tuple[str, ...]) -> None:
     if count != len(classes):
-        raise RefusedError(f"The teacher {origin} tells {count} classes apart, the data has {len(classes)}")
+        raise RefusedError(f"The teacher {origin} has {count_noun(count, 'class')}, but the data has {len(classes)}")
 
 
-def _still(network: nn.Module, device: torch.device) -> Network:
-    still: Any = network.eval().requires_grad_(False).to(device)
-    return still  # type: ignore[no-any-return]
+def freeze(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network on the device, in evaluation mode and without gradients."""
+    return network.eval().requires_grad_(False).to(device)
