@@ -22,7 +22,7 @@ from benchmarks.measuring import collect, machine, random_model, ratios, run_pro
 from levit_cli.bench.protocol import measure
 from levit_cli.choices import Decoding, Precision
 from levit_cli.data.inputs import Input, walk
-from levit_cli.engines.spec import usable_threads
+from levit_cli.system.cpu import usable_threads
 from levit_cli.system.text import count_noun
 
 BOUND_PHOTOS = 128

@@ -71,7 +71,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float
 
 def machine() -> str:
     """Return the name of the CPU and the number of cores that this process may use."""
-    from levit_cli.bench.machine import cpu_name
+    from levit_cli.system.cpu import cpu_name
 
     return f"{cpu_name()}, {count_noun(len(os.sched_getaffinity(0)), 'core')}"
 

@@ -12,12 +12,13 @@ import torch
 from levit_cli.bench.models import RandomWeights
 from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.choices import BASELINES, EngineName, Precision
-from levit_cli.engines import EngineSpec, make_engine, spec, usable_threads
+from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import RefusedError, UsageError
 from levit_cli.images.decode import decode
 from levit_cli.images.preprocess import preprocess
 from levit_cli.images.transforms import transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig
+from levit_cli.system.cpu import usable_threads
 from tests.support.binary import environment, levit
 from tests.support.random_weights import random_pixels
 from tests.support.sample_images import write_images
@@ -122,19 +123,6 @@ def test_an_unsupported_device_or_precision_is_refused(demo: Checkpoint) -> None
 def test_a_missing_gpu_is_refused(demo: Checkpoint, engine: EngineName) -> None:
     with pytest.raises(RefusedError, match="There is no cuda device on this machine"):
         make_engine(demo, EngineSpec(device="cuda", engine=engine))
-
-
-@pytest.mark.guarantee("cpu-limits")
-@pytest.mark.parametrize(
-    ("affinity", "quota", "requested", "expected"),
-    [(8, 0, 0, 8), (8, 2, 0, 2), (2, 4, 0, 2), (8, 4, 1, 1), (4, 0, 9, 4)],
-)
-def test_threads_are_the_minimum_of_affinity_quota_and_request(
-    monkeypatch: pytest.MonkeyPatch, affinity: int, quota: int, requested: int, expected: int
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(affinity)), raising=False)
-    monkeypatch.setattr(spec, "_quota", lambda: quota)
-    assert usable_threads(requested) == expected
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])

@@ -22,7 +22,7 @@ from levit_cli.bench.protocol import Step, Timing, interleave, single_steps
 from levit_cli.bench.results import rounded, utf8_name
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.data.inputs import SUFFIXES, Input, walk
-from levit_cli.engines import EngineSpec, make_engine, usable_threads
+from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import InputError, UsageError
 from levit_cli.images.decode import decode
 from levit_cli.images.transforms import Transform
@@ -30,6 +30,7 @@ from levit_cli.predict.pipeline import Prefetcher, Stats, predict
 from levit_cli.predict.reader import Reader, open_regular
 from levit_cli.predict.records import JsonLines
 from levit_cli.predict.writers import Records
+from levit_cli.system.cpu import usable_threads
 from levit_cli.system.output import Sink
 
 MAX_IMAGES = 256

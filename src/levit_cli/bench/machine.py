@@ -2,24 +2,11 @@
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from levit_cli import __version__
 
 MEASURED_PACKAGES = ("openvino", "torch", "torchvision", "numpy")
 ARM_NAMES = ("aarch64", "arm64")
-
-
-def cpu_name() -> str:
-    """Return the model name of the CPU, or its architecture if the name is unknown."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
 
 
 def machine_name() -> str:

@@ -29,6 +29,7 @@ from levit_cli.choices import BenchFormat
 from levit_cli.engines import EngineSpec, keep_until_exit, resolve_spec
 from levit_cli.errors import ExitCode, RefusedError, UsageError
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
+from levit_cli.system.cpu import cpu_name
 from levit_cli.system.output import choose_format, require_free, write_output
 from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.progress import Log, progress, shows_progress, silent
@@ -231,7 +232,7 @@ def _measure(runners: list[ModelRunner], protocol: Protocol, on_turn: Callable[[
 def _meta(spec: EngineSpec, protocol: Protocol) -> dict[str, Any]:
     return {
         "machine": machine.machine_name(),
-        "cpu": machine.cpu_name(),
+        "cpu": cpu_name(),
         "device": machine.device_name(spec.device),
         "threads": spec.threads,
         "versions": machine.versions(),

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.engines.spec import Cache, EngineSpec, usable_threads
+from levit_cli.engines.spec import Cache, EngineSpec
 from levit_cli.errors import RefusedError, UsageError
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
+from levit_cli.system.cpu import usable_threads
 
 if TYPE_CHECKING:
     from levit_cli.engines.torch import BytesNetwork
@@ -26,7 +27,6 @@ __all__ = [
     "make_engine",
     "make_engine_of_module",
     "resolve_spec",
-    "usable_threads",
 ]
 
 

@@ -1,8 +1,6 @@
-"""Define the settings of an engine, count the usable threads, and pad batches to a fixed size."""
+"""Define the settings of an engine, and pad batches to a fixed size."""
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +8,7 @@ from numpy.typing import NDArray
 
 from levit_cli.choices import Device, EngineName, Precision
 from levit_cli.errors import RefusedError
+from levit_cli.system.cpu import usable_threads
 
 
 @dataclass(frozen=True)
@@ -44,24 +43,6 @@ class Cache(Protocol):
 
     def load(self, key: str) -> memoryview | None: ...
     def store(self, key: str, content: bytes) -> None: ...
-
-
-def usable_threads(requested: int = 0) -> int:
-    """Return the minimum of CPU affinity, cgroup quota and the requested number of threads; 0 requests all threads."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [affinity, _quota(), requested]
-    return max(1, min(limit for limit in limits if limit))
-
-
-def _quota() -> int:
-    """Return the CPU quota of the control group (cgroups v2, then v1) in cores, rounded up; 0 if there is no limit."""
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            quota, period = " ".join(Path("/sys/fs/cgroup", file).read_text() for file in files).split()
-            return -(-int(quota) // int(period)) if quota not in ("max", "-1") else 0
-        except (OSError, ValueError):
-            continue
-    return 0
 
 
 def require_precision(spec: EngineSpec, supported: tuple[Precision, ...], preferred: Precision) -> EngineSpec:

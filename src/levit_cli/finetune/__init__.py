@@ -3,9 +3,9 @@
 import os
 from dataclasses import replace
 
-from levit_cli.engines.spec import usable_threads
 from levit_cli.errors import ExitCode, RefusedError, UsageError
 from levit_cli.finetune.settings import Request, Runtime, environment_defaults
+from levit_cli.system.cpu import usable_threads
 from levit_cli.system.progress import Log
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL.Image import Image
 
 from levit_cli.data.image_folder import ClassFolders, class_folders, split_folders
-from levit_cli.engines.spec import usable_threads
 from levit_cli.errors import InputError, RefusedError, UsageError
 from levit_cli.images.decode import decode
 from levit_cli.predict.reader import open_regular
+from levit_cli.system.cpu import usable_threads
 
 Sample = tuple[Path, int]  # path, class index
 Unreadable = tuple[Path, str]  # path, reason

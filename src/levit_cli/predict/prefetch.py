@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from levit_cli.choices import Decoding
 from levit_cli.data.inputs import Input
-from levit_cli.engines import usable_threads
 from levit_cli.errors import InputError
 from levit_cli.predict.reader import Reader
+from levit_cli.system.cpu import usable_threads
 
 if TYPE_CHECKING:
     from levit_cli.predict.isolation import IsolatedReader
