@@ -22,11 +22,6 @@ class ExitCode(IntEnum):
     BROKEN_PIPE = 141
     TERMINATED = 143
 
-    @property
-    def exit_code(self) -> "ExitCode":
-        """Return the code itself. A command may return an ``ExitCode`` or a result that has one."""
-        return self
-
 
 class LevitError(Exception):
     """An error that ends the command and is reported to the user.

@@ -16,7 +16,7 @@ from levit_cli.checkpoints import load
 from levit_cli.errors import ExitCode, RefusedError, TrainingStoppedError, UsageError
 from levit_cli.finetune import loop, step
 from levit_cli.finetune.run import finetune
-from levit_cli.finetune.settings import Request, Runtime
+from levit_cli.finetune.settings import FinetuneRequest, Runtime
 from levit_cli.images.transforms import transform_for
 from levit_cli.model.config import LevitConfig
 from levit_cli.model.levit import Levit, load_arrays
@@ -43,7 +43,10 @@ def run(data: Path, folder: Path, *, resume: bool = False, config: Path | None =
     """Train, and return the log lines."""
     lines: list[str] = []
     options = options if resume or config else {**QUICK, **options}
-    assert finetune(Request(data, folder, "small", config, options, resume), Runtime(), lines.append) == ExitCode.OK
+    assert (
+        finetune(FinetuneRequest(data, folder, "small", config, options, resume), Runtime(), lines.append)
+        == ExitCode.OK
+    )
     return lines
 
 

@@ -12,12 +12,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from levit_cli.bench.protocol import Step
 from levit_cli.choices import BaselineName
-from levit_cli.engines import EngineSpec, Weights
+from levit_cli.engines import EngineModel, EngineSpec
 from levit_cli.engines.torch import DTYPES, trace
 from levit_cli.model.levit import AttentionBase, ConvNorm, Head, Levit, LinearNorm, load_arrays
 
 
-def make_step(weights: Weights | BaselineName, shape: tuple[int, ...], spec: EngineSpec) -> Step:
+def make_step(weights: EngineModel | BaselineName, shape: tuple[int, ...], spec: EngineSpec) -> Step:
     """Return a function that runs one forward pass and waits until it is finished.
 
     Args:
@@ -40,7 +40,7 @@ def make_step(weights: Weights | BaselineName, shape: tuple[int, ...], spec: Eng
     return run
 
 
-def _network(weights: Weights | BaselineName) -> nn.Module:
+def _network(weights: EngineModel | BaselineName) -> nn.Module:
     if not isinstance(weights, str):
         return build_two_head_levit(weights)
     from levit_cli.bench.baselines import build_network
@@ -52,7 +52,7 @@ def _autocast(spec: EngineSpec) -> torch.autocast:
     return torch.autocast(spec.device, DTYPES[spec.precision], enabled=spec.precision != "fp32")
 
 
-def build_two_head_levit(weights: Weights) -> nn.Module:
+def build_two_head_levit(weights: EngineModel) -> nn.Module:
     """Build the training form in evaluation mode with its batch norms folded.
 
     It maps (B, 3, H, W) images to (B, classes) logits, the mean of the two heads.

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn, ParamSpec, Protocol
+from typing import NoReturn, ParamSpec
 
 from levit_cli.errors import ExitCode, LevitError, Terminated
 from levit_cli.system.progress import log
@@ -19,22 +19,14 @@ P = ParamSpec("P")
 BUG_REPORT = "This is a bug in levit. Please run the same command with --debug and report its output"
 
 
-class Result(Protocol):
-    """What a command returns: an ``ExitCode`` or an object that has one."""
-
-    @property
-    def exit_code(self) -> ExitCode: ...
-
-
-def handle_errors(command: Callable[P, Result]) -> Callable[P, NoReturn]:
+def handle_errors(command: Callable[P, ExitCode]) -> Callable[P, NoReturn]:
     """Wrap a command so that it always ends with ``sys.exit`` and its exit code, even if it raises an exception."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> NoReturn:
         raise_on_signals()
         try:
-            result = command(*args, **kwargs)  # may hold an engine, which would take time to free
-            code = result.exit_code
+            code = command(*args, **kwargs)
         except BaseException as error:
             code = _exit_code_of(error)
             _report(error, debug=bool(kwargs.get("debug")))

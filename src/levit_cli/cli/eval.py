@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from levit_cli.cli import options
-from levit_cli.cli.errors import Result, handle_errors
+from levit_cli.cli.errors import handle_errors
+from levit_cli.errors import ExitCode
 from levit_cli.system.progress import log
 
 EVALUATION = "Evaluation"
@@ -78,7 +79,7 @@ def evaluate(
     verbose: options.VerboseOption = False,
     debug: options.DebugOption = False,
     no_color: options.NoColorOption = False,
-) -> Result:
+) -> ExitCode:
     """Measure a model's accuracy and calibration on labeled images.
 
     Examples:

@@ -7,7 +7,8 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.errors import Result, handle_errors
+from levit_cli.cli.errors import handle_errors
+from levit_cli.errors import ExitCode
 from levit_cli.system.progress import log, shows_progress, silent
 
 RUN, IMAGES, TRAINING, TEACHER, DEVICE, GENERAL = "Run", "Images", "Training", "Teacher", "Device", "General"
@@ -237,7 +238,7 @@ def finetune(
         bool, typer.Option("--quiet", "-q", rich_help_panel=GENERAL, help="Print nothing but errors.")
     ] = False,
     debug: options.DebugOption = False,
-) -> Result:
+) -> ExitCode:
     """Train a model of your own classes.
 
     Examples:
@@ -249,10 +250,10 @@ def finetune(
     """
     given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     from levit_cli.finetune import start
-    from levit_cli.finetune.settings import Request, Runtime
+    from levit_cli.finetune.settings import FinetuneRequest, Runtime
 
     del debug  # handle_errors reads it
-    request = Request(data, output, preset, config, given, resume=resume, overwrite=overwrite)
+    request = FinetuneRequest(data, output, preset, config, given, resume=resume, overwrite=overwrite)
     return start(
         request,
         Runtime(workers, threads, offline=offline, shows_progress=shows_progress(quiet=quiet)),

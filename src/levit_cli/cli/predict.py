@@ -6,7 +6,8 @@ import typer
 
 from levit_cli import choices
 from levit_cli.cli import options
-from levit_cli.cli.errors import Result, handle_errors
+from levit_cli.cli.errors import handle_errors
+from levit_cli.errors import ExitCode
 from levit_cli.system.progress import log
 
 
@@ -99,7 +100,7 @@ def predict(
     verbose: options.VerboseOption = False,
     debug: options.DebugOption = False,
     no_color: options.NoColorOption = False,
-) -> Result:
+) -> ExitCode:
     """Classify images.
 
     Examples:

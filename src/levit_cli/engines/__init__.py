@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Engine",
+    "EngineModel",
     "EngineSpec",
-    "Weights",
     "keep_until_exit",
     "make_engine",
     "make_engine_of_module",
@@ -45,7 +45,7 @@ class Engine(Protocol):
         """Save compiled data for the next run. The caller calls this after all results are written."""
 
 
-class Weights(Protocol):
+class EngineModel(Protocol):
     """The part of a checkpoint that an engine needs."""
 
     @property
@@ -58,7 +58,7 @@ class Weights(Protocol):
     def sha256(self) -> str: ...
 
 
-def make_engine(checkpoint: Weights, spec: EngineSpec, cache: Cache | None = None) -> Engine:
+def make_engine(checkpoint: EngineModel, spec: EngineSpec, cache: Cache | None = None) -> Engine:
     """Return the engine for a checkpoint.
 
     The default engine is OpenVINO on a CPU and torch on a GPU. The device ``auto`` selects a GPU only if a torch

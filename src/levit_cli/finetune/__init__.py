@@ -4,12 +4,12 @@ import os
 from dataclasses import replace
 
 from levit_cli.errors import ExitCode, RefusedError, UsageError
-from levit_cli.finetune.settings import Request, Runtime, environment_defaults
+from levit_cli.finetune.settings import FinetuneRequest, Runtime, environment_defaults
 from levit_cli.system.cpu import usable_threads
 from levit_cli.system.progress import Log
 
 
-def start(request: Request, runtime: Runtime, log: Log) -> ExitCode:
+def start(request: FinetuneRequest, runtime: Runtime, log: Log) -> ExitCode:
     """Check that torch can be imported, set its number of threads, and train.
 
     Raises:

@@ -20,7 +20,7 @@ from levit_cli.finetune.ddp import Processes, process_group, rank_from_environme
 from levit_cli.finetune.loop import Trainer
 from levit_cli.finetune.model_card import run_card
 from levit_cli.finetune.run_folder import Metrics, RunFolder
-from levit_cli.finetune.settings import Request, Runtime, Settings, resolve_settings
+from levit_cli.finetune.settings import FinetuneRequest, Runtime, Settings, resolve_settings
 from levit_cli.finetune.split import Split, exclude, find_images, scan
 from levit_cli.finetune.state import make_train_state
 from levit_cli.finetune.step import StepContext, make_mix
@@ -33,7 +33,7 @@ from levit_cli.system.progress import Log, silent
 from levit_cli.system.text import count_noun
 
 
-def finetune(request: Request, runtime: Runtime, log: Log) -> ExitCode:
+def finetune(request: FinetuneRequest, runtime: Runtime, log: Log) -> ExitCode:
     """Train a model on class folders.
 
     Raises:
@@ -59,7 +59,7 @@ def finetune(request: Request, runtime: Runtime, log: Log) -> ExitCode:
     return ExitCode.OK
 
 
-def open_run(request: Request, folder: RunFolder) -> Settings:
+def open_run(request: FinetuneRequest, folder: RunFolder) -> Settings:
     """Create the run folder, or open it with ``--resume``, and return the run's settings.
 
     Raises:

@@ -20,7 +20,7 @@ ENVIRONMENT_VARIABLES = {"model": "LEVIT_MODEL", "device": "LEVIT_DEVICE"}
 
 
 @dataclass(frozen=True)
-class Request:
+class FinetuneRequest:
     """The run that the command line asks for.
 
     Args:
