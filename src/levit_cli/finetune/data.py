@@ -5,7 +5,6 @@ number of data-loader workers and an interruption therefore do not change a run.
 """
 
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from levit_cli.finetune.split import Sample, read_image
 from levit_cli.images.transforms import Transform
 from levit_cli.model.levit import to_tensor
 from levit_cli.predict.reader import Reader
+from levit_cli.system.signals import blocked_signals, ignore_signals
 
 CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratios of a training crop, as in the Inception paper and torchvision
 FILL_COLOR = [124, 116, 104]  # the ImageNet mean
@@ -150,8 +150,16 @@ def epoch_size(count: int, settings: Settings) -> tuple[int, int]:
     return batch_size, count // batch_size
 
 
+class _SignalSafeLoader(DataLoader[tuple[Tensor, Tensor]]):
+    """Starts its workers with signals blocked, so that no signal kills a worker before it ignores them."""
+
+    def __iter__(self) -> Any:
+        with blocked_signals():
+            return super().__iter__()
+
+
 def training_loader(images: TrainingImages, batches: EpochBatches, workers: int) -> Loader:
-    return DataLoader(images, batch_sampler=batches, num_workers=workers, worker_init_fn=_init_worker)
+    return _SignalSafeLoader(images, batch_sampler=batches, num_workers=workers, worker_init_fn=_init_worker)
 
 
 def validation_loader(
@@ -159,7 +167,9 @@ def validation_loader(
 ) -> Loader:
     """Load every ``world_size``-th image, so that the processes together load each image once."""
     indices = list(range(rank, len(images), world_size))
-    return DataLoader(images, sampler=indices, batch_size=batch_size, num_workers=workers, worker_init_fn=_init_worker)
+    return _SignalSafeLoader(
+        images, sampler=indices, batch_size=batch_size, num_workers=workers, worker_init_fn=_init_worker
+    )
 
 
 @dataclass(frozen=True)
@@ -201,8 +211,7 @@ def _init_worker(_: int) -> None:
     may act on them, because it saves the state. It runs at the lowest priority: otherwise the threads of the training
     step wait for the thread whose core a worker has taken (docs/dev/log.md).
     """
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    ignore_signals()
     if hasattr(os, "nice"):
         os.nice(WORKER_NICENESS)
     torch.set_num_threads(1)

@@ -74,3 +74,24 @@ def deferred_signals(*, second_ends: bool = False) -> Iterator[DeferredSignals]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
         if deferred.arrived:
             signal.raise_signal(deferred.arrived)
+
+
+@contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Block SIGINT and SIGTERM; a process that is forked in the block starts with them blocked."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_signals() -> None:
+    """Ignore SIGINT and SIGTERM in this process, also those that arrived while they were blocked."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
