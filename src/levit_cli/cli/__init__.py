@@ -126,7 +126,7 @@ def levit(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Classify images with LeViT, fast.
+    """Classify images quickly with LeViT.
 
     Examples:
         levit predict photo.jpg

@@ -14,9 +14,14 @@ from levit_cli.system.progress import log, shows_progress, silent
 RUN, IMAGES, TRAINING, TEACHER, DEVICE, GENERAL = "Run", "Images", "Training", "Teacher", "Device", "General"
 
 
-def setting(*names: str, help: str, panel: str, **more: Any) -> Any:  # noqa: A002
-    """Return an option of ``Settings``; without it, the preset, ``--config`` or the resumed run decides."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=more.pop("default", False), **more)
+def setting(*names: str, help: str, panel: str, default: str = "", **more: Any) -> Any:  # noqa: A002
+    """Return an option of ``Settings``; without it, the preset, ``--config`` or the resumed run decides.
+
+    Args:
+        default: the default of the preset ``small``, for the help text only.
+    """
+    help = f"{help} [default: {default}]" if default else help  # noqa: A001
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
 @handle_errors
@@ -35,11 +40,19 @@ def finetune(
             "-o",
             metavar="DIR",
             rich_help_panel=RUN,
-            help="Run folder to write. Its best model is a MODEL for the other commands.",
+            help="Run folder to write. Pass it as MODEL to other commands to use the best epoch.",
         ),
     ],
     model: Annotated[
-        str | None, setting("--model", "-m", help="MODEL to start from.", panel=RUN, default="levit-256")
+        str | None,
+        setting(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="MODEL to start from. [env var: LEVIT_MODEL]",
+            panel=RUN,
+            default="levit-256",
+        ),
     ] = None,
     from_scratch: Annotated[
         str | None,
@@ -63,8 +76,8 @@ def finetune(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in -o if there is one.", rich_help_panel=RUN)
     ] = False,
-    epochs: Annotated[int | None, setting(help="Number of epochs.", panel=RUN, default="20")] = None,
-    seed: Annotated[int | None, setting(help="Random seed.", panel=RUN, default="0")] = None,
+    epochs: Annotated[int | None, setting(help="Number of epochs.", panel=RUN, default="20", metavar="N")] = None,
+    seed: Annotated[int | None, setting(help="Random seed.", panel=RUN, default="0", metavar="N")] = None,
     image_size: Annotated[
         str | None,
         setting(
@@ -85,7 +98,12 @@ def finetune(
     ] = None,
     val_split: Annotated[
         float | None,
-        setting(help="Fraction of each class to validate on if there is no val/ folder.", panel=IMAGES, default="0.1"),
+        setting(
+            help="Fraction of each class to validate on if there is no val/ folder.",
+            panel=IMAGES,
+            default="0.1",
+            metavar="X",
+        ),
     ] = None,
     max_unreadable: Annotated[
         str | None,
@@ -98,20 +116,29 @@ def finetune(
     ] = None,
     crop_scale: Annotated[
         float | None,
-        setting(help="Smallest fraction of an image's area in a random crop.", panel=IMAGES, default="0.35"),
+        setting(
+            help="Smallest fraction of an image's area in a random crop.", panel=IMAGES, default="0.35", metavar="X"
+        ),
     ] = None,
     flip: Annotated[
         bool | None, setting("--flip/--no-flip", help="Mirror images at random.", panel=IMAGES, default="flip")
     ] = None,
     rand_augment: Annotated[
-        int | None, setting(help="RandAugment magnitude, up to 30; 0 disables it.", panel=IMAGES, default="0")
+        int | None,
+        setting(help="RandAugment magnitude, up to 30; 0 disables it.", panel=IMAGES, default="0", metavar="N"),
     ] = None,
-    mixup: Annotated[float | None, setting(help="Mixup alpha; 0 disables it.", panel=IMAGES, default="0")] = None,
-    cutmix: Annotated[float | None, setting(help="CutMix alpha; 0 disables it.", panel=IMAGES, default="0")] = None,
-    erasing: Annotated[float | None, setting(help="Random erasing probability.", panel=IMAGES, default="0")] = None,
+    mixup: Annotated[
+        float | None, setting(help="Mixup alpha; 0 disables it.", panel=IMAGES, default="0", metavar="X")
+    ] = None,
+    cutmix: Annotated[
+        float | None, setting(help="CutMix alpha; 0 disables it.", panel=IMAGES, default="0", metavar="X")
+    ] = None,
+    erasing: Annotated[
+        float | None, setting(help="Random erasing probability.", panel=IMAGES, default="0", metavar="X")
+    ] = None,
     repeated_augmentation: Annotated[
         int | None,
-        setting(help="Number of augmented copies of each image in an epoch.", panel=IMAGES, default="1"),
+        setting(help="Number of augmented copies of each image in an epoch.", panel=IMAGES, default="1", metavar="N"),
     ] = None,
     freeze: Annotated[
         choices.Frozen | None,
@@ -123,7 +150,9 @@ def finetune(
     ] = None,
     batch_size: Annotated[
         int | None,
-        setting("--batch-size", "-b", help="Images per step, over all processes.", panel=TRAINING, default="64"),
+        setting(
+            "--batch-size", "-b", help="Images per step, over all processes.", panel=TRAINING, default="64", metavar="N"
+        ),
     ] = None,
     grad_accum_steps: Annotated[
         int | None,
@@ -131,36 +160,56 @@ def finetune(
             help="Gradient accumulation: compute a batch in this number of parts, which saves memory.",
             panel=TRAINING,
             default="1",
+            metavar="N",
         ),
     ] = None,
     learning_rate: Annotated[
         float | None,
         setting(
-            "--learning-rate", "--lr", help="Peak learning rate.", panel=TRAINING, default="depends on the batch size"
+            "--learning-rate",
+            "--lr",
+            help="Peak learning rate.",
+            panel=TRAINING,
+            default="depends on the batch size",
+            metavar="X",
         ),
     ] = None,
-    min_lr: Annotated[float | None, setting(help="Final learning rate.", panel=TRAINING, default="1e-5")] = None,
-    warmup_epochs: Annotated[
-        float | None, setting(help="Epochs of linear learning-rate warm-up.", panel=TRAINING, default="1")
+    min_lr: Annotated[
+        float | None, setting(help="Final learning rate.", panel=TRAINING, default="1e-5", metavar="X")
     ] = None,
-    weight_decay: Annotated[float | None, setting(help="AdamW weight decay.", panel=TRAINING, default="0.025")] = None,
+    warmup_epochs: Annotated[
+        float | None, setting(help="Epochs of linear learning-rate warm-up.", panel=TRAINING, default="1", metavar="X")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, setting(help="AdamW weight decay.", panel=TRAINING, default="0.025", metavar="X")
+    ] = None,
     clip_grad: Annotated[
-        float | None, setting(help="Maximum gradient norm; 0 disables clipping.", panel=TRAINING, default="1")
+        float | None,
+        setting(help="Maximum gradient norm; 0 disables clipping.", panel=TRAINING, default="1", metavar="X"),
     ] = None,
     clip_mode: Annotated[
         choices.ClipMode | None,
         setting(
-            help="norm clips all gradients together; agc clips each unit's relative to its weights, as in the paper.",
+            help="norm clips all gradients together; agc, the paper's way, clips each unit relative to its weights.",
             panel=TRAINING,
             default="norm",
         ),
     ] = None,
     ema: Annotated[
         float | None,
-        setting(help="Decay of the moving average of the weights; 0 disables it.", panel=TRAINING, default="0.998"),
+        setting(
+            help="Decay of the moving average of the weights; 0 disables it.",
+            panel=TRAINING,
+            default="0.998",
+            metavar="X",
+        ),
     ] = None,
-    label_smoothing: Annotated[float | None, setting(help="Label smoothing.", panel=TRAINING, default="0.1")] = None,
-    drop_path: Annotated[float | None, setting(help="Stochastic depth rate.", panel=TRAINING, default="0")] = None,
+    label_smoothing: Annotated[
+        float | None, setting(help="Label smoothing.", panel=TRAINING, default="0.1", metavar="X")
+    ] = None,
+    drop_path: Annotated[
+        float | None, setting(help="Stochastic depth rate.", panel=TRAINING, default="0", metavar="X")
+    ] = None,
     teacher: Annotated[
         str | None,
         setting(
@@ -190,14 +239,19 @@ def finetune(
         ),
     ] = None,
     alpha: Annotated[
-        float | None, setting(help="Weight of the distillation loss, from 0 to 1.", panel=TEACHER, default="0.5")
+        float | None,
+        setting(help="Weight of the distillation loss, from 0 to 1.", panel=TEACHER, default="0.5", metavar="X"),
     ] = None,
     distill_temperature: Annotated[
-        float | None, setting(help="Softmax temperature for --distill soft.", panel=TEACHER, default="1")
+        float | None, setting(help="Softmax temperature for --distill soft.", panel=TEACHER, default="1", metavar="X")
     ] = None,
     device: Annotated[
         choices.Device | None,
-        setting(help="Device to train on; auto is the GPU if there is one.", panel=DEVICE, default="auto"),
+        setting(
+            help="Device to train on; auto is the GPU if there is one. [env var: LEVIT_DEVICE]",
+            panel=DEVICE,
+            default="auto",
+        ),
     ] = None,
     precision: Annotated[
         choices.Precision | None,
@@ -220,6 +274,7 @@ def finetune(
         int,
         typer.Option(
             min=0,
+            metavar="N",
             rich_help_panel=DEVICE,
             help="Data-loader worker processes; 0 loads the images in the training process.",
         ),
@@ -229,8 +284,8 @@ def finetune(
         typer.Option(
             min=0,
             rich_help_panel=DEVICE,
-            show_default="all",
-            help="Threads of the training process; 0 uses all that it may use.",
+            metavar="N",
+            help="CPU threads for training. 0 uses all available threads.",
         ),
     ] = 0,
     offline: options.OfflineOption = False,
@@ -239,7 +294,7 @@ def finetune(
     ] = False,
     debug: options.DebugOption = False,
 ) -> ExitCode:
-    """Train a model of your own classes.
+    """Train a model on your own classes.
 
     Examples:
         levit finetune flowers/ -o runs/flowers -m levit-128S --epochs 20

@@ -180,7 +180,7 @@ def epoch_line(metrics: Metrics, epochs: int, *, is_best: bool) -> str:
     return (
         f"epoch {metrics['epoch']}/{epochs}: loss {metrics['train_loss']:.3f}, "
         f"validation loss {metrics['val_loss']:.3f}, top-1 {metrics['val_top1']:.2%}{' (best)' if is_best else ''}, "
-        f"{metrics['images_per_s']:.0f} images/s, {_duration(left_s)} left"
+        f"{metrics['images_per_s']:.1f} images/s, {_duration(left_s)} left"
     )
 
 

@@ -24,7 +24,7 @@ def run_card(checkpoint: Checkpoint, settings: Settings, images: int, epoch: int
     title = [f"# LeViT for {count_noun(len(names), 'class')}", ""]
     intro = [
         f"Trained with `levit finetune` {__version__}. The settings are in `config.toml`;"
-        " `levit finetune --config config.toml` repeats the run.",
+        " `levit finetune FOLDER -o NEW_RUN --config config.toml` repeats the run.",
         "",
     ]
     rows = _card_rows(checkpoint, settings, names, images, epoch)
