@@ -39,6 +39,11 @@ class LevitError(Exception):
         self.what, self.why, self.hint = what, why, hint
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the reason of an error in words: for an ``OSError`` without its number and path."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 class UsageError(LevitError):
     """The command line cannot be executed, for example because there are no inputs or the output exists."""
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from levit_cli.bench.results import SCHEMA_VERSION, Row, rounded, utf8_name
 from levit_cli.bench.runners import ModelRunner
-from levit_cli.errors import ExitCode, UsageError
+from levit_cli.errors import ExitCode, UsageError, reason_of
 from levit_cli.system.progress import Log
 from levit_cli.system.text import count_noun
 
@@ -70,7 +70,7 @@ def read_earlier_run(path: Path) -> EarlierRun:
         with path.open("rb") as file:
             document = json.loads(file.read(MAX_BYTES))
     except OSError as error:
-        raise UsageError(f"Cannot read {path}", why=error.strerror or str(error)) from error
+        raise UsageError(f"Cannot read {path}", why=reason_of(error)) from error
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
         raise UsageError(f"{path} is not JSON", why=str(error)[:200], hint=HINT) from error
     if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:

@@ -16,7 +16,7 @@ from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights
 from levit_cli.choices import CheckpointFormat, Dtype, PreprocessingName
 from levit_cli.data.inputs import is_url
 from levit_cli.data.labels import Labels, imagenet1k, numbered, read_labels, require_length
-from levit_cli.errors import RefusedError
+from levit_cli.errors import RefusedError, reason_of
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
 from levit_cli.system.text import count_noun
@@ -62,7 +62,7 @@ class Checkpoint:
         try:
             return sha256_of(*self.files)
         except OSError as error:
-            raise RefusedError(f"Cannot read {self.files[0]}", why=error.strerror or str(error)) from error
+            raise RefusedError(f"Cannot read {self.files[0]}", why=reason_of(error)) from error
 
     @property
     def architecture(self) -> str:

@@ -14,7 +14,7 @@ from levit_cli.checkpoints.metadata_parts import OURS, Evaluation, Metadata, req
 from levit_cli.checkpoints.metadata_timm import from_timm, timm_config
 from levit_cli.choices import CheckpointFormat
 from levit_cli.data.labels import Labels
-from levit_cli.errors import RefusedError
+from levit_cli.errors import RefusedError, reason_of
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
 from levit_cli.system.atomic import replace_text
@@ -50,7 +50,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RefusedError(f"Cannot read {path}", why=str(error)) from error
+        raise RefusedError(f"Cannot read {path}", why=reason_of(error)) from error
     if not isinstance(content, dict):
         raise RefusedError(f"Cannot read {path}", why="it is not a JSON object")
     return content

@@ -20,7 +20,7 @@ from levit_cli.checkpoints.weights import (
     write_safetensors,
 )
 from levit_cli.choices import CheckpointFormat, Dtype
-from levit_cli.errors import OutputError, RefusedError, UsageError
+from levit_cli.errors import OutputError, RefusedError, UsageError, reason_of
 from levit_cli.model.attention_bias import bias_index
 from levit_cli.model.config import SHRINK_STRIDE, LevitConfig
 from levit_cli.model.tensors import BIAS_INDEX, tensors
@@ -103,7 +103,7 @@ def _write_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"Cannot create the folder {folder}", why=error.strerror or str(error)) from error
+        raise OutputError(f"Cannot create the folder {folder}", why=reason_of(error)) from error
     texts = {
         name: json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         for name, content in write_metadata(

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, sha256_of
-from levit_cli.errors import OutputError, RefusedError, UnreachableError
+from levit_cli.errors import OutputError, RefusedError, UnreachableError, reason_of
 from levit_cli.system import http
 from levit_cli.system.atomic import replace_bytes
 from levit_cli.system.cache import cache_folder
@@ -49,7 +49,7 @@ def _file_name(url: str) -> str:
     try:
         name = Path(urlsplit(url).path).name
     except ValueError as error:
-        raise RefusedError(f"{url} is not a valid URL", why=str(error)) from error
+        raise RefusedError(f"{url} is not a valid URL", why=reason_of(error)) from error
     if Path(name).suffix not in WEIGHT_SUFFIXES:
         what = f"{url} is not the URL of a weight file"
         raise RefusedError(what, why=f"its name must end in one of {', '.join(WEIGHT_SUFFIXES)}")
@@ -79,12 +79,12 @@ def _download(url: str) -> bytes:
     try:
         return http.fetch(url, max_bytes=MAX_BYTES, timeout_s=TIMEOUT_S)
     except http.FetchError as error:
-        raise UnreachableError(f"Cannot download {url}", why=str(error), hint=HINT) from error
+        raise UnreachableError(f"Cannot download {url}", why=reason_of(error), hint=HINT) from error
 
 
 def _store(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"Cannot create the cache folder {path.parent}", why=error.strerror or str(error)) from error
+        raise OutputError(f"Cannot create the cache folder {path.parent}", why=reason_of(error)) from error
     replace_bytes(path, content)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from levit_cli.checkpoints import pickles
 from levit_cli.choices import Dtype
-from levit_cli.errors import RefusedError
+from levit_cli.errors import RefusedError, reason_of
 from levit_cli.system.atomic import replace_bytes
 
 Array = NDArray[Any]
@@ -73,7 +73,7 @@ def read_weights(path: Path, *, ema: bool = False) -> Weights:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise RefusedError(f"Cannot read {path}", why=error.strerror or str(error)) from error
+        raise RefusedError(f"Cannot read {path}", why=reason_of(error)) from error
     if head[8:9] == b"{":
         if ema:
             raise RefusedError(f"{path} has no EMA weights", why="a safetensors file holds one set of weights")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
-from levit_cli.errors import InputError, UsageError
+from levit_cli.errors import InputError, UsageError, reason_of
 
 STDIN = "-"
 URL_SCHEMES = ("http://", "https://")
@@ -109,7 +109,7 @@ class InputOptions:
             with _open_list(self.files_from) as file:
                 yield from from_paths(read_list(file, null=self.null))
         except OSError as error:
-            raise UsageError(f"Cannot read the list {self.files_from}", why=error.strerror or str(error)) from error
+            raise UsageError(f"Cannot read the list {self.files_from}", why=reason_of(error)) from error
 
     @property
     def can_be_read_again(self) -> bool:
@@ -161,7 +161,7 @@ def _entries(folder: str) -> list[_Entry] | InputError:
     except PermissionError:
         return InputError("permission", "no permission to read the folder")
     except OSError as error:
-        return InputError("not_found", error.strerror or str(error))
+        return InputError("not_found", reason_of(error))
     entries = [
         _Entry(path, is_folder)
         for path, name, is_folder, is_link in seen

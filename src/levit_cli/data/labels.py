@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from levit_cli.errors import RefusedError
+from levit_cli.errors import RefusedError, reason_of
 from levit_cli.system.text import count_noun
 
 
@@ -78,7 +78,7 @@ def from_id2label(id2label: Mapping[str, str]) -> Labels:
     try:
         by_index = {int(index): str(name) for index, name in id2label.items()}
     except ValueError as error:
-        raise RefusedError("The labels are not keyed by class index", why=str(error)) from error
+        raise RefusedError("The labels are not keyed by class index", why=reason_of(error)) from error
     if sorted(by_index) != list(range(len(by_index))):
         raise RefusedError("The class indices of the labels must be 0, 1, 2 and so on, without a gap")
     return from_names([by_index[index] for index in range(len(by_index))])
@@ -106,7 +106,7 @@ def read_labels(path: Path) -> Labels:
         content = json.loads(text) if path.suffix.lower() == ".json" else text.rstrip().split("\n")
         return from_id2label(content) if isinstance(content, dict) else from_list(content)
     except (OSError, ValueError, RecursionError, RefusedError) as error:
-        raise RefusedError(f"Cannot read labels from {path}", why=str(error)) from error
+        raise RefusedError(f"Cannot read labels from {path}", why=reason_of(error)) from error
 
 
 def require_length(labels: Labels, num_classes: int, origin: str) -> Labels:

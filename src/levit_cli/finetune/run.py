@@ -13,7 +13,7 @@ from levit_cli.choices import Precision
 from levit_cli.data.image_folder import ClassFolders
 from levit_cli.data.labels import from_names
 from levit_cli.engines import EngineSpec
-from levit_cli.errors import ExitCode, RefusedError, UsageError
+from levit_cli.errors import ExitCode, RefusedError, UsageError, reason_of
 from levit_cli.eval import evaluate
 from levit_cli.finetune.data import Loaders, TrainingImages, ValidationImages
 from levit_cli.finetune.ddp import Processes, process_group, rank_from_environment
@@ -143,7 +143,7 @@ def _architecture(name: str) -> LevitConfig:
         return LevitConfig(widths, key_dims, heads, depths)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RefusedError(
-            f"Unknown architecture {name}", why=str(error), hint=f"use {', '.join(VARIANTS)} or a config.json"
+            f"Unknown architecture {name}", why=reason_of(error), hint=f"use {', '.join(VARIANTS)} or a config.json"
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from levit_cli.errors import OutputError, RefusedError, UsageError
+from levit_cli.errors import OutputError, RefusedError, UsageError, reason_of
 from levit_cli.finetune.curves import draw_curves
 from levit_cli.finetune.settings import Settings, as_toml, given_options, read_toml
 from levit_cli.finetune.split import Unreadable
@@ -60,7 +60,7 @@ class RunFolder:
             for file in (self.state_file, self.metrics_file, self.unreadable_file, self.path / "model.safetensors"):
                 file.unlink(missing_ok=True)
         except OSError as error:
-            raise OutputError(f"Cannot write to {self.path}", why=error.strerror or str(error)) from error
+            raise OutputError(f"Cannot write to {self.path}", why=reason_of(error)) from error
         replace_text(self.settings_file, as_toml(settings))
 
     def read_settings(self, options: Mapping[str, Any]) -> Settings:
@@ -144,5 +144,5 @@ def refuse_damaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        why = reason_of(error)
         raise RefusedError(f"Cannot read {path}", why=why, hint="--overwrite starts the run again") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from levit_cli.choices import ClipMode, Device, Distillation, Frozen, Precision, Preset
-from levit_cli.errors import RefusedError, UsageError
+from levit_cli.errors import RefusedError, UsageError, reason_of
 
 PAPER_BATCH_SIZE, PAPER_LR, PAPER_WARMUP_EPOCHS = 512, 5e-4, 5.0
 ENVIRONMENT_VARIABLES = {"model": "LEVIT_MODEL", "device": "LEVIT_DEVICE"}
@@ -216,7 +216,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RefusedError(f"Cannot read the settings in {path}", why=str(error)) from error
+        raise RefusedError(f"Cannot read the settings in {path}", why=reason_of(error)) from error
     types = {field.name: type(field.default) for field in fields(Settings)}
     for name, value in table.items():
         if name not in types:

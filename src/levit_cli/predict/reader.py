@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from levit_cli.choices import Decoding
 from levit_cli.data.inputs import Input, is_url
-from levit_cli.errors import InputError
+from levit_cli.errors import InputError, reason_of
 from levit_cli.images.decode import decode
 from levit_cli.images.preprocess import preprocess
 from levit_cli.images.transforms import Transform
@@ -94,7 +94,7 @@ def open_regular(path: str) -> BinaryIO:
     except PermissionError:
         raise InputError("permission", "no permission to read the file") from None
     except (OSError, ValueError) as error:  # ENXIO: a socket; ValueError: a NUL in the name
-        why = getattr(error, "strerror", None) or str(error)  # str of an OSError would include the path
+        why = reason_of(error)  # str of an OSError would include the path
         raise InputError("not_regular" if _is_special(path) else "not_found", why) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

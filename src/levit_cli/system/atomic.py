@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from levit_cli.errors import OutputError
+from levit_cli.errors import OutputError, reason_of
 
 NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -115,7 +115,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"Cannot write {path}", why=error.strerror or str(error)) from error
+        raise OutputError(f"Cannot write {path}", why=reason_of(error)) from error
 
 
 def _temporary_name(name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import BinaryIO, Protocol, TypeVar
 
-from levit_cli.errors import LevitError, OutputError, UsageError
+from levit_cli.errors import LevitError, OutputError, UsageError, reason_of
 from levit_cli.system.atomic import Replacement, remove_leftover, replace_bytes, same_file, write_all, writing
 from levit_cli.system.signals import deferred_signals
 
@@ -166,7 +166,7 @@ class Sink:
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:  # ValueError: the stream is closed
-            why = getattr(error, "strerror", None) or str(error)
+            why = reason_of(error)
             raise OutputError(f"Cannot write {self._name}", why=why) from error
 
 
