@@ -80,7 +80,7 @@ def images_of(folder: Path) -> list[Input]:
         raise UsageError(f"{folder} is not a folder", hint="--end-to-end needs a folder of images")
     listed = [item for item in itertools.islice(walk(str(folder)), MAX_LISTED) if item.error is None]
     if not listed:
-        raise UsageError(f"No images in {folder}", why=f"no file name ends in one of {' '.join(SUFFIXES)}")
+        raise UsageError(f"No images in {folder}", why=f"looked for {' '.join(SUFFIXES)}")
     count = min(len(listed), MAX_IMAGES)
     chosen = [listed[number * len(listed) // count] for number in range(count)]
     if not any(map(_is_readable, chosen)):

@@ -109,7 +109,7 @@ def _add_speeds(page: Page, meta: Mapping[str, Any], rows: Sequence[Row]) -> Non
     )
     if any(unstable):
         page.add_note(
-            f"unstable: the spread (standard deviation / mean of the batch times) exceeds {UNSTABLE_CV:.0%}. "
+            f"unstable: the spread (standard deviation / mean of the batch times) exceeds {100 * UNSTABLE_CV:.0f} %. "
             "Close other programs, or measure longer with --duration.",
             "yellow",
         )
@@ -132,7 +132,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         format_number(row.images_per_s),
         format_number(1000 * timing.average_s(row.average)),
         format_number(1000 * timing.p90_s),
-        f"{timing.cv:.0%}",
+        f"{100 * timing.cv:.0f} %",
         format_number(published) if published else "–",
         f"{PUBLISHED[row.published].top1:.1f}" if row.published else "–",
         "unstable" if timing.is_unstable else "",
@@ -226,6 +226,6 @@ def _end_to_end_cells(run: EndToEndRun) -> tuple[str, ...]:
         printable(run.model),
         format_number(run.images_per_s),
         *(f"{1000 * seconds:.2f}" for seconds in run.parts_s.values()),
-        f"{run.timing.cv:.0%}",
-        f"{slowest} {run.share(slowest):.0%}",
+        f"{100 * run.timing.cv:.0f} %",
+        f"{slowest} {100 * run.share(slowest):.0f} %",
     )

@@ -152,7 +152,7 @@ def _locate(source: str, offline: bool, sha256: str | None, warn: Callable[[str]
         raise RefusedError(
             f"Unknown model {source}",
             why="it is not a file, a folder, a variant name or a hub id",
-            hint=f"names are {', '.join(VARIANTS)} and {DEMO}; a hub id is owner/name[@revision]",
+            hint=f"names are {', '.join(VARIANTS)} and {DEMO}; a hub id is owner/name[@rev]",
         )
     return hub.fetch(hub_id, warn, offline=offline)
 

@@ -97,7 +97,7 @@ class Trainer:
                 if not isfinite(loss):
                     raise diverged(position, self.folder.path, has_checkpoint=bool(self.history))
                 position.add_step(loss, num_correct, batch_size)
-                bar.advance(batch_size, f"loss {position.mean_loss:.3f}, accuracy {position.accuracy:.1%}")
+                bar.advance(batch_size, f"loss {position.mean_loss:.3f}, accuracy {100 * position.accuracy:.1f} %")
                 if stop or self.clock() - last_save > SAVE_INTERVAL_S:
                     self.save_state()
                     last_save = self.clock()
@@ -179,7 +179,8 @@ def epoch_line(metrics: Metrics, epochs: int, *, is_best: bool) -> str:
     left_s = (epochs - metrics["epoch"]) * metrics["epoch_s"]
     return (
         f"epoch {metrics['epoch']}/{epochs}: loss {metrics['train_loss']:.3f}, "
-        f"validation loss {metrics['val_loss']:.3f}, top-1 {metrics['val_top1']:.2%}{' (best)' if is_best else ''}, "
+        f"validation loss {metrics['val_loss']:.3f}, "
+        f"top-1 {100 * metrics['val_top1']:.2f} %{' (best)' if is_best else ''}, "
         f"{metrics['images_per_s']:.1f} images/s, {_duration(left_s)} left"
     )
 

@@ -254,6 +254,7 @@ def evaluate_best(folder: RunFolder, settings: Settings, split: Split, history: 
     save(checkpoint, folder.path, "hf", card=run_card(checkpoint, settings, len(split.train), best["epoch"]))
     spec = results.engine.spec
     log(
-        f"Best epoch {best['epoch']} of {len(history)}: top-1 {evaluation.top1:.2%} ({num_correct:,} of {count:,}) "
+        f"Best epoch {best['epoch']} of {len(history)}: top-1 {100 * evaluation.top1:.2f} % "
+        f"({num_correct:,} of {count:,}) "
         f"with {spec.engine} in {spec.precision} · levit predict -m {folder.path} IMAGE"
     )
