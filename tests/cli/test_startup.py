@@ -20,7 +20,8 @@ try:
     app(prog_name="levit")
 except SystemExit as stop:
     code = stop.code
-print(json.dumps({"code": code, "modules": sorted({name.partition(".")[0] for name in sys.modules})}), file=sys.stderr)
+modules = {name.partition(".")[0] for name in sys.modules} | {"numpy.random"} & set(sys.modules)
+print(json.dumps({"code": code, "modules": sorted(modules)}), file=sys.stderr)
 """
 
 
@@ -35,7 +36,7 @@ def modules_after(*arguments: str | Path) -> set[str]:
 def test_a_prediction_on_a_cpu_imports_neither_torch_nor_the_hub(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     loaded = modules_after("predict", "-m", tiny_folder, path, "-f", "jsonl", "-q")
-    assert loaded.isdisjoint(HEAVY)
+    assert loaded.isdisjoint({*HEAVY, "numpy.random"})  # numpy imports its random part only when it is used
     assert "openvino" in loaded
 
 

@@ -202,7 +202,8 @@ def random_state(config: LevitConfig, seed: int = 0) -> dict[str, NDArray[Any]]:
     return {tensor.names.ours: _random_array(tensor, rng) for tensor in tensors(config)}
 
 
-def _random_array(tensor: Tensor, rng: np.random.Generator) -> NDArray[Any]:
+# The annotation is a string: evaluated, it would import numpy.random, which costs every prediction 10 ms.
+def _random_array(tensor: Tensor, rng: "np.random.Generator") -> NDArray[Any]:
     name, shape = tensor.names.ours, tensor.shape
     if tensor.kind == "counter":
         return np.array(rng.integers(1, 1000), np.int64)
