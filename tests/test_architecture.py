@@ -28,7 +28,7 @@ TORCH_ALLOWED = {
 }
 MODULES_OF_LIBRARY = {
     "openvino": {"engines.openvino", "engines.openvino_converter"},
-    "huggingface_hub": {"checkpoints.hub"},
+    "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card"},
     "safetensors": {"checkpoints.weights"},
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},
     "typer": {"cli"},

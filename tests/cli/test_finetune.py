@@ -213,7 +213,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_best_model(images: Path, option
         (["--resume", "--overwrite"], 2, "cannot be combined with --overwrite or --config"),
         (["--distill", "loud"], 2, "loud"),
         (["-m", "/nowhere/model.pth"], 3, "Unknown model"),
-        (["--config", "/nowhere.toml"], 3, "Cannot read the settings"),
+        (["--config", "/nowhere.toml"], 2, "Cannot read the settings"),
     ],
 )
 def test_invalid_options_are_refused(options: list[str], code: int, message: str, images: Path, tmp_path: Path) -> None:

@@ -253,8 +253,9 @@ def test_invalid_options_are_refused_before_training(
 ) -> None:
     if options.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("a GPU is available")
+    start = {} if "from_scratch" in options else {"model": str(finished)}
     with pytest.raises((UsageError, RefusedError), match=message):
-        run(images, tmp_path / "run", **{"model": str(finished), **options})
+        run(images, tmp_path / "run", **{**start, **options})
 
 
 def test_gradient_accumulation_gives_the_same_weights_with_a_frozen_backbone(

@@ -1,6 +1,7 @@
 """Run ``levit finetune``: scan the images, build student and teacher, train, and evaluate the best model."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from levit_cli.finetune.ddp import Processes, process_group, rank_from_environme
 from levit_cli.finetune.loop import Trainer
 from levit_cli.finetune.model_card import run_card
 from levit_cli.finetune.run_folder import Metrics, RunFolder
-from levit_cli.finetune.settings import FinetuneRequest, Runtime, Settings, resolve_settings
+from levit_cli.finetune.settings import FinetuneRequest, Runtime, Settings, parse_image_size, resolve_settings
 from levit_cli.finetune.split import Split, exclude, find_images, scan
 from levit_cli.finetune.state import make_train_state
 from levit_cli.finetune.step import StepContext, make_mix
@@ -68,7 +69,7 @@ def open_run(request: FinetuneRequest, folder: RunFolder) -> Settings:
     options = {**request.options, "data": str(request.data.resolve())}
     if request.resume:
         return folder.read_settings(options)
-    settings = resolve_settings(request.preset, request.config, options)
+    settings = resolve_settings(request.preset, request.config, options, os.environ)
     if request.output.resolve() == request.data.resolve():
         raise UsageError(
             f"The run folder {request.output} is also the image folder", hint="choose another folder with -o"
@@ -114,7 +115,6 @@ def make_student(settings: Settings, num_classes: int, *, offline: bool, log: Lo
 
     Raises:
         RefusedError: the checkpoint or the architecture is unknown.
-        UsageError: the image size is invalid.
     """
     if settings.from_scratch:
         config = _new_config(_architecture(settings.from_scratch), settings, num_classes, distilled=True)
@@ -151,22 +151,10 @@ def _new_config(config: LevitConfig, settings: Settings, num_classes: int, *, di
     return replace(
         config,
         num_classes=num_classes,
-        image_size=_parse_image_size(settings.image_size) or config.image_size,
+        image_size=parse_image_size(settings.image_size) or config.image_size,
         drop_path_rate=settings.drop_path,
         distilled=distilled,
     )
-
-
-def _parse_image_size(text: str) -> tuple[int, int] | None:
-    """Parse ``N`` or ``HxW``; return None for an empty text."""
-    if not text:
-        return None
-    try:
-        sizes = [int(size) for size in text.lower().split("x")]
-        height, width = sizes if len(sizes) == 2 else sizes * 2
-    except ValueError as error:
-        raise UsageError(f"Invalid image size {text}", hint="write 224, or 192x256 for height and width") from error
-    return height, width
 
 
 def _student_transform(transform: Transform, image_size: tuple[int, int], resize_to: int) -> Transform:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.checkpoints.weights import read_weights
 from levit_cli.errors import RefusedError, UnreachableError
-from levit_cli.finetune.onnx_teacher import NETWORK_SUFFIXES, OnnxNetwork
+from levit_cli.finetune.onnx_teacher import OnnxNetwork
+from levit_cli.finetune.settings import NETWORK_SUFFIXES
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from levit_cli.model.levit import Levit, load_arrays, to_tensor
 from levit_cli.system.cpu import usable_threads
