@@ -129,7 +129,7 @@ def test_all_faults_of_a_file_are_named_at_once(tmp_path: Path) -> None:
         ({"teacher": "demo", "alpha": 0.0}, "--alpha 0 leaves --teacher without effect"),
         ({"clip_grad": 0.0, "clip_mode": "agc"}, "--clip-mode has no effect with --clip-grad 0"),
         ({"learning_rate": 1e-6}, "--min-lr 1e-05 is larger than --learning-rate 1e-06"),
-        ({"warmup_epochs": 5.0, "epochs": 2}, "--warmup-epochs 5.0 is larger than --epochs 2"),
+        ({"warmup_epochs": 5.0, "epochs": 2}, "--warmup-epochs 5 is larger than --epochs 2"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
