@@ -210,7 +210,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_best_model(images: Path, option
         (["--batch-size", "64", "--grad-accum-steps", "3"], 2, "not divisible by --grad-accum-steps 3"),
         (["--max-unreadable", "many"], 2, "is not a fraction"),
         (["--resume"], 2, "No run to resume"),
-        (["--resume", "--overwrite"], 2, "cannot be combined with --overwrite or --config"),
+        (["--resume", "--overwrite"], 2, "cannot be combined with --overwrite, --config"),
         (["--distill", "loud"], 2, "loud"),
         (["-m", "/nowhere/model.pth"], 3, "Unknown model"),
         (["--config", "/nowhere.toml"], 2, "Cannot read the settings"),

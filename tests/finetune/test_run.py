@@ -14,8 +14,7 @@ import torch
 
 from levit_cli.checkpoints import load
 from levit_cli.errors import ExitCode, RefusedError, TrainingStoppedError, UsageError
-from levit_cli.finetune import loop, step
-from levit_cli.finetune.run import finetune
+from levit_cli.finetune import loop, start, step
 from levit_cli.finetune.settings import FinetuneRequest, Runtime
 from levit_cli.images.transforms import transform_for
 from levit_cli.model.config import LevitConfig
@@ -39,14 +38,14 @@ def finished(images: Path, architecture: Path, tmp_path_factory: pytest.TempPath
     return folder
 
 
-def run(data: Path, folder: Path, *, resume: bool = False, config: Path | None = None, **options: Any) -> list[str]:
+def run(
+    data: Path | None, folder: Path, *, resume: bool = False, config: Path | None = None, **options: Any
+) -> list[str]:
     """Train, and return the log lines."""
     lines: list[str] = []
     options = options if resume or config else {**QUICK, **options}
-    assert (
-        finetune(FinetuneRequest(data, folder, "small", config, options, resume), Runtime(), lines.append)
-        == ExitCode.OK
-    )
+    request = FinetuneRequest(data, folder, None, config, options, resume)
+    assert start(request, Runtime(threads=1), lines.append) == ExitCode.OK
     return lines
 
 
@@ -210,7 +209,7 @@ def test_unreadable_images_are_logged_and_listed_for_resuming(
     truncated.write_bytes(truncated.read_bytes()[:100])
     lines = run(dataset, tmp_path / "run", from_scratch=str(architecture), epochs=1, max_unreadable=0.1)
     assert any(f"Skipped {truncated}: truncated" in line for line in lines)
-    assert str(truncated) in (tmp_path / "run" / "unreadable.tsv").read_text()
+    assert '"train/red/000.png"' in (tmp_path / "run" / "unreadable.tsv").read_text()
     truncated.unlink()  # a resumed run does not scan again
     run(dataset, tmp_path / "run", resume=True)
 
@@ -224,7 +223,7 @@ def test_an_existing_run_is_not_overwritten(finished: Path, images: Path, archit
     assert (finished / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "unreadable.tsv", "state.pt", "config.toml"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "unreadable.tsv", "images.jsonl", "state.pt", "config.toml"])
 def test_the_error_names_the_damaged_file_of_a_run(name: str, finished: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(b"\xffno[]")
@@ -242,7 +241,7 @@ def test_resume_needs_a_run_folder(images: Path, tmp_path: Path) -> None:
     [
         ({"from_scratch": "levit-1"}, "Unknown architecture levit-1"),
         ({"image_size": "50"}, "multiples of 16"),
-        ({"image_size": "a"}, "Invalid image size a"),
+        ({"image_size": "a"}, "--image-size a is invalid"),
         ({"model": "/nowhere/model.pth"}, "Unknown model"),
         ({"device": "cuda"}, "No cuda device"),
         ({"teacher": "no-such-teacher"}, "no-such-teacher"),
@@ -253,9 +252,10 @@ def test_invalid_options_are_refused_before_training(
 ) -> None:
     if options.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("a GPU is available")
-    start = {} if "from_scratch" in options else {"model": str(finished)}
+    model = {} if "from_scratch" in options else {"model": str(finished)}
     with pytest.raises((UsageError, RefusedError), match=message):
-        run(images, tmp_path / "run", **{**start, **options})
+        run(images, tmp_path / "run", **{**model, **options})
+    assert not (tmp_path / "run").exists()
 
 
 def test_gradient_accumulation_gives_the_same_weights_with_a_frozen_backbone(

@@ -14,6 +14,7 @@ from levit_cli.checkpoints.metadata_parts import (
     published_or_same,
     require_temperature,
     square_or_pair,
+    written_by_levit,
 )
 from levit_cli.data.labels import Labels, from_id2label
 from levit_cli.errors import RefusedError
@@ -31,10 +32,11 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metad
         raise RefusedError(f"the architecture is {model_type}, not levit")
     ours = config.get(OURS, {})
     id2label = config.get("id2label", {})
-    named = any(name != f"LABEL_{index}" for index, name in id2label.items())  # LABEL_0 … are placeholders
+    # transformers writes LABEL_0 … if there are no names; levit only if the classes are called so
+    named = written_by_levit(ours) or any(name != f"LABEL_{index}" for index, name in id2label.items())
     return Metadata(
         image_size=parse_size(config["image_size"]) if "image_size" in config else None,
-        labels=from_id2label(id2label) if named else None,
+        labels=from_id2label(id2label) if id2label and named else None,
         transform=_transform_from_hf(preprocessor) if preprocessor else None,
         drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
         evaluation=parse_evaluation(ours),

@@ -41,6 +41,11 @@ class Metadata:
     temperature: float = 1.0
 
 
+def written_by_levit(ours: Mapping[str, Any]) -> bool:
+    """Return whether levit wrote the whole file, not just a temperature into a file of another library."""
+    return "drop_path_rate" in ours
+
+
 def parse_size(value: Any) -> Grid:
     """Parse a size as (height, width) from one number, a pair, or a mapping."""
     if isinstance(value, Mapping):

@@ -17,7 +17,7 @@ from levit_cli.checkpoints.metadata_parts import (
     require_temperature,
     square_or_pair,
 )
-from levit_cli.data.labels import Labels, from_list
+from levit_cli.data.labels import Labels, from_list, from_names
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from levit_cli.model.config import LevitConfig, variant_name
@@ -34,12 +34,18 @@ def from_timm(config: Mapping[str, Any], with_transform: bool) -> Metadata:
     ours = config.get(OURS, {})
     return Metadata(
         image_size=parse_size(trained["input_size"][1:]) if "input_size" in trained else None,
-        labels=from_list(names) if names else None,
+        labels=_labels(names) if names else None,
         transform=_transform_from_timm(trained) if with_transform and "input_size" in trained else None,
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
         evaluation=parse_evaluation(ours),
         temperature=require_temperature(float(ours.get("temperature", 1.0))),
     )
+
+
+def _labels(names: Any) -> Labels:
+    """Return the labels of a list, whose names are not stripped: a class may begin with a space."""
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return from_names(names) if is_list else from_list(names)
 
 
 def _require_timm_levit(config: Mapping[str, Any]) -> None:

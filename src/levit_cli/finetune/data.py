@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
@@ -28,6 +28,10 @@ from levit_cli.system.signals import blocked_signals, ignore_signals
 CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratios of a training crop, as in the Inception paper and torchvision
 FILL_COLOR = [124, 116, 104]  # the ImageNet mean
 WORKER_NICENESS = 19
+SHARED_MEMORY_HINT = (
+    "continue with --resume and --workers 0, which needs no shared memory, "
+    "or with a larger /dev/shm (docker run --shm-size 1g)"
+)
 
 Loader = DataLoader[tuple[Tensor, Tensor]]  # pixels (B, 3, H, W) uint8, class indices (B,)
 
@@ -36,7 +40,69 @@ class LostImageError(TrainingStoppedError):
     """An image was readable when the run started and is not any more. It is not replaced by another image."""
 
 
-class TrainingImages(Dataset[Any]):
+@dataclass(frozen=True)
+class Failure:
+    """An error in place of a batch.
+
+    Workers return it instead of raising the error, because torch would put the worker's traceback into the message.
+    """
+
+    what: str
+    why: str
+    hint: str = ""
+
+
+class _Images(Dataset[Any]):
+    """Images that are read by batch: a list of items, or the failure of one of them."""
+
+    samples: Sequence[Sample]
+
+    def __getitems__(self, keys: Sequence[Any]) -> list[tuple[Tensor, int]] | Failure:
+        """Return the items of a batch. torch calls this method instead of ``__getitem__`` for each item."""
+        for_message: Any = None
+        try:
+            items = []
+            for key in keys:
+                for_message = key
+                items.append(self[key])
+            return items
+        except TrainingStoppedError as error:
+            return Failure(error.what, error.why, error.hint)
+        except Exception as error:  # any error of torch, torchvision or Pillow
+            path = self.samples[for_message[-1] if isinstance(for_message, tuple) else for_message][0]
+            return Failure(f"Cannot load {path}", reason_line(error))
+
+
+def reason_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def collate(items: list[tuple[Tensor, int]] | Failure) -> Any:
+    """Return the items as one batch. In a worker this allocates shared memory."""
+    if isinstance(items, Failure):
+        return items
+    try:
+        return default_collate(items)
+    except (RuntimeError, OSError) as error:
+        return Failure("A data-loader worker cannot pass on its images", reason_line(error), SHARED_MEMORY_HINT)
+
+
+def batches_of(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of a loader.
+
+    Raises:
+        LostImageError: an image cannot be loaded any more.
+        TrainingStoppedError: a worker has no shared memory for a batch.
+    """
+    for batch in loader:
+        if isinstance(batch, Failure):
+            kind = TrainingStoppedError if batch.hint == SHARED_MEMORY_HINT else LostImageError
+            raise kind(batch.what, why=batch.why, hint=batch.hint)
+        yield batch[0], batch[1]
+
+
+class TrainingImages(_Images):
     """Augmented images (3, H, W) uint8 with their classes.
 
     The key of an item is (epoch, position in the epoch, index of the sample).
@@ -96,7 +162,7 @@ def augmentation(settings: Settings, image_size: tuple[int, int]) -> v2.Transfor
     return v2.Compose(steps)
 
 
-class ValidationImages(Dataset[Any]):
+class ValidationImages(_Images):
     """Images (3, H, W) uint8, preprocessed as in ``levit predict``, with their classes."""
 
     def __init__(self, samples: Sequence[Sample], transform: Transform) -> None:
@@ -159,7 +225,9 @@ class _SignalSafeLoader(DataLoader[tuple[Tensor, Tensor]]):
 
 
 def training_loader(images: TrainingImages, batches: EpochBatches, workers: int) -> Loader:
-    return _SignalSafeLoader(images, batch_sampler=batches, num_workers=workers, worker_init_fn=_init_worker)
+    return _SignalSafeLoader(
+        images, batch_sampler=batches, num_workers=workers, worker_init_fn=_init_worker, collate_fn=collate
+    )
 
 
 def validation_loader(
@@ -168,7 +236,12 @@ def validation_loader(
     """Load every ``world_size``-th image, so that the processes together load each image once."""
     indices = list(range(rank, len(images), world_size))
     return _SignalSafeLoader(
-        images, sampler=indices, batch_size=batch_size, num_workers=workers, worker_init_fn=_init_worker
+        images,
+        sampler=indices,
+        batch_size=batch_size,
+        num_workers=workers,
+        worker_init_fn=_init_worker,
+        collate_fn=collate,
     )
 
 
@@ -209,8 +282,11 @@ def _init_worker(_: int) -> None:
 
     It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to every process: only the main process
     may act on them, because it saves the state. It runs at the lowest priority: otherwise the threads of the training
-    step wait for the thread whose core a worker has taken (docs/dev/log.md).
+    step wait for the thread whose core a worker has taken (docs/dev/log.md). What libraries write to its standard
+    error is discarded: errors come back as values, and torch writes a line of its own when a worker is killed.
     """
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     ignore_signals()
     if hasattr(os, "nice"):
         os.nice(WORKER_NICENESS)

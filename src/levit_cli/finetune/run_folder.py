@@ -1,27 +1,74 @@
 """The run folder: the best model in Hugging Face's layout, and the run's own files.
 
 ``state.pt`` is what ``--resume`` needs, ``metrics.jsonl`` has one line per epoch, ``curves.png`` plots them,
-``config.toml`` holds the settings and ``unreadable.tsv`` lists the excluded images. Each file is replaced atomically.
+``config.toml`` holds the settings, ``images.jsonl`` lists the images of the run and ``unreadable.tsv`` the excluded
+ones. Each file is replaced atomically. The folder is locked while a process works in it.
 """
 
 import io
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from levit_cli.errors import OutputError, RefusedError, UsageError, reason_of
-from levit_cli.finetune.curves import draw_curves
-from levit_cli.finetune.settings import Settings, as_toml, given_options, read_toml
-from levit_cli.finetune.split import Unreadable
+from levit_cli.errors import LevitError, OutputError, RefusedError, UsageError, reason_of
+from levit_cli.finetune.images_file import StoredImage, as_lines, from_lines, key_of
+from levit_cli.finetune.settings import Settings, as_toml, given_options, read_toml, same_setting
+from levit_cli.finetune.split import Split
 from levit_cli.system.atomic import replace_bytes, replace_text
-from levit_cli.system.output import require_free
+from levit_cli.system.extras import extra
+from levit_cli.system.output import IN_USE, OutputFile, require_free
+from levit_cli.system.progress import Log, silent
+from levit_cli.system.signals import deferred_signals
+from levit_cli.system.text import printable
 
 Metrics = dict[str, Any]  # of one epoch: a line of metrics.jsonl
+
+
+@dataclass
+class RunLock:
+    """A lock on a run folder. The system releases it when the process ends."""
+
+    folder: Path
+    _file: OutputFile | None = None
+
+    def acquire(self) -> None:
+        """Lock the folder, if this process has not locked it yet.
+
+        Raises:
+            OutputError: another process has locked it, or it cannot be written.
+        """
+        if self._file:
+            return
+        path = self.folder / ".lock"
+        try:
+            self._file = OutputFile(path, may_exist=True)
+        except OutputError as error:
+            if error.why != IN_USE:
+                raise
+            what = f"Cannot write to {self.folder}"
+            raise OutputError(
+                what, why="another process works in this run folder", hint="wait until it ends"
+            ) from error
+        if hasattr(os, "register_at_fork"):  # data-loader workers would keep the lock after the process was killed
+            os.register_at_fork(after_in_child=self._close)
+
+    def release(self) -> None:
+        if self._file:
+            with suppress(OSError):  # Windows does not remove an open file
+                self._file.path.unlink()
+            with self._file:
+                self._file = None
+
+    def _close(self) -> None:
+        if self._file:
+            with suppress(OSError):
+                os.close(self._file.descriptor)
+            self._file = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +76,10 @@ class RunFolder:
     """The files of one run."""
 
     path: Path
+    lock: RunLock = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lock", RunLock(self.path))
 
     @property
     def settings_file(self) -> Path:
@@ -46,21 +97,60 @@ class RunFolder:
     def unreadable_file(self) -> Path:
         return self.path / "unreadable.tsv"
 
-    def create(self, settings: Settings, *, overwrite: bool) -> None:
-        """Create the folder, or delete the files of an earlier run in it; then write ``config.toml``.
+    @property
+    def images_file(self) -> Path:
+        return self.path / "images.jsonl"
+
+    def require_free(self, data: Path, *, overwrite: bool) -> None:
+        """Check that the folder can be created, or that its files may be replaced. Nothing is written.
+
+        Raises:
+            UsageError: it is the image folder, or not empty and ``overwrite`` is false.
+            OutputError: it cannot be written.
+        """
+        if self.path.resolve() == data.resolve():
+            what = f"The run folder {self.path} is also the image folder"
+            raise UsageError(what, hint="choose another folder with -o")
+        if self.path.exists():
+            require_free(self.path, overwrite=overwrite, resume=False, folder=True)
+        parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            why = f"{parent} is not {'writable' if parent.is_dir() else 'a folder'}"
+            raise OutputError(f"Cannot write to {self.path}", why=why, hint="choose another folder with -o")
+
+    def create(self, settings: Settings, split: Split, state: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Create and lock the folder, or delete the files of an earlier run in it; then write what ``--resume`` needs.
+
+        If that fails, a new folder is removed again.
 
         Raises:
             UsageError: the folder is not empty and ``overwrite`` is false.
             OutputError: the folder cannot be written.
         """
-        if self.path.exists():  # otherwise it is created together with its parents
+        absolute = self.path.absolute()
+        missing = [path for path in (absolute, *absolute.parents) if not path.exists()]
+        with deferred_signals():
+            try:
+                self._create(settings, split, state, overwrite=overwrite)
+            except BaseException:
+                self.lock.release()
+                if missing:
+                    shutil.rmtree(missing[-1], ignore_errors=True)
+                raise
+
+    def _create(self, settings: Settings, split: Split, state: Mapping[str, Any], *, overwrite: bool) -> None:
+        if self.path.exists():  # checked again: another process may have created it
             require_free(self.path, overwrite=overwrite, resume=False, folder=True)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in (self.state_file, self.metrics_file, self.unreadable_file, self.path / "model.safetensors"):
-                file.unlink(missing_ok=True)
+            self.lock.acquire()
+            for name in ("config.toml", "state.pt", "metrics.jsonl", "curves.png", "model.safetensors"):
+                (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"Cannot write to {self.path}", why=reason_of(error)) from error
+        replace_text(self.images_file, as_lines(split))
+        self.write_unreadable(split)
+        self.save_state(state)
         replace_text(self.settings_file, as_toml(settings))
 
     def read_settings(self, options: Mapping[str, Any]) -> Settings:
@@ -76,7 +166,7 @@ class RunFolder:
             raise UsageError(f"No run to resume in {self.path}", why="it has no config.toml")
         settings = Settings(**read_toml(self.settings_file))
         given = given_options(options)
-        different = {name: value for name, value in given.items() if value != getattr(settings, name)}
+        different = {name: value for name, value in given.items() if not same_setting(value, getattr(settings, name))}
         if different:
             raise UsageError(
                 f"The run in {self.path} has other settings",
@@ -85,21 +175,37 @@ class RunFolder:
             )
         return settings
 
+    def write_settings(self, settings: Settings) -> None:
+        replace_text(self.settings_file, as_toml(settings))
+
+    def read_images(self) -> list[StoredImage]:
+        """Return the images of the run.
+
+        Raises:
+            RefusedError: the file is missing or damaged.
+        """
+        with refuse_damaged(self.images_file):
+            return from_lines(self.images_file.read_text(encoding="utf-8"))
+
     def save_state(self, state: Mapping[str, Any]) -> None:
+        import torch
+
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         replace_bytes(self.state_file, buffer.getvalue())
 
-    def load_state(self) -> dict[str, Any] | None:
-        """Return the saved state; None if the run was interrupted before its first save.
+    def load_state(self) -> dict[str, Any]:
+        """Return the saved state.
 
         Raises:
-            RefusedError: the file is damaged.
+            RefusedError: the file is missing or damaged.
         """
-        if not self.state_file.is_file():
-            return None
+        import torch
+
         try:
             state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise RefusedError(f"No file {self.state_file}", hint="--overwrite starts the run again") from error
         except Exception as error:  # a damaged archive raises RuntimeError, EOFError, KeyError and more
             raise RefusedError(f"{self.state_file} is damaged", why=str(error)[:200]) from error
         return state
@@ -119,23 +225,33 @@ class RunFolder:
 
     def write_metrics(self, history: list[Metrics]) -> None:
         replace_text(self.metrics_file, "".join(json.dumps(metrics) + "\n" for metrics in history))
-        replace_bytes(self.path / "curves.png", draw_curves(history, self.path.name))
+        if draw_curves := load_curves():
+            replace_bytes(self.path / "curves.png", draw_curves(history, printable(self.path.name)))
 
-    def write_unreadable(self, unreadable: tuple[Unreadable, ...]) -> None:
-        lines = (f"{json.dumps(str(path))}\t{problem}\n" for path, problem in unreadable)
+    def write_unreadable(self, split: Split) -> None:
+        lines = (f"{json.dumps(key_of(path, split.root))}\t{problem}\n" for path, problem in split.unreadable)
         replace_text(self.unreadable_file, "".join(lines))
 
-    def read_unreadable(self) -> tuple[Unreadable, ...] | None:
-        """Return the unreadable images listed by an earlier scan; None if there was no scan.
+    def read_unreadable(self) -> tuple[tuple[str, str], ...]:
+        """Return the unreadable images of the run, as (path relative to the data set, reason).
 
         Raises:
-            RefusedError: the file is damaged.
+            RefusedError: the file is missing or damaged.
         """
-        if not self.unreadable_file.is_file():
-            return None
         with refuse_damaged(self.unreadable_file):
             lines = self.unreadable_file.read_text(encoding="utf-8").splitlines()
-            return tuple((Path(json.loads(path)), problem) for path, problem in (line.split("\t", 1) for line in lines))
+            return tuple((json.loads(path), problem) for path, problem in (line.split("\t", 1) for line in lines))
+
+
+def load_curves(log: Log = silent) -> Callable[[list[Metrics], str], bytes] | None:
+    """Import the function that draws the curves; if it cannot be imported, log one line and return None."""
+    try:
+        with extra("plot", "curves.png"):
+            from levit_cli.finetune.curves import draw_curves
+    except LevitError as error:
+        log(f"The learning curves will not be drawn · {error}")
+        return None
+    return draw_curves
 
 
 @contextmanager

@@ -8,17 +8,20 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import unquote_to_bytes
 
 from levit_cli.choices import ClipMode, Device, Distillation, Frozen, Precision, Preset
 from levit_cli.errors import RefusedError, UsageError, reason_of
 from levit_cli.model.config import PATCH_SIZE, VARIANTS
+from levit_cli.system.text import is_utf8
 
 NETWORK_SUFFIXES = (".onnx", ".xml")  # of a teacher that OpenVINO runs
 MAX_SIDE = 4096  # of an image, in pixels
+PATHS = ("model", "from_scratch", "teacher", "teacher_weights")
 TEACHER_OPTIONS = ("teacher_weights", "teacher_size", "distill", "alpha", "distill_temperature")
 PAPER_BATCH_SIZE, PAPER_LR, PAPER_WARMUP_EPOCHS = 512, 5e-4, 5.0
 ENVIRONMENT_VARIABLES = {"model": "LEVIT_MODEL", "device": "LEVIT_DEVICE"}
@@ -29,16 +32,17 @@ class FinetuneRequest:
     """The run that the command line asks for.
 
     Args:
-        data: the folder of images.
+        data: the folder of images; None with ``resume`` for the one that the run used last.
+        preset: None if the option was not given.
         output: the run folder.
         config: a ``config.toml`` with settings.
         options: settings from the command line, by field of ``Settings``; None for an option that was not given.
             ``max_unreadable`` may still be text, such as "1%".
     """
 
-    data: Path
+    data: Path | None
     output: Path
-    preset: Preset
+    preset: Preset | None
     config: Path | None
     options: Mapping[str, Any]
     resume: bool = False
@@ -345,7 +349,35 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise RefusedError(what, hint=f"the settings are {', '.join(TYPES)}")
     if faults := faults_of(table):
         raise RefusedError(f"Invalid settings in {path}", why="; ".join(faults))
-    return {name: float(value) if TYPES[name] is float else value for name, value in table.items()}
+    return {name: float(value) if TYPES[name] is float else _from_utf8(value) for name, value in table.items()}
+
+
+def _as_utf8(value: Any) -> Any:
+    """Return a path with bytes that are not UTF-8 as a URL, because TOML cannot hold it; other values unchanged."""
+    return Path(value).as_uri() if isinstance(value, str) and not is_utf8(value) else value
+
+
+def _from_utf8(value: Any) -> Any:
+    is_url = isinstance(value, str) and value.startswith("file:///")
+    return os.fsdecode(unquote_to_bytes(value.removeprefix("file://"))) if is_url else value
+
+
+def same_setting(given: Any, stored: Any) -> bool:
+    """Return whether an option agrees with a setting of a run. A path may be given relative to this folder."""
+    return given == stored or (isinstance(given, str) and os.path.abspath(given) == stored)
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """Return the settings with the absolute paths of local files and folders, for any later working directory."""
+    paths: dict[str, Any] = {name: _absolute(getattr(settings, name)) for name in PATHS}
+    return replace(settings, **paths)
+
+
+def _absolute(source: str) -> str:
+    is_name = source.lower() in (name.lower() for name in VARIANTS) or source == "demo"
+    path = os.path.expanduser(source)
+    has_weights = os.path.isdir(path) and any(name.endswith(".safetensors") for name in os.listdir(path))
+    return os.path.abspath(path) if source and os.path.exists(path) and (not is_name or has_weights) else source
 
 
 def as_toml(settings: Settings) -> str:
@@ -353,6 +385,6 @@ def as_toml(settings: Settings) -> str:
     lines = ["# Repeat this run with: levit finetune FOLDER -o NEW_RUN --config THIS_FILE"]
     for field in fields(settings):
         # JSON strings, numbers and booleans are also valid TOML, except for this character
-        value = json.dumps(getattr(settings, field.name)).replace("\x7f", "\\u007f")
+        value = json.dumps(_as_utf8(getattr(settings, field.name))).replace("\x7f", "\\u007f")
         lines.append(f"{field.name} = {value}")
     return "\n".join(lines) + "\n"

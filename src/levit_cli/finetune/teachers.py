@@ -70,12 +70,14 @@ def make_teacher(
     image_size: int,
     device: torch.device,
     log: Log = silent,
+    offline: bool = False,
 ) -> Teacher:
     """Return the teacher with this name: an ONNX file, a torchvision network or a MODEL.
 
     Args:
         weights: a weights file for a torchvision network; empty for torchvision's ImageNet weights.
         image_size: height and width of a torchvision network's images; 0 for its default.
+        offline: do not download anything.
 
     Raises:
         RefusedError: there is no such teacher, or it has other classes.
@@ -84,8 +86,11 @@ def make_teacher(
     if name.endswith(NETWORK_SUFFIXES):
         return _onnx_teacher(Path(name), classes, student)
     if not Path(name).exists() and name in _torchvision_names():
+        if offline and not weights:
+            why = "torchvision may have to download its weights, and --offline was given"
+            raise UnreachableError(f"Cannot use the teacher {name}", why=why, hint="use --teacher-weights FILE")
         return _torchvision_teacher(name, weights, classes, student, image_size, device)
-    checkpoint = load(name, warn=lambda message: log(f"Warning: {message}"))
+    checkpoint = load(name, offline=offline, warn=lambda message: log(f"Warning: {message}"))
     return _checkpoint_teacher(checkpoint, classes, student, device)
 
 
