@@ -132,6 +132,19 @@ def test_a_compiled_run_gives_the_same_losses_up_to_rounding(
     assert compiled["val_loss"] == pytest.approx(eager["val_loss"], rel=1e-3)
 
 
+@pytest.mark.guarantee("known-classes")
+def test_a_run_reports_how_many_classes_the_start_model_knows(finished: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "data")
+    for part in ("train", "val"):
+        (tmp_path / "data" / part / "red").rename(tmp_path / "data" / part / "a rose")
+    lines = run(tmp_path / "data", tmp_path / "run", model=str(finished), epochs=1, learning_rate=1e-9, min_lr=0.0)
+    assert "The head weights of 2 of 3 classes are kept; those of the others start at random" in lines
+    before, after = weights_of(finished)["head.linear.weight"], weights_of(tmp_path / "run")["head.linear.weight"]
+    assert load(tmp_path / "run").labels.names == ("a rose", "blue", "green")
+    np.testing.assert_allclose(after[1:], before[:2], atol=1e-5)
+    assert not np.allclose(after[0], before[2], atol=1e-2)
+
+
 def test_interpolated_attention_biases_are_logged_once(finished: Path, images: Path, tmp_path: Path) -> None:
     lines = run(images, tmp_path / "run", model=str(finished), image_size="64", epochs=1)
     assert sum(line.startswith("Attention biases interpolated") for line in lines) == 1

@@ -5,6 +5,7 @@ number of data-loader workers and an interruption therefore do not change a run.
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
 from levit_cli.data.inputs import Input
-from levit_cli.errors import InputError, TrainingStoppedError
+from levit_cli.errors import InputError, TrainingStoppedError, reason_of
 from levit_cli.finetune.settings import Settings
 from levit_cli.finetune.split import Sample, read_image
 from levit_cli.images.transforms import Transform
@@ -28,6 +29,7 @@ from levit_cli.system.signals import blocked_signals, ignore_signals
 CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratios of a training crop, as in the Inception paper and torchvision
 FILL_COLOR = [124, 116, 104]  # the ImageNet mean
 WORKER_NICENESS = 19
+SHARED_MEMORY = "/dev/shm"
 SHARED_MEMORY_HINT = (
     "continue with --resume and --workers 0, which needs no shared memory, "
     "or with a larger /dev/shm (docker run --shm-size 1g)"
@@ -59,23 +61,21 @@ class _Images(Dataset[Any]):
 
     def __getitems__(self, keys: Sequence[Any]) -> list[tuple[Tensor, int]] | Failure:
         """Return the items of a batch. torch calls this method instead of ``__getitem__`` for each item."""
-        for_message: Any = None
-        try:
-            items = []
-            for key in keys:
-                for_message = key
+        items = []
+        for key in keys:
+            try:
                 items.append(self[key])
-            return items
-        except TrainingStoppedError as error:
-            return Failure(error.what, error.why, error.hint)
-        except Exception as error:  # any error of torch, torchvision or Pillow
-            path = self.samples[for_message[-1] if isinstance(for_message, tuple) else for_message][0]
-            return Failure(f"Cannot load {path}", reason_line(error))
+            except TrainingStoppedError as error:
+                return Failure(error.what, error.why, error.hint)
+            except Exception as error:  # any error of torch, torchvision or Pillow
+                path, _ = self.samples[key[-1] if isinstance(key, tuple) else key]
+                return Failure(f"Cannot load {path}", reason_line(error))
+        return items
 
 
 def reason_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its kind if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return (reason_of(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def collate(items: list[tuple[Tensor, int]] | Failure) -> Any:
@@ -85,7 +85,17 @@ def collate(items: list[tuple[Tensor, int]] | Failure) -> Any:
     try:
         return default_collate(items)
     except (RuntimeError, OSError) as error:
-        return Failure("A data-loader worker cannot pass on its images", reason_line(error), SHARED_MEMORY_HINT)
+        why = f"{full_memory()} ({reason_line(error)})"
+        return Failure("A data-loader worker cannot pass on its images", why, SHARED_MEMORY_HINT)
+
+
+def full_memory() -> str:
+    """Return the likely reason of an error in a worker: the shared memory is full, with its size."""
+    try:
+        size = f", which holds {shutil.disk_usage(SHARED_MEMORY).total >> 10:,} KB"
+    except OSError:
+        size = ""
+    return f"the shared memory {SHARED_MEMORY} is full{size}"
 
 
 def batches_of(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,6 +1,5 @@
 """The training loop: train an epoch, validate, save, and repeat."""
 
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from levit_cli.errors import TrainingStoppedError
-from levit_cli.finetune.data import SHARED_MEMORY_HINT, Loader, Loaders, batches_of, reason_line
+from levit_cli.finetune.data import SHARED_MEMORY_HINT, Loader, Loaders, batches_of, full_memory, reason_line
 from levit_cli.finetune.ddp import Processes
 from levit_cli.finetune.run_folder import Metrics, RunFolder
 from levit_cli.finetune.state import Position, Student, TrainState, checkpoint_dict
@@ -221,8 +220,7 @@ def stopped(error: BaseException) -> TrainingStoppedError:
     """Return the error that explains an error of torch."""
     text, why = str(error), reason_line(error)
     if "Bus error" in text or "shared memory" in text or "/torch_" in text:
-        why = f"the shared memory in /dev/shm is full, {_shared_memory()}"
-        return TrainingStoppedError("A data-loader worker was killed", why=why, hint=SHARED_MEMORY_HINT)
+        return TrainingStoppedError("A data-loader worker was killed", why=full_memory(), hint=SHARED_MEMORY_HINT)
     if "DataLoader worker" in text:
         hint = "--resume continues from the last saved state; --workers 0 needs less memory"
         return TrainingStoppedError("A data-loader worker was killed", why=why, hint=hint)
@@ -233,14 +231,6 @@ def stopped(error: BaseException) -> TrainingStoppedError:
         return TrainingStoppedError("The data loader failed", why=why, hint="--resume continues; try --workers 0")
     hint = "--resume continues from the last saved state; --debug prints a traceback"
     return TrainingStoppedError("torch stopped the training", why=why, hint=hint)
-
-
-def _shared_memory() -> str:
-    try:
-        usage = shutil.disk_usage("/dev/shm")
-    except OSError:
-        return "its size is unknown"
-    return f"which holds {usage.total >> 20:,} MB"
 
 
 @contextmanager

@@ -88,13 +88,13 @@ def require_batches(settings: Settings, num_images: int, world_size: int) -> Non
     smallest = batch_size // world_size // settings.grad_accum_steps
     if smallest >= (needed := 1 if settings.freeze == "backbone" else 2):
         return
-    few = f", of which there are {num_images}," if num_images < settings.batch_size else ""
-    parts = [f"--batch-size {settings.batch_size}{few}"]
-    parts += [count_noun(world_size, "process")] if world_size > 1 else []
-    parts += [f"--grad-accum-steps {settings.grad_accum_steps}"] if settings.grad_accum_steps > 1 else []
+    options = [f"--batch-size {settings.batch_size}"]
+    options += [f"--grad-accum-steps {settings.grad_accum_steps}"] if settings.grad_accum_steps > 1 else []
+    options += [count_noun(world_size, "process")] if world_size > 1 else []
+    options += [count_noun(num_images, "training image")] if num_images < settings.batch_size else []
     raise UsageError(
-        f"The batches are too small: {' and '.join(parts)} give parts of {count_noun(smallest, 'image')}",
-        why=f"each part needs at least {needed}" + (", for the statistics of the batch norms" if needed > 1 else ""),
+        f"The batches are too small: with {' and '.join(options)}, a part has {count_noun(smallest, 'image')}",
+        why=f"at least {needed} are needed" + (" for the statistics of the batch norms" if needed > 1 else ""),
         hint="raise --batch-size or lower --grad-accum-steps",
     )
 

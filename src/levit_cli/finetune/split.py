@@ -63,7 +63,7 @@ def find_images(root: Path, val_split: float, seed: int) -> Split:
     _refuse_classes(train, val)
     if val:
         return Split(root, train.classes, train.samples, _same_classes(train, val), (), True, skipped)
-    kept, validation = _stratified(train, val_split, seed)
+    kept, validation = stratified(train, val_split, seed)
     return Split(root, train.classes, kept, validation, (), False, skipped)
 
 
@@ -94,7 +94,7 @@ def _same_classes(train: ClassFolders, val: ClassFolders) -> tuple[Sample, ...]:
     return tuple((path, indices[val.classes[index]]) for path, index in val.samples)
 
 
-def _stratified(folders: ClassFolders, fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+def stratified(folders: ClassFolders, fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Return the training images and the validation images of each class: at least one, and never all."""
     by_class: dict[int, list[Sample]] = {}
     for sample in folders.samples:
