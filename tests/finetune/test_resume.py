@@ -121,6 +121,38 @@ def test_a_run_that_was_killed_before_its_first_step_continues_from_its_start(
 
 
 @pytest.mark.guarantee("resume-alone")
+@pytest.mark.parametrize("kind", ["model", "torchvision", "network"])
+def test_a_run_continues_without_its_teacher(kind: str, classes: Path, model: Path, tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    options = {"model": str(model), **OPTIONS, "distill": "soft"}
+    if kind == "model":
+        shutil.copytree(model, teacher)
+        options |= {"teacher": str(teacher)}
+    elif kind == "network":
+        import openvino
+        from openvino import opset13 as ops
+
+        x = ops.parameter([1, 3, 48, 48], name="x")
+        means = ops.reduce_mean(x, ops.constant([2, 3]), keep_dims=False)  # one logit for each color
+        openvino.save_model(openvino.Model([means], [x]), teacher / "colors.xml")
+        options |= {"teacher": str(teacher / "colors.xml")}
+    else:
+        from safetensors.torch import save_file
+        from torchvision.models import squeezenet1_1
+
+        teacher.mkdir()
+        save_file(squeezenet1_1(weights=None, num_classes=3).state_dict(), teacher / "w.safetensors")
+        options |= {"teacher": "squeezenet1_1", "teacher_weights": str(teacher / "w.safetensors")}
+    run(classes, tmp_path / "whole", **options)
+    with interrupted_after(1):
+        run(classes, tmp_path / "run", **options)
+    shutil.rmtree(teacher)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    run(None, tmp_path / "moved", resume=True)
+    assert same_result(tmp_path / "moved", tmp_path / "whole")
+
+
+@pytest.mark.guarantee("resume-alone")
 def test_a_run_continues_after_the_images_were_moved(
     classes: Path, stopped: Path, finished: Path, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from levit_cli.finetune.split import Split, exclude, scan
 from levit_cli.finetune.state import Position, Student, TrainState, checkpoint_extras, make_train_state, restore_student
 from levit_cli.finetune.step import StepContext, make_mix
 from levit_cli.finetune.student import adapt, random_init, source_indices
-from levit_cli.finetune.teachers import Teacher, make_teacher
+from levit_cli.finetune.teachers import Teacher, make_teacher, stored_teacher
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig
 from levit_cli.model.levit import Levit
@@ -48,9 +48,12 @@ def finetune(plan: Plan, runtime: Runtime, log: Log) -> ExitCode:
         settings = replace(plan.settings, precision=choose_precision(plan.settings.precision, processes.device))
         saved = folder.load_state() if plan.resume else None
         student = restore_student(saved, folder) if saved else make_student(plan, offline=runtime.offline, log=log)
-        teacher = load_teacher(settings, plan.split.classes, student.transform, processes.device, log, runtime.offline)
+        teacher_settings = stored_teacher(settings, folder.teacher_folder) if saved else settings
+        teacher = load_teacher(
+            teacher_settings, plan.split.classes, student.transform, processes.device, log, offline=runtime.offline
+        )
         state = make_train_state(student.network, settings, processes, log)
-        split = plan.split if saved else write_run(plan, state, student, processes)
+        split = plan.split if saved else write_run(plan, state, student, teacher, processes)
         log_images(split, log)
         log(f"Training on {processes.device} in {settings.precision}{_resources(processes)}")
         load_curves(log)
@@ -73,7 +76,7 @@ def resume_line(position: Position, epochs: int) -> str:
     return f"Resumed at epoch {position.epoch + 1}, step {position.step + 1}"
 
 
-def write_run(plan: Plan, state: TrainState, student: Student, processes: Processes) -> Split:
+def write_run(plan: Plan, state: TrainState, student: Student, teacher: Teacher | None, processes: Processes) -> Split:
     """Scan the images and create the run folder; return the split without the unreadable images.
 
     The main process does both. The other processes read the list of unreadable images from the folder.
@@ -87,7 +90,8 @@ def write_run(plan: Plan, state: TrainState, student: Student, processes: Proces
         split = scan(plan.split, settings.max_unreadable)
         require_batches(settings, len(split.train), processes.world_size)
         start = {"network": state.network.state_dict(), **checkpoint_extras(student, Position())}
-        plan.folder.create(settings, split, start, overwrite=plan.overwrite)
+        store_teacher = teacher.store if teacher else None
+        plan.folder.create(settings, split, start, store_teacher=store_teacher, overwrite=plan.overwrite)
     processes.barrier()
     if not processes.is_main:
         unreadable = [(plan.split.root / key, problem) for key, problem in plan.folder.read_unreadable()]

@@ -2,7 +2,8 @@
 
 ``state.pt`` is what ``--resume`` needs, ``metrics.jsonl`` has one line per epoch, ``curves.png`` plots them,
 ``config.toml`` holds the settings, ``images.jsonl`` lists the images of the run and ``unreadable.tsv`` the excluded
-ones. Each file is replaced atomically. The folder is locked while a process works in it.
+ones, ``teacher/`` is a copy of the teacher. Each file is replaced atomically. The folder is locked while a process
+works in it.
 """
 
 import io
@@ -19,7 +20,7 @@ from levit_cli.errors import LevitError, OutputError, RefusedError, UsageError, 
 from levit_cli.finetune.images_file import StoredImage, as_lines, from_lines, key_of
 from levit_cli.finetune.settings import Settings, as_toml, given_options, read_toml, same_setting
 from levit_cli.finetune.split import Split
-from levit_cli.system.atomic import replace_bytes, replace_text
+from levit_cli.system.atomic import replace_bytes, replace_text, writing
 from levit_cli.system.extras import extra
 from levit_cli.system.output import IN_USE, OutputFile, require_free
 from levit_cli.system.progress import Log, silent
@@ -118,10 +119,25 @@ class RunFolder:
             why = f"{parent} is not {'writable' if parent.is_dir() else 'a folder'}"
             raise OutputError(f"Cannot write to {self.path}", why=why, hint="choose another folder with -o")
 
-    def create(self, settings: Settings, split: Split, state: Mapping[str, Any], *, overwrite: bool) -> None:
+    @property
+    def teacher_folder(self) -> Path:
+        return self.path / "teacher"
+
+    def create(
+        self,
+        settings: Settings,
+        split: Split,
+        state: Mapping[str, Any],
+        *,
+        store_teacher: Callable[[Path], None] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         """Create and lock the folder, or delete the files of an earlier run in it; then write what ``--resume`` needs.
 
         If that fails, a new folder is removed again.
+
+        Args:
+            store_teacher: writes the teacher into a folder.
 
         Raises:
             UsageError: the folder is not empty and ``overwrite`` is false.
@@ -131,14 +147,21 @@ class RunFolder:
         missing = [path for path in (absolute, *absolute.parents) if not path.exists()]
         with deferred_signals():
             try:
-                self._create(settings, split, state, overwrite=overwrite)
+                self._prepare(overwrite=overwrite)
+                replace_text(self.images_file, as_lines(split))
+                self.write_unreadable(split)
+                self.save_state(state)
+                if store_teacher:
+                    with writing(self.teacher_folder):
+                        store_teacher(self.teacher_folder)
+                self.write_settings(settings)
             except BaseException:
                 self.lock.release()
                 if missing:
                     shutil.rmtree(missing[-1], ignore_errors=True)
                 raise
 
-    def _create(self, settings: Settings, split: Split, state: Mapping[str, Any], *, overwrite: bool) -> None:
+    def _prepare(self, *, overwrite: bool) -> None:
         if self.path.exists():  # checked again: another process may have created it
             require_free(self.path, overwrite=overwrite, resume=False, folder=True)
         try:
@@ -146,12 +169,9 @@ class RunFolder:
             self.lock.acquire()
             for name in ("config.toml", "state.pt", "metrics.jsonl", "curves.png", "model.safetensors"):
                 (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self.teacher_folder, ignore_errors=True)
         except OSError as error:
             raise OutputError(f"Cannot write to {self.path}", why=reason_of(error)) from error
-        replace_text(self.images_file, as_lines(split))
-        self.write_unreadable(split)
-        self.save_state(state)
-        replace_text(self.settings_file, as_toml(settings))
 
     def read_settings(self, options: Mapping[str, Any]) -> Settings:
         """Return the settings of the run in this folder, which must agree with the options.
