@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import environment, levit
-from tests.support.sample_images import write_images
+from tests.support.sample_images import write_class_folders, write_images
 
 HEAVY = ("torch", "torchvision", "transformers", "huggingface_hub", "httpx", "httpx2")
 NETWORK = ("openvino", "numpy", "PIL", "safetensors")
@@ -38,6 +38,21 @@ def test_a_prediction_on_a_cpu_imports_neither_torch_nor_the_hub(tiny_folder: Pa
     loaded = modules_after("predict", "-m", tiny_folder, path, "-f", "jsonl", "-q")
     assert loaded.isdisjoint({*HEAVY, "numpy.random"})  # numpy imports its random part only when it is used
     assert "openvino" in loaded
+
+
+def test_an_evaluation_on_a_cpu_imports_no_torch_and_without_a_report_nothing_that_draws(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    data = write_class_folders(tmp_path / "data", ("class 0", "class 1"), 2)
+    output = tmp_path / "result.json"
+    command = ("eval", data, "-m", tiny_folder, "-o", output)
+    loaded = modules_after(*command)
+    assert loaded.isdisjoint({*HEAVY, "torchmetrics", "matplotlib", "jinja2"})
+    assert json.loads(output.read_text())["data"]["readable"] == 4
+    reported = modules_after(
+        "eval", data, "-m", tiny_folder, "-o", output, "--overwrite", "--report", tmp_path / "r.html"
+    )
+    assert reported.isdisjoint({*HEAVY, "torchmetrics"})
 
 
 @pytest.mark.parametrize(

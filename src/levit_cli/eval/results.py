@@ -63,7 +63,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Bin:
-    """The images whose confidence lies in [low, high)."""
+    """The images whose confidence lies in [low, high); the last bin includes 1."""
 
     low: float
     high: float
