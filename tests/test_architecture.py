@@ -33,7 +33,7 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},
     "typer": {"cli"},
     "torchmetrics": set(),  # the tests compare the metrics with it
-    "matplotlib": {"system.plotting", "eval.charts", "bench.plot", "finetune.curves"},
+    "matplotlib": {"system.plotting"},
     "jinja2": {"eval.report"},
     "PIL": {"images", "predict.reader", "finetune.split", "bench.end_to_end"},
 }

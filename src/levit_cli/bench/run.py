@@ -30,8 +30,8 @@ from levit_cli.engines import EngineSpec, keep_until_exit, resolve_spec
 from levit_cli.errors import ExitCode, RefusedError, UsageError
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
 from levit_cli.system.cpu import cpu_name
+from levit_cli.system.extras import extra
 from levit_cli.system.output import choose_format, require_free, write_output
-from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.progress import Log, progress, shows_progress, silent
 from levit_cli.system.text import count_noun
 
@@ -129,12 +129,14 @@ def bench(
     _check_options(selection, protocol, folder, compare_with, fail_below)
     outputs.require_free([compare_with] if compare_with else [])
     format = outputs.chosen_format()
+    draw = _load_plot() if outputs.plot else None
     earlier = read_earlier_run(compare_with) if compare_with else None
     if folder:
         images_of(folder)
     spec = resolve_spec(protocol_spec(spec, protocol.name))
     models = select_models(selection, log, default_baselines=folder is None)
-    draw = _load_plot(models) if outputs.plot else None
+    if outputs.plot:
+        _require_published(models)
     shown = shows_progress(quiet=quiet)
     with progress(total=_turns(models, protocol, folder), shown=shown, unit="", per_s=2) as bar:
 
@@ -170,16 +172,18 @@ def _check_options(
     require_number("--fail-below", fail_below)
 
 
-def _load_plot(models: list[BenchModel]) -> Draw:
+def _load_plot() -> Draw:
     """Import the plotting code. This is done before measuring, because matplotlib may be missing or broken."""
+    with extra("plot", "The figure of --plot"):
+        from levit_cli.bench.plot import draw
+    return draw
+
+
+def _require_published(models: list[BenchModel]) -> None:
     if not any(model.published for model in models):
         raise UsageError(
             "There is nothing to plot", why="the paper lists none of these models", hint="leave --plot out"
         )
-    prepare_matplotlib()
-    from levit_cli.bench.plot import draw
-
-    return draw
 
 
 def _turns(models: list[BenchModel], protocol: Protocol, folder: Path | None) -> int:
