@@ -18,6 +18,7 @@ import pytest
 from levit_cli.bench.paper import PUBLISHED
 from tests.cli.test_startup import HEAVY, NETWORK, modules_after
 from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.missing import environment_without
 from tests.support.random_weights import TINY
 from tests.support.sample_images import write_images
 
@@ -154,6 +155,19 @@ def test_two_models_give_a_claim_and_a_plot_and_no_telemetry_is_sent(tmp_path: P
     assert claim["measured_ratio"] == pytest.approx(fast["images_per_s"] / slow["images_per_s"], rel=1e-3)
     assert claim["holds"] is (claim["measured_ratio"] >= claim["paper_ratio"])
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(tmp_path: Path, suffix: str) -> None:
+    plot, output = tmp_path / f"speed.{suffix}", tmp_path / "speed.json"
+    env = environment_without(tmp_path, "matplotlib")
+    done = levit("bench", "levit-128S", "--plot", plot, "-o", output, "-v", env=env)
+    assert (done.returncode, done.stdout) == (2, b""), done.stderr
+    (line,) = done.stderr.decode().splitlines()
+    assert "The figure of --plot needs the extra 'plot' · the package matplotlib is not installed" in line
+    assert f"{sys.executable} -m pip install 'levit-cli[plot]'" in line
+    assert not plot.exists()
+    assert not output.exists()
 
 
 def test_the_paper_protocol_runs_torch_with_one_thread(tiny_folder: Path) -> None:

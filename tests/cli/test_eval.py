@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from levit_cli.predict.model import ModelOptions
 from levit_cli.predict.reader import Reader
 from levit_cli.system.progress import silent
 from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.missing import environment_without
 from tests.support.sample_images import sample_image, write_class_folders
 
 FP32 = EngineSpec(precision="fp32")
@@ -259,3 +261,49 @@ def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_p
     assert run(request(tmp_path / "right", own, calibrate=True), lines.append) == ExitCode.SOME_FAILED
     assert any("No temperature was stored" in line for line in lines)
     assert (own / "config.json").read_bytes() == config
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_a_report_without_its_extra_is_refused_before_any_image_is_read(tmp_path: Path, package: str) -> None:
+    (path,) = write_class_folders(tmp_path / "data", ("cat",)).rglob("*.*")
+    path.chmod(0)
+    (tmp_path / "hide").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    command = ("eval", tmp_path / "data", "-m", "demo", "--report", tmp_path / "r.html", "-o", tmp_path / "r.json")
+    done = levit(*command, env=environment_without(tmp_path / "hide", package))
+    assert (done.returncode, done.stdout) == (2, b""), done.stderr
+    assert f"The report needs the extra 'plot' · the package {package} is not installed" in done.stderr.decode()
+    assert f"{sys.executable} -m pip install 'levit-cli[plot]'" in done.stderr.decode()
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "sitecustomize.py"] == before
+
+
+def test_a_report_whose_library_is_broken_is_exit_3(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "data", ("cat",))
+    (tmp_path / "jinja2.py").write_text("raise ImportError('not for this Python')")
+    pytest.importorskip("matplotlib")
+    env = environment(PYTHONPATH=str(tmp_path))
+    done = levit("eval", tmp_path / "data", "-m", "demo", "--report", tmp_path / "r.html", env=env)
+    assert (done.returncode, done.stdout) == (3, b""), done.stderr
+    assert b"not for this Python" in done.stderr
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.guarantee("terminal-independence")
+@pytest.mark.parametrize("config", ["", "/dev/null/matplotlib"], ids=["default", "of the user"])
+def test_a_report_with_a_read_only_home_writes_nothing_to_stderr(
+    data: Path, model: Path, tmp_path: Path, config: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    home = tmp_path / "home"
+    home.mkdir(mode=0o555)
+    env = environment(HOME=str(home), XDG_CACHE_HOME="", XDG_CONFIG_HOME="")
+    env = {**env, "MPLCONFIGDIR": config} if config else {k: v for k, v in env.items() if k != "MPLCONFIGDIR"}
+    clean = shutil.copytree(data / "val", tmp_path / "clean", ignore=shutil.ignore_patterns("torn*"))
+    report = tmp_path / "report.html"
+    command = unprivileged(LEVIT, "eval", clean, "-m", model, "-q", "-o", tmp_path / "r.json", "--report", report)
+    done = subprocess.run(command, capture_output=True, env=env, timeout=120, check=False)
+    home.chmod(0o755)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert os.listdir(home) == []

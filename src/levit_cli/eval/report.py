@@ -112,7 +112,7 @@ def _printable(value: object) -> object:
 
 def _keep_units(text: str) -> Markup:
     """Prevent line breaks between a number and its percent sign."""
-    return Markup(escape(printable(text)).replace(" %", "&nbsp;%"))
+    return escape(printable(text).replace(" %", "\N{NO-BREAK SPACE}%"))
 
 
 def _capitalized(sentence: str) -> str:
