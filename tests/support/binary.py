@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def levit(
     if sys.platform != "linux" or _at_start(env) != _at_start(environment()):
         return installed_levit(*arguments, stdin=stdin, cwd=cwd, env=env)
     names = [*map(str, arguments)]
-    server = _server(env.get("OMP_NUM_THREADS"), not NEEDS_TORCH.isdisjoint(names))
+    needs_torch = not NEEDS_TORCH.isdisjoint(names) and find_spec("torch") is not None
+    server = _server(env.get("OMP_NUM_THREADS"), needs_torch)
     try:
         return server.run(names, stdin, cwd, env, TIMEOUT_S)
     except BaseException:

@@ -66,11 +66,13 @@ def calibration_bins(confidences: Values, correct: NDArray[np.bool_], num_bins: 
     """Group the predictions by confidence in bins of equal width; bins without predictions are left out.
 
     Args:
-        confidences: (N,) probability of the predicted class. A confidence of 1 belongs to the last bin.
+        confidences: (N,) probability of the predicted class. A confidence of 1 is lowered to the next smaller number,
+            so that it belongs to the last bin.
         correct: (N,) whether each prediction is correct.
     """
     edges = np.linspace(0, 1, num_bins + 1)
-    bin_of_image = np.minimum(np.searchsorted(edges, confidences, side="right"), num_bins) - 1
+    confidences = np.minimum(confidences, np.nextafter(1.0, 0.0))
+    bin_of_image = np.searchsorted(edges, confidences, side="right") - 1
     images, sums, hits = (
         np.bincount(bin_of_image, weights, num_bins) for weights in (None, confidences, correct.astype(np.float64))
     )

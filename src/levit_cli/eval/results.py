@@ -63,7 +63,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Bin:
-    """The images whose confidence lies in [low, high); the last bin includes 1."""
+    """The images whose confidence lies in [low, high)."""
 
     low: float
     high: float

@@ -68,10 +68,10 @@ def run(request: EvalRequest, log: Log) -> ExitCode:
         LevitError: nothing was evaluated, or the results could not be written.
     """
     format = _format(request)
-    as_html = _load_report() if request.report else None
     model_folder = _require_model_folder(request.model.name) if request.calibrate else None
     folders = _class_folders(request, log)
     _require_outputs(request, folders)
+    as_html = _load_report() if request.report else None
     checkpoint = load_model(request.model, log, verbose=request.verbose)
     evaluated = _evaluate(request, checkpoint, folders, log)
     keep_until_exit(evaluated.engine)
