@@ -145,6 +145,7 @@ def test_calibrating_stores_what_predict_then_uses(data: Path, model: Path, tmp_
     done = levit("eval", clean, "-m", own, *IN_FP32, "--calibrate", "-o", output, "--fail-under", "0.8")
     assert done.returncode == 0, done.stderr
     assert b"Stored temperature" in done.stderr
+    assert b"fitted to 20 images, and with fewer than 200 it may be far off" in done.stderr
     assert done.stdout == b""
     text = output.read_text(encoding="utf-8")
     assert "80.0 %  16 of 20 images correct" in text
@@ -258,6 +259,25 @@ def test_a_class_that_is_called_test_is_a_class(tmp_path: Path, model: Path) -> 
         ("control", 1, 2),
         ("test", 0, 2),
     ]
+
+
+@pytest.mark.parametrize(("limit", "warned"), [(20, False), (21, True)])
+def test_calibrating_on_few_images_warns(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, warned: bool
+) -> None:
+    monkeypatch.setattr("levit_cli.eval.run.FEW_IMAGES", limit)
+    lines: list[str] = []
+    own = shutil.copytree(model, tmp_path / "run")
+    run(replace(request(data, own, calibrate=True), quiet=False), lines.append)
+    assert any("it may be far off" in line for line in lines) == warned
+    assert any(line.startswith("Stored temperature") for line in lines)
+
+
+def test_a_folder_name_that_is_not_utf_8_is_named(tmp_path: Path, model: Path) -> None:
+    write_class_folders(tmp_path / "data", ("class 0", "caf\udce9"))
+    done = levit("eval", tmp_path / "data", "-m", model)
+    assert (done.returncode, done.stdout) == (3, b""), done.stderr
+    assert rb"1 folder matches no label of the model: caf\udce9" in done.stderr
 
 
 def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_path: Path) -> None:
