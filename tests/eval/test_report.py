@@ -21,6 +21,7 @@ from levit_cli.eval.summarize import summarize
 from levit_cli.eval.table import as_table
 from levit_cli.predict.records import as_json
 from levit_cli.predict.run_description import RunDescription
+from levit_cli.system.extras import missing_package
 from tests.eval.cases import RUN, evaluation, random_logits
 from tests.support.sample_images import sample_image
 
@@ -39,8 +40,8 @@ EMBEDS = ("src", "href", "xlink:href", "action", "data", "poster", "srcset", "ba
 
 def as_html(evaluated: Evaluated, summary: Summary, description: RunDescription) -> str:
     """Return the report; skip the test where the extra 'plot' is not installed."""
-    for package in ("matplotlib", "jinja2"):
-        pytest.importorskip(package)
+    if package := missing_package("plot"):
+        pytest.skip(f"needs the package {package}")
     from levit_cli.eval import report
 
     return report.as_html(evaluated, summary, description)
