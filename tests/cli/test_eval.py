@@ -22,7 +22,7 @@ from levit_cli.eval.run import EvalRequest, run
 from levit_cli.predict.model import ModelOptions
 from levit_cli.predict.reader import Reader
 from levit_cli.system.progress import silent
-from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.binary import LEVIT, environment, installed_levit, levit, unprivileged
 from tests.support.extras import hide_extra, needs_plot
 from tests.support.sample_images import sample_image, write_class_folders
 
@@ -306,6 +306,22 @@ def test_a_report_whose_library_is_broken_is_exit_3(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (3, b""), done.stderr
     assert b"not for this Python" in done.stderr
     assert not (tmp_path / "r.html").exists()
+
+
+@needs_plot
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [(b"nonsense: 3\nfont.size: 90\nbackend: none\n", 0), (b"text.usetex: True\n", 0), (b"font.family: caf\xe9\n", 3)],
+)
+def test_settings_for_matplotlib_in_the_working_directory_do_no_harm(
+    data: Path, model: Path, tmp_path: Path, settings: bytes, code: int
+) -> None:
+    clean = shutil.copytree(data / "val", tmp_path / "clean", ignore=shutil.ignore_patterns("torn*"))
+    (tmp_path / "matplotlibrc").write_bytes(settings)
+    done = installed_levit("eval", clean, "-m", model, "-q", "-o", "r.json", "--report", "r.html", cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert (b"matplotlibrc" in done.stderr) == bool(code)
+    assert len(done.stderr.splitlines()) == bool(code)
 
 
 @needs_plot

@@ -25,7 +25,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], title: str) -> bytes:
             axes.grid(color=RULE, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.set_xlabel("epoch")
+            axes.set(xlabel="epoch", xlim=(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5))
         figure.suptitle(printable(title), fontsize=11)
         return encode(figure, "png")
 

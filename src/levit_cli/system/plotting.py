@@ -18,7 +18,10 @@ from levit_cli.system.cache import cache_folder
 os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns about folders that it cannot write
 
-from matplotlib import colormaps, rc_context, rcdefaults, rcParams  # noqa: E402
+try:
+    from matplotlib import colormaps, rc_context, rcdefaults, rcParams
+except ValueError as error:  # for example, its text is not UTF-8
+    raise ImportError(f"matplotlib cannot read a matplotlibrc file: {error}") from error
 from matplotlib.artist import Artist  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.container import Container  # noqa: E402
