@@ -19,6 +19,7 @@ from levit_cli.eval.json_document import document
 from levit_cli.eval.results import Summary
 from levit_cli.eval.summarize import summarize
 from levit_cli.eval.table import as_table
+from levit_cli.eval.wording import notes
 from levit_cli.predict.records import as_json
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.extras import missing_package
@@ -263,3 +264,10 @@ def test_the_page_states_the_temperature_that_was_used(hostile: Evaluated, tempe
     page = as_html(evaluated, summarize(evaluated), description)
     assert ("instead of 2.5" in page) == (temperature == 2.5)
     assert f"<dt>temperature</dt><dd>{temperature:.4g}</dd>" in page
+
+
+@pytest.mark.parametrize(("folders", "words"), [((1,), "The folder covers 1 of"), ((0, 1), "The folders cover 2 of")])
+def test_the_note_on_covered_classes_agrees_with_their_number(folders: tuple[int, ...], words: str) -> None:
+    logits, _ = random_logits(8, 3)
+    (note,) = notes(evaluation(logits, [1] * 8, folders=folders))
+    assert note.startswith(f"{words} the model's 3 classes")

@@ -9,12 +9,12 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from levit_cli.system.extras import missing_package
 from tests.support.fork_server import LIGHT, TORCH, ForkServer
 
 LEVIT = str(Path(sys.executable).with_name("levit"))
@@ -62,8 +62,7 @@ def levit(
     if sys.platform != "linux" or _at_start(env) != _at_start(environment()):
         return installed_levit(*arguments, stdin=stdin, cwd=cwd, env=env)
     names = [*map(str, arguments)]
-    needs_torch = not NEEDS_TORCH.isdisjoint(names) and find_spec("torch") is not None
-    server = _server(env.get("OMP_NUM_THREADS"), needs_torch)
+    server = _server(env.get("OMP_NUM_THREADS"), not NEEDS_TORCH.isdisjoint(names))
     try:
         return server.run(names, stdin, cwd, env, TIMEOUT_S)
     except BaseException:
@@ -78,7 +77,7 @@ def _at_start(env: Mapping[str, str]) -> dict[str, str]:
 @cache
 def _server(omp_num_threads: str | None, torch: bool) -> ForkServer:
     changes = {} if omp_num_threads is None else {"OMP_NUM_THREADS": omp_num_threads}
-    server = ForkServer(environment(**changes), TORCH if torch else LIGHT)
+    server = ForkServer(environment(**changes), TORCH if torch and not missing_package("torch") else LIGHT)
     atexit.register(server.close)
     return server
 

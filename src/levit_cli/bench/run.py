@@ -130,7 +130,7 @@ def bench(
         LevitError: the models cannot be measured, or the results cannot be written.
     """
     _check_options(selection, protocol, folder, compare_with, fail_below)
-    _require_extras(selection, spec, protocol, outputs)
+    _require_torch(selection, spec, protocol)
     outputs.require_free([compare_with] if compare_with else [])
     format = outputs.chosen_format()
     earlier = read_earlier_run(compare_with) if compare_with else None
@@ -177,19 +177,17 @@ def _check_options(
     require_number("--fail-below", fail_below)
 
 
-def _require_extras(selection: Selection, spec: EngineSpec, protocol: Protocol, outputs: Outputs) -> None:
-    """Check that what the options name is installed."""
+def _require_torch(selection: Selection, spec: EngineSpec, protocol: Protocol) -> None:
+    """Check that torch is installed if an option needs it."""
     needs_torch = {
         "--against": selection.against is not None,
         "--protocol paper": protocol.name == "paper",
         f"--engine {spec.engine}": spec.engine in ("torch", "compile"),
-        f"--device {spec.device}": spec.device not in ("auto", "cpu"),
+        f"--device {spec.device}": spec.device not in ("auto", "cpu") and spec.engine != "openvino",
     }
     for option, is_used in needs_torch.items():
         if is_used:
             require_extra("torch", option)
-    if outputs.plot:
-        require_extra("plot", "--plot")
 
 
 def _log_unjudged(claims: Sequence[Claim], log: Log) -> None:
