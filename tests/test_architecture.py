@@ -21,7 +21,7 @@ LAYERS = (
     {"cli", "__main__"},
 )
 TORCH_ALLOWED = {
-    *("model.levit", "images.resize_torch", "checkpoints.weights", "finetune"),
+    *("model.levit", "images.resize_torch", "checkpoints.torch_files", "finetune"),
     *("bench.baselines", "bench.jit"),
     *("engines.torch", "engines.torch_compile", "engines.cuda_graphs"),
     "engines.openvino_converter",
