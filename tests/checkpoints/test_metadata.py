@@ -179,6 +179,9 @@ def test_labels_of_timm_are_read(tmp_path: Path) -> None:
     )
 
 
+CAT_AND_DOG = Labels(("cat", "dog"))
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
@@ -189,8 +192,18 @@ def test_labels_of_timm_are_read(tmp_path: Path) -> None:
         ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, Metadata()),
         ({"id2label": {"0": "cat", "1": "LABEL_1"}}, Metadata(labels=Labels(("cat", "LABEL_1")))),
         ({"architectures": ["LevitForImageClassification"], "torch_dtype": "float32"}, Metadata()),
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}}, Metadata(labels=CAT_AND_DOG)),
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": "0"}}, Metadata(labels=CAT_AND_DOG)),
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}},
+         Metadata(labels=CAT_AND_DOG)),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"dog": 1, "cat": 0}},
+         Metadata(labels=CAT_AND_DOG)),
+        ({"id2label": None, "label2id": {"dog": 1, "cat": 0}}, Metadata(labels=CAT_AND_DOG)),
+        ({"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}, Metadata()),
+        ({"id2label": {"0": "crane", "1": "crane"}, "label2id": {"crane": 1}}, Metadata(labels=Labels(("crane",) * 2))),
+        ({"id2label": {"0": "cafe\u0301"}, "label2id": {"caf\u00e9": 0}}, Metadata(labels=Labels(("cafe\u0301",)))),
     ],
-)
+)  # fmt: skip
 def test_a_config_of_transformers_is_read(tmp_path: Path, config: dict[str, Any], expected: Metadata) -> None:
     assert read_metadata(folder_with(tmp_path, config=config)) == expected
 
@@ -218,6 +231,19 @@ def test_labels_with_synonyms_get_their_wordnet_ids(tmp_path: Path) -> None:
         ({"config": {"id2label": ["cat"]}}, "metadata .* invalid"),
         ({"config": {"id2label": {"cat": 0}}}, "not keyed by class index"),
         ({"config": {"id2label": {"1": "dog"}}}, "without a gap"),
+        ({"config": {"id2label": {"0": "cat", "2": "dog"}}}, "without a gap.*1 is missing among 2 labels"),
+        ({"config": {"id2label": {"0": "cat", "01": "dog"}}}, "not keyed by class index.*01"),
+        ({"config": {"id2label": {"0": "cat", "1.0": "dog"}}}, "not keyed by class index"),
+        ({"config": {"id2label": {"0": "cat", "-1": "dog"}}}, "not keyed by class index"),
+        ({"config": {"id2label": {"0": 7}}}, "Labels must be.*found 7"),
+        ({"config": {"id2label": {"0": None}}}, "found null"),
+        ({"config": {"id2label": {"0": ["cat"]}}}, "found"),
+        ({"config": b'{"id2label": {"0": "cat", "0": "dog"}}'}, "'0' occurs twice"),
+        ({"config": {"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 1, "dog": 0}}},
+         "contradict each other.*class 1 is dog in one and cat in the other"),
+        ({"config": {"id2label": {"0": "cat"}, "label2id": {"cat": 0, "dog": 1}}}, "class 1 is missing in one"),
+        ({"config": {"id2label": {"0": "cat"}, "label2id": {"cat": "first"}}}, "not keyed by class index"),
+        ({"config": {"label2id": {"cat": 0, "dog": 0}}}, "same class index"),
         ({"config": {"levit_cli": {"evaluation": {"top1": 1}}}}, "metadata .* invalid"),
         ({"config": {"levit_cli": "ours"}}, "metadata .* invalid"),
         ({"config": {"levit_cli": {"temperature": 0}}}, "the temperature is 0"),
@@ -396,6 +422,33 @@ def test_imagenet_labels_are_recognized_after_a_round_trip(tmp_path: Path, forma
     metadata = read_metadata(written(tmp_path, format, transform, config, imagenet1k()))
     assert metadata.labels is imagenet1k()
     assert metadata.drop_path_rate == config.drop_path_rate == 0.1
+
+
+@pytest.mark.parametrize("format", FOLDER_FORMATS)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        Labels(tuple(f"LABEL_{index}" for index in range(7))),
+        Labels(tuple(f"class {index}" for index in range(7))),
+        Labels(tuple(str(index) for index in range(6, -1, -1))),
+        Labels(("train", "val", " tea ", "10", "caf\u00e9", "cafe\u0301", "LABEL_0")),
+        Labels(tuple("abcdefg"), tuple(f"n0000000{index}" for index in range(7))),
+        numbered(7),
+    ],
+    ids=lambda labels: labels.names[0],
+)
+def test_written_labels_are_read_back_whatever_they_are_called(
+    tmp_path: Path, format: CheckpointFormat, labels: Labels
+) -> None:
+    metadata = read_metadata(written(tmp_path, format, transform_for("fb", (64, 64)), labels=labels))
+    assert metadata.labels == (None if labels.generated else labels)
+
+
+def test_generated_names_are_written_as_the_placeholders_of_transformers(tmp_path: Path) -> None:
+    written(tmp_path, "hf", transform_for("fb", (64, 64)), labels=numbered(7))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["id2label"] == {str(index): f"LABEL_{index}" for index in range(7)}
+    assert config["label2id"] == {f"LABEL_{index}": index for index in range(7)}
 
 
 @pytest.mark.parametrize(

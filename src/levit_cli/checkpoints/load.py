@@ -15,7 +15,8 @@ from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluatio
 from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
 from levit_cli.choices import CheckpointFormat, Dtype, PreprocessingName
 from levit_cli.data.inputs import is_url
-from levit_cli.data.labels import Labels, imagenet1k, numbered, read_labels, require_length
+from levit_cli.data.label_files import read_labels
+from levit_cli.data.labels import Labels, imagenet1k, numbered, require_length
 from levit_cli.errors import RefusedError, reason_of
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name

@@ -14,7 +14,8 @@ from levit_cli.checkpoints.metadata_parts import OURS, Evaluation, Metadata, req
 from levit_cli.checkpoints.metadata_processor import processor_settings
 from levit_cli.checkpoints.metadata_timm import from_timm, timm_config
 from levit_cli.choices import CheckpointFormat
-from levit_cli.data.labels import Labels
+from levit_cli.data.label_files import parse_json
+from levit_cli.data.labels import Labels, from_names, placeholders
 from levit_cli.errors import RefusedError, reason_of
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
@@ -59,7 +60,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RefusedError(f"Cannot read {path}", why=reason_of(error)) from error
     if not isinstance(content, dict):
@@ -99,6 +100,10 @@ def write_metadata(
         ours["evaluation"] = asdict(evaluation)
     if temperature != 1:
         ours["temperature"] = temperature
+    if labels.wnids != from_names(labels.names).wnids:
+        ours["wnids"] = list(labels.wnids or ())
+    if labels.names == placeholders(len(labels)):
+        ours["named"] = True  # the classes are called like Hugging Face's placeholders
     if format == "timm":
         return {CONFIG: {**timm_config(config, labels, transform), OURS: ours | exact_transform}}
     return {

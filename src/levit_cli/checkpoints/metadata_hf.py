@@ -10,9 +10,10 @@ from levit_cli.checkpoints.metadata_parts import (
     parse_size,
     require_temperature,
     square_or_pair,
+    with_wnids,
 )
 from levit_cli.checkpoints.metadata_processor import transform_from_processor
-from levit_cli.data.labels import Labels, from_id2label
+from levit_cli.data.labels import Labels, from_config, placeholders
 from levit_cli.errors import RefusedError
 from levit_cli.model.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, LevitConfig
 
@@ -23,11 +24,10 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metad
     if model_type != "levit":
         raise RefusedError(f"the architecture is {model_type}, not levit")
     ours = config.get(OURS, {})
-    id2label = config.get("id2label", {})
-    named = any(name != f"LABEL_{index}" for index, name in id2label.items())  # LABEL_0 … are placeholders
+    labels = from_config(config, named=ours.get("named") is True)
     return Metadata(
         image_size=parse_size(config["image_size"]) if "image_size" in config else None,
-        labels=from_id2label(id2label) if named else None,
+        labels=with_wnids(labels, ours),
         transform=transform_from_processor(preprocessor) if preprocessor else None,
         drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
         evaluation=parse_evaluation(ours),
@@ -38,6 +38,7 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metad
 def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
     """Return ``config.json`` as transformers writes it, without our section."""
     stages = config.num_stages
+    names = placeholders(len(labels)) if labels.generated else labels.names
     return {
         "architectures": [f"LevitForImageClassification{'WithTeacher' if config.distilled else ''}"],
         "model_type": "levit",
@@ -55,6 +56,6 @@ def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
         "mlp_ratio": [MLP_RATIO] * stages,
         "attention_ratio": [VALUE_RATIO] * stages,
         "initializer_range": 0.02,
-        "id2label": {str(index): name for index, name in enumerate(labels.names)},
-        "label2id": {name: index for index, name in enumerate(labels.names)},
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
     }

@@ -1,7 +1,7 @@
 """Parse the values that both metadata formats share, and the section ``levit_cli`` in their files."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -94,6 +94,12 @@ def require_temperature(value: float) -> float:
     if not (isfinite(value) and value > 0):
         raise RefusedError(f"the temperature is {value}", why="it must be a finite number above 0")
     return value
+
+
+def with_wnids(labels: Labels | None, ours: Mapping[str, Any]) -> Labels | None:
+    """Return the labels with the WordNet ids in our section, which neither library's format has a key for."""
+    wnids = ours.get("wnids")
+    return replace(labels, wnids=tuple(map(str, wnids))) if labels and wnids and len(wnids) == len(labels) else labels
 
 
 def parse_transform(section: Mapping[str, Any]) -> Transform:

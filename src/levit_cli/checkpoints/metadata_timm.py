@@ -17,6 +17,7 @@ from levit_cli.checkpoints.metadata_parts import (
     published_or_same,
     require_temperature,
     square_or_pair,
+    with_wnids,
 )
 from levit_cli.data.labels import Labels, from_list
 from levit_cli.errors import RefusedError
@@ -45,7 +46,7 @@ def from_timm(config: Mapping[str, Any], with_transform: bool) -> Metadata:
     ours = config.get(OURS, {})
     return Metadata(
         image_size=_image_size(trained) if trained.get("input_size") is not None else None,
-        labels=from_list(names) if names else None,
+        labels=with_wnids(from_list(names) if names else None, ours),
         transform=_transform_from_timm(trained) if with_transform and not trained.keys().isdisjoint(DEFAULTS) else None,
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
         evaluation=parse_evaluation(ours),
@@ -113,7 +114,7 @@ def timm_config(config: LevitConfig, labels: Labels, transform: Transform) -> di
             "pool_size": list(config.grids[-1]),
             "first_conv": "stem.conv1.linear",
             "classifier": ["head.linear", "head_dist.linear"] if config.distilled else "head.linear",
-            "label_names": list(labels.names),
+            **({} if labels.generated else {"label_names": list(labels.names)}),
         },
     }
 
