@@ -122,6 +122,16 @@ def test_the_revision_in_a_hub_id_is_visible(command: str, columns: int) -> None
     assert "owner/name[@rev]" in words
 
 
+@pytest.mark.parametrize("columns", [40, 80, 160])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_every_square_bracket_of_its_source(command: str, columns: int) -> None:
+    shown = re.sub(r"[│\s]+", "", help_of(command, columns=columns))
+    for parameter in command_of(command).params:
+        help_text = (getattr(parameter, "help", "") or "").replace("\\[", "[")
+        for words in re.findall(r"\S*\[[^\]]*\]\S*", help_text):
+            assert "".join(words.split()) in shown, parameter.name
+
+
 @pytest.mark.parametrize(
     ("command", "usage"),
     [

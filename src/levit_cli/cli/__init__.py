@@ -142,7 +142,8 @@ def main() -> NoReturn:
     try:
         app(prog_name="levit")
     except SystemExit as stop:
-        exit_now(stop.code)
+        # Typer and Rich turn a closed pipe into exit code 1.
+        exit_now(ExitCode.BROKEN_PIPE if isinstance(stop.__context__, BrokenPipeError) else stop.code)
     except OSError as error:  # help or the version could not be printed
         log(f"Error: Cannot write to standard output · {error.strerror}")
         exit_now(ExitCode.OUTPUT)

@@ -190,8 +190,11 @@ class _Worker:
         return _WorkerExitError(f"the decoder {how}")
 
 
+NEEDED_FOR = "--isolate, --resume and images that exceed --timeout need one; free memory or allow more processes"
+
+
 def _not_started(error: Exception) -> RefusedError:
-    return RefusedError("Cannot start a decoder process", why=str(error), hint="try without --isolate")
+    return RefusedError("Cannot start a decoder process", why=str(error), hint=NEEDED_FOR)
 
 
 def serve() -> NoReturn:
