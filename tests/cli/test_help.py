@@ -176,3 +176,10 @@ def test_a_terminal_shows_the_examples_as_a_pipe_does() -> None:
     shown = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).replace("\r\n", "\n")
     assert examples_of(shown) == examples_of(help_of("predict"))
     assert b"\x1b[" in text
+
+
+@pytest.mark.parametrize(("words", "expected"), [("levit ev", ["eval"]), ("levit predict --top", ["--top-k"])])
+def test_bash_completes_commands_and_options(words: str, expected: list[str]) -> None:
+    env = environment(_LEVIT_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    done = subprocess.run([LEVIT], capture_output=True, env=env, timeout=60, check=False)
+    assert done.stdout.decode().split() == expected, done.stderr
