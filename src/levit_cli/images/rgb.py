@@ -52,7 +52,7 @@ def _scaled(image: Image.Image, factor: float, highest: float | None = None) -> 
     rows = max(BAND_PIXELS // width, 1)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        values = np.asarray(image.crop((0, top, width, bottom)))
+        values = np.asarray(region(image, (0, top, width, bottom)))
         if highest is not None and not (values.min() >= 0 and values.max() <= highest):  # NaN fails too
             raise InputError(
                 "unsupported_mode",
@@ -61,6 +61,19 @@ def _scaled(image: Image.Image, factor: float, highest: float | None = None) -> 
             )
         gray[top:bottom] = np.rint(values.astype(np.float32) * np.float32(factor))
     return Image.fromarray(gray).convert("RGB")
+
+
+def region(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Return the part of an image in a box (left, top, right, bottom).
+
+    ``Image.crop`` does the same but fails if the part is larger than ``Image.MAX_IMAGE_PIXELS`` of this process.
+    """
+    left, top, right, bottom = box
+    if box == (0, 0, *image.size):
+        return image
+    part = Image.new(image.mode, (right - left, bottom - top))
+    part.paste(image, (-left, -top))
+    return part
 
 
 def _has_twelve_bits(image: Image.Image) -> bool:
