@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from levit_cli.errors import InputError
 from levit_cli.images import jpeg, png
+from levit_cli.images.layouts import layout_error, require_known_layout
 from levit_cli.images.orientation import Metadata, metadata_of, upright
 from levit_cli.images.plugins import check_size, open_image
 from levit_cli.images.rgb import to_rgb
@@ -47,9 +48,13 @@ def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -
     except MemoryError:
         raise InputError("too_large", "not enough memory to decode the image") from None
     except UnidentifiedImageError:
-        raise unidentified_error(head, file) from None
+        raise _error_of(file, unidentified_error(head, file)) from None
     except Exception as error:  # decoders raise struct.error, SyntaxError, UnicodeDecodeError and more
-        raise decoding_error(str(error) or type(error).__name__, file) from error
+        raise _error_of(file, decoding_error(str(error) or type(error).__name__, file)) from error
+
+
+def _error_of(file: BinaryIO, error: InputError) -> InputError:
+    return layout_error(read_from_start(file), error) if error.kind == "corrupt" else error
 
 
 def _load(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> tuple[Image.Image, Metadata]:
@@ -81,6 +86,7 @@ def _load_jpeg(data: bytes, shrink_to: tuple[int, int] | None) -> Image.Image:
 def _load_pixels(file: BinaryIO, shrink_to: tuple[int, int] | None = None) -> Image.Image:
     image = open_image(file)
     check_size(_tile_size(image))
+    require_known_layout(image)
     if shrink_to:
         image.draft("RGB", shrink_to)
     image.load()

@@ -9,6 +9,7 @@ of Pillow's in which copies of Pillow's methods see other values of these names:
 - Warnings about broken metadata are dropped, so that ``python -W error`` does not turn them into errors.
   ``warnings.catch_warnings`` would change the filters of all threads.
 - Truncated files are errors.
+- Messages to Pillow's logger are dropped.
 """
 
 import struct
@@ -98,6 +99,7 @@ _SEEN: dict[str, object] = {
     "ImageFile": SimpleNamespace(**{**vars(ImageFile), "LOAD_TRUNCATED_IMAGES": False}),
     "LOAD_TRUNCATED_IMAGES": False,
     "warnings": SimpleNamespace(warn=lambda *_, **__: None),
+    "logger": SimpleNamespace(debug=lambda *_: None, error=lambda *_: None),  # would print to standard error
 }
 
 

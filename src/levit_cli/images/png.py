@@ -30,7 +30,7 @@ def split(file: BinaryIO) -> tuple[BinaryIO, Metadata]:
             exif = exif or _content(file, name, length)
         elif name in TEXT_CHUNKS:
             keyword, _, text = _content(file, name, length).partition(b"\0")
-            if keyword in (EXIF_AS_TEXT, XMP):
+            if keyword == EXIF_AS_TEXT or (keyword == XMP and name == b"iTXt"):
                 texts[keyword] = _text(name, text)
         position = end
         file.seek(position)
