@@ -4,9 +4,12 @@ To print help, only this package is imported. Each command imports its implement
 """
 
 import inspect
+import io
+import os
 import re
 import shutil
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -137,8 +140,17 @@ def levit(
     del version  # handled by the callback
 
 
+def _write_utf8(*streams: TextIO | None) -> None:
+    """Write UTF-8 and plain line feeds, as on other systems, whatever the code page of Windows is."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", newline="\n")
+
+
 def main() -> NoReturn:
     """Run the ``levit`` command and exit."""
+    if os.name == "nt":
+        _write_utf8(sys.stdout, sys.stderr)
     try:
         app(prog_name="levit")
     except SystemExit as stop:

@@ -6,10 +6,11 @@ per stream. A batch takes the inputs that are listed so far and does not wait fo
 if the inputs arrive slowly.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,9 @@ __all__ = ["Network", "Prediction", "Prefetcher", "Ranked", "Stats", "predict", 
 
 # Parts of the out-of-memory messages of libraries that do not raise MemoryError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
+
+# How long the main thread waits at a time. On Windows, Ctrl-C does not interrupt it.
+WAIT_S = 0.5 if os.name == "nt" else None
 
 Logits = NDArray[np.float32]
 Network = Callable[[Pixels], Logits]
@@ -157,10 +161,17 @@ class _Batches:
 
     def results(self) -> Iterator[_BatchResult]:
         threading.Thread(target=self._form, name="batches", daemon=True).start()
-        while not isinstance(batch := self._running.get(), End):
+        while not isinstance(batch := self._next(), End):
+            while not batch.done():
+                wait([batch], WAIT_S)
             yield batch.result()
         if batch.error is not None:
             raise batch.error
+
+    def _next(self) -> "Future[_BatchResult] | End":
+        while True:
+            with suppress(Empty):
+                return self._running.get(timeout=WAIT_S)
 
     def stop(self) -> None:
         self._stopped.set()

@@ -15,6 +15,7 @@ from typing import Any
 
 from levit_cli.data.labels import Labels
 from levit_cli.predict.run_description import RunDescription
+from levit_cli.system.atomic import read_at
 
 ATTRIBUTE = "user.levit.run"
 BEGINNING = "beginning"
@@ -48,7 +49,7 @@ def store_fingerprint(descriptor: int, fingerprint: Fingerprint, end: int | None
     """
     with suppress(OSError, AttributeError):  # AttributeError: Python has no extended attributes on this system
         length = min(os.fstat(descriptor).st_size if end is None else end, BEGINNING_BYTES)
-        content = {**fingerprint, BEGINNING: [length, _digest(os.pread(descriptor, length, 0))]}
+        content = {**fingerprint, BEGINNING: [length, _digest(read_at(descriptor, length, 0))]}
         os.setxattr(descriptor, ATTRIBUTE, json.dumps(content).encode())
 
 
@@ -57,7 +58,7 @@ def read_fingerprint(descriptor: int) -> Fingerprint | None:
     try:
         fingerprint: Fingerprint = json.loads(os.getxattr(descriptor, ATTRIBUTE))
         length, digest = fingerprint.pop(BEGINNING)
-        is_current = digest == _digest(os.pread(descriptor, length, 0))
+        is_current = digest == _digest(read_at(descriptor, length, 0))
     except (OSError, AttributeError, ValueError, LookupError, TypeError):
         return None
     return fingerprint if is_current else None
