@@ -9,6 +9,8 @@ import os
 from enum import IntEnum
 from typing import ClassVar, Literal
 
+IS_WINDOWS = os.name == "nt"
+
 
 class ExitCode(IntEnum):
     """The exit codes of ``levit``. Scripts rely on these numbers."""
@@ -49,7 +51,7 @@ def reason_of(error: BaseException) -> str:
 def is_broken_pipe(error: BaseException) -> bool:
     """Return whether an error means that the reader of a pipe closed it. Windows reports an invalid argument."""
     return isinstance(error, BrokenPipeError) or (
-        os.name == "nt" and isinstance(error, OSError) and error.errno == errno.EINVAL
+        IS_WINDOWS and isinstance(error, OSError) and error.errno == errno.EINVAL
     )
 
 

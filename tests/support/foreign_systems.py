@@ -1,20 +1,23 @@
-"""Run commands as on a system that lacks what POSIX provides.
+"""Run code as on a system that lacks what POSIX provides.
 
 A ``sitecustomize.py``, which Python imports at the start of each process, removes the modules and names that Windows
-does not have, and lets replacing and removing a file fail while the process has it open, as it does there. Modules of
-the standard library that were imported before keep what they imported.
+does not have. It also lets replacing and removing a file fail while the process has it open, as Windows does. Modules
+of the standard library that were imported before keep what they have.
 """
 
+import inspect
 import os
+import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-IS_POSIX = os.name == "posix"
-IS_ROOT = IS_POSIX and os.geteuid() == 0
-posix_only = pytest.mark.skipif(not IS_POSIX, reason="tests what only POSIX systems provide")
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="tests what only Linux provides")
+IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+posix_only = pytest.mark.skipif(os.name != "posix", reason="tests what only POSIX systems have")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="tests what only Linux has")
 
 MODULES = ("resource", "fcntl", "termios", "pwd", "grp")
 NAMES = {
@@ -25,9 +28,41 @@ NAMES = {
     "signal": ("SIGALRM", "setitimer", "SIGHUP", "SIGUSR1"),
     "select": ("poll",),
 }
+REMOVING = ("replace", "rename", "unlink", "remove")  # functions of ``os`` that Windows refuses for open files
+
+
+def is_open(path: str) -> bool:
+    """Return whether this process has a regular file open."""
+    try:
+        wanted = os.stat(path)
+    except OSError:
+        return False
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            found = os.fstat(int(descriptor))
+        except OSError:  # the one that listdir used
+            continue
+        if stat.S_ISREG(found.st_mode) and os.path.samestat(found, wanted):
+            return True
+    return False
+
+
+def refusing_open_files(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of ``os`` that raises ``PermissionError`` if one of its paths is open."""
+
+    def refuse(*paths: Any, **options: Any) -> Any:
+        for path in paths:
+            if is_open(path):
+                raise PermissionError(13, "The process cannot access the file because it is being used", str(path))
+        return call(*paths, **options)
+
+    return refuse
+
 
 WITHOUT_POSIX = f"""
-import importlib, sys
+import importlib, os, stat, sys
+from collections.abc import Callable
+from typing import Any
 
 class Removed:
     def find_spec(self, name, path=None, target=None):
@@ -40,44 +75,20 @@ for name in {MODULES!r}:
 for module, names in {NAMES!r}.items():
     for name in names:
         delattr(importlib.import_module(module), name)
-"""
 
-OPEN_FILES_ARE_KEPT = """
-import os, stat
-
-def is_open(path):
-    try:
-        wanted = os.stat(path)
-    except OSError:
-        return False
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found = os.fstat(int(name))
-        except OSError:  # the descriptor that listdir used
-            continue
-        if stat.S_ISREG(found.st_mode) and os.path.samestat(found, wanted):
-            return True
-    return False
-
-def refusing(call):
-    def refuse(*paths, **options):
-        for path in paths:
-            if is_open(path):
-                raise PermissionError(13, "it is open", path)
-        return call(*paths, **options)
-    return refuse
-
-for name in ("replace", "rename", "unlink", "remove"):
-    setattr(os, name, refusing(getattr(os, name)))
+{inspect.getsource(is_open)}
+{inspect.getsource(refusing_open_files)}
+for name in {REMOVING!r}:
+    setattr(os, name, refusing_open_files(getattr(os, name)))
 """
 
 
 def without_posix(folder: Path, *more: str) -> dict[str, str]:
-    """Write the modules into a new folder and return the environment variables that load them.
+    """Write a ``sitecustomize`` into a new folder and return the environment variables that load it.
 
     Args:
-        more: code of another ``sitecustomize`` that runs first.
+        more: code that runs after the names are removed.
     """
-    folder.mkdir(parents=True)
-    (folder / "sitecustomize.py").write_text("".join((*more, WITHOUT_POSIX, OPEN_FILES_ARE_KEPT)), encoding="utf-8")
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("".join((WITHOUT_POSIX, *more)), encoding="utf-8")
     return {"PYTHONPATH": str(folder)}

@@ -5,7 +5,6 @@ To print help, only this package is imported. Each command imports its implement
 
 import inspect
 import io
-import os
 import re
 import shutil
 import sys
@@ -23,7 +22,7 @@ from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
-from levit_cli.errors import ExitCode
+from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ def _write_utf8(*streams: TextIO | None) -> None:
 
 def main() -> NoReturn:
     """Run the ``levit`` command and exit."""
-    if os.name == "nt":
+    if IS_WINDOWS:
         _write_utf8(sys.stdout, sys.stderr)
     try:
         app(prog_name="levit")

@@ -231,16 +231,16 @@ def _leave_no_trace_of_a_crash() -> None:
         import msvcrt
 
         msvcrt.SetErrorMode(msvcrt.SEM_FAILCRITICALERRORS | msvcrt.SEM_NOGPFAULTERRORBOX)
-        return
-    with suppress(ImportError, ValueError, OSError):
-        import resource
+    else:
+        with suppress(ImportError, ValueError, OSError):
+            import resource
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _exit_after(seconds: float | None) -> None:
     """End this process after some seconds, even if a decoder never returns to Python; None cancels that."""
-    if hasattr(signal, "setitimer"):  # 50 times as fast as a thread
+    if sys.platform != "win32" and hasattr(signal, "setitimer"):  # 50 times as fast as a thread
         signal.setitimer(signal.ITIMER_REAL, seconds or 0)
     elif seconds is None:
         faulthandler.cancel_dump_traceback_later()

@@ -6,7 +6,6 @@ per stream. A batch takes the inputs that are listed so far and does not wait fo
 if the inputs arrive slowly.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.errors import InputError
+from levit_cli.errors import IS_WINDOWS, InputError
 from levit_cli.predict.prefetch import Decoded, End, Pixels, Prefetcher, Task
 from levit_cli.system.text import count_noun
 
@@ -30,7 +29,7 @@ __all__ = ["Network", "Prediction", "Prefetcher", "Ranked", "Stats", "predict", 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
 
 # How long the main thread waits at a time. On Windows, Ctrl-C does not interrupt it.
-WAIT_S = 0.5 if os.name == "nt" else None
+WAIT_S = 0.5 if IS_WINDOWS else None
 
 Logits = NDArray[np.float32]
 Network = Callable[[Pixels], Logits]

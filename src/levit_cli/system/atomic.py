@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from levit_cli.errors import OutputError, reason_of
+from levit_cli.errors import IS_WINDOWS, OutputError, reason_of
 
 REPLACE_ATTEMPTS = 20  # on Windows, where a virus scanner may have a new file open for a moment
 REPLACE_INTERVAL_S = 0.05
@@ -121,7 +121,8 @@ def read_at(descriptor: int, length: int, offset: int) -> bytes:
     Where the system has no ``pread``, no other thread may use the descriptor meanwhile.
     """
     if hasattr(os, "pread"):
-        return os.pread(descriptor, length, offset)
+        content: bytes = os.pread(descriptor, length, offset)
+        return content
     position = os.lseek(descriptor, 0, os.SEEK_CUR)
     try:
         os.lseek(descriptor, offset, os.SEEK_SET)
@@ -153,7 +154,7 @@ def _temporary_name(name: str) -> str:
 
 def _replace(source: str | Path, target: Path) -> None:
     """Rename a file over another one. On Windows, wait a second for programs that have one of them open."""
-    for _ in range(REPLACE_ATTEMPTS if os.name == "nt" else 0):
+    for _ in range(REPLACE_ATTEMPTS if IS_WINDOWS else 0):
         with suppress(PermissionError):
             os.replace(source, target)
             return

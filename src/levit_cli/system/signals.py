@@ -1,6 +1,7 @@
 """Raise SIGINT and SIGTERM as exceptions, and defer them while a step must not be interrupted."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,14 +82,14 @@ def deferred_signals(*, second_ends: bool = False) -> Iterator[DeferredSignals]:
 @contextmanager
 def blocked_signals() -> Iterator[None]:
     """Block SIGINT and SIGTERM; a process that is forked in the block starts with them blocked."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if sys.platform == "win32":
         yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_signals_of_the_terminal() -> None:
@@ -102,5 +103,5 @@ def ignore_signals() -> None:
     """Ignore SIGINT and SIGTERM in this process, also those that arrived while they were blocked."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
+    if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
