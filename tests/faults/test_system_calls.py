@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import environment
+from tests.support.foreign_systems import linux_only
 
+pytestmark = linux_only  # the driver forks processes
 ROOT = Path(__file__).parents[2]
 SCENARIOS = ("predict", "resume", "document", "convert", "finetune")
 FEW = 19, 61  # steps, the second for the many calls of a training
