@@ -18,12 +18,9 @@ from tests.finetune.sets import write_architecture, write_set
 from tests.support.binary import LEVIT, TIMEOUT_S, environment, levit
 from tests.support.extras import needs_torch
 
-<<<<<<< HEAD
 resource = pytest.importorskip("resource", reason="tests what only POSIX systems have")
 
-=======
 pytestmark = needs_torch
->>>>>>> main
 TIMES = {"images_per_s", "epoch_s", "elapsed_s"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
