@@ -18,7 +18,7 @@ def plan(data: Path | None, output: Path, **options: Any) -> Plan:
     return make_plan(FinetuneRequest(data, output, None, None, options), RunFolder(output), {})
 
 
-@pytest.mark.guarantee("impossible-options")
+@pytest.mark.guarantee("impossible-training")
 @pytest.mark.parametrize(
     ("settings", "num_images", "world_size", "message"),
     [
@@ -53,7 +53,7 @@ def test_batches_that_are_large_enough_are_not(settings: dict[str, Any], num_ima
     require_batches(Settings(**settings), num_images, 1)
 
 
-@pytest.mark.guarantee("impossible-options")
+@pytest.mark.guarantee("impossible-training")
 def test_faults_of_options_images_and_output_are_named_at_once(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "data", ("a", "b"), 3)
     (tmp_path / "data" / "empty").mkdir()
@@ -65,7 +65,7 @@ def test_faults_of_options_images_and_output_are_named_at_once(tmp_path: Path) -
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["000.jpg"]
 
 
-@pytest.mark.guarantee("impossible-options")
+@pytest.mark.guarantee("impossible-training")
 def test_all_faults_of_the_images_are_named_at_once(tmp_path: Path) -> None:
     write_class_folders(tmp_path, ("train/a", "train/b", "val/a", "val/c", "val/d"), 2)
     for name in ("train/e", "train/f", "val/g"):
@@ -87,7 +87,7 @@ def test_all_classes_with_one_image_are_named(tmp_path: Path) -> None:
         plan(tmp_path, tmp_path.parent / "run")
 
 
-@pytest.mark.guarantee("impossible-options")
+@pytest.mark.guarantee("impossible-training")
 def test_val_split_is_refused_with_a_validation_folder(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--val-split has no effect · .* has a folder of validation images"):
         plan(dataset, tmp_path / "run", val_split=0.2, batch_size=4)
@@ -105,7 +105,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(dataset: Pa
         plan(dataset, tmp_path / "deep" / "run", batch_size=4)
 
 
-@pytest.mark.guarantee("impossible-options")
+@pytest.mark.guarantee("impossible-training")
 @pytest.mark.parametrize(
     "options",
     [
@@ -131,7 +131,7 @@ def test_a_refused_run_leaves_nothing_and_the_mended_command_runs(
         assert (tmp_path / "deep" / "run" / "model.safetensors").exists()
 
 
-@pytest.mark.guarantee("impossible-options")
+@pytest.mark.guarantee("impossible-training")
 def test_a_refused_run_keeps_the_run_that_it_would_have_replaced(
     dataset: Path, architecture: Path, tmp_path: Path
 ) -> None:

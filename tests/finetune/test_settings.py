@@ -116,7 +116,7 @@ def test_all_faults_of_a_file_are_named_at_once(tmp_path: Path) -> None:
         resolve_settings("small", file, {})
 
 
-@pytest.mark.guarantee("impossible-options")
+@pytest.mark.guarantee("impossible-training")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -7,13 +7,13 @@ of the suffixes that ``predict`` looks for. What is skipped is counted with its 
 """
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from levit_cli.data.inputs import SUFFIXES
+from levit_cli.data.labels import composed
 from levit_cli.errors import UsageError
 from levit_cli.system.text import count_noun, printable
 
@@ -99,7 +99,7 @@ def _class_paths(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
         if reason := _skip_reason(entry.path, entry.name, is_folder=entry.is_dir()):
             skipped[reason] += 1
         elif entry.is_dir():
-            folders.setdefault(unicodedata.normalize("NFC", entry.name), []).append(Path(entry.path))
+            folders.setdefault(composed(entry.name), []).append(Path(entry.path))
         else:
             skipped["outside the class folders"] += 1
     return folders

@@ -6,12 +6,12 @@ on another file system may store accents differently.
 """
 
 import json
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from levit_cli.data.image_folder import class_images, listed, split_folders
+from levit_cli.data.labels import composed
 from levit_cli.errors import UsageError
 from levit_cli.finetune.split import Split
 from levit_cli.system.text import count_noun
@@ -37,7 +37,7 @@ class PresentImage:
 
 
 def key_of(path: Path, root: Path) -> str:
-    return unicodedata.normalize("NFC", path.relative_to(root).as_posix())
+    return composed(path.relative_to(root).as_posix())
 
 
 def as_lines(split: Split) -> str:

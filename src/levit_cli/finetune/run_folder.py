@@ -22,7 +22,8 @@ from levit_cli.finetune.settings import Settings, as_toml, given_options, read_t
 from levit_cli.finetune.split import Split
 from levit_cli.system.atomic import replace_bytes, replace_text, writing
 from levit_cli.system.extras import extra
-from levit_cli.system.output import IN_USE, OutputFile, require_free
+from levit_cli.system.locking import IN_USE
+from levit_cli.system.output import OutputFile, require_free
 from levit_cli.system.progress import Log, silent
 from levit_cli.system.signals import deferred_signals
 from levit_cli.system.text import printable

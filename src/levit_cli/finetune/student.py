@@ -1,6 +1,5 @@
 """Build the network to train: from a checkpoint with other classes or another image size, or from random weights."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from levit_cli.data.labels import Labels
+from levit_cli.data.labels import Labels, composed
 from levit_cli.model.config import Grid, LevitConfig
 from levit_cli.model.levit import Levit, to_tensor
 
@@ -25,12 +24,15 @@ def random_init(config: LevitConfig) -> Levit:
 def source_indices(classes: Sequence[str], labels: Labels) -> list[int | None]:
     """Return the checkpoint's class with the same name, or WordNet id, for each class; None if there is none.
 
-    A name that two of the checkpoint's classes share is not used. Names are compared in their composed form.
+    A name that two of the checkpoint's classes share is not used, nor are generated names. Names are compared in their
+    composed form.
     """
+    if labels.generated:
+        return [None] * len(classes)
     known: dict[str, list[int]] = {}
     for names in (labels.names, labels.wnids or ()):
         for index, name in enumerate(names):
-            known.setdefault(unicodedata.normalize("NFC", name), []).append(index)
+            known.setdefault(composed(name), []).append(index)
     return [indices[0] if len(indices := known.get(name, [])) == 1 else None for name in classes]
 
 
