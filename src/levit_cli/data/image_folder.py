@@ -148,6 +148,18 @@ def split_folders(root: Path) -> tuple[Path, Path | None]:
     return root, None
 
 
+def validation_folder(root: Path) -> Path | None:
+    """Return ``root/val`` if it is the validation half of a data set; the other half may be missing.
+
+    Raises:
+        UsageError: a folder cannot be read.
+    """
+    if not root.is_dir() or not (val := _first_folder(root, VAL_NAMES)):
+        return None
+    others = _class_paths(root, Counter()).keys() - {*TRAIN_NAMES, *VAL_NAMES}
+    return val if _first_folder(root, TRAIN_NAMES) or not others else None
+
+
 def folders_beside(root: Path, train: Path, val: Path | None) -> int:
     """Return the number of class folders in ``root`` that are neither the training nor the validation folder."""
     paths = [path for paths in _class_paths(root, Counter()).values() for path in paths]
