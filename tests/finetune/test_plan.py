@@ -80,6 +80,21 @@ def test_all_faults_of_the_images_are_named_at_once(tmp_path: Path) -> None:
         plan(tmp_path, tmp_path / "run")
 
 
+@pytest.mark.guarantee("impossible-training")
+def test_missing_files_are_named_together_with_other_faults(dataset: Path, tmp_path: Path) -> None:
+    options = {"from_scratch": "levit-1", "teacher": "t.onnx", "batch_size": 1}
+    with pytest.raises(UsageError, match=r"3 problems.*too small.*Unknown architecture levit-1.*No file t\.onnx"):
+        plan(dataset, tmp_path / "run", **options)
+
+
+def test_only_the_main_process_checks_the_run_folder(dataset: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "run", 1)
+    request = FinetuneRequest(dataset, tmp_path / "run", None, None, {"batch_size": 4})
+    make_plan(request, RunFolder(tmp_path / "run"), {"RANK": "1", "WORLD_SIZE": "2"})
+    with pytest.raises(UsageError, match="exists"):
+        make_plan(request, RunFolder(tmp_path / "run"), {"RANK": "0", "WORLD_SIZE": "2"})
+
+
 def test_all_classes_with_one_image_are_named(tmp_path: Path) -> None:
     write_class_folders(tmp_path, ("a", "b"), 1)
     write_class_folders(tmp_path, ("c",), 3)
@@ -114,6 +129,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(dataset: Pa
         {"max_unreadable": 0.0},
         {"model": "/nowhere/model.pth"},
         {"teacher": "/nowhere/teacher.onnx"},
+        {"resize_to": 32},
+        {"teacher": "alexnet", "teacher_weights": "alexnet", "teacher_size": 16},
     ],
     ids=lambda options: next(iter(options)),
 )
@@ -122,6 +139,12 @@ def test_a_refused_run_leaves_nothing_and_the_mended_command_runs(
 ) -> None:
     (dataset / "train" / "red" / "003.png").write_bytes(b"")
     start: dict[str, Any] = {} if "model" in options else {"from_scratch": str(architecture)}
+    if options.get("teacher") == "alexnet":
+        from safetensors.torch import save_file
+        from torchvision.models import squeezenet1_1
+
+        save_file(squeezenet1_1(weights=None, num_classes=3).state_dict(), tmp_path / "w.safetensors")
+        options = {**options, "teacher": "squeezenet1_1", "teacher_weights": str(tmp_path / "w.safetensors")}
     right: dict[str, Any] = {"epochs": 1, "batch_size": 4, "max_unreadable": 0.5}
     with pytest.raises(LevitError):
         run(dataset, tmp_path / "deep" / "run", **{**right, **start, **options})
@@ -142,6 +165,6 @@ def test_a_refused_run_keeps_the_run_that_it_would_have_replaced(
     run(dataset, folder, from_scratch=str(architecture), epochs=1, batch_size=4)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     options = {"from_scratch": str(architecture), "teacher": "/nowhere/teacher.onnx", "batch_size": 4}
-    with pytest.raises(LevitError, match="no such file"):
+    with pytest.raises(LevitError, match=r"No file /nowhere/teacher\.onnx"):
         start(FinetuneRequest(dataset, folder, None, None, options, overwrite=True), Runtime(threads=1), lambda _: None)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -14,7 +14,8 @@ import torch
 
 from levit_cli.checkpoints import load
 from levit_cli.errors import ExitCode, RefusedError, TrainingStoppedError, UsageError
-from levit_cli.finetune import loop, start, step
+from levit_cli.finetune import loop, run_folder, start, step
+from levit_cli.finetune import run as run_module
 from levit_cli.finetune.settings import FinetuneRequest, Runtime
 from levit_cli.images.transforms import transform_for
 from levit_cli.model.config import LevitConfig
@@ -143,6 +144,32 @@ def test_a_run_reports_how_many_classes_the_start_model_knows(finished: Path, im
     assert load(tmp_path / "run").labels.names == ("a rose", "blue", "green")
     np.testing.assert_allclose(after[1:], before[:2], atol=1e-5)
     assert not np.allclose(after[0], before[2], atol=1e-2)
+
+
+@pytest.mark.guarantee("worker-errors")
+def test_curves_that_cannot_be_drawn_do_not_stop_the_training(
+    dataset: Path, architecture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> bytes:
+        raise ValueError("no fonts\nlong explanation")
+
+    monkeypatch.setattr(run_folder, "load_curves", lambda *_: fail)
+    lines = run(dataset, tmp_path / "run", from_scratch=str(architecture), epochs=1, batch_size=4)
+    assert f"Cannot draw {tmp_path / 'run' / 'curves.png'} · no fonts" in lines
+
+
+@pytest.mark.guarantee("worker-errors")
+def test_an_engine_that_fails_at_the_end_is_one_line(
+    dataset: Path, architecture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("Exception from src/inference/core.cpp:1:\nno memory\n")
+
+    monkeypatch.setattr(run_module, "evaluate", fail)
+    with pytest.raises(TrainingStoppedError, match=r"Cannot evaluate the best model in .*run · Exception from [^\n]*$"):
+        run(dataset, tmp_path / "run", from_scratch=str(architecture), epochs=1, batch_size=4)
+    monkeypatch.undo()
+    assert load(tmp_path / "run").labels.names == ("blue", "green", "red")
 
 
 def test_interpolated_attention_biases_are_logged_once(finished: Path, images: Path, tmp_path: Path) -> None:

@@ -308,8 +308,10 @@ def finetune(
     given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     from levit_cli.finetune import start
     from levit_cli.finetune.settings import FinetuneRequest, Runtime
+    from levit_cli.system.output import silence_native_stderr
 
-    del debug  # handle_errors reads it
+    if not debug:
+        silence_native_stderr()  # of libtiff, torch and OpenVINO
     request = FinetuneRequest(data, output, preset, config, given, resume=resume, overwrite=overwrite)
     return start(
         request,

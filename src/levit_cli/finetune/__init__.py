@@ -26,7 +26,7 @@ def start(request: FinetuneRequest, runtime: Runtime, log: Log) -> ExitCode:
     try:
         if (request.resume or request.overwrite) and folder.path.is_dir() and os.environ.get("RANK", "0") == "0":
             folder.lock.acquire()
-        plan = make_plan(request, folder, os.environ, int(os.environ.get("WORLD_SIZE", 1)))
+        plan = make_plan(request, folder, os.environ)
         with extra("torch", "Training"):
             import torch
 

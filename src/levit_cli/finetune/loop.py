@@ -123,7 +123,8 @@ class Trainer:
         if self.processes.is_main:
             if is_best:
                 self.save_best(network, metrics)
-            self.folder.write_metrics(self.history)
+            if problem := self.folder.write_metrics(self.history):
+                self.log(problem)
         self.save_state()
         self.log(epoch_line(metrics, self.context.settings.epochs, is_best=is_best))
 
@@ -230,7 +231,7 @@ def stopped(error: BaseException) -> TrainingStoppedError:
     if isinstance(error, OSError):
         return TrainingStoppedError("The data loader failed", why=why, hint="--resume continues; try --workers 0")
     hint = "--resume continues from the last saved state; --debug prints a traceback"
-    return TrainingStoppedError("torch stopped the training", why=why, hint=hint)
+    return TrainingStoppedError("A step of the training failed", why=why, hint=hint)
 
 
 @contextmanager

@@ -1,16 +1,26 @@
 """Check a request before any work: settings, images and output. Nothing is written and torch is not imported."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from levit_cli.data.image_folder import describe_skipped
-from levit_cli.errors import UsageError
+from levit_cli.errors import RefusedError, UsageError, reason_of
 from levit_cli.finetune.faults import Faults
 from levit_cli.finetune.images_file import restore_split
 from levit_cli.finetune.run_folder import RunFolder
-from levit_cli.finetune.settings import FinetuneRequest, Settings, resolve_settings, with_absolute_paths
+from levit_cli.finetune.settings import (
+    NETWORK_SUFFIXES,
+    FinetuneRequest,
+    Settings,
+    option,
+    resolve_settings,
+    with_absolute_paths,
+)
 from levit_cli.finetune.split import Split, find_images
+from levit_cli.model.config import VARIANTS, LevitConfig
 from levit_cli.system.progress import Log
 from levit_cli.system.text import count_noun
 
@@ -30,11 +40,11 @@ class Plan:
     overwrite: bool = False
 
 
-def make_plan(request: FinetuneRequest, folder: RunFolder, environment: Mapping[str, str], world_size: int = 1) -> Plan:
+def make_plan(request: FinetuneRequest, folder: RunFolder, environment: Mapping[str, str]) -> Plan:
     """Return the plan of a new run, or of the rest of a run.
 
     Args:
-        world_size: number of processes.
+        environment: the environment variables, also those of ``torchrun``.
 
     Raises:
         UsageError: the request cannot be executed. The message names all faults.
@@ -43,7 +53,7 @@ def make_plan(request: FinetuneRequest, folder: RunFolder, environment: Mapping[
     """
     if request.resume:
         return _plan_rest(request, folder)
-    return _plan_new(request, folder, environment, world_size)
+    return _plan_new(request, folder, environment)
 
 
 def _plan_rest(request: FinetuneRequest, folder: RunFolder) -> Plan:
@@ -54,7 +64,7 @@ def _plan_rest(request: FinetuneRequest, folder: RunFolder) -> Plan:
     return Plan(replace(settings, data=str(root)), split, folder, resume=True)
 
 
-def _plan_new(request: FinetuneRequest, folder: RunFolder, environment: Mapping[str, str], world_size: int) -> Plan:
+def _plan_new(request: FinetuneRequest, folder: RunFolder, environment: Mapping[str, str]) -> Plan:
     if request.data is None:
         raise UsageError("FOLDER is missing", why="only --resume works without it")
     root, faults = request.data.resolve(), Faults()
@@ -69,13 +79,52 @@ def _plan_new(request: FinetuneRequest, folder: RunFolder, environment: Mapping[
             raise UsageError("--val-split has no effect", why=f"{root} has a folder of validation images")
     if settings and split:
         with faults.collect():
-            require_batches(settings, len(split.train), world_size)
+            require_batches(settings, len(split.train), int(environment.get("WORLD_SIZE", 1)))
+    for check in start_checks(settings) if settings else ():
+        with faults.collect():
+            check()
     with faults.collect():
-        folder.require_free(root, overwrite=request.overwrite)
+        if environment.get("RANK", "0") == "0":  # the main process may have created the folder already
+            folder.require_free(root, overwrite=request.overwrite)
     faults.refuse()
     assert settings is not None
     assert split is not None
     return Plan(with_absolute_paths(settings), split, folder, overwrite=request.overwrite)
+
+
+def start_checks(settings: Settings) -> Iterator[Callable[[], object]]:
+    """Yield the checks of the files that the run starts from, except of a model, which may have to be downloaded."""
+    if settings.from_scratch:
+        yield lambda: architecture(settings.from_scratch)
+    for name in ("teacher", "teacher_weights"):
+        path = getattr(settings, name)
+        if path and (name == "teacher_weights" or path.endswith(NETWORK_SUFFIXES)):
+            yield partial(_require_file, name, path)
+
+
+def _require_file(name: str, path: str) -> None:
+    if not Path(path).is_file():
+        raise UsageError(f"No file {path}", why=f"{option(name)} names it")
+
+
+def architecture(name: str) -> LevitConfig:
+    """Return the architecture of a variant, or of a Hugging Face ``config.json``.
+
+    Raises:
+        RefusedError: it is neither.
+    """
+    by_name = {variant.lower(): config for variant, config in VARIANTS.items()}
+    if name.lower() in by_name:
+        return by_name[name.lower()]
+    try:
+        table = json.loads(Path(name).read_text(encoding="utf-8"))
+        keys = ("hidden_sizes", "key_dim", "num_attention_heads", "depths")
+        widths, key_dims, heads, depths = (tuple(int(value) for value in table[key]) for key in keys)
+        return LevitConfig(widths, key_dims, heads, depths)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RefusedError(
+            f"Unknown architecture {name}", why=reason_of(error), hint=f"use {', '.join(VARIANTS)} or a config.json"
+        ) from error
 
 
 def require_batches(settings: Settings, num_images: int, world_size: int) -> None:

@@ -1,6 +1,5 @@
 """Run ``levit finetune``: scan the images, build student and teacher, train, and evaluate the best model."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,13 @@ from levit_cli.choices import Precision
 from levit_cli.data.image_folder import ClassFolders
 from levit_cli.data.labels import from_names
 from levit_cli.engines import EngineSpec
-from levit_cli.errors import ExitCode, RefusedError, reason_of
+from levit_cli.errors import ExitCode, RefusedError, TrainingStoppedError, UsageError
 from levit_cli.eval import evaluate
-from levit_cli.finetune.data import Loaders, TrainingImages, ValidationImages
+from levit_cli.finetune.data import Loaders, TrainingImages, ValidationImages, reason_line
 from levit_cli.finetune.ddp import Processes, process_group
 from levit_cli.finetune.loop import Trainer, quiet_libraries
 from levit_cli.finetune.model_card import run_card
-from levit_cli.finetune.plan import Plan, log_images, require_batches
+from levit_cli.finetune.plan import Plan, architecture, log_images, require_batches
 from levit_cli.finetune.run_folder import Metrics, RunFolder, load_curves
 from levit_cli.finetune.settings import Runtime, Settings, parse_image_size
 from levit_cli.finetune.split import Split, exclude, scan
@@ -28,7 +27,7 @@ from levit_cli.finetune.step import StepContext, make_mix
 from levit_cli.finetune.student import adapt, random_init, source_indices
 from levit_cli.finetune.teachers import Teacher, make_teacher, stored_teacher
 from levit_cli.images.transforms import Transform, transform_for
-from levit_cli.model.config import VARIANTS, LevitConfig
+from levit_cli.model.config import LevitConfig
 from levit_cli.model.levit import Levit
 from levit_cli.system.progress import Log, silent
 from levit_cli.system.text import count_noun, printable
@@ -65,7 +64,11 @@ def finetune(plan: Plan, runtime: Runtime, log: Log) -> ExitCode:
             log(resume_line(trainer.position, settings.epochs))
         trainer.train()
         if processes.is_main:
-            evaluate_best(folder, settings, split, trainer.history, log)
+            try:
+                evaluate_best(folder, settings, split, trainer.history, log)
+            except RuntimeError as error:  # of OpenVINO
+                what, hint = f"Cannot evaluate the best model in {folder.path}", "try levit eval with --engine torch"
+                raise TrainingStoppedError(what, why=reason_line(error), hint=hint) from error
         processes.barrier()
     return ExitCode.OK
 
@@ -124,7 +127,7 @@ def make_student(plan: Plan, *, offline: bool, log: Log) -> Student:
     settings, classes = plan.settings, plan.split.classes
     torch.manual_seed(settings.seed)
     if settings.from_scratch:
-        config = _new_config(_architecture(settings.from_scratch), settings, len(classes), distilled=True)
+        config = _new_config(architecture(settings.from_scratch), settings, len(classes), distilled=True)
         network, transform = random_init(config), transform_for("hf", (224, 224))
     else:
         checkpoint = load(settings.model, offline=offline, warn=lambda message: log(f"Warning: {message}"))
@@ -144,22 +147,6 @@ def kept_heads_line(sources: Sequence[int | None]) -> str:
     return f"The head weights of {kept} of {count_noun(len(sources), 'class')} are kept{rest}"
 
 
-def _architecture(name: str) -> LevitConfig:
-    """Return the architecture of a variant, or of a Hugging Face ``config.json``."""
-    by_name = {variant.lower(): config for variant, config in VARIANTS.items()}
-    if name.lower() in by_name:
-        return by_name[name.lower()]
-    try:
-        table = json.loads(Path(name).read_text(encoding="utf-8"))
-        keys = ("hidden_sizes", "key_dim", "num_attention_heads", "depths")
-        widths, key_dims, heads, depths = (tuple(int(value) for value in table[key]) for key in keys)
-        return LevitConfig(widths, key_dims, heads, depths)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise RefusedError(
-            f"Unknown architecture {name}", why=reason_of(error), hint=f"use {', '.join(VARIANTS)} or a config.json"
-        ) from error
-
-
 def _new_config(config: LevitConfig, settings: Settings, num_classes: int, *, distilled: bool) -> LevitConfig:
     return replace(
         config,
@@ -171,9 +158,16 @@ def _new_config(config: LevitConfig, settings: Settings, num_classes: int, *, di
 
 
 def _student_transform(transform: Transform, image_size: tuple[int, int], resize_to: int) -> Transform:
-    """Return the checkpoint's preprocessing, or Hugging Face's for the new size if the image size changes."""
+    """Return the checkpoint's preprocessing, or Hugging Face's for the new size if the image size changes.
+
+    Raises:
+        UsageError: the images would be smaller than the crop.
+    """
     if transform.crop_size == image_size and not resize_to:
         return transform
+    if resize_to and resize_to < max(image_size):
+        why = f"images are cropped to {image_size[0]} x {image_size[1]} pixels after they are resized"
+        raise UsageError(f"--resize-to {resize_to} is too small", why=why, hint=f"use {max(image_size)} or more")
     standard = transform_for("hf", image_size)
     new = replace(standard, mean=transform.mean, std=transform.std)
     if resize_to:
@@ -189,12 +183,25 @@ def load_teacher(
     log: Log,
     offline: bool,
 ) -> Teacher | None:
+    """Return the teacher, after a first call with empty images.
+
+    Raises:
+        RefusedError: there is no such teacher, it has other classes, or it cannot take the images.
+    """
     if not settings.teacher:
         return None
-    return make_teacher(
+    teacher = make_teacher(
         settings.teacher, settings.teacher_weights, classes, student,
         image_size=settings.teacher_size, device=device, log=log, offline=offline,
     )  # fmt: skip
+    try:
+        teacher(torch.zeros(2, 3, *student.crop_size, device=device))
+    except (RuntimeError, ValueError) as error:
+        what = (
+            f"The teacher {settings.teacher} cannot take images of {teacher.image_size[0]} x {teacher.image_size[1]} px"
+        )
+        raise RefusedError(what, why=reason_line(error)) from error
+    return teacher
 
 
 def make_trainer(

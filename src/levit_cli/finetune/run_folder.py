@@ -244,10 +244,17 @@ class RunFolder:
             history: list[Metrics] = [json.loads(line) for line in text.splitlines()]
             return [metrics for metrics in history if metrics["epoch"] <= num_epochs]
 
-    def write_metrics(self, history: list[Metrics]) -> None:
+    def write_metrics(self, history: list[Metrics]) -> str:
+        """Write the metrics and draw the curves; return why they cannot be drawn, which does not stop a training."""
         replace_text(self.metrics_file, "".join(json.dumps(metrics) + "\n" for metrics in history))
+        file = self.path / "curves.png"
         if draw_curves := load_curves():
-            replace_bytes(self.path / "curves.png", draw_curves(history, printable(self.path.name)))
+            try:
+                content = draw_curves(history, printable(self.path.name))
+            except Exception as error:  # matplotlib raises many types
+                return f"Cannot draw {file} · {(reason_of(error).splitlines() or [type(error).__name__])[0]}"
+            replace_bytes(file, content)
+        return ""
 
     def write_unreadable(self, split: Split) -> None:
         lines = (f"{json.dumps(key_of(path, split.root))}\t{problem}\n" for path, problem in split.unreadable)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from levit_cli.checkpoints import Checkpoint, load, save
 from levit_cli.checkpoints.weights import read_weights, write_safetensors
+from levit_cli.data.labels import composed
 from levit_cli.errors import RefusedError, UnreachableError
 from levit_cli.finetune.onnx_teacher import OnnxNetwork
 from levit_cli.finetune.settings import NETWORK_SUFFIXES, Settings
@@ -114,7 +115,7 @@ def stored_teacher(settings: Settings, folder: Path) -> Settings:
 def _checkpoint_teacher(
     checkpoint: Checkpoint, classes: tuple[str, ...], student: Transform, device: torch.device
 ) -> Teacher:
-    teacher_classes = checkpoint.labels.names
+    teacher_classes = tuple(map(composed, checkpoint.labels.names))
     if sorted(teacher_classes) != sorted(classes):
         different = ", ".join(sorted(set(teacher_classes) ^ set(classes))[:MAX_LISTED])
         raise RefusedError(
