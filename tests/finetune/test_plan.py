@@ -154,6 +154,42 @@ def test_a_refused_run_leaves_nothing_and_the_mended_command_runs(
         assert (tmp_path / "deep" / "run" / "model.safetensors").exists()
 
 
+class FullDiskError(Exception):
+    """Stands for any error while the run folder is written."""
+
+
+@pytest.mark.guarantee("impossible-training")
+@pytest.mark.parametrize("parent", ["", "other"], ids=["new parents", "a parent that another run uses"])
+def test_a_run_folder_that_cannot_be_completed_is_removed(
+    parent: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = plan(dataset, tmp_path / "deep" / "er" / "run", batch_size=4)
+
+    def fail(*_: Any) -> None:
+        if parent:
+            (tmp_path / "deep" / parent).mkdir()
+        raise FullDiskError
+
+    monkeypatch.setattr(RunFolder, "save_state", fail)
+    with pytest.raises(FullDiskError):
+        new.folder.create(new.settings, new.split, {})
+    assert [path.name for path in tmp_path.glob("deep/*")] == [parent] * bool(parent)
+    assert (tmp_path / "deep").exists() == bool(parent)
+
+
+@pytest.mark.guarantee("run-folder-lock")
+def test_a_run_that_another_process_started_meanwhile_is_kept(dataset: Path, tmp_path: Path) -> None:
+    first, second = (plan(dataset, tmp_path / "run", batch_size=4) for _ in range(2))
+    first.folder.create(first.settings, first.split, {"a": 1})
+    before = {path.name for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(LevitError, match="run exists"):
+        second.folder.create(second.settings, second.split, {})
+    with pytest.raises(OutputError, match="another process works"):
+        second.folder.create(second.settings, second.split, {}, overwrite=True)
+    assert before == {path.name for path in (tmp_path / "run").iterdir()}
+    first.folder.lock.release()
+
+
 @pytest.mark.guarantee("impossible-training")
 def test_a_refused_run_keeps_the_run_that_it_would_have_replaced(
     dataset: Path, architecture: Path, tmp_path: Path

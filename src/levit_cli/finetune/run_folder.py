@@ -38,6 +38,10 @@ class RunLock:
     folder: Path
     _file: OutputFile | None = None
 
+    @property
+    def file(self) -> Path:
+        return self.folder / ".lock"
+
     def acquire(self) -> None:
         """Lock the folder, if this process has not locked it yet.
 
@@ -46,9 +50,8 @@ class RunLock:
         """
         if self._file:
             return
-        path = self.folder / ".lock"
         try:
-            self._file = OutputFile(path, may_exist=True)
+            self._file = OutputFile(self.file, may_exist=True)
         except OutputError as error:
             if error.why != IN_USE:
                 raise
@@ -144,11 +147,12 @@ class RunFolder:
             UsageError: the folder is not empty and ``overwrite`` is false.
             OutputError: the folder cannot be written.
         """
-        absolute = self.path.absolute()
-        missing = [path for path in (absolute, *absolute.parents) if not path.exists()]
         with deferred_signals():
+            created = self._make_folders(overwrite=overwrite)
+            self.lock.acquire()
+            is_empty = not self._files()
             try:
-                self._prepare(overwrite=overwrite)
+                self._delete_run()
                 replace_text(self.images_file, as_lines(split))
                 self.write_unreadable(split)
                 self.save_state(state)
@@ -157,22 +161,46 @@ class RunFolder:
                         store_teacher(self.teacher_folder)
                 self.write_settings(settings)
             except BaseException:
-                self.lock.release()
-                if missing:
-                    shutil.rmtree(missing[-1], ignore_errors=True)
+                if is_empty:
+                    self._remove_created(created)
                 raise
 
-    def _prepare(self, *, overwrite: bool) -> None:
-        if self.path.exists():  # checked again: another process may have created it
-            require_free(self.path, overwrite=overwrite, resume=False, folder=True)
+    def _make_folders(self, *, overwrite: bool) -> list[Path]:
+        """Create the folder and its parents; return those that did not exist, the deepest first."""
+        created: list[Path] = []
+        absolute = self.path.absolute()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.lock.acquire()
+            for folder in reversed((absolute, *absolute.parents)):
+                with suppress(FileExistsError):
+                    folder.mkdir()
+                    created.insert(0, folder)
+        except OSError as error:
+            raise OutputError(f"Cannot write to {self.path}", why=reason_of(error)) from error
+        if absolute not in created:  # checked again: another process may have created it
+            require_free(self.path, overwrite=overwrite, resume=False, folder=True)
+        return created
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.path.iterdir() if path != self.lock.file]
+
+    def _delete_run(self) -> None:
+        """Delete the files of an earlier run that the new run does not replace at once."""
+        with writing(self.path):
             for name in ("config.toml", "state.pt", "metrics.jsonl", "curves.png", "model.safetensors"):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.teacher_folder, ignore_errors=True)
-        except OSError as error:
-            raise OutputError(f"Cannot write to {self.path}", why=reason_of(error)) from error
+
+    def _remove_created(self, created: list[Path]) -> None:
+        """Remove the files, and the folders that this process created unless another one uses them."""
+        for path in self._files():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        self.lock.release()
+        with suppress(OSError):
+            for folder in created:
+                folder.rmdir()
 
     def read_settings(self, options: Mapping[str, Any]) -> Settings:
         """Return the settings of the run in this folder, which must agree with the options.
