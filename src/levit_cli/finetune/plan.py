@@ -8,14 +8,13 @@ from pathlib import Path
 
 from levit_cli.data.image_folder import describe_skipped
 from levit_cli.errors import RefusedError, UsageError, reason_of
+from levit_cli.finetune.conflicts import NETWORK_SUFFIXES, option
 from levit_cli.finetune.faults import Faults
 from levit_cli.finetune.images_file import restore_split
 from levit_cli.finetune.run_folder import RunFolder
 from levit_cli.finetune.settings import (
-    NETWORK_SUFFIXES,
     FinetuneRequest,
     Settings,
-    option,
     resolve_settings,
     with_absolute_paths,
 )

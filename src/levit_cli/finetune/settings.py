@@ -16,13 +16,12 @@ from urllib.parse import unquote_to_bytes
 
 from levit_cli.choices import ClipMode, Device, Distillation, Frozen, Precision, Preset
 from levit_cli.errors import RefusedError, UsageError, reason_of
+from levit_cli.finetune.conflicts import conflicts, option
 from levit_cli.model.config import PATCH_SIZE, VARIANTS
 from levit_cli.system.text import is_utf8
 
-NETWORK_SUFFIXES = (".onnx", ".xml")  # of a teacher that OpenVINO runs
 MAX_SIDE = 4096  # of an image, in pixels
 PATHS = ("model", "from_scratch", "teacher", "teacher_weights")
-TEACHER_OPTIONS = ("teacher_weights", "teacher_size", "distill", "alpha", "distill_temperature")
 PAPER_BATCH_SIZE, PAPER_LR, PAPER_WARMUP_EPOCHS = 512, 5e-4, 5.0
 ENVIRONMENT_VARIABLES = {"model": "LEVIT_MODEL", "device": "LEVIT_DEVICE"}
 
@@ -154,6 +153,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "val_split": (0.001, 0.9), "max_unreadable": (0, 1), "seed": (-(1 << 63), (1 << 63) - 1),
 }  # fmt: skip
 CHOICES = {"clip_mode": ClipMode, "distill": Distillation, "freeze": Frozen, "device": Device, "precision": Precision}
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
 TYPES: dict[str, type] = {field.name: type(field.default) for field in fields(Settings)}
 TYPE_NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
 
@@ -184,7 +184,7 @@ def resolve_settings(
     values = {**PRESETS[preset], **environment_defaults(environment or {}), **table, **given}
     if "model" in given and "from_scratch" not in given:
         values["from_scratch"] = ""  # -m replaces the start that the file names
-    refuse_faults([*faults_of(values), *conflicts(given, values)])
+    refuse_faults([*faults_of(values), *conflicts(given, {**DEFAULTS, **values})])
     return Settings(**values)
 
 
@@ -266,59 +266,6 @@ def _image_size_fault(text: str) -> str:
     if any(side % PATCH_SIZE or not PATCH_SIZE <= side <= MAX_SIDE for side in sides):
         return f"--image-size {text} is invalid: both sides must be multiples of {PATCH_SIZE}, up to {MAX_SIDE}"
     return ""
-
-
-def conflicts(given: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each option that contradicts another one or would be ignored because of it.
-
-    Args:
-        given: the options of the command line.
-        values: all settings that are not left at their default.
-    """
-    lr, min_lr, warmup, epochs = (
-        float(values.get(name, getattr(Settings, name)))
-        for name in ("learning_rate", "min_lr", "warmup_epochs", "epochs")
-    )
-    checks = (
-        ({"model", "from_scratch"} <= given.keys(), "--model and --from-scratch contradict each other"),
-        ("clip_mode" in given and values.get("clip_grad") == 0, "--clip-mode has no effect with --clip-grad 0"),
-        (
-            bool({"min_lr", "learning_rate"} & given.keys()) and 0 < lr < min_lr,
-            f"--min-lr {min_lr:g} is larger than --learning-rate {lr:g}",
-        ),
-        (
-            "warmup_epochs" in given and warmup > epochs,
-            f"--warmup-epochs {warmup:g} is larger than --epochs {epochs:g}",
-        ),
-    )
-    return [sentence for is_conflict, sentence in checks if is_conflict] + _teacher_conflicts(given, values)
-
-
-def _teacher_conflicts(given: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    teacher, names = values.get("teacher", ""), [name for name in TEACHER_OPTIONS if name in given]
-    if not teacher:
-        needs = "needs" if len(names) == 1 else "need"
-        return [f"{' and '.join(map(option, names))} {needs} --teacher"] if names else []
-    faults = []
-    if not _may_be_torchvision(teacher):
-        torchvision_only = [name for name in ("teacher_weights", "teacher_size") if name in given]
-        faults += [f"{option(name)} needs a torchvision network as --teacher" for name in torchvision_only]
-    if "distill_temperature" in given and values.get("distill", "hard") != "soft":
-        faults.append("--distill-temperature needs --distill soft")
-    if "alpha" in given and given["alpha"] == 0:
-        faults.append("--alpha 0 leaves --teacher without effect")
-    return faults
-
-
-def _may_be_torchvision(teacher: str) -> bool:
-    """Return whether the name of a teacher can be that of a torchvision network, which only torchvision knows."""
-    is_ours = teacher in (*VARIANTS, "demo") or "/" in teacher or os.path.exists(teacher)
-    return not is_ours and not teacher.endswith(NETWORK_SUFFIXES)
-
-
-def option(name: str) -> str:
-    """Return the option of a setting, such as ``--batch-size``."""
-    return f"--{name.replace('_', '-')}"
 
 
 def environment_defaults(environment: Mapping[str, str]) -> dict[str, str]:

@@ -19,8 +19,9 @@ from levit_cli.checkpoints import Checkpoint, load, save
 from levit_cli.checkpoints.weights import read_weights, write_safetensors
 from levit_cli.data.labels import composed
 from levit_cli.errors import RefusedError, UnreachableError
+from levit_cli.finetune.conflicts import NETWORK_SUFFIXES
 from levit_cli.finetune.onnx_teacher import OnnxNetwork
-from levit_cli.finetune.settings import NETWORK_SUFFIXES, Settings
+from levit_cli.finetune.settings import Settings
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from levit_cli.model.levit import Levit, load_arrays, to_tensor
 from levit_cli.system.cpu import usable_threads
