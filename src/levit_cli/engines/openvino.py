@@ -1,8 +1,14 @@
-"""Run the inference form on CPUs as an OpenVINO graph, which is built from opset calls without torch."""
+"""Run the inference form on CPUs as an OpenVINO graph, which is built from opset calls without torch.
+
+Importing openvino also imports its model converter. That takes a third of the import time, sends telemetry and writes
+an id to the home folder. The graph does not need the converter, so this module imports openvino without it. Afterwards
+other code of the process can import the converter as usual.
+"""
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any
@@ -10,19 +16,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Importing openvino also imports its model converter. That takes a third of the import time, sends telemetry and writes
-# an id to the home folder. The graph does not need the converter, which can still be imported afterwards.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-_CONVERTER = "openvino.tools.ovc"
-_imported_before = sys.modules.get(_CONVERTER)
-sys.modules[_CONVERTER] = None  # type: ignore[assignment]
-try:
+
+@contextmanager
+def hidden_module(name: str) -> Iterator[None]:
+    """Let imports of a module fail inside the block, unless it was imported before."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
+
+
+with hidden_module("openvino.tools.ovc"):
     import openvino as ov
     from openvino import opset15 as opset
-finally:
-    del sys.modules[_CONVERTER]
-    if _imported_before is not None:
-        sys.modules[_CONVERTER] = _imported_before
 
 from levit_cli import __version__
 from levit_cli.choices import Precision
@@ -31,6 +41,22 @@ from levit_cli.images.transforms import Transform
 from levit_cli.model.config import Grid, LevitConfig
 from levit_cli.model.folded import fold, forward
 
+GRAPH_VERSION = 2  # increased when ``build_graph`` changes, so that cached graphs are built again
+
+
+def _import_converter(name: str) -> Any:
+    """Return ``openvino.convert_model``, which openvino could not import while its converter was hidden."""
+    if name != "convert_model":
+        raise AttributeError(f"module 'openvino' has no attribute {name!r}")
+    from openvino.tools.ovc import convert_model
+
+    return convert_model
+
+
+if not hasattr(ov, "convert_model"):
+    ov.__getattr__ = _import_converter  # called for names that the module lacks
+
+LOGITS, FEATURES = 0, 1  # the outputs of the graph
 Node = Any  # openvino's opset functions are untyped
 _cached_core = functools.cache(ov.Core)
 _core_lock = Lock()
@@ -113,15 +139,15 @@ class OpenVinoOps:
 def build_graph(
     weights: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform, batch_size: int = 0
 ) -> ov.Model:
-    """Build the graph from pixels (B, H, W, 3) uint8 to logits (B, classes) float32.
+    """Build the graph from pixels (B, H, W, 3) uint8 to logits (B, classes) and features (B, C), both float32.
 
     Args:
         weights: folded weights.
         batch_size: fixed B; 0 allows any B, which is a few percent slower.
     """
     pixels = opset.parameter([batch_size or -1, *config.image_size, 3], np.uint8, name="pixels")
-    logits = forward(OpenVinoOps(weights, transform), config, pixels)
-    return ov.Model([logits], [pixels], "levit")
+    logits, features = forward(OpenVinoOps(weights, transform), config, pixels)
+    return ov.Model([logits, features], [pixels], "levit")
 
 
 class OpenVinoEngine:
@@ -172,6 +198,9 @@ class OpenVinoEngine:
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self._pool(pixels)
 
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._pool(pixels, FEATURES)
+
 
 class InferRequestPool:
     """A pool of infer requests of a compiled graph, one per stream."""
@@ -182,16 +211,16 @@ class InferRequestPool:
         for _ in range(spec.streams):
             self._idle.put(compiled.create_infer_request())
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, H, W, 3) uint8 -> (B, classes) logits."""
+    def __call__(self, pixels: NDArray[np.uint8], output: int = LOGITS) -> NDArray[np.float32]:
+        """(B, H, W, 3) uint8 -> the output with this index, by default the logits (B, classes)."""
         padded = pad_batch(pixels, self._batch_size)
         request = self._idle.get()
         try:
             request.infer([padded], share_inputs=True)
-            logits: NDArray[np.float32] = request.get_output_tensor(0).data[: len(pixels)].copy()
+            result: NDArray[np.float32] = request.get_output_tensor(output).data[: len(pixels)].copy()
         finally:
             self._idle.put(request)
-        return logits
+        return result
 
 
 def properties(spec: EngineSpec) -> dict[str, Any]:
@@ -207,7 +236,7 @@ def properties(spec: EngineSpec) -> dict[str, Any]:
 def _cache_key(core: ov.Core, transform: Transform, spec: EngineSpec, weights_id: str) -> str:
     """Return a cache key that contains everything on which the compiled graph depends."""
     cpu = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-    return repr((__version__, ov.__version__, cpu, weights_id, transform, spec))
+    return repr((GRAPH_VERSION, __version__, ov.__version__, cpu, weights_id, transform, spec))
 
 
 def with_precision(core: ov.Core, spec: EngineSpec) -> EngineSpec:
