@@ -13,12 +13,13 @@ import levit_cli
 PACKAGE = Path(levit_cli.__file__).parent
 # The folders and top-level modules of the package, from the lowest layer up.
 LAYERS = (
-    {"__init__", "errors", "choices", "system"},
+    {"errors", "choices", "system"},
     {"model", "images"},
     {"checkpoints", "data"},
     {"engines"},
     {"predict", "eval", "finetune", "bench", "convert", "info"},
-    {"cli", "__main__"},
+    {"api"},
+    {"cli", "__main__", "__init__"},
 )
 TORCH_ALLOWED = {
     *("model.levit", "images.resize_torch", "checkpoints.weights", "eval.metrics", "finetune"),
@@ -33,7 +34,7 @@ MODULES_OF_LIBRARY = {
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},
     "typer": {"cli"},
     "torchmetrics": {"eval.metrics"},
-    "PIL": {"images", "predict.reader", "finetune.split", "bench.end_to_end"},
+    "PIL": {"api", "images", "predict.reader", "finetune.split", "bench.end_to_end"},
 }
 
 

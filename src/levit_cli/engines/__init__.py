@@ -49,7 +49,7 @@ class Engine(Protocol):
 
 
 class LevitEngine(Engine, Protocol):
-    """An engine that also computes features. Logits and features are two outputs of one network."""
+    """An engine that also computes features. Logits and features are the two outputs of ``model.folded.forward``."""
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the features (B, C), the mean of the last stage's tokens, for pixels as in ``__call__``."""

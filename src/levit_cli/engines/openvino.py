@@ -41,8 +41,6 @@ from levit_cli.images.transforms import Transform
 from levit_cli.model.config import Grid, LevitConfig
 from levit_cli.model.folded import fold, forward
 
-GRAPH_VERSION = 2  # increased when ``build_graph`` changes, so that cached graphs are built again
-
 
 def _import_converter(name: str) -> Any:
     """Return ``openvino.convert_model``, which openvino could not import while its converter was hidden."""
@@ -56,7 +54,7 @@ def _import_converter(name: str) -> Any:
 if not hasattr(ov, "convert_model"):
     ov.__getattr__ = _import_converter  # called for names that the module lacks
 
-LOGITS, FEATURES = 0, 1  # the outputs of the graph
+LOGITS, FEATURES = 0, 1  # the outputs of ``forward``
 Node = Any  # openvino's opset functions are untyped
 _cached_core = functools.cache(ov.Core)
 _core_lock = Lock()
@@ -137,21 +135,31 @@ class OpenVinoOps:
 
 
 def build_graph(
-    weights: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform, batch_size: int = 0
+    weights: Mapping[str, NDArray[Any]],
+    config: LevitConfig,
+    transform: Transform,
+    batch_size: int = 0,
+    output: int = LOGITS,
 ) -> ov.Model:
-    """Build the graph from pixels (B, H, W, 3) uint8 to logits (B, classes) and features (B, C), both float32.
+    """Build the graph from pixels (B, H, W, 3) uint8 to one output in float32.
+
+    A graph with both outputs would be 2 % slower in bf16: OpenVINO computes all layers between the last matrix product
+    and an output in float32, which for the features includes the additions of the last stage.
 
     Args:
         weights: folded weights.
         batch_size: fixed B; 0 allows any B, which is a few percent slower.
+        output: ``LOGITS``, (B, classes), or ``FEATURES``, (B, C).
     """
     pixels = opset.parameter([batch_size or -1, *config.image_size, 3], np.uint8, name="pixels")
-    logits, features = forward(OpenVinoOps(weights, transform), config, pixels)
-    return ov.Model([logits, features], [pixels], "levit")
+    outputs = forward(OpenVinoOps(weights, transform), config, pixels)
+    return ov.Model([outputs[output]], [pixels], "levit")
 
 
 class OpenVinoEngine:
     """A LeViT as a compiled OpenVINO graph. The precision ``auto`` is bf16 if the CPU has instructions for it.
+
+    The graph of the features is compiled when they are first requested.
 
     Args:
         cache: storage for the compiled graph between runs.
@@ -169,16 +177,22 @@ class OpenVinoEngine:
     ) -> None:
         core = shared_core()
         self.spec = with_precision(core, spec)
+        self._state, self._config, self._transform = state, config, transform
+        self._weights: dict[str, NDArray[Any]] = {}  # folded; the graphs share their memory
+        self._features: InferRequestPool | None = None
+        self._lock = Lock()
         self._cache = cache
         self._key = _cache_key(core, transform, self.spec, weights_id)
         compiled = self._from_cache(core)
         self._is_new = compiled is None
-        if compiled is None:
-            self._weights = fold(state, config)  # the graph shares their memory
-            graph = build_graph(self._weights, config, transform, spec.batch_size)
-            compiled = core.compile_model(graph, "CPU", properties(self.spec))
-        self._compiled: Any = compiled
-        self._pool = InferRequestPool(compiled, self.spec)
+        self._compiled: Any = self._compile(LOGITS) if compiled is None else compiled
+        self._pool = InferRequestPool(self._compiled, self.spec)
+
+    def _compile(self, output: int) -> Any:
+        if not self._weights:
+            self._weights, self._state = fold(self._state, self._config), {}
+        graph = build_graph(self._weights, self._config, self._transform, self.spec.batch_size, output)
+        return shared_core().compile_model(graph, "CPU", properties(self.spec))
 
     def _from_cache(self, core: ov.Core) -> Any | None:
         blob = self._cache.load(self._key) if self._cache else None
@@ -199,7 +213,10 @@ class OpenVinoEngine:
         return self._pool(pixels)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._pool(pixels, FEATURES)
+        with self._lock:
+            if self._features is None:
+                self._features = InferRequestPool(self._compile(FEATURES), self.spec)
+        return self._features(pixels)
 
 
 class InferRequestPool:
@@ -211,13 +228,13 @@ class InferRequestPool:
         for _ in range(spec.streams):
             self._idle.put(compiled.create_infer_request())
 
-    def __call__(self, pixels: NDArray[np.uint8], output: int = LOGITS) -> NDArray[np.float32]:
-        """(B, H, W, 3) uint8 -> the output with this index, by default the logits (B, classes)."""
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, H, W, 3) uint8 -> (B, any), the output of the graph."""
         padded = pad_batch(pixels, self._batch_size)
         request = self._idle.get()
         try:
             request.infer([padded], share_inputs=True)
-            result: NDArray[np.float32] = request.get_output_tensor(output).data[: len(pixels)].copy()
+            result: NDArray[np.float32] = request.get_output_tensor(0).data[: len(pixels)].copy()
         finally:
             self._idle.put(request)
         return result
@@ -236,7 +253,7 @@ def properties(spec: EngineSpec) -> dict[str, Any]:
 def _cache_key(core: ov.Core, transform: Transform, spec: EngineSpec, weights_id: str) -> str:
     """Return a cache key that contains everything on which the compiled graph depends."""
     cpu = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-    return repr((GRAPH_VERSION, __version__, ov.__version__, cpu, weights_id, transform, spec))
+    return repr((__version__, ov.__version__, cpu, weights_id, transform, spec))
 
 
 def with_precision(core: ov.Core, spec: EngineSpec) -> EngineSpec:
