@@ -42,10 +42,12 @@ if TYPE_CHECKING:
     from levit_cli.model.levit import Levit
 
 BATCH_SIZE = 16
+EXIF_ORIENTATION = 0x0112
 MAX_ENGINES = 4  # batch sizes whose compiled networks are kept
 
 PathInput: TypeAlias = str | os.PathLike[str]  # a file, or a URL as a string
-ImageInput: TypeAlias = PathInput | bytes | Image.Image | NDArray[np.uint8]
+BytesInput: TypeAlias = bytes | bytearray | memoryview  # the content of a file
+ImageInput: TypeAlias = PathInput | BytesInput | Image.Image | NDArray[np.uint8]
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float32]
 
@@ -124,14 +126,17 @@ def load(
     _require_choice("decode", decode, get_args(Decoding))
     if threads and engine in ("torch", "compile"):
         raise UsageError(f"threads has no effect on the {engine} engine", hint="call torch.set_num_threads instead")
+    messages: list[str] = []
     checkpoint = load_checkpoint(
         os.fspath(model) if model is not None else os.environ.get("LEVIT_MODEL") or DEFAULT_MODEL,
         preprocessing=preprocessing,
         labels=None if labels is None else Path(labels),
         offline=offline,
         sha256=sha256,
-        warn=lambda message: warnings.warn(message, stacklevel=3),
+        warn=messages.append,
     )
+    for message in messages:
+        warnings.warn(message, stacklevel=2)
     return Classifier(checkpoint, EngineSpec(device, engine, precision, threads), decode, offline=offline)
 
 
@@ -194,7 +199,7 @@ class Classifier:
         return self._prediction(prediction)
 
     def predict(
-        self, paths: Iterable[PathInput | bytes], batch_size: int = BATCH_SIZE, top_k: int = 5
+        self, paths: Iterable[PathInput | BytesInput], batch_size: int = BATCH_SIZE, top_k: int = 5
     ) -> Generator[Prediction, None, None]:
         """Classify a stream of images, as ``levit predict`` does.
 
@@ -335,7 +340,7 @@ def _features(engine: LevitEngine, pixels: Pixels) -> Array:
     return engine.features(pixels)
 
 
-def _input(image: PathInput | bytes) -> Input:
+def _input(image: PathInput | BytesInput) -> Input:
     """Return the input of a path, a URL or the bytes of a file.
 
     Raises:
@@ -366,11 +371,16 @@ def _upright_rgb(image: Image.Image | Pixels) -> Image.Image:
     except Exception as error:  # Pillow opens files lazily, and decoders raise many types
         message = str(error) or type(error).__name__
         raise InputError("truncated" if "truncated" in message else "corrupt", message) from error
+    return to_rgb(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image upright by its EXIF orientation. Pillow removes the orientation from images that it has turned."""
     try:
-        image = ImageOps.exif_transpose(image)
+        is_turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
+        return ImageOps.exif_transpose(image) if is_turned else image
     except Exception:  # the EXIF block is broken, but the pixels are intact
-        return to_rgb(image)
-    return to_rgb(image)
+        return image
 
 
 def _rgb_array(array: Pixels) -> Pixels:
@@ -402,5 +412,5 @@ def _require_positive(name: str, value: int) -> None:
 
 def _require_several(method: str, images: object) -> None:
     """Refuse one image where several are expected: the characters of a path would be taken for paths."""
-    if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
         raise UsageError(f"{method} takes an iterable of images, not one {type(images).__name__}", hint="use [image]")
