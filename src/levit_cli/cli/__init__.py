@@ -6,6 +6,7 @@ To print help, only this package is imported. Each command imports its implement
 import inspect
 import re
 import shutil
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -139,6 +140,7 @@ def levit(
 
 def main() -> NoReturn:
     """Run the ``levit`` command and exit."""
+    warnings.filterwarnings("ignore", module="PIL")  # Pillow warns about broken metadata, which we tolerate
     try:
         app(prog_name="levit")
     except SystemExit as stop:
