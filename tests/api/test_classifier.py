@@ -158,6 +158,7 @@ def test_pixels_of_another_shape_or_type_are_refused(model: Classifier, shape: t
         model.logits(np.zeros((1, 64, 64, 3), np.float32))
 
 
+@pytest.mark.guarantee("api-threads")
 def test_eight_threads_give_what_one_gives(folder: Path, tmp_path: Path) -> None:
     model = levit_cli.load(folder)  # a new one, so that threads also compile its networks at the same time
     paths = write_images(tmp_path, 24)

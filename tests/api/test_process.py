@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import environment
+from tests.support.extras import hide_extra
 from tests.support.fake_hub import FakeSite
-from tests.support.missing_packages import folder_without
 from tests.support.sample_images import write_images
 
 # What the API must leave alone. Third-party packages are imported first, because some of them set warning filters.
@@ -105,6 +105,7 @@ def test_the_names_of_the_api_can_be_listed_and_imported() -> None:
     assert_silent(python(code), "levit_cli.api levit_cli.errors False\n")
 
 
+@pytest.mark.guarantee("api-no-side-effects")
 @pytest.mark.parametrize(
     "options",
     [
@@ -133,6 +134,7 @@ def test_loading_from_the_hub_changes_no_environment_variable(site: FakeSite, tm
     assert_silent(done, "True\n")
 
 
+@pytest.mark.guarantee("api-normal-exit")
 @pytest.mark.parametrize(
     "end",
     [
@@ -171,7 +173,7 @@ def test_without_torch_everything_else_works(tmp_path: Path) -> None:
         "    except levit_cli.UsageError as error: print(error)\n"
         "print('torch' in sys.modules)"
     )
-    done = python(code, path, PYTHONPATH=folder_without(tmp_path / "hidden", "torch", "torchvision"))
+    done = python(code, path, PYTHONPATH=hide_extra("torch", tmp_path / "hidden")["PYTHONPATH"])
     assert (done.returncode, done.stderr) == (0, "")
     first, *messages, torch_is_loaded = done.stdout.splitlines()
     assert first == "5 3 (1, 256)"

@@ -54,6 +54,7 @@ def write_mixed_images(folder: Path) -> list[Path]:
     return paths
 
 
+@pytest.mark.guarantee("api-same-results")
 def test_records_equal_those_of_the_command(model: Classifier, folder: Path, tmp_path: Path) -> None:
     paths = write_mixed_images(tmp_path / "images")
     command = ("predict", "-m", folder, "-f", "jsonl", "-q", "-k", "4")
@@ -96,6 +97,7 @@ def threads_end(before: set[threading.Thread]) -> bool:
     return not set(threading.enumerate()) - before
 
 
+@pytest.mark.guarantee("api-bounded-stream")
 @pytest.mark.parametrize("end", ["close", "delete", "raise"])
 def test_an_infinite_stream_is_read_ahead_a_little_and_stops(model: Classifier, tmp_path: Path, end: str) -> None:
     (path,) = write_images(tmp_path, 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import environment, installed_levit
-from tests.support.missing_packages import folder_without
+from tests.support.extras import hide_extra
 from tests.support.sample_images import write_images
 
 
@@ -22,7 +22,7 @@ from tests.support.sample_images import write_images
 )
 def test_what_needs_torch_names_the_extra(tmp_path: Path, arguments: list[str], what: str) -> None:
     (path,) = write_images(tmp_path, 1)
-    hidden = environment(PYTHONPATH=folder_without(tmp_path / "hidden", "torch", "torchvision"))
+    hidden = environment(**hide_extra("torch", tmp_path / "hidden"))
     done = installed_levit("predict", path, "-m", "demo", *arguments, env=hidden)
     message = done.stderr.decode()
     assert done.returncode == 2, message
@@ -33,7 +33,7 @@ def test_what_needs_torch_names_the_extra(tmp_path: Path, arguments: list[str], 
 
 def test_a_prediction_needs_no_torch(tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
-    hidden = environment(PYTHONPATH=folder_without(tmp_path / "hidden", "torch", "torchvision"))
+    hidden = environment(**hide_extra("torch", tmp_path / "hidden"))
     done = installed_levit("predict", path, "-m", "demo", "-f", "jsonl", env=hidden)
     assert done.returncode == 0, done.stderr
     assert b'"status": "ok"' in done.stdout
