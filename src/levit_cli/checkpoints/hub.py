@@ -119,13 +119,13 @@ def _client_constants() -> ModuleType:
     applies to each IP address of the host in turn. Caches without symbolic links work, so nothing warns about them.
     Afterwards the environment is as it was, because other code of the process may use it.
     """
-    changes = {
+    variables = {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_SYMLINKS_WARNING": os.environ.get("HF_HUB_DISABLE_SYMLINKS_WARNING", "1"),
         "HF_HUB_ETAG_TIMEOUT": os.environ.get("HF_HUB_ETAG_TIMEOUT", str(RESPONSE_TIMEOUT_S)),
     }
     try:
-        with _environment(**changes):
+        with _environment(**variables):
             from huggingface_hub import constants
     except ValueError as error:
         what = "huggingface_hub cannot read an environment variable"
