@@ -121,7 +121,7 @@ def _format(arrays: Mapping[str, Array], path: Path) -> CheckpointFormat:
     raise RefusedError(
         f"{path} is not a LeViT checkpoint: it looks like {guess}",
         why=f"no convolution of the LeViT stem among {count_noun(len(arrays), 'key')}"
-        + (f"; the first are {', '.join(list(arrays)[:SHOWN_KEYS])}" if arrays else ""),
+        + (f"; the first are {', '.join(name[:100] for name in list(arrays)[:SHOWN_KEYS])}" if arrays else ""),
     )
 
 
