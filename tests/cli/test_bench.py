@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 from levit_cli.bench.paper import PUBLISHED
 from tests.cli.test_startup import HEAVY, NETWORK, modules_after
 from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.extras import hide_extra, needs_plot, needs_torch
 from tests.support.random_weights import TINY
 from tests.support.sample_images import write_images
 
@@ -127,6 +129,8 @@ def refusing_proxy() -> Iterator[tuple[str, list[str]]]:
         server.server_close()
 
 
+@needs_torch
+@needs_plot
 def test_two_models_give_a_claim_and_a_plot_and_no_telemetry_is_sent(tmp_path: Path) -> None:
     home, plot = tmp_path / "home", tmp_path / "speed.png"
     home.mkdir()
@@ -156,6 +160,7 @@ def test_two_models_give_a_claim_and_a_plot_and_no_telemetry_is_sent(tmp_path: P
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@needs_torch
 def test_the_paper_protocol_runs_torch_with_one_thread(tiny_folder: Path) -> None:
     done = levit("bench", tiny_folder, "--protocol", "paper", *SHORT, "-f", "csv", "-v")
     assert done.returncode == 0, done.stderr
@@ -189,8 +194,8 @@ def test_end_to_end_times_the_parts_of_the_pipeline(tiny_folder: Path, tmp_path:
     ("arguments", "code", "message"),
     [
         (["levit-512"], 3, b"levit-512"),
-        (["--against", "efficientnet_b9"], 2, b"use one of efficientnet_b0"),
-        (["demo", "--device", "cuda"], 3, b"There is no cuda device on this machine"),
+        pytest.param(["--against", "efficientnet_b9"], 2, b"use one of efficientnet_b0", marks=needs_torch),
+        pytest.param(["demo", "--device", "cuda"], 3, b"There is no cuda device on this machine", marks=needs_torch),
         (["--device", "cuda", "--engine", "openvino"], 2, b"runs on the CPU"),
         (["demo", "--precision", "fp16"], 3, b"does not support fp16"),
         (["--duration", "0"], 2, b"--duration 0"),
@@ -206,8 +211,7 @@ def test_end_to_end_times_the_parts_of_the_pipeline(tiny_folder: Path, tmp_path:
 )
 def test_wrong_options_fail_before_measuring(tmp_path: Path, arguments: list[str], code: int, message: bytes) -> None:
     if "cuda" in arguments and code == 3:
-        import torch
-
+        torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
             pytest.skip("needs a machine without a CUDA device")
     done = levit("bench", *arguments, cwd=tmp_path)
@@ -240,6 +244,7 @@ def test_a_full_disk_is_exit_4_and_a_device_is_not_replaced(tiny_folder: Path) -
     assert not Path("/dev/full").is_file()
 
 
+@needs_torch
 @pytest.mark.parametrize(
     "raised", ["RuntimeError('operator torchvision::nms does not exist')", "ImportError('no such')"]
 )
@@ -251,6 +256,52 @@ def test_a_broken_torchvision_is_exit_3_and_no_baselines_avoids_it(
     broken = environment(PYTHONPATH=str(tmp_path))
     done = levit("bench", tiny_folder, "--against", "resnet50", *SHORT, env=broken)
     assert done.returncode == 3, done.stderr
-    assert b"pip install --upgrade torch torchvision" in done.stderr
+    assert b"-m pip install 'levit-cli[torch]'" in done.stderr
     assert b"--no-baselines" in done.stderr
     assert levit("bench", tiny_folder, "--no-baselines", *SHORT, "-q", env=broken).returncode == 0
+
+
+def test_without_torch_the_levits_are_measured_and_the_claims_are_named(tmp_path: Path) -> None:
+    core = environment(**hide_extra("torch", tmp_path / "hidden"))
+    done = levit("bench", "levit-128S", "-b", "1", *SHORT, "-f", "json", env=core)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [row["model"] for row in document["results"]] == ["levit-128S"]
+    assert [(claim["fast"], claim["slow"]) for claim in document["claims"]] == [
+        ("levit-128S", "efficientnet_b0"),
+        ("levit-128S", "deit_tiny"),
+    ]
+    for claim in document["claims"]:
+        assert list(claim) == ["fast", "slow", "paper_ratio", "measured_ratio", "holds", "needs"]
+        assert claim["paper_ratio"] > 3
+        assert (claim["measured_ratio"], claim["holds"], claim["needs"]) == (None, None, "torch")
+    assert len(done.stderr.splitlines()) == 1
+    for words in (b"levit-128S against deit_tiny", b"-m pip install 'levit-cli[torch]'"):
+        assert words in done.stderr
+    for options in (["--no-baselines"], ["-q"]):
+        done = levit("bench", "levit-128S", "-b", "1", *SHORT, "-f", "csv", *options, env=core)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("extra", "arguments"),
+    [
+        ("torch", ["--against", "resnet50"]),
+        ("torch", ["--protocol", "paper"]),
+        ("torch", ["--protocol", "paper", "--engine", "openvino"]),
+        ("torch", ["--engine", "torch"]),
+        ("torch", ["--engine", "compile"]),
+        ("torch", ["--device", "cuda"]),
+        ("plot", ["--no-baselines", "--plot", "speed.svg"]),
+    ],
+)
+def test_a_missing_extra_is_exit_2_before_measuring(tmp_path: Path, extra: str, arguments: list[str]) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    done = levit("bench", *arguments, "-o", "speed.json", cwd=work, env=environment(**hide_extra(extra, tmp_path)))
+    assert done.returncode == 2
+    python = re.search(rb"(\S+) -m pip install 'levit-cli\[" + extra.encode(), done.stderr)
+    assert python is not None, done.stderr
+    assert Path(os.fsdecode(python[1])).samefile(sys.executable)
+    assert done.stdout == b""
+    assert [*work.iterdir()] == []

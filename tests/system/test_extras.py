@@ -4,28 +4,46 @@ import sys
 
 import pytest
 
-from levit_cli.errors import ExitCode, LevitError
-from levit_cli.system.extras import extra
+from levit_cli.errors import RefusedError, UsageError
+from levit_cli.system import extras
+from levit_cli.system.extras import extra, missing_package, require_extra
+
+PIP = f"{sys.executable} -m pip install 'levit-cli[some]'"
+
+
+@pytest.fixture(autouse=True)
+def packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(extras.PACKAGES, "some", ("json", "numpy"))
+
+
+def test_a_missing_package_is_a_usage_error_with_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(extras.PACKAGES, "some", ("json", "levit_missing"))
+    assert missing_package("some") == "levit_missing"
+    with pytest.raises(UsageError) as caught, extra("some", "Training", otherwise="use a pencil"):
+        pytest.fail("the block runs")
+    assert str(caught.value) == (
+        "Training needs the extra 'some' · the package levit_missing is not installed · " + PIP + ", or use a pencil"
+    )
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "words"),
+    "error",
     [
-        (ModuleNotFoundError("No module named 'torch'", name="torch"), ExitCode.USAGE, "is not installed"),
-        (ModuleNotFoundError("No module named 'levit_x'", name="levit_x"), ExitCode.REFUSED, "levit_x"),
-        (ImportError("libcudart.so: cannot open"), ExitCode.REFUSED, "libcudart.so: cannot open"),
-        (OSError("libtorch.so: invalid ELF header"), ExitCode.REFUSED, "invalid ELF header"),
-        (RuntimeError("operator torchvision::nms does not exist"), ExitCode.REFUSED, "nms does not exist"),
+        ModuleNotFoundError("No module named 'sympy'"),
+        ImportError("libcudart.so: cannot open"),
+        OSError("libtorch.so: invalid ELF header"),
+        RuntimeError("operator torchvision::nms does not exist"),
+        AttributeError("partially initialized module 'torchvision'"),
     ],
 )
-def test_a_failed_import_names_what_to_do(error: Exception, code: ExitCode, words: str) -> None:
-    with pytest.raises(LevitError, match="Training needs") as caught, extra("torch", "Training"):
+def test_a_broken_package_is_refused(error: Exception) -> None:
+    require_extra("some", "Training")
+    with pytest.raises(RefusedError, match="Training needs json and numpy") as caught, extra("some", "Training"):
         raise error
-    assert caught.value.exit_code == code
-    assert words in str(caught.value)
-    assert f"{sys.executable} -m pip install 'levit-cli[torch]'" in str(caught.value)
+    assert str(error) in str(caught.value)
+    assert PIP in str(caught.value)
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(KeyError), extra("plot", "The report"):
+    with pytest.raises(KeyError), extra("some", "The report"):
         raise KeyError("x")

@@ -7,14 +7,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from levit_cli.bench.paper import CLAIMS, PUBLISHED
+from levit_cli.bench.paper import CLAIMS, PUBLISHED, Claim
 from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.choices import BASELINES, BaselineName
 from levit_cli.data.labels import Labels, imagenet1k
-from levit_cli.errors import RefusedError, UsageError
+from levit_cli.errors import UsageError
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
 from levit_cli.model.tensors import random_state
+from levit_cli.system.extras import extra, missing_package
 from levit_cli.system.progress import Log
 
 Load = Callable[[str], Checkpoint]
@@ -77,16 +78,24 @@ class Selection:
     offline: bool = False
 
 
-def select_models(selection: Selection, log: Log, *, default_baselines: bool = True) -> list[BenchModel]:
-    """Return the models to measure: LeViTs first, then baselines.
+@dataclass(frozen=True)
+class Selected:
+    """The models to measure, and the claims that cannot be judged because their baselines need torch."""
+
+    models: list[BenchModel]
+    unjudged: tuple[Claim, ...] = ()
+
+
+def select_models(selection: Selection, log: Log, *, default_baselines: bool = True) -> Selected:
+    """Return the models to measure: LeViTs first, then baselines. Without torch, the default baselines are left out.
 
     Args:
         log: called with each warning of loading.
         default_baselines: add the baselines of the paper's claims if ``against`` is None.
 
     Raises:
-        RefusedError: a model cannot be loaded, or torchvision cannot be imported.
-        UsageError: a baseline is unknown, or two models have the same name.
+        RefusedError: a model cannot be loaded, or torch or torchvision cannot be imported.
+        UsageError: a baseline is unknown or needs the extra ``torch``, or two models have the same name.
     """
 
     def load_model(name: str) -> Checkpoint:
@@ -94,13 +103,16 @@ def select_models(selection: Selection, log: Log, *, default_baselines: bool = T
 
     models = select_levits(selection.names, load_model)
     if selection.no_baselines or (selection.against is None and not default_baselines):
-        return models
+        return Selected(models)
     compared = select_baselines(selection.against, models)
+    if compared and selection.against is None and missing_package("torch"):
+        return Selected(models, claims_about(models))
     if compared:
-        require_torchvision()
+        with extra("torch", "A baseline", otherwise="leave the baselines out with --no-baselines"):
+            import levit_cli.bench.baselines  # noqa: F401
     for name in {model.name for model in models} & {model.name for model in compared}:
         raise UsageError(f"Two models have the name {name}", hint=f"write the file or folder as ./{name}")
-    return models + compared
+    return Selected(models + compared)
 
 
 def select_levits(names: tuple[str, ...], load_model: Load) -> list[BenchModel]:
@@ -141,8 +153,7 @@ def select_baselines(names: str | None, models: list[BenchModel]) -> list[BenchM
         UsageError: a baseline is unknown.
     """
     if names is None:
-        published = {model.published for model in models}
-        chosen = {claim.slow for claim in CLAIMS if claim.fast in published}
+        chosen = {claim.slow for claim in claims_about(models)}
     else:
         chosen = {name.strip().lower().replace("-", "_") for name in names.split(",")}
     for name in sorted(chosen.difference(BASELINES)):
@@ -150,20 +161,7 @@ def select_baselines(names: str | None, models: list[BenchModel]) -> list[BenchM
     return [BenchModel(name, name if name in PUBLISHED else None, name) for name in BASELINES if name in chosen]
 
 
-def require_torchvision() -> None:
-    """Check that baselines can be built.
-
-    Raises:
-        RefusedError: torchvision is missing, or was built for another version of torch.
-    """
-    try:
-        import levit_cli.bench.baselines  # noqa: F401
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        # RuntimeError: "operator torchvision::nms does not exist", if torchvision was built for another torch
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise RefusedError(
-            "The baselines need torchvision, which cannot be imported",
-            why=reason,
-            hint="install the torchvision that matches this torch (pip install --upgrade torch torchvision), "
-            "or leave the baselines out with --no-baselines",
-        ) from error
+def claims_about(models: list[BenchModel]) -> tuple[Claim, ...]:
+    """Return the paper's claims about these LeViTs."""
+    published = {model.published for model in models}
+    return tuple(claim for claim in CLAIMS if claim.fast in published)

@@ -96,8 +96,12 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 def _verdict(claim: Claim, fast: Row, slow: Row) -> Verdict:
     ratios = [a / b for a, b in zip(fast.round_speeds, slow.round_speeds, strict=True)]
-    paper_ratio = _published_speed(claim.fast, fast.hardware) / _published_speed(claim.slow, slow.hardware)
+    paper_ratio = _paper_ratio(claim, fast.hardware)
     return Verdict(claim, paper_ratio, fast.images_per_s / slow.images_per_s, min(ratios), max(ratios))
+
+
+def _paper_ratio(claim: Claim, hardware: str) -> float:
+    return _published_speed(claim.fast, hardware) / _published_speed(claim.slow, hardware)
 
 
 def row_record(row: Row) -> dict[str, Any]:
@@ -140,17 +144,33 @@ def claim_record(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def as_json(meta: Mapping[str, Any], rows: Sequence[Row], **optional: Any) -> bytes:
+def unjudged_record(claim: Claim, hardware: str) -> dict[str, Any]:
+    """Return a claim that cannot be judged without torch as a JSON object; its keys are stable."""
+    return {
+        "fast": claim.fast,
+        "slow": claim.slow,
+        "paper_ratio": rounded(_paper_ratio(claim, hardware)),
+        "measured_ratio": None,
+        "holds": None,
+        "needs": "torch",
+    }
+
+
+def as_json(meta: Mapping[str, Any], rows: Sequence[Row], unjudged: Sequence[Claim] = (), **optional: Any) -> bytes:
     """Format the JSON document.
 
     Args:
+        unjudged: claims that cannot be judged without torch.
         optional: further keys, which only some runs have, such as ``end_to_end``.
     """
     document = {
         "schema_version": SCHEMA_VERSION,
         "meta": dict(meta),
         "results": [row_record(row) for row in rows],
-        "claims": [claim_record(verdict) for verdict in verdicts(rows)],
+        "claims": [
+            *(claim_record(verdict) for verdict in verdicts(rows)),
+            *(unjudged_record(claim, rows[0].hardware) for claim in unjudged),
+        ],
         **optional,
     }
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")

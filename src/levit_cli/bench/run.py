@@ -22,6 +22,7 @@ from levit_cli.bench.compare import (
 from levit_cli.bench.end_to_end import PROTOCOL as END_TO_END_PROTOCOL
 from levit_cli.bench.end_to_end import EndToEndRun, end_to_end_records, images_of, measure_folder
 from levit_cli.bench.models import BenchModel, Selection, select_models
+from levit_cli.bench.paper import Claim
 from levit_cli.bench.protocol import Protocol, interleave, require_number
 from levit_cli.bench.results import Row, as_csv, as_json
 from levit_cli.bench.runners import ModelRunner, make_runner, protocol_spec
@@ -31,8 +32,8 @@ from levit_cli.engines import EngineSpec, keep_until_exit, resolve_spec
 from levit_cli.errors import ExitCode, RefusedError, UsageError
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
 from levit_cli.system.cpu import cpu_name
+from levit_cli.system.extras import extra, pip_command, require_extra
 from levit_cli.system.output import choose_format, require_free, write_output
-from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.progress import Log, progress, shows_progress, silent
 from levit_cli.system.text import count_noun
 
@@ -90,12 +91,14 @@ class Results:
         meta: the machine, the software and the protocol.
         comparisons: with an earlier run; None without ``--compare``.
         end_to_end_runs: empty without ``--end-to-end``.
+        unjudged: claims that cannot be judged without torch.
     """
 
     meta: dict[str, Any]
     rows: list[Row]
     comparisons: list[Comparison] | None
     end_to_end_runs: list[EndToEndRun]
+    unjudged: tuple[Claim, ...] = ()
 
 
 def bench(
@@ -128,6 +131,7 @@ def bench(
         LevitError: the models cannot be measured, or the results cannot be written.
     """
     _check_options(selection, protocol, folder, compare_with, fail_below)
+    _require_torch(selection, spec, protocol)
     outputs.require_free([compare_with] if compare_with else [])
     format = outputs.chosen_format()
     earlier = read_earlier_run(compare_with) if compare_with else None
@@ -137,7 +141,8 @@ def bench(
         if skipped.counts and not quiet:
             log(skipped.sentence())
     spec = resolve_spec(protocol_spec(spec, protocol.name))
-    models = select_models(selection, log, default_baselines=folder is None)
+    selected = select_models(selection, log, default_baselines=folder is None)
+    models = selected.models
     draw = _load_plot(models) if outputs.plot else None
     shown = shows_progress(quiet=quiet)
     with progress(total=_turns(models, protocol, folder), shown=shown, unit="", per_s=2) as bar:
@@ -151,8 +156,10 @@ def bench(
         rows = _measure(runners, protocol, on_turn)
         end_to_end_runs = measure_folder(folder, models, spec, batch_size, on_turn) if folder else []
     comparisons = compare(rows, earlier) if earlier else None
-    results = Results(_meta(runners[0].spec, protocol), rows, comparisons, end_to_end_runs)
+    results = Results(_meta(runners[0].spec, protocol), rows, comparisons, end_to_end_runs, selected.unjudged)
     _write(results, outputs, format, draw)
+    if selected.unjudged and not quiet:
+        _log_unjudged(selected.unjudged, log)
     if earlier:
         log_differences(earlier, rows, results.meta, log)
     return check_ratios(comparisons or (), fail_below or 0, log)
@@ -174,15 +181,32 @@ def _check_options(
     require_number("--fail-below", fail_below)
 
 
+def _require_torch(selection: Selection, spec: EngineSpec, protocol: Protocol) -> None:
+    """Check that torch is installed if an option needs it."""
+    needs_torch = {
+        "--against": selection.against is not None,
+        "--protocol paper": protocol.name == "paper",
+        f"--engine {spec.engine}": spec.engine in ("torch", "compile"),
+        f"--device {spec.device}": spec.device not in ("auto", "cpu") and spec.engine != "openvino",
+    }
+    for option, is_used in needs_torch.items():
+        if is_used:
+            require_extra("torch", option)
+
+
+def _log_unjudged(claims: Sequence[Claim], log: Log) -> None:
+    pairs = ", ".join(f"{claim.fast} against {claim.slow}" for claim in claims)
+    log(f"Claims not judged: {pairs} · their baselines need the extra 'torch' · {pip_command('torch')}")
+
+
 def _load_plot(models: list[BenchModel]) -> Draw:
     """Import the plotting code. This is done before measuring, because matplotlib may be missing or broken."""
     if not any(model.published for model in models):
         raise UsageError(
             "There is nothing to plot", why="the paper lists none of these models", hint="leave --plot out"
         )
-    prepare_matplotlib()
-    from levit_cli.bench.plot import draw
-
+    with extra("plot", "--plot"):
+        from levit_cli.bench.plot import draw
     return draw
 
 
@@ -263,7 +287,7 @@ def _render(results: Results, format: BenchFormat, *, color: bool) -> bytes:
             optional["comparison"] = comparison_records(results.comparisons)
         if results.end_to_end_runs:
             optional["end_to_end"] = end_to_end_records(results.end_to_end_runs)
-        return as_json(results.meta, results.rows, **optional)
+        return as_json(results.meta, results.rows, results.unjudged, **optional)
     from levit_cli.bench.table import as_table
 
     return as_table(results.meta, results.rows, results.comparisons, results.end_to_end_runs, color=color)

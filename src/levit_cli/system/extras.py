@@ -3,6 +3,8 @@
 The core install holds no torch and no matplotlib. A command that needs one of them imports it inside ``extra``.
 """
 
+import importlib.util
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,41 +12,63 @@ from contextlib import contextmanager
 from levit_cli.errors import RefusedError, UsageError
 
 PACKAGES = {
-    "torch": ("torch", "torchvision", "pydantic"),
+    "torch": ("torch", "torchvision"),
     "plot": ("matplotlib", "jinja2"),
 }
 
 
-def is_missing(error: ImportError, name: str) -> bool:
-    """Return True if an import failed because a package of the extra ``name`` is not installed."""
-    return isinstance(error, ModuleNotFoundError) and (error.name or "") in PACKAGES[name]
-
-
 def pip_command(name: str) -> str:
     """Return the command that installs an extra for the running interpreter."""
-    return f"{sys.executable} -m pip install 'levit-cli[{name}]'"
+    return f"{shlex.quote(sys.executable)} -m pip install 'levit-cli[{name}]'"
 
 
-@contextmanager
-def extra(name: str, what: str) -> Iterator[None]:
-    """Convert errors of the imports inside the block to errors that name the extra.
+def missing_package(name: str) -> str | None:
+    """Return the first package of an extra that is not installed, or None. Nothing is imported."""
+    return next((package for package in PACKAGES[name] if not _is_installed(package)), None)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # ValueError: a module without a spec
+        return package in sys.modules
+
+
+def require_extra(name: str, what: str, *, otherwise: str = "") -> None:
+    """Check that the packages of an extra are installed, without importing them.
 
     Args:
         name: the extra, a key of ``PACKAGES``.
-        what: what needs the extra, in words, as the subject of a sentence: "Training".
+        what: what needs the extra, as the subject of a sentence, such as "Training".
+        otherwise: what the user can do without the extra.
 
     Raises:
         UsageError: a package of the extra is not installed.
-        RefusedError: a package is installed, but its import fails.
     """
+    if package := missing_package(name):
+        raise UsageError(
+            f"{what} needs the extra {name!r}",
+            why=f"the package {package} is not installed",
+            hint=", or ".join(filter(None, (pip_command(name), otherwise))),
+        )
+
+
+@contextmanager
+def extra(name: str, what: str, *, otherwise: str = "") -> Iterator[None]:
+    """Convert errors of the imports inside the block to errors that name the extra. Arguments as ``require_extra``.
+
+    Raises:
+        UsageError: a package of the extra is not installed.
+        RefusedError: the packages are installed, but an import fails.
+    """
+    require_extra(name, what, otherwise=otherwise)
     try:
         yield
-    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
-        if isinstance(error, ImportError) and is_missing(error, name):
-            why = f"the package {error.name} is not installed"
-            raise UsageError(f"{what} needs the extra '{name}'", why=why, hint=pip_command(name)) from error
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        # RuntimeError: "operator torchvision::nms does not exist", if torchvision was built for another torch
+        reinstall = f"reinstall the packages: {pip_command(name)} --force-reinstall"
         raise RefusedError(
-            f"{what} needs {' and '.join(PACKAGES[name][:2])}, but they cannot be imported",
-            why=(str(error).strip().splitlines() or [type(error).__name__])[0],
-            hint=f"reinstall them: {pip_command(name)} --force-reinstall",
+            f"{what} needs {' and '.join(PACKAGES[name][:2])}, which cannot be imported",
+            why=(str(error).strip().splitlines() or [type(error).__name__])[0][:200],
+            hint=", or ".join(filter(None, (reinstall, otherwise))),
         ) from error

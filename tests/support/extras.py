@@ -1,0 +1,32 @@
+"""Extras in tests: skip what needs one that is missing, and hide the packages of one that is installed."""
+
+from pathlib import Path
+
+import pytest
+
+from levit_cli.system.extras import PACKAGES, missing_package
+
+needs_torch = pytest.mark.skipif(missing_package("torch") is not None, reason="needs the extra 'torch'")
+needs_plot = pytest.mark.skipif(missing_package("plot") is not None, reason="needs the extra 'plot'")
+
+FINDER = """
+import sys
+
+class Hidden:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {packages!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hidden)
+"""
+
+
+def hide_extra(name: str, folder: Path) -> dict[str, str]:
+    """Return the environment variables with which a process does not find the packages of an extra.
+
+    Args:
+        folder: a folder for the module that hides them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(FINDER.format(packages=PACKAGES[name]))
+    return {"PYTHONPATH": str(folder)}
