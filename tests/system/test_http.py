@@ -1,5 +1,6 @@
 """Downloads of a URL from servers that answer, answer wrongly, or do not answer."""
 
+import gzip
 import socket
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from levit_cli.system import http as web
-from tests.support.fake_hub import Exchange, FakeSite
+from tests.support.fake_hub import Exchange, FakeSite, running
 
 BODY = bytes(range(256)) * 100
 SHORT_TIMEOUT_S = 0.3  # for servers that do not answer
@@ -176,6 +177,37 @@ def test_a_redirect_loop_is_an_error(site: FakeSite) -> None:
     message = error_of(serve(site, lambda exchange: exchange.reply(302, headers={"Location": "/page"})))
     assert "infinite loop" in message
     assert message.isprintable()
+
+
+def redirect_with_cookie(target: str) -> Page:
+    headers = {"Location": target, "Set-Cookie": "session=secret; Path=/"}
+    return lambda exchange: exchange.reply(302, headers=headers)
+
+
+def test_a_proxy_is_used_and_gets_its_password(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", site.url.replace("//", "//user:secret@"))
+    serve(site, lambda exchange: exchange.reply(200, BODY))
+    assert fetch("http://images.invalid/page") == BODY
+    assert site.requests[0].headers["proxy-authorization"].startswith("Basic ")
+
+
+@pytest.mark.guarantee("url-secrets")
+def test_a_redirect_sends_no_secret_to_another_host(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(FakeSite()) as other:  # not reached through the proxy
+        target = serve(other, lambda exchange: exchange.reply(200, BODY))
+        monkeypatch.setenv("http_proxy", site.url.replace("//", "//user:secret@"))
+        serve(site, redirect_with_cookie(target))
+        assert fetch("http://images.invalid/page") == BODY
+    (request,) = other.requests
+    assert set(request.headers) <= {"host", "user-agent", "accept-encoding", "connection"}
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+def test_an_encoded_body_is_not_expanded(site: FakeSite, coding: str) -> None:
+    bomb = gzip.compress(bytes(50 << 20))
+    page = serve(site, lambda exchange: exchange.reply(200, bomb, {"Content-Encoding": coding}))
+    assert fetch(page) == bomb
+    assert site.requests[0].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("scheme", ["file", "ftp", "data", "gopher"])

@@ -85,11 +85,21 @@ def _opener(deadline: float) -> request.OpenerDirector:
     opener = request.OpenerDirector()
     opener.add_handler(request.ProxyHandler())
     opener.add_handler(_Handler(deadline))
-    opener.add_handler(request.HTTPRedirectHandler())
+    opener.add_handler(_Redirects())
     opener.add_handler(request.HTTPErrorProcessor())
     opener.add_handler(request.HTTPDefaultErrorHandler())
     opener.add_handler(request.UnknownHandler())
     return opener
+
+
+class _Redirects(request.HTTPRedirectHandler):
+    """Follow redirects without the proxy's password, which urllib would send to a host that needs no proxy."""
+
+    def redirect_request(self, *arguments: Any) -> request.Request | None:
+        target = super().redirect_request(*arguments)
+        if target is not None:
+            target.remove_header("Proxy-authorization")
+        return target
 
 
 class _Handler(request.AbstractHTTPHandler):
