@@ -23,7 +23,7 @@ TORCH_HOMES = (
         "bench/baselines.py",
         "bench/jit.py",
     ),
-    *("bench/baselines.py", "bench/jit.py", "bench/plot.py", "eval/charts.py"),
+    *("bench/baselines.py", "bench/jit.py", "system/plotting.py", "eval/report.py"),
 )
 OPTIONAL = {*PACKAGES["torch"], *PACKAGES["plot"], "onnx", "timm", "torchmetrics", "transformers"}
 

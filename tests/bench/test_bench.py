@@ -28,6 +28,7 @@ from levit_cli.choices import BASELINES, BenchProtocol
 from levit_cli.engines import EngineSpec
 from levit_cli.errors import LevitError, OutputError, UsageError
 from levit_cli.model.config import VARIANTS
+from tests.support.extras import needs_plot
 from tests.support.measured import META, SPEC, bench_model, row
 
 ROW_KEYS = [
@@ -269,6 +270,7 @@ def test_the_paper_protocol_defaults_to_torch_one_thread_and_fp32() -> None:
     assert protocol_spec(named, "quick") == named
 
 
+@needs_plot
 def test_the_figure_shows_the_three_families_of_models() -> None:
     from levit_cli.bench.plot import draw
 

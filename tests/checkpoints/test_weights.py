@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints import weights as files
+from levit_cli.checkpoints import torch_files
 from levit_cli.checkpoints.weights import (
     Weights,
     read_weights,
@@ -84,6 +84,7 @@ def test_the_file_name_does_not_matter(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
+@pytest.mark.guarantee("legacy-checkpoint")
 def test_a_state_dict_is_read(tmp_path: Path, content: Any, arrays: dict[str, Any], in_zip: bool) -> None:
     path = saved(tmp_path / "a.pth", content, _use_new_zipfile_serialization=in_zip)
     assert {name: array.tolist() for name, array in read_weights(path).arrays.items()} == arrays
@@ -350,12 +351,14 @@ def test_an_unreadable_path_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.guarantee("old-torch")
-def test_an_unsafe_torch_reads_safetensors_but_no_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MIN_SAFE_TORCH", (99, 0))
+def test_an_unsafe_torch_reads_no_legacy_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_files, "MIN_SAFE_TORCH", (99, 0))
+    saved(tmp_path / "old.pth", {"a": torch.ones(2)}, _use_new_zipfile_serialization=False)
+    assert "upgrade to torch >= 2.10" in refusal(tmp_path / "old.pth")
     write_pickle(tmp_path / "a.pth", ARRAYS, "float32")
-    assert "upgrade to torch >= 2.10" in refusal(tmp_path / "a.pth")
     write_safetensors(tmp_path / "a.safetensors", ARRAYS, "float32")
-    assert read_weights(tmp_path / "a.safetensors").arrays.keys() == ARRAYS.keys()
+    for name in ("a.pth", "a.safetensors"):  # read without torch
+        assert read_weights(tmp_path / name).arrays.keys() == ARRAYS.keys()
 
 
 # --- EMA weights

@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from levit_cli.eval.run import EvalRequest, run
 from levit_cli.predict.model import ModelOptions
 from levit_cli.predict.reader import Reader
 from levit_cli.system.progress import silent
-from tests.support.binary import LEVIT, environment, levit, unprivileged
+from tests.support.binary import LEVIT, environment, installed_levit, levit, unprivileged
+from tests.support.extras import hide_extra, needs_plot
 from tests.support.sample_images import sample_image, write_class_folders
 
 FP32 = EngineSpec(precision="fp32")
@@ -80,6 +82,7 @@ def request(data: Path, model: Path, labels: Path | None = None, **changes: Any)
     return EvalRequest(data, ModelOptions(str(model), labels), FP32, quiet=True, **changes)
 
 
+@needs_plot
 def test_one_run_tells_everything_and_fails_its_gate(data: Path, model: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     done = levit(
@@ -134,6 +137,7 @@ def test_calibrating_stores_what_predict_then_uses(data: Path, model: Path, tmp_
     done = levit("eval", clean, "-m", own, *IN_FP32, "--calibrate", "-o", output, "--fail-under", "0.8")
     assert done.returncode == 0, done.stderr
     assert b"Stored temperature" in done.stderr
+    assert b"fitted to 20 images, and with fewer than 200 it may be far off" in done.stderr
     assert done.stdout == b""
     text = output.read_text(encoding="utf-8")
     assert "80.0 %  16 of 20 images correct" in text
@@ -221,7 +225,7 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("option", ["output", "report"])
+@pytest.mark.parametrize("option", ["output", pytest.param("report", marks=needs_plot)])
 def test_a_full_disk_is_an_output_error_and_leaves_the_device_alone(
     data: Path, model: Path, option: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,6 +260,25 @@ def test_a_class_that_is_called_test_is_a_class(tmp_path: Path, model: Path) -> 
     ]
 
 
+@pytest.mark.parametrize(("limit", "warned"), [(20, False), (21, True)])
+def test_calibrating_on_few_images_warns(
+    data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, warned: bool
+) -> None:
+    monkeypatch.setattr("levit_cli.eval.run.FEW_IMAGES", limit)
+    lines: list[str] = []
+    own = shutil.copytree(model, tmp_path / "run")
+    run(replace(request(data, own, calibrate=True), quiet=False), lines.append)
+    assert any("it may be far off" in line for line in lines) == warned
+    assert any(line.startswith("Stored temperature") for line in lines)
+
+
+def test_a_folder_name_that_is_not_utf_8_is_named(tmp_path: Path, model: Path) -> None:
+    write_class_folders(tmp_path / "data", ("class 0", "caf\udce9"))
+    done = levit("eval", tmp_path / "data", "-m", model)
+    assert (done.returncode, done.stdout) == (3, b""), done.stderr
+    assert rb"1 folder matches no label of the model: caf\udce9" in done.stderr
+
+
 def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_path: Path) -> None:
     own = shutil.copytree(model, tmp_path / "run")
     shutil.copytree(data / "val", tmp_path / "right", ignore=shutil.ignore_patterns("torn*"))
@@ -268,3 +291,63 @@ def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_p
     assert run(request(tmp_path / "right", own, calibrate=True), lines.append) == ExitCode.SOME_FAILED
     assert any("No temperature was stored" in line for line in lines)
     assert (own / "config.json").read_bytes() == config
+
+
+def test_a_report_without_its_extra_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "data", ("cat",))
+    hidden = environment(**hide_extra("plot", tmp_path / "hidden"))
+    before = sorted(tmp_path.rglob("*"))
+    command = ("eval", tmp_path / "data", "-m", "demo", "--report", tmp_path / "r.html", "-o", tmp_path / "r.json")
+    done = levit(*command, env=hidden)
+    assert (done.returncode, done.stdout) == (2, b""), done.stderr
+    (line,) = done.stderr.decode().splitlines()
+    assert "The report needs the extra 'plot'" in line
+    assert f"{sys.executable} -m pip install 'levit-cli[plot]'" in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@needs_plot
+def test_a_report_whose_library_is_broken_is_exit_3(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "data", ("cat",))
+    (tmp_path / "jinja2.py").write_text("raise ImportError('not for this Python')")
+    env = environment(PYTHONPATH=str(tmp_path))
+    done = levit("eval", tmp_path / "data", "-m", "demo", "--report", tmp_path / "r.html", env=env)
+    assert (done.returncode, done.stdout) == (3, b""), done.stderr
+    assert b"not for this Python" in done.stderr
+    assert not (tmp_path / "r.html").exists()
+
+
+@needs_plot
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [(b"nonsense: 3\nfont.size: 90\nbackend: none\n", 0), (b"text.usetex: True\n", 0), (b"font.family: caf\xe9\n", 3)],
+)
+def test_settings_for_matplotlib_in_the_working_directory_do_no_harm(
+    data: Path, model: Path, tmp_path: Path, settings: bytes, code: int
+) -> None:
+    clean = shutil.copytree(data / "val", tmp_path / "clean", ignore=shutil.ignore_patterns("torn*"))
+    (tmp_path / "matplotlibrc").write_bytes(settings)
+    done = installed_levit("eval", clean, "-m", model, "-q", "-o", "r.json", "--report", "r.html", cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert (b"matplotlibrc" in done.stderr) == bool(code)
+    assert len(done.stderr.splitlines()) == bool(code)
+
+
+@needs_plot
+@pytest.mark.guarantee("terminal-independence")
+@pytest.mark.parametrize("config", ["", "/dev/null/matplotlib"], ids=["default", "of the user"])
+def test_a_report_with_a_read_only_home_writes_nothing_to_stderr(
+    data: Path, model: Path, tmp_path: Path, config: str
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o555)
+    env = environment(HOME=str(home), XDG_CACHE_HOME="", XDG_CONFIG_HOME="")
+    env = {**env, "MPLCONFIGDIR": config} if config else {k: v for k, v in env.items() if k != "MPLCONFIGDIR"}
+    clean = shutil.copytree(data / "val", tmp_path / "clean", ignore=shutil.ignore_patterns("torn*"))
+    report = tmp_path / "report.html"
+    command = unprivileged(LEVIT, "eval", clean, "-m", model, "-q", "-o", tmp_path / "r.json", "--report", report)
+    done = subprocess.run(command, capture_output=True, env=env, timeout=120, check=False)
+    home.chmod(0o755)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert os.listdir(home) == []

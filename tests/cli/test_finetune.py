@@ -17,7 +17,9 @@ import pytest
 from levit_cli.checkpoints import load
 from tests.finetune.sets import write_architecture, write_set
 from tests.support.binary import LEVIT, TIMEOUT_S, environment, levit
+from tests.support.extras import needs_torch
 
+pytestmark = needs_torch
 TIMES = {"images_per_s", "epoch_s", "elapsed_s"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 

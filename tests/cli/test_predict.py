@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.binary import LEVIT, environment, installed_levit, levit, records, unprivileged
+from tests.support.extras import needs_torch
 from tests.support.fake_hub import FakeSite
 from tests.support.sample_images import sample_image, write_images
 
@@ -294,6 +295,7 @@ def test_wrong_number_of_labels_is_exit_3_and_the_message_has_both_numbers(tiny_
     assert records(named.stdout)[0]["top"][0]["label"] in "abcdefg"
 
 
+@needs_torch
 @pytest.mark.guarantee("device-unavailable")
 def test_missing_device_is_exit_3(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
@@ -302,6 +304,7 @@ def test_missing_device_is_exit_3(tiny_folder: Path, tmp_path: Path) -> None:
     assert b"mps" in done.stderr
 
 
+@needs_torch
 def test_torch_engine_gives_the_same_probabilities(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     base = ("predict", "-m", tiny_folder, path, "-f", "jsonl", "--device", "cpu", "--precision", "fp32")

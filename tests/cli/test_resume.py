@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import LEVIT, environment, levit, records
+from tests.support.extras import needs_torch
 from tests.support.faulty_decoders import ask_for, faulty_decoders
 from tests.support.random_weights import TINY, random_state, write_folder
 from tests.support.sample_images import sample_image, write_images
@@ -144,7 +145,9 @@ def noted(tiny_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.guarantee("resume-mismatch")
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change", [pytest.param(name, marks=needs_torch) if name == "engine" else name for name in CHANGES]
+)
 def test_output_of_another_run_is_refused_and_the_difference_named(
     tiny_folder: Path, other_model: Path, photos: Path, noted: Path, tmp_path: Path, change: str
 ) -> None:

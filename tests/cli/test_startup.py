@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import environment, levit
-from tests.support.sample_images import write_images
+from tests.support.extras import needs_plot
+from tests.support.sample_images import write_class_folders, write_images
 
 HEAVY = ("torch", "torchvision", "transformers", "huggingface_hub", "httpx", "httpx2")
 NETWORK = ("openvino", "numpy", "PIL", "safetensors")
@@ -38,6 +39,19 @@ def test_a_prediction_on_a_cpu_imports_neither_torch_nor_the_hub(tiny_folder: Pa
     loaded = modules_after("predict", "-m", tiny_folder, path, "-f", "jsonl", "-q")
     assert loaded.isdisjoint({*HEAVY, "numpy.random"})  # numpy imports its random part only when it is used
     assert "openvino" in loaded
+
+
+@pytest.mark.parametrize("with_report", [False, pytest.param(True, marks=needs_plot)])
+def test_an_evaluation_on_a_cpu_imports_no_torch_and_draws_only_for_a_report(
+    tiny_folder: Path, tmp_path: Path, with_report: bool
+) -> None:
+    data = write_class_folders(tmp_path / "data", ("class 0", "class 1"), 2)
+    output, report = tmp_path / "result.json", tmp_path / "report.html"
+    options = ("--report", report) if with_report else ()
+    loaded = modules_after("eval", data, "-m", tiny_folder, "-o", output, *options)
+    assert loaded.isdisjoint({*HEAVY, "torchmetrics"})
+    assert loaded.isdisjoint({"matplotlib", "jinja2"}) != with_report
+    assert json.loads(output.read_text())["data"]["readable"] == 4
 
 
 @pytest.mark.parametrize(

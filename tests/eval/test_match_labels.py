@@ -2,7 +2,7 @@
 
 import pytest
 
-from levit_cli.data.labels import Labels, imagenet1k, synonyms
+from levit_cli.data.labels import Labels, imagenet1k, numbered, synonyms
 from levit_cli.errors import ExitCode, RefusedError
 from levit_cli.eval.match_labels import match
 
@@ -114,3 +114,72 @@ def test_control_characters_in_a_name_are_shown_as_escapes() -> None:
     with pytest.raises(RefusedError) as caught:
         match(["\x1b[31mred"], ANIMALS)
     assert "\\x1b[31mred" in str(caught.value)
+
+
+ACUTE = "\N{COMBINING ACUTE ACCENT}"
+
+
+@pytest.mark.parametrize("names", [("café", "Café"), (f"cafe{ACUTE}", f"Cafe{ACUTE}"), (f"cafe{ACUTE}", "Café")])
+@pytest.mark.parametrize("folders", [("café", "Café"), (f"cafe{ACUTE}", f"Cafe{ACUTE}"), ("café", f"Cafe{ACUTE}")])
+def test_composed_and_separate_accents_are_the_same_name(names: tuple[str, ...], folders: tuple[str, ...]) -> None:
+    assert match(folders, Labels(names)) == (0, 1)
+
+
+def test_labels_that_differ_only_in_the_form_of_an_accent_match_exactly() -> None:
+    labels = Labels(("café", f"cafe{ACUTE}"))
+    assert match([f"cafe{ACUTE}", "café"], labels) == (1, 0)
+
+
+def test_two_forms_of_one_name_are_the_same_class() -> None:
+    with pytest.raises(RefusedError, match="match the same class, café"):
+        match(["café", f"cafe{ACUTE}"], Labels(("café", "tea")))
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (("LABEL_0", "LABEL_1"), (1, 0)),
+        (("LABEL_1", "LABEL_0"), (0, 1)),
+        (("10", "2", "0"), (0, 2, 1)),
+        (("1", "01", "1.0"), (1, 0, 2)),
+        (("class 1", "class 0"), (1, 0)),
+        (("train", "val", "test"), (2, 0, 1)),
+        (("None", "nan", "true"), (1, 0, 2)),
+        (("caf\udce9", "café"), (1, 0)),
+    ],
+)
+def test_a_name_is_never_taken_for_an_index(names: tuple[str, ...], folders: tuple[int, ...]) -> None:
+    assert match([names[index] for index in folders], Labels(names)) == folders
+
+
+def test_folders_with_the_placeholder_names_of_transformers_match_a_model_without_names() -> None:
+    """Such a model's labels are ``class 0`` and so on here; its config has ``LABEL_0`` and so on."""
+    assert match(["LABEL_2", "class 0", "LABEL_1"], numbered(3)) == (2, 0, 1)
+    with pytest.raises(RefusedError, match="LABEL_1"):
+        match(["LABEL_1"], Labels(("class 0", "dog")))
+    with pytest.raises(RefusedError, match="LABEL_3"):
+        match(["LABEL_3"], numbered(3))
+
+
+@pytest.mark.parametrize("folders", [("caf\udce9",), ("tea", "caf\udce9"), ("tea", "TEA", "caf\udce9")])
+def test_a_folder_name_that_is_not_utf_8_is_named_in_the_error(folders: tuple[str, ...]) -> None:
+    with pytest.raises(RefusedError, match=r"caf\\udce9") as caught:
+        match(folders, Labels(("tea", "coffee")))
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("labels", "folders"),
+    [
+        (("a\x1b\udce9", "b"), ("a\x1b\udce9", "a\x1b\udce9 ")),
+        (("a\x1b\udce9", "b"), ("c",)),
+        (("a\x1b\udce9", "A\x1b\udce9"), ("a\x1b\udce9 ",)),
+    ],
+    ids=["same class", "no class", "two classes"],
+)
+def test_labels_in_a_message_are_shown_with_escapes(labels: tuple[str, ...], folders: tuple[str, ...]) -> None:
+    with pytest.raises(RefusedError) as caught:
+        match(folders, Labels(labels))
+    assert "a\\x1b\\udce9" in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert "\udce9" not in str(caught.value)

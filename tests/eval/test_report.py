@@ -16,10 +16,13 @@ from levit_cli.data.labels import Labels
 from levit_cli.errors import InputError
 from levit_cli.eval.evaluate import Evaluated
 from levit_cli.eval.json_document import document
-from levit_cli.eval.report import as_html
+from levit_cli.eval.results import Summary
 from levit_cli.eval.summarize import summarize
 from levit_cli.eval.table import as_table
+from levit_cli.eval.wording import notes
 from levit_cli.predict.records import as_json
+from levit_cli.predict.run_description import RunDescription
+from levit_cli.system.extras import missing_package
 from tests.eval.cases import RUN, evaluation, random_logits
 from tests.support.sample_images import sample_image
 
@@ -34,6 +37,15 @@ HOSTILE = (
     "x" * 120,
 )
 EMBEDS = ("src", "href", "xlink:href", "action", "data", "poster", "srcset", "background")
+
+
+def as_html(evaluated: Evaluated, summary: Summary, description: RunDescription) -> str:
+    """Return the report; skip the test where the extra 'plot' is not installed."""
+    if package := missing_package("plot"):
+        pytest.skip(f"needs the package {package}")
+    from levit_cli.eval import report
+
+    return report.as_html(evaluated, summary, description)
 
 
 class Page(HTMLParser):
@@ -95,6 +107,27 @@ def test_names_are_shown_verbatim(page: str) -> None:
     assert "\x1b" not in page
 
 
+def test_a_number_and_its_percent_sign_stay_on_one_line(page: str) -> None:
+    text = Page(page).text
+    assert "&" not in text.replace("data & <b>more", "").replace("[red]&amp;:smile:", "")
+    for sentence in (r"95\xa0% confidence interval [\d.]+ to [\d.]+\xa0%", r"confidence: [\d.]+\xa0%"):
+        assert re.search(sentence, text)
+
+
+def test_names_that_are_not_utf_8_are_shown_as_escapes(tmp_path: Path) -> None:
+    root = tmp_path / "caf\udce9 <i>"
+    root.mkdir()
+    logits, targets = random_logits(20, 3)
+    paths = [root / f"th\udce9{number}.png" for number in range(20)]
+    sample_image(60, 40).save(paths[0])
+    torn = (root / "torn\udcff.png", InputError("truncated", "at \udcff"))
+    labels = Labels(("th\udce9", "b", "c"))
+    evaluated = evaluation(logits, targets, labels=labels, root=root, paths=paths, failures=[torn])
+    page = as_html(evaluated, summarize(evaluated), RUN)
+    text = Page(page.encode().decode()).text
+    assert all(name in text for name in ("caf\\udce9 <i>", "th\\udce9", "torn\\udcff.png", "at \\udcff"))
+
+
 def test_the_same_evaluation_gives_the_same_page(hostile: Evaluated, page: str) -> None:
     assert as_html(hostile, summarize(hostile), RUN) == page
 
@@ -112,15 +145,15 @@ def test_without_readable_images_all_outputs_are_valid() -> None:
     failures = [(Path("data/a/x.jpg"), InputError("empty_file", "the file is empty"))]
     evaluated = evaluation(logits, [], failures=failures)
     summary = summarize(evaluated)
-    for text in (
-        as_html(evaluated, summary, RUN),
-        as_table(evaluated, summary, RUN, is_terminal=False),
-    ):
-        assert "empty_file" in text
-        assert "nan" not in text.lower()
+    table = as_table(evaluated, summary, RUN, is_terminal=False)
+    assert "empty_file" in table
+    assert "nan" not in table.lower()
     content = json.loads(as_json(document(evaluated, summary, RUN)))
     assert content["top1"] == {"value": None, "low": 0, "high": 1, "correct": 0, "total": 0}
     assert content["calibration"] is content["balanced_accuracy"] is None
+    page = as_html(evaluated, summary, RUN)
+    assert "empty_file" in page
+    assert "nan" not in page.lower()
 
 
 def test_with_many_classes_only_the_worst_are_shown(tmp_path: Path) -> None:
@@ -128,14 +161,14 @@ def test_with_many_classes_only_the_worst_are_shown(tmp_path: Path) -> None:
     logits, targets = random_logits(2000, 200)
     evaluated = evaluation(logits, targets, labels=labels, root=tmp_path)
     summary = summarize(evaluated)
-    page = as_html(evaluated, summary, RUN)
-    assert "The chart shows 20 of 200 classes" in page
-    assert "Show 170 more classes" in page
-    assert "other classes" in page
     table = as_table(evaluated, summary, RUN, is_terminal=False)
     assert "and 170 more classes" in table
     assert "Most frequent confusions" in table
     assert len(document(evaluated, summary, RUN)["confusion"]["matrix"]) == 200
+    page = as_html(evaluated, summary, RUN)
+    assert "The chart shows 20 of 200 classes" in page
+    assert "Show 170 more classes" in page
+    assert "other classes" in page
 
 
 def test_the_table_does_not_interpret_markup_or_control_characters(hostile: Evaluated) -> None:
@@ -231,3 +264,10 @@ def test_the_page_states_the_temperature_that_was_used(hostile: Evaluated, tempe
     page = as_html(evaluated, summarize(evaluated), description)
     assert ("instead of 2.5" in page) == (temperature == 2.5)
     assert f"<dt>temperature</dt><dd>{temperature:.4g}</dd>" in page
+
+
+@pytest.mark.parametrize(("folders", "words"), [((1,), "The folder covers 1 of"), ((0, 1), "The folders cover 2 of")])
+def test_the_note_on_covered_classes_agrees_with_their_number(folders: tuple[int, ...], words: str) -> None:
+    logits, _ = random_logits(8, 3)
+    (note,) = notes(evaluation(logits, [1] * 8, folders=folders))
+    assert note.startswith(f"{words} the model's 3 classes")

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import environment
+from tests.support.extras import needs_torch
 
 ROOT = Path(__file__).parents[2]
-SCENARIOS = ("predict", "resume", "document", "convert", "finetune")
+SCENARIOS = ("predict", "resume", "document", "convert", pytest.param("finetune", marks=needs_torch))
 FEW = 19, 61  # steps, the second for the many calls of a training
 EACH = int(os.environ.get("LEVIT_FAULT_STEP", "1"))
 

@@ -38,5 +38,6 @@ def model_seeds(model: Model, folder: Path) -> list[bytes]:
         model.valid["preprocessor_config.json"],
         model.archive.entries[model.archive.pickle],
         write_model(folder / "fb.pth", "fb", SMALLEST).read_bytes(),
+        model.archive.directory,
     ]
     return [bytes([index]) + content for index, content in enumerate(contents)]

@@ -99,7 +99,21 @@ class Model:
         path.write_bytes(data)
         self.load(path)
 
-    methods: tuple[Callable[["Model", bytes], None], ...] = (weights, header, config, preprocessing, pickled, bare)
+    def directory(self, data: bytes) -> None:
+        """Replace the directory at the end of an archive."""
+        path = self.folder / "directory.pth"
+        path.write_bytes(self.archive.before_directory + data)
+        self.load(path)
+
+    methods: tuple[Callable[["Model", bytes], None], ...] = (
+        weights,
+        header,
+        config,
+        preprocessing,
+        pickled,
+        bare,
+        directory,
+    )
 
 
 class Archive:
@@ -114,6 +128,8 @@ class Archive:
         torch.save({name: torch.from_numpy(array) for name, array in arrays_of("fb", SMALLEST).items()}, path)
         with zipfile.ZipFile(path) as archive:
             self.entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+            self.directory = path.read_bytes()[archive.start_dir :]
+        self.before_directory = path.read_bytes()[: -len(self.directory)]
         self.pickle = next(name for name in self.entries if name.endswith("data.pkl"))
 
     def with_pickle(self, data: bytes) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from levit_cli.system.extras import missing_package
 from tests.support.fork_server import LIGHT, TORCH, ForkServer
 
 LEVIT = str(Path(sys.executable).with_name("levit"))
@@ -76,7 +77,7 @@ def _at_start(env: Mapping[str, str]) -> dict[str, str]:
 @cache
 def _server(omp_num_threads: str | None, torch: bool) -> ForkServer:
     changes = {} if omp_num_threads is None else {"OMP_NUM_THREADS": omp_num_threads}
-    server = ForkServer(environment(**changes), TORCH if torch else LIGHT)
+    server = ForkServer(environment(**changes), TORCH if torch and not missing_package("torch") else LIGHT)
     atexit.register(server.close)
     return server
 

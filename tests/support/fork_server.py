@@ -23,7 +23,7 @@ LIGHT = (
     *("levit_cli.cli", "levit_cli.checkpoints", "levit_cli.convert", "levit_cli.engines.openvino"),
     *("levit_cli.predict.run", "typer.rich_utils"),  # the last prints help texts and usage errors
 )
-TORCH = (*LIGHT, "levit_cli.finetune.run", "levit_cli.eval.metrics", "matplotlib.backends.backend_agg")
+TORCH = (*LIGHT, "levit_cli.finetune.run", "matplotlib.backends.backend_agg")
 MAX_MESSAGE = 1 << 17
 
 

@@ -1,28 +1,31 @@
-"""Draw the paper's figure for this machine: published accuracy against measured images per second.
+"""Draw the paper's figure for this machine: published accuracy against measured images per second."""
 
-Only matplotlib's ``Figure`` is used, never ``pyplot``, which has global state.
-"""
-
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
 from levit_cli.bench.paper import PUBLISHED
 from levit_cli.bench.results import Row, Verdict, describe_machine, verdicts
-from levit_cli.system.plotting import BLUE, INK, MUTED, ORANGE, RULE, STYLE
+from levit_cli.system.plotting import (
+    BLUE,
+    INK,
+    MUTED,
+    ORANGE,
+    RULE,
+    Axes,
+    Figure,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    chart_style,
+    encode,
+    withStroke,
+)
 
 SIZE_INCHES = (8.4, 5.2)
 DOTS_PER_INCH = 150
 GREEN = "#2f7d4f"
 SHOWN_CLAIMS = 2  # the paper's text names the first two
 TICKS = (1, 2, 5)
-SETTINGS: Any = {**STYLE, "svg.hashsalt": "levit"}  # the same measurements give the same file
 
 
 class Family(NamedTuple):
@@ -55,7 +58,7 @@ def draw(rows: Sequence[Row], meta: Mapping[str, Any], format: str) -> bytes:
         rows: rows without a published accuracy are left out; at least one row must have one.
         format: ``png`` or ``svg``.
     """
-    with rc_context(SETTINGS):
+    with chart_style("levit"):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
         for family in FAMILIES:
@@ -63,9 +66,7 @@ def draw(rows: Sequence[Row], meta: Mapping[str, Any], format: str) -> bytes:
         for verdict in verdicts(rows)[:SHOWN_CLAIMS]:
             _draw_claim(axes, verdict, rows)
         _format_axes(axes, rows, meta)
-        image = io.BytesIO()
-        figure.savefig(image, format=format, dpi=DOTS_PER_INCH, facecolor="white", metadata=_metadata(format))
-    return image.getvalue()
+        return encode(figure, format, dpi=DOTS_PER_INCH, facecolor="white")
 
 
 def _draw_family(axes: Axes, family: Family, rows: Sequence[Row]) -> None:
@@ -129,8 +130,3 @@ def short_name(published: str) -> str:
     """Return the short name of a model for its point in the figure: 128S, B2, Tiny."""
     family, _, size = published.replace("_", "-").partition("-")
     return {"levit": size, "efficientnet": size.upper(), "deit": size.capitalize()}[family]
-
-
-def _metadata(format: str) -> dict[str, str | None]:
-    """Return metadata without the date, so that the same measurements give the same file."""
-    return {"Date": None} if format == "svg" else {}

@@ -31,9 +31,8 @@ from levit_cli.engines import EngineSpec, keep_until_exit, resolve_spec
 from levit_cli.errors import ExitCode, RefusedError, UsageError
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
 from levit_cli.system.cpu import cpu_name
-from levit_cli.system.extras import pip_command, require_extra
+from levit_cli.system.extras import extra, pip_command, require_extra
 from levit_cli.system.output import choose_format, require_free, write_output
-from levit_cli.system.plotting import prepare_matplotlib
 from levit_cli.system.progress import Log, progress, shows_progress, silent
 from levit_cli.system.text import count_noun
 
@@ -131,7 +130,7 @@ def bench(
         LevitError: the models cannot be measured, or the results cannot be written.
     """
     _check_options(selection, protocol, folder, compare_with, fail_below)
-    _require_extras(selection, spec, protocol, outputs)
+    _require_torch(selection, spec, protocol)
     outputs.require_free([compare_with] if compare_with else [])
     format = outputs.chosen_format()
     earlier = read_earlier_run(compare_with) if compare_with else None
@@ -178,19 +177,17 @@ def _check_options(
     require_number("--fail-below", fail_below)
 
 
-def _require_extras(selection: Selection, spec: EngineSpec, protocol: Protocol, outputs: Outputs) -> None:
-    """Check that what the options name is installed."""
+def _require_torch(selection: Selection, spec: EngineSpec, protocol: Protocol) -> None:
+    """Check that torch is installed if an option needs it."""
     needs_torch = {
         "--against": selection.against is not None,
         "--protocol paper": protocol.name == "paper",
         f"--engine {spec.engine}": spec.engine in ("torch", "compile"),
-        f"--device {spec.device}": spec.device not in ("auto", "cpu"),
+        f"--device {spec.device}": spec.device not in ("auto", "cpu") and spec.engine != "openvino",
     }
     for option, is_used in needs_torch.items():
         if is_used:
             require_extra("torch", option)
-    if outputs.plot:
-        require_extra("plot", "--plot")
 
 
 def _log_unjudged(claims: Sequence[Claim], log: Log) -> None:
@@ -204,9 +201,8 @@ def _load_plot(models: list[BenchModel]) -> Draw:
         raise UsageError(
             "There is nothing to plot", why="the paper lists none of these models", hint="leave --plot out"
         )
-    prepare_matplotlib()
-    from levit_cli.bench.plot import draw
-
+    with extra("plot", "--plot"):
+        from levit_cli.bench.plot import draw
     return draw
 
 

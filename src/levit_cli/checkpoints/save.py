@@ -82,8 +82,7 @@ def _require_representable(state: Mapping[str, Array], dtype: Dtype) -> None:
     """Refuse a dtype in which a value overflows or a batch norm's variance becomes 0."""
     if dtype == "float32":
         return
-    for name, array in cast(state, dtype).items():
-        values = np.asarray(array.float() if dtype == "bfloat16" else array)
+    for name, values in cast(state, dtype).items():
         if not np.isfinite(values).all() or (name.endswith("running_var") and not np.all(values > 0)):
             raise RefusedError(
                 f"{name} cannot be stored as {dtype}",

@@ -1,8 +1,7 @@
 """Read and write weight files as named NumPy arrays.
 
-The first bytes of a file decide its type. safetensors are read without torch. Pickles are read by torch with
-``weights_only=True``, and only by versions in which that option is safe; no option of levit disables this. NumPy has no
-bfloat16, so such arrays are converted to float32, and ``Weights.dtype`` records the stored type.
+The first bytes of a file decide its type. safetensors are read here, checkpoints of ``torch.save`` in ``pickles``.
+NumPy has no bfloat16, so such arrays are converted to float32, and ``Weights.dtype`` records the stored type.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints import pickles
+from levit_cli.checkpoints import pickles, zip_archive
 from levit_cli.choices import Dtype
 from levit_cli.errors import RefusedError, reason_of
 from levit_cli.system.atomic import replace_bytes
@@ -29,7 +28,6 @@ SAFETENSORS_TYPES = {
     **{f"I{bits}": np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)},
     **{f"U{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)},
 }
-MIN_SAFE_TORCH = (2, 10)  # earlier versions can run code despite weights_only=True: CVE-2025-32434, CVE-2026-24747
 PICKLE_MAGIC = b"\x80"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
@@ -40,10 +38,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-PICKLED_STATES = ("model", "state_dict")  # keys of the weights in checkpoints of Meta's and timm's training scripts
-PICKLED_EMAS = ("model_ema", "state_dict_ema")
 WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
-SHOWN_NAMES = 5  # names in a message
+WRITTEN_TYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,8 @@ def read_weights(path: Path, *, ema: bool = False) -> Weights:
         ema: read the exponential moving average of the weights in a training checkpoint instead of the weights.
 
     Raises:
-        RefusedError: the file is not a weight file or is damaged, or loading it could run code.
+        RefusedError: the file is not a weight file or is damaged, or asks for more than weights.
+        UsageError: the file is in the format of torch before 1.6, and torch is not installed.
     """
     try:
         with path.open("rb") as file:
@@ -78,10 +75,11 @@ def read_weights(path: Path, *, ema: bool = False) -> Weights:
         if ema:
             raise RefusedError(f"{path} has no EMA weights", why="a safetensors file holds one set of weights")
         return _read_safetensors(path)
-    if head.startswith((pickles.ZIP_MAGIC, PICKLE_MAGIC)):
-        return _read_pickle(path, ema)
-    if imports := pickles.unsafe_imports(path):  # a pickle of an early protocol, which has no magic byte
-        raise _refused_pickle(path, imports)
+    if head.startswith((zip_archive.MAGIC, PICKLE_MAGIC)):
+        state = pickles.read_pickle(path, ema=ema)
+        return Weights(state.arrays, _common_dtype(state.dtypes), state.notes)
+    if imports := pickles.unsafe_imports_of(path):  # a pickle of an early protocol, which has no magic byte
+        raise pickles.refused_pickle(path, imports)
     raise RefusedError(f"{path} is not a weight file", why=f"it looks like {_guess_type(head)}")
 
 
@@ -187,96 +185,13 @@ def _array(name: str, tensor: Mapping[str, Any]) -> Array:
 
 
 def _common_dtype(stored: set[str]) -> Dtype:
-    floats = {name.removeprefix("torch.") for name in stored if re.match(r"torch\.(b?float)|B?F\d", name)}
+    floats = {name for name in stored if re.match(r"b?float|B?F\d", name)}
     names: dict[str, Dtype] = {"F16": "float16", "float16": "float16", "BF16": "bfloat16", "bfloat16": "bfloat16"}
     return names.get(floats.pop(), "float32") if len(floats) == 1 else "float32"
 
 
-def _read_pickle(path: Path, ema: bool) -> Weights:
-    try:
-        import torch
-    except (ImportError, OSError) as error:  # OSError: a shared library of torch cannot be loaded
-        raise RefusedError(
-            f"{path} is a pickle, which only torch can read", why=str(error), hint="reinstall torch, or use safetensors"
-        ) from error
-
-    state, notes = _pick_state(path, _unpickle(path), ema)
-    invalid = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
-    if invalid:
-        why = f"entries that are not named tensors: {len(invalid)} of {len(state)}"
-        raise RefusedError(f"{path} is not a state dict", why=why)
-    nbytes, size = sum(tensor.numel() * tensor.element_size() for tensor in state.values()), path.stat().st_size
-    if nbytes > size:  # many tensors share one small storage
-        raise RefusedError(f"{path} is refused: its tensors need {nbytes:,} bytes, but the file has {size:,}")
-    arrays = {name: _to_numpy(path, name, tensor) for name, tensor in state.items()}
-    return Weights(arrays, _common_dtype({str(tensor.dtype) for tensor in state.values()}), notes)
-
-
-def _unpickle(path: Path) -> Any:
-    import argparse
-    import pickle
-    import warnings
-
-    import torch
-
-    installed = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if installed < MIN_SAFE_TORCH:
-        raise RefusedError(
-            f"{path} is a pickle, which torch {torch.__version__} cannot read safely",
-            hint="upgrade to torch >= 2.10, or use safetensors",
-        )
-    pickles.require_plain_archive(path)
-    try:
-        # Meta's training script stores its arguments as a Namespace, which only holds values and runs no code.
-        # Pass an open file, because torch.load treats some suffixes of a path specially.
-        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # levit checks for the problems that torch warns of
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive raises RuntimeError, EOFError, KeyError, OSError and more
-        imports = pickles.unsafe_imports(path)
-        if imports or isinstance(error, pickle.UnpicklingError):
-            raise _refused_pickle(path, imports) from error
-        raise RefusedError(f"{path} is damaged or not a checkpoint", why=_first_line(error)) from error
-
-
-def _refused_pickle(path: Path, imports: list[str]) -> RefusedError:
-    if not imports:
-        return RefusedError(
-            f"{path} is refused: torch.load cannot read it with weights_only=True",
-            hint="save it with the default settings of torch.save, or as safetensors",
-        )
-    return RefusedError(
-        f"{path} is refused: the pickle holds more than weights",
-        why=f"it would import {', '.join(imports[:SHOWN_NAMES])}{' …' if len(imports) > SHOWN_NAMES else ''}",
-        hint="none of its code was run; ask its author for a safetensors file",
-    )
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-def _pick_state(path: Path, content: Any, ema: bool) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    if not isinstance(content, Mapping):
-        raise RefusedError(f"{path} is not a state dict", why=f"it holds a {type(content).__name__}")
-    for key in PICKLED_EMAS if ema else PICKLED_STATES:
-        if isinstance(content.get(key), Mapping):
-            skipped = ", ".join(str(other) for other in content if other != key)
-            return content[key], (f"read {key!r}, skipped {skipped}",) if skipped else ()
-    if ema:
-        raise RefusedError(f"{path} has no EMA weights", why=f"it holds {', '.join(map(str, content))}"[:300])
-    return content, ()
-
-
-def _to_numpy(path: Path, name: str, tensor: Any) -> Array:
-    import torch
-
-    try:
-        array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
-    except (TypeError, RuntimeError) as error:  # sparse, quantized, 8-bit float, or on the meta device
-        what = f"{path} holds a tensor {name} that cannot be converted to an array"
-        raise RefusedError(what, why=_first_line(error)) from error
-    return array
 
 
 def unwrap(weights: Weights) -> Weights:
@@ -292,40 +207,60 @@ def unwrap(weights: Weights) -> Weights:
     return Weights(arrays, weights.dtype, notes)
 
 
-def cast(arrays: Mapping[str, Array], dtype: Dtype) -> dict[str, Any]:
-    """Cast floating-point arrays to ``dtype``; for bfloat16 return torch tensors. Integers become int64."""
-    if dtype == "bfloat16":
-        import torch
-
-        from levit_cli.model.levit import to_tensor
-
-        return {
-            name: to_tensor(array).to(torch.bfloat16 if array.dtype.kind == "f" else torch.int64)
-            for name, array in arrays.items()
-        }
+def cast(arrays: Mapping[str, Array], dtype: Dtype) -> dict[str, Array]:
+    """Round floating-point arrays to ``dtype``. Integers become int64. bfloat16 values are returned as float32."""
     with np.errstate(over="ignore"):  # the caller checks the result for overflow
         return {
-            name: np.array(array, dtype=dtype if array.dtype.kind == "f" else np.int64, order="C")
+            name: _rounded(array, dtype) if array.dtype.kind == "f" else _integers(array)
             for name, array in arrays.items()
         }
+
+
+def _integers(array: Array) -> Array:
+    return np.array(array, dtype=np.int64, order="C")
+
+
+def _rounded(array: Array, dtype: Dtype) -> Array:
+    if dtype != "bfloat16":
+        return np.array(array, dtype=dtype, order="C")
+    bits = np.array(array, dtype=np.float32, order="C").view(np.uint32)
+    # Round to nearest, ties to even, as torch does: add half of the last kept bit, and 1 more if that bit is set.
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return np.where(np.isnan(bits.view(np.float32)), bits, rounded).astype(np.uint32).view(np.float32)
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, Array], dtype: Dtype) -> None:
-    """Write one safetensors file atomically."""
-    if dtype == "bfloat16":
-        from safetensors.torch import save
-    else:
-        from safetensors.numpy import save
-    replace_bytes(path, save(cast(arrays, dtype), metadata={"format": "pt"}))
+    """Write one safetensors file atomically. Its bytes are those that ``safetensors.torch.save`` writes."""
+    replace_bytes(path, _safetensors(cast(arrays, dtype), dtype))
 
 
 def write_pickle(path: Path, arrays: Mapping[str, Array], dtype: Dtype) -> None:
-    """Write ``{"model": state}`` with ``torch.save``, like Meta's training script."""
-    import io
+    """Write ``{"model": state}`` with ``torch.save``.
 
-    import torch
+    Raises:
+        UsageError: torch is not installed.
+    """
+    from levit_cli.checkpoints.torch_files import torch_saved
 
-    state = {name: torch.as_tensor(array) for name, array in cast(arrays, dtype).items()}
-    buffer = io.BytesIO()  # given a path, torch.save stores the file's name, and the bytes would depend on it
-    torch.save({"model": state}, buffer)
-    replace_bytes(path, buffer.getvalue())
+    replace_bytes(path, torch_saved(cast(arrays, dtype), dtype, path.suffix))
+
+
+def _safetensors(arrays: Mapping[str, Array], dtype: Dtype) -> bytes:
+    """Return the file's bytes. The library writes no bfloat16 without torch."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    contents: list[bytes] = []
+    end = 0
+    for name in sorted(arrays, key=lambda name: (arrays[name].dtype.kind == "f", name)):  # wider types first
+        array = arrays[name]
+        is_float = array.dtype.kind == "f"
+        contents.append(_bfloat16(array) if is_float and dtype == "bfloat16" else array.tobytes())
+        start, end = end, end + len(contents[-1])
+        kind = WRITTEN_TYPES[dtype] if is_float else "I64"
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *contents])
+
+
+def _bfloat16(array: Array) -> bytes:
+    return (array.view(np.uint32) >> 16).astype("<u2").tobytes()

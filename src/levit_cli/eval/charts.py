@@ -1,25 +1,29 @@
-"""Draw the charts of the HTML report as inline SVG: the confusion matrix and the reliability diagram.
+"""Draw the charts of the HTML report as inline SVG: the confusion matrix and the reliability diagram."""
 
-The module uses matplotlib's ``Figure`` instead of ``pyplot``, which keeps global state.
-"""
-
-import io
 import re
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps, rc_context
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.container import Container
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from levit_cli.eval.results import BINS, Bin, Calibration
-from levit_cli.system.plotting import BLUE, INK, MUTED, ORANGE, PALE_BLUE, RULE, STYLE
+from levit_cli.system.plotting import (
+    BLUE,
+    INK,
+    MUTED,
+    ORANGE,
+    PALE_BLUE,
+    RULE,
+    Artist,
+    Axes,
+    Container,
+    Figure,
+    PercentFormatter,
+    Rectangle,
+    chart_style,
+    colormaps,
+    encode,
+)
 
 CELL_INCHES = 0.44
 MAX_NUMBERED_CLASSES = 30  # with more classes, the cells are too small for numbers
@@ -38,13 +42,13 @@ def confusion_chart(rows: Sequence[str], columns: Sequence[str], counts: NDArray
         counts: (rows, columns) numbers of images.
     """
     height, width = counts.shape
-    with rc_context(STYLE):
+    with chart_style("confusion"):
         figure = Figure(figsize=(CELL_INCHES * width + 1, CELL_INCHES * height + 1))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
         _draw_cells(axes, counts)
         _label_axes(axes, rows, columns)
-        return _svg(figure, "confusion")
+        return _svg(figure)
 
 
 def _draw_cells(axes: Axes, counts: NDArray[np.int64]) -> None:
@@ -83,7 +87,7 @@ def _shorten(name: str) -> str:
 
 def reliability_chart(calibration: Calibration, fitted: Calibration | None) -> str:
     """Draw a reliability diagram: accuracy over confidence in bins, above a histogram of the confidence."""
-    with rc_context(STYLE):
+    with chart_style("reliability"):
         figure = Figure(figsize=(5.6, 5.4))
         axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1), gridspec_kw={"hspace": 0.08})
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--")
@@ -95,7 +99,7 @@ def reliability_chart(calibration: Calibration, fitted: Calibration | None) -> s
             each.spines[["top", "right"]].set_visible(False)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.tick_params(bottom=False)
-        return _svg(figure, "reliability")
+        return _svg(figure)
 
 
 def _draw_bars(axes: Axes, bins: Sequence[Bin]) -> list[Artist | Container]:
@@ -128,17 +132,9 @@ def _draw_histogram(axes: Axes, bins: Sequence[Bin]) -> None:
     axes.locator_params(axis="y", nbins=3, integer=True)
 
 
-def _svg(figure: Figure, salt: str) -> str:
-    """Return the figure as an ``<svg>`` element.
-
-    Args:
-        salt: makes the element's ids differ from those of other charts on the page.
-    """
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about missing glyphs, which the browser's fonts may have
-        figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
-    document = text.getvalue()
+def _svg(figure: Figure) -> str:
+    """Return the figure as an ``<svg>`` element."""
+    document = encode(figure, "svg", bbox_inches="tight", transparent=True).decode()
     return SIZE.sub(_responsive_width, METADATA.sub("", document[document.index("<svg") :]), count=1)
 
 

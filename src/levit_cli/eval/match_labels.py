@@ -1,9 +1,9 @@
 """Match folder names to the classes of a model.
 
-Five rules are tried, strictest first, and the first with a match decides: the exact label; the label in Unicode's
-composed form; its WordNet id (``n02123045``, also followed by words as in ``n02123045-tabby``); the label without
-regard to case, underscores and repeated spaces; and any synonym of the label. A name that matches two classes is an
-error.
+The rules are tried from the strictest to the loosest, and the first with a match decides: the exact label; the label
+after Unicode normalization; its WordNet id (``n02123045``, also followed by words as in ``n02123045-tabby``); the label
+without regard to case, underscores and repeated spaces; any synonym of the label; and, if the model has no names,
+``LABEL_0`` and so on, as transformers calls such classes. A name that matches two classes is an error.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from levit_cli.data.labels import Labels, composed, synonyms
+from levit_cli.data.labels import Labels, composed, numbered, synonyms
 from levit_cli.errors import RefusedError
 from levit_cli.system.text import count_noun, printable
 
@@ -45,6 +45,7 @@ def match(folders: Sequence[str], labels: Labels) -> tuple[int, ...]:
 
 def _rules(labels: Labels) -> tuple[_Rule, ...]:
     """Return the rules in the order in which they are tried."""
+    placeholders = [f"LABEL_{index}" for index in range(len(labels))] if labels == numbered(len(labels)) else []
     all_names = [{_normalized(name) for name in (*names, ", ".join(names))} for names in synonyms(labels)]
     return (
         _Rule(str, _group_by_key([name] for name in labels.names)),
@@ -52,6 +53,7 @@ def _rules(labels: Labels) -> tuple[_Rule, ...]:
         _Rule(_wordnet_id, _group_by_key([wnid] for wnid in labels.wnids or ())),
         _Rule(_normalized, _group_by_key([_normalized(name)] for name in labels.names)),
         _Rule(_normalized, _group_by_key(all_names)),
+        _Rule(str, _group_by_key([name] for name in placeholders)),
     )
 
 
@@ -74,7 +76,7 @@ def _wordnet_id(name: str) -> str:
 
 
 def _normalized(name: str) -> str:
-    """Fold case, underscores and spaces, and compose accents."""
+    """Compose accents, and fold case, underscores and spaces."""
     return " ".join(composed(name).casefold().replace("_", " ").split())
 
 
@@ -114,7 +116,8 @@ def _require_distinct(folders: Sequence[str], indexes: Sequence[int], labels: La
         other = first.setdefault(index, folder)
         if other != folder:
             raise RefusedError(
-                f"The folders {printable(other)} and {printable(folder)} match the same class, {labels.names[index]}",
+                f"The folders {printable(other)} and {printable(folder)} match the same class, "
+                f"{printable(labels.names[index])}",
                 hint="move their images into one folder",
             )
 

@@ -5,6 +5,7 @@ images are classified.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,20 +18,22 @@ from levit_cli.engines import EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, UsageError, raise_faults
 from levit_cli.eval.evaluate import TOP_K, Evaluated, evaluate
 from levit_cli.eval.json_document import document
-from levit_cli.eval.report import as_html
 from levit_cli.eval.results import Summary
 from levit_cli.eval.summarize import summarize
 from levit_cli.eval.table import as_table
 from levit_cli.eval.wording import percent
 from levit_cli.predict.model import ModelOptions, conflicts, load_model
 from levit_cli.predict.records import as_json
-from levit_cli.predict.run_description import describe_run
+from levit_cli.predict.run_description import RunDescription, describe_run
 from levit_cli.system.atomic import same_file
+from levit_cli.system.extras import extra
 from levit_cli.system.output import choose_format, is_terminal, require_free, write_output
 from levit_cli.system.progress import Log, progress, shows_progress
 from levit_cli.system.text import count_noun
 
 EvalFormat = Literal["table", "json"]
+FEW_IMAGES = 200  # of 200 images of CIFAR-10, the fitted temperature is up to 15 % off
+AsHtml = Callable[[Evaluated, Summary, RunDescription], str]
 BY_SUFFIX: dict[str, EvalFormat] = {"": "table", ".txt": "table", ".json": "json"}
 
 
@@ -68,11 +71,12 @@ def run(request: EvalRequest, log: Log) -> ExitCode:
     format, model_folder = _require_consistent(request)
     folders = _class_folders(request, log)
     _require_outputs(request, folders)
+    as_html = _load_report() if request.report else None
     checkpoint = load_model(request.model, log, verbose=request.verbose)
     evaluated = _evaluate(request, checkpoint, folders, log)
     keep_until_exit(evaluated.engine)
     summary = summarize(evaluated)
-    _write(request, format, checkpoint, evaluated, summary)
+    _write(request, format, as_html, checkpoint, evaluated, summary)
     is_stored = model_folder is None or _store_temperature(model_folder, summary, log, quiet=request.quiet)
     is_accurate = _reaches(request.fail_under, summary, log)
     return ExitCode.OK if is_accurate and is_stored and not evaluated.failures else ExitCode.SOME_FAILED
@@ -102,6 +106,13 @@ def _format(request: EvalRequest) -> EvalFormat:
     suffix = request.output.suffix.lower() if request.output else ""
     hint = "use --report for an HTML page" if suffix in (".html", ".htm") else ""
     return choose_format(request.format, request.output, BY_SUFFIX, "table", hint)
+
+
+def _load_report() -> AsHtml:
+    """Import the code of the report. This is done before any work, because its libraries may be missing or broken."""
+    with extra("plot", "The report"):
+        from levit_cli.eval.report import as_html
+    return as_html
 
 
 def _model_folder(request: EvalRequest) -> Path | None:
@@ -166,7 +177,12 @@ def _evaluate(request: EvalRequest, checkpoint: Checkpoint, folders: ClassFolder
 
 
 def _write(
-    request: EvalRequest, format: EvalFormat, checkpoint: Checkpoint, evaluated: Evaluated, summary: Summary
+    request: EvalRequest,
+    format: EvalFormat,
+    as_html: AsHtml | None,
+    checkpoint: Checkpoint,
+    evaluated: Evaluated,
+    summary: Summary,
 ) -> None:
     """Write the report, then the results.
 
@@ -180,7 +196,7 @@ def _write(
         on_terminal = request.output is None and is_terminal()
         content = as_table(evaluated, summary, description, is_terminal=on_terminal, color=request.color).encode()
     try:
-        if request.report:
+        if request.report and as_html:
             write_output(request.report, as_html(evaluated, summary, description).encode())
     finally:
         write_output(request.output, content)
@@ -193,6 +209,9 @@ def _store_temperature(folder: Path, summary: Summary, log: Log, *, quiet: bool)
     file = store_temperature(folder, summary.fitted.temperature)
     if not quiet:
         log(f"Stored temperature {summary.fitted.temperature:.4g} in {file}; predict divides the logits by it")
+        if (total := summary.top1.total) < FEW_IMAGES:
+            fitted = f"it was fitted to {count_noun(total, 'image')}"
+            log(f"Warning: the temperature is uncertain · {fitted}, and with fewer than {FEW_IMAGES} it may be far off")
     return True
 
 

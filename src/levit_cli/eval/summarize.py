@@ -3,17 +3,14 @@
 import math
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from levit_cli.eval import metrics
 from levit_cli.eval.evaluate import TOP_K, Evaluated
-from levit_cli.eval.results import BINS, Bin, Calibration, Classes, ClassScore, ConfidentError, Proportion, Summary
+from levit_cli.eval.results import BINS, Calibration, Classes, ClassScore, ConfidentError, Proportion, Summary
 from levit_cli.predict.pipeline import probabilities
-
-if TYPE_CHECKING:
-    from levit_cli.eval.metrics import ClassMetrics
 
 CONFIDENT_ERRORS = 24
 CHUNK = 4096
@@ -21,17 +18,14 @@ CHUNK = 4096
 
 def summarize(evaluated: Evaluated) -> Summary:
     """Compute the results over the readable images. Top-k accuracy considers all of the model's classes."""
-    from levit_cli.eval import metrics
-
     targets, ranked, num_classes = evaluated.targets, evaluated.ranked, len(evaluated.labels)
     total = len(targets)
-    predicted = ranked[:, 0]
-    confusion = metrics.count_confusions(predicted, targets, num_classes)
-    scores = tuple(_scores(evaluated, confusion, metrics.class_metrics(predicted, targets, num_classes)))
+    confusion = metrics.count_confusions(ranked[:, 0], targets, num_classes)
+    scores = tuple(_scores(evaluated, confusion))
     fitted = metrics.fit_temperature(evaluated.logits, targets) if total else None
     return Summary(
-        top1=Proportion(metrics.count_hits(ranked[:, :1], targets, num_classes), total),
-        top5=Proportion(metrics.count_hits(ranked, targets, num_classes), total) if num_classes > TOP_K else None,
+        top1=Proportion(metrics.count_hits(ranked[:, :1], targets), total),
+        top5=Proportion(metrics.count_hits(ranked, targets), total) if num_classes > TOP_K else None,
         scores=scores,
         balanced_accuracy=_mean([score.recall for score in scores if score.recall is not None]),
         macro_f1=_mean([score.f1 or 0.0 for score in scores if score.images]),
@@ -42,8 +36,9 @@ def summarize(evaluated: Evaluated) -> Summary:
     )
 
 
-def _scores(evaluated: Evaluated, confusion: Classes, metrics: "ClassMetrics") -> Iterator[ClassScore]:
+def _scores(evaluated: Evaluated, confusion: Classes) -> Iterator[ClassScore]:
     """Yield the results of each class; an undefined metric is None, not 0."""
+    of_class = metrics.class_metrics(confusion)
     images, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     for folder, index in zip(evaluated.folders.classes, evaluated.class_of_folder, strict=True):
         has_images, was_predicted = bool(images[index]), bool(predicted[index])
@@ -53,9 +48,9 @@ def _scores(evaluated: Evaluated, confusion: Classes, metrics: "ClassMetrics") -
             images=int(images[index]),
             predicted=int(predicted[index]),
             correct=int(confusion[index, index]),
-            precision=float(metrics.precision[index]) if was_predicted else None,
-            recall=float(metrics.recall[index]) if has_images else None,
-            f1=float(metrics.f1[index]) if has_images or was_predicted else None,
+            precision=float(of_class.precision[index]) if was_predicted else None,
+            recall=float(of_class.recall[index]) if has_images else None,
+            f1=float(of_class.f1[index]) if has_images or was_predicted else None,
         )
 
 
@@ -64,16 +59,15 @@ def _mean(values: list[float]) -> float:
 
 
 def _calibration(evaluated: Evaluated, temperature: float) -> Calibration:
-    from levit_cli.eval import metrics
-
     correct = evaluated.ranked[:, 0] == evaluated.targets
-    confidences = np.minimum(_confidences(evaluated, temperature), np.nextafter(1.0, 0.0))
+    confidences = _confidences(evaluated, temperature)
+    bins = metrics.calibration_bins(confidences, correct, BINS)
     return Calibration(
         temperature=temperature,
-        error=metrics.calibration_error(confidences, correct, BINS),
+        error=metrics.calibration_error(bins),
         confidence=float(confidences.mean()),
         log_loss=metrics.log_loss(evaluated.logits, evaluated.targets, temperature),
-        bins=tuple(_bins(confidences, correct)),
+        bins=bins,
     )
 
 
@@ -84,20 +78,6 @@ def _confidences(evaluated: Evaluated, temperature: float) -> NDArray[np.float64
     starts = range(0, len(evaluated.logits), CHUNK)
     parts = (probabilities(evaluated.logits[start : start + CHUNK], temperature) for start in starts)
     return np.concatenate([part.max(axis=1) for part in parts])
-
-
-def _bins(confidences: NDArray[np.float64], correct: NDArray[np.bool_]) -> Iterator[Bin]:
-    edges = np.linspace(0, 1, BINS + 1)
-    bin_of_image = np.searchsorted(edges, confidences, side="right") - 1
-    for index in map(int, np.unique(bin_of_image)):
-        in_bin = bin_of_image == index
-        yield Bin(
-            low=float(edges[index]),
-            high=float(edges[index + 1]),
-            images=int(in_bin.sum()),
-            confidence=float(confidences[in_bin].mean()),
-            accuracy=float(correct[in_bin].mean()),
-        )
 
 
 def _confident_errors(evaluated: Evaluated) -> Iterator[ConfidentError]:

@@ -45,7 +45,8 @@ def notes(evaluated: Evaluated) -> list[str]:
         lines.append(f"{failed:,} of {total} could not be read (listed below). The results exclude unreadable images.")
     covered, known = len(evaluated.folders.classes), len(evaluated.labels)
     if covered < known:
-        note = f"The folders cover {covered:,} of the model's {known:,} classes; the model can predict any of them."
+        folders = "folder covers" if covered == 1 else "folders cover"
+        note = f"The {folders} {covered:,} of the model's {known:,} classes; the model can predict any of them."
         lines.append(note)
     return lines
 

@@ -1,10 +1,10 @@
 """Draw the learning curves of a run."""
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
-from levit_cli.system.plotting import prepare_matplotlib
+from levit_cli.system.plotting import BLUE, ORANGE, PALE_BLUE, RULE, Axes, Figure, MaxNLocator, chart_style, encode
+from levit_cli.system.text import printable
 
 FIGURE_SIZE_INCHES = (9.0, 3.6)
 DPI = 120
@@ -16,27 +16,31 @@ def draw_curves(history: Sequence[Mapping[str, Any]], title: str) -> bytes:
     Args:
         history: the metrics of each epoch, as in ``metrics.jsonl``.
     """
-    prepare_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    with chart_style("curves"):
+        figure = Figure(figsize=FIGURE_SIZE_INCHES, dpi=DPI, layout="constrained")
+        losses, accuracies = figure.subplots(1, 2)
+        _draw_losses(losses, history)
+        _draw_accuracy(accuracies, history)
+        for axes in (losses, accuracies):
+            axes.grid(color=RULE, linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set(xlabel="epoch", xlim=(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5))
+        figure.suptitle(printable(title), fontsize=11)
+        return encode(figure, "png")
 
-    figure = Figure(figsize=FIGURE_SIZE_INCHES, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, accuracies = figure.subplots(1, 2)
+
+def _draw_losses(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     epochs = [metrics["epoch"] for metrics in history]
-    losses.plot(epochs, [metrics["train_loss"] for metrics in history], marker=".", label="training")
-    losses.plot(epochs, [metrics["val_loss"] for metrics in history], marker=".", label="validation")
-    losses.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    accuracies.plot(epochs, [100 * metrics["val_top1"] for metrics in history], marker=".", color="tab:orange")
+    axes.plot(epochs, [metrics["train_loss"] for metrics in history], color=PALE_BLUE, marker=".", label="training")
+    axes.plot(epochs, [metrics["val_loss"] for metrics in history], color=BLUE, marker=".", label="validation")
+    axes.set(ylabel="loss", ylim=(0, None))
+    axes.legend(frameon=False)
+
+
+def _draw_accuracy(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    epochs = [metrics["epoch"] for metrics in history]
+    axes.plot(epochs, [100 * metrics["val_top1"] for metrics in history], marker=".", color=ORANGE)
     best = max(history, key=lambda metrics: float(metrics["val_top1"]))
-    accuracies.set(xlabel="epoch", ylabel="validation top-1, %")
-    accuracies.set_title(f"best {100 * best['val_top1']:.2f} % at epoch {best['epoch']}", fontsize=10)
-    for axes in (losses, accuracies):
-        axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    losses.legend()
-    figure.suptitle(title, fontsize=11)
-    content = BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+    axes.set(ylabel="validation top-1, %")
+    axes.set_title(f"best {100 * best['val_top1']:.2f} % at epoch {best['epoch']}", fontsize=10)

@@ -19,7 +19,7 @@ from levit_cli.finetune.data import Loaders, TrainingImages, ValidationImages
 from levit_cli.finetune.ddp import Processes, process_group, rank_from_environment
 from levit_cli.finetune.loop import Trainer
 from levit_cli.finetune.model_card import run_card
-from levit_cli.finetune.run_folder import Metrics, RunFolder
+from levit_cli.finetune.run_folder import Metrics, RunFolder, load_curves
 from levit_cli.finetune.settings import FinetuneRequest, Runtime, Settings, resolve_settings
 from levit_cli.finetune.split import Split, exclude, find_images, scan
 from levit_cli.finetune.state import make_train_state
@@ -48,6 +48,7 @@ def finetune(request: FinetuneRequest, runtime: Runtime, log: Log) -> ExitCode:
         split = load_split(settings, folder, processes, log)
         settings = replace(settings, precision=choose_precision(settings.precision, processes.device))
         log(f"Training on {processes.device} in {settings.precision}{_resources(processes)}")
+        load_curves(log)
         trainer = make_trainer(settings, split, folder, processes, runtime, log)
         if saved := folder.load_state() if request.resume else None:
             trainer.restore(saved)

@@ -6,7 +6,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from levit_cli.errors import OutputError, RefusedError, UsageError, reason_of
-from levit_cli.finetune.curves import draw_curves
+from levit_cli.errors import LevitError, OutputError, RefusedError, UsageError, reason_of
 from levit_cli.finetune.settings import Settings, as_toml, given_options, read_toml
 from levit_cli.finetune.split import Unreadable
 from levit_cli.system.atomic import replace_bytes, replace_text
+from levit_cli.system.extras import extra
 from levit_cli.system.output import require_free
+from levit_cli.system.progress import Log, silent
 
 Metrics = dict[str, Any]  # of one epoch: a line of metrics.jsonl
 
@@ -119,7 +120,8 @@ class RunFolder:
 
     def write_metrics(self, history: list[Metrics]) -> None:
         replace_text(self.metrics_file, "".join(json.dumps(metrics) + "\n" for metrics in history))
-        replace_bytes(self.path / "curves.png", draw_curves(history, self.path.name))
+        if draw_curves := load_curves():
+            replace_bytes(self.path / "curves.png", draw_curves(history, self.path.name))
 
     def write_unreadable(self, unreadable: tuple[Unreadable, ...]) -> None:
         lines = (f"{json.dumps(str(path))}\t{problem}\n" for path, problem in unreadable)
@@ -136,6 +138,17 @@ class RunFolder:
         with refuse_damaged(self.unreadable_file):
             lines = self.unreadable_file.read_text(encoding="utf-8").splitlines()
             return tuple((Path(json.loads(path)), problem) for path, problem in (line.split("\t", 1) for line in lines))
+
+
+def load_curves(log: Log = silent) -> Callable[[list[Metrics], str], bytes] | None:
+    """Import the function that draws the curves; if it cannot be imported, log one line and return None."""
+    try:
+        with extra("plot", "curves.png"):
+            from levit_cli.finetune.curves import draw_curves
+    except LevitError as error:
+        log(f"The learning curves will not be drawn · {error}")
+        return None
+    return draw_curves
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from levit_cli.errors import InputError, RefusedError, UsageError
 from levit_cli.images.decode import decode
 from levit_cli.predict.reader import open_regular
 from levit_cli.system.cpu import usable_threads
+from levit_cli.system.text import count_noun
 
 Sample = tuple[Path, int]  # path, class index
 Unreadable = tuple[Path, str]  # path, reason
@@ -94,7 +95,7 @@ def scan(split: Split, max_unreadable: float) -> Split:
         )
     if len(unreadable) > max_unreadable * len(samples):
         raise RefusedError(
-            f"{len(unreadable)} of {len(samples)} images cannot be read",
+            f"{len(unreadable):,} of {count_noun(len(samples), 'image')} cannot be read",
             why="; ".join(f"{path}: {problem}" for path, problem in unreadable[:3]),
             hint="repair or remove them, or raise --max-unreadable",
         )

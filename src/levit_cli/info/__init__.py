@@ -6,6 +6,7 @@ from typing import Any
 
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.model.tensors import count_folded_parameters, count_parameters
+from levit_cli.system.text import count_noun
 
 SHOWN_LABELS = 5
 
@@ -63,7 +64,7 @@ def as_text(facts: dict[str, Any]) -> str:
             f"crop {_size(transform['crop_size'])} ({transform['crop_rounding']})"
         ),
         "accuracy": (
-            f"top-1 {evaluation['top1']:.4f} on {evaluation['images']:,} images of {evaluation['dataset']}"
+            f"top-1 {evaluation['top1']:.4f} on {count_noun(evaluation['images'], 'image')} of {evaluation['dataset']}"
             if evaluation
             else "not stated in the metadata"
         ),

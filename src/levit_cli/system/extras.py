@@ -4,6 +4,7 @@ The core install holds no torch and no matplotlib. A command that needs one of t
 """
 
 import importlib.util
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ PACKAGES = {
 
 def pip_command(name: str) -> str:
     """Return the command that installs an extra for the running interpreter."""
-    return f"{sys.executable} -m pip install 'levit-cli[{name}]'"
+    return f"{shlex.quote(sys.executable)} -m pip install 'levit-cli[{name}]'"
 
 
 def missing_package(name: str) -> str | None:
