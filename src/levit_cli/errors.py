@@ -4,9 +4,13 @@ A ``LevitError`` ends the command and carries its exit code; the error handler i
 An ``InputError`` concerns one input only: it becomes the error record of that input, and the run continues.
 """
 
+import errno
+import os
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import ClassVar, Literal
+
+IS_WINDOWS = os.name == "nt"
 
 
 class ExitCode(IntEnum):
@@ -43,6 +47,13 @@ class LevitError(Exception):
 def reason_of(error: BaseException) -> str:
     """Return the reason of an error in words: for an ``OSError`` without its number and path."""
     return str(getattr(error, "strerror", None) or error)
+
+
+def is_broken_pipe(error: BaseException) -> bool:
+    """Return whether an error means that the reader of a pipe closed it. Windows reports an invalid argument."""
+    return isinstance(error, BrokenPipeError) or (
+        IS_WINDOWS and isinstance(error, OSError) and error.errno == errno.EINVAL
+    )
 
 
 class UsageError(LevitError):

@@ -293,6 +293,7 @@ def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_p
     assert (own / "config.json").read_bytes() == config
 
 
+@pytest.mark.guarantee("missing-extra")
 def test_a_report_without_its_extra_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "data", ("cat",))
     hidden = environment(**hide_extra("plot", tmp_path / "hidden"))

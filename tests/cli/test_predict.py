@@ -14,6 +14,7 @@ import pytest
 from tests.support.binary import LEVIT, environment, installed_levit, levit, records, unprivileged
 from tests.support.extras import needs_torch
 from tests.support.fake_hub import FakeSite
+from tests.support.foreign_systems import posix_only
 from tests.support.sample_images import sample_image, write_images
 
 
@@ -61,6 +62,7 @@ def break_every_fifth(paths: list[Path]) -> dict[str, str]:
     return expected
 
 
+@posix_only
 @pytest.mark.guarantee("one-record-per-input", "no-label-on-error", "corrupt-image", "missing-or-unreadable")
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_each_broken_file_is_an_error_record_and_the_run_goes_on(

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from levit_cli.data.inputs import expand, from_paths, is_url, read_list, walk
+from tests.support.foreign_systems import IS_ROOT
 
 
 def touch(root: Path, *names: str) -> None:
@@ -48,7 +49,7 @@ def test_three_hundred_nested_folders_are_walked(tmp_path: Path) -> None:
 
 
 @pytest.mark.guarantee("missing-or-unreadable")
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+@pytest.mark.skipif(IS_ROOT, reason="root can read every file")
 def test_unreadable_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
     (tmp_path / "unreadable").mkdir(mode=0)
     (item,) = walk(str(tmp_path))

@@ -19,11 +19,13 @@ from levit_cli.errors import InputError, RefusedError
 from levit_cli.images.transforms import transform_for
 from levit_cli.predict.isolation import IsolatedReader
 from levit_cli.predict.reader import Reader
-from tests.support.faulty_decoders import ask_for, faulty_decoders
+from tests.support.faulty_decoders import SITECUSTOMIZE, ask_for, faulty_decoders
+from tests.support.foreign_systems import linux_only, without_posix
 from tests.support.sample_images import sample_image, write_images
 
 TRANSFORM = transform_for("hf", (32, 48))
 READER = Reader(TRANSFORM)
+pytestmark = linux_only  # the tests look at processes in /proc
 
 
 @pytest.fixture
@@ -137,9 +139,10 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("hangs", [False, True])
-def test_workers_exit_when_the_main_process_is_killed(tmp_path: Path, hangs: bool) -> None:
-    environment = {**os.environ, **faulty_decoders(tmp_path / "site")}
+@pytest.mark.parametrize(("hangs", "has_posix"), [(False, True), (True, True), (True, False)])
+def test_workers_exit_when_the_main_process_is_killed(tmp_path: Path, hangs: bool, has_posix: bool) -> None:
+    site = tmp_path / "site"
+    environment = {**os.environ, **(faulty_decoders(site) if has_posix else without_posix(site, SITECUSTOMIZE))}
     path = tmp_path / "a.jpg"
     if hangs:
         ask_for("hang", path)

@@ -4,9 +4,12 @@ To print help, only this package is imported. Each command imports its implement
 """
 
 import inspect
+import io
 import re
 import shutil
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+import sys
+import warnings
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -20,7 +23,7 @@ from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
-from levit_cli.errors import ExitCode
+from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
 
 if TYPE_CHECKING:
@@ -137,8 +140,18 @@ def levit(
     del version  # handled by the callback
 
 
+def _write_utf8(*streams: TextIO | None) -> None:
+    """Write UTF-8 and plain line feeds, as on other systems, whatever the code page of Windows is."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", newline="\n")
+
+
 def main() -> NoReturn:
     """Run the ``levit`` command and exit."""
+    warnings.filterwarnings("ignore", module="PIL")  # Pillow warns about broken metadata, which we tolerate
+    if IS_WINDOWS:
+        _write_utf8(sys.stdout, sys.stderr)
     try:
         app(prog_name="levit")
     except SystemExit as stop:

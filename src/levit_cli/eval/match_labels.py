@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from levit_cli.data.labels import Labels, composed, numbered, synonyms
+from levit_cli.data.labels import Labels, composed, placeholders, synonyms
 from levit_cli.errors import RefusedError
 from levit_cli.system.text import count_noun, printable
 
@@ -45,7 +45,6 @@ def match(folders: Sequence[str], labels: Labels) -> tuple[int, ...]:
 
 def _rules(labels: Labels) -> tuple[_Rule, ...]:
     """Return the rules in the order in which they are tried."""
-    placeholders = [f"LABEL_{index}" for index in range(len(labels))] if labels == numbered(len(labels)) else []
     all_names = [{_normalized(name) for name in (*names, ", ".join(names))} for names in synonyms(labels)]
     return (
         _Rule(str, _group_by_key([name] for name in labels.names)),
@@ -53,7 +52,7 @@ def _rules(labels: Labels) -> tuple[_Rule, ...]:
         _Rule(_wordnet_id, _group_by_key([wnid] for wnid in labels.wnids or ())),
         _Rule(_normalized, _group_by_key([_normalized(name)] for name in labels.names)),
         _Rule(_normalized, _group_by_key(all_names)),
-        _Rule(str, _group_by_key([name] for name in placeholders)),
+        _Rule(str, _group_by_key([name] for name in (placeholders(len(labels)) if labels.generated else ()))),
     )
 
 
@@ -76,7 +75,7 @@ def _wordnet_id(name: str) -> str:
 
 
 def _normalized(name: str) -> str:
-    """Compose accents, and fold case, underscores and spaces."""
+    """Fold case, underscores and spaces, and compose accents."""
     return " ".join(composed(name).casefold().replace("_", " ").split())
 
 
