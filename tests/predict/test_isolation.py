@@ -184,3 +184,15 @@ def is_running(process: int) -> bool:
         return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_the_error_of_a_process_that_cannot_start_names_every_option_that_needs_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    reader = IsolatedReader(READER, timeout_s=60)
+    with pytest.raises(RefusedError, match="--isolate, --resume and images that exceed --timeout need one"):
+        reader(Input("x.jpg"))

@@ -147,5 +147,6 @@ def _cleaned(labels: Labels) -> Labels:
     names = tuple(name.strip() for name in labels.names)
     if "" in names:
         raise RefusedError(f"the label of class {names.index('')} is empty")
-    ids = names if all(map(WORDNET_ID.fullmatch, names)) else None
-    return Labels(names, labels.wnids or ids) if labels.wnids or ids else from_names(names)
+    wnids = labels.wnids or (names if all(map(WORDNET_ID.fullmatch, names)) else None)
+    known = from_names(names)
+    return known if wnids in (None, known.wnids) else Labels(names, wnids)
