@@ -25,6 +25,7 @@ from tests.support.sample_images import sample_image, write_images
 
 TRANSFORM = transform_for("hf", (32, 48))
 READER = Reader(TRANSFORM)
+OTHERS: set[int] = set()  # children that this module did not start
 pytestmark = linux_only  # the tests look at processes in /proc
 
 
@@ -170,13 +171,21 @@ def test_workers_import_nothing_from_the_working_folder(tmp_path: Path, monkeypa
     assert not (tmp_path / "imported").exists()
 
 
+@pytest.fixture(autouse=True)
+def _others() -> Iterator[None]:
+    """Ignore children that other tests started, such as the server of forked commands."""
+    OTHERS.update(children())
+    yield
+    OTHERS.clear()
+
+
 def children() -> list[int]:
-    """Return the ids of the child processes of this process."""
+    """Return the ids of the child processes that the test started."""
     found: list[int] = []
     for task in Path("/proc/self/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
             found += map(int, (task / "children").read_text().split())
-    return found
+    return [process for process in found if process not in OTHERS]
 
 
 def is_running(process: int) -> bool:
