@@ -6,6 +6,7 @@ An ``InputError`` concerns one input only: it becomes the error record of that i
 
 import errno
 import os
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import ClassVar, Literal
 
@@ -59,6 +60,16 @@ class UsageError(LevitError):
     """The command line cannot be executed, for example because there are no inputs or the output exists."""
 
     exit_code = ExitCode.USAGE
+
+
+def raise_faults(faults: Sequence[UsageError]) -> None:
+    """Raise the faults of a command line, if there are any. Several become one error that names all of them."""
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        texts = ["; ".join(filter(None, (fault.what, fault.why, fault.hint))) for fault in faults]
+        numbered = (f"({number}) {text}" for number, text in enumerate(texts, start=1))
+        raise UsageError(f"The command line has {len(faults)} faults", why=" · ".join(numbered))
 
 
 class RefusedError(LevitError):

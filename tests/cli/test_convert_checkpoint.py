@@ -60,6 +60,17 @@ def test_labels_preprocessing_and_shortest_edge_are_stored(tiny_folder: Path, tm
     assert facts["preprocessing"]["crop_rounding"] == "half_even"
 
 
+def test_generated_labels_are_not_called_kept(tiny_folder: Path, tmp_path: Path) -> None:
+    done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / "out", "--to", "hf")
+    assert b"labels        none (the source names no classes)" in done.stdout
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"LABEL_{index}\n" for index in range(7)))
+    done = levit("convert-checkpoint", tmp_path / "out", "-o", tmp_path / "named", "--to", "hf", "--labels", labels)
+    assert b"labels        kept" in done.stdout
+    done = levit("convert-checkpoint", tmp_path / "named", "-o", tmp_path / "timm", "--to", "timm")
+    assert b"labels        kept" in done.stdout
+
+
 def test_a_folder_without_weights_is_exit_3(tmp_path: Path) -> None:
     done = levit("convert-checkpoint", tmp_path, "-o", tmp_path / "out", "--to", "hf")
     assert done.returncode == 3

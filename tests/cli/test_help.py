@@ -122,6 +122,16 @@ def test_the_revision_in_a_hub_id_is_visible(command: str, columns: int) -> None
     assert "owner/name[@rev]" in words
 
 
+@pytest.mark.parametrize("columns", [40, 80, 160])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_every_square_bracket_of_its_source(command: str, columns: int) -> None:
+    shown = re.sub(r"[│\s]+", "", help_of(command, columns=columns))
+    for parameter in command_of(command).params:
+        help_text = (getattr(parameter, "help", "") or "").replace("\\[", "[")
+        for words in re.findall(r"\S*\[[^\]]*\]\S*", help_text):
+            assert "".join(words.split()) in shown, parameter.name
+
+
 @pytest.mark.parametrize(
     ("command", "usage"),
     [
@@ -169,3 +179,10 @@ def test_a_terminal_shows_the_examples_as_a_pipe_does() -> None:
     shown = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).replace("\r\n", "\n")
     assert examples_of(shown) == examples_of(help_of("predict"))
     assert b"\x1b[" in text
+
+
+@pytest.mark.parametrize(("words", "expected"), [("levit ev", ["eval"]), ("levit predict --top", ["--top-k"])])
+def test_bash_completes_commands_and_options(words: str, expected: list[str]) -> None:
+    env = environment(_LEVIT_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    done = subprocess.run([LEVIT], capture_output=True, env=env, timeout=60, check=False)
+    assert done.stdout.decode().split() == expected, done.stderr

@@ -107,8 +107,11 @@ def test_existing_file_with_glob_characters_is_not_expanded(tmp_path: Path) -> N
     assert [item.path for item in expand([f"{tmp_path}/a[1].jpg"])] == [f"{tmp_path}/a[1].jpg"]
 
 
-def test_glob_without_a_match_is_kept_as_an_input(tmp_path: Path) -> None:
-    assert [item.path for item in expand([f"{tmp_path}/*.jpg"])] == [f"{tmp_path}/*.jpg"]
+def test_glob_without_a_match_is_an_input_with_an_error(tmp_path: Path) -> None:
+    (item,) = expand([f"{tmp_path}/*.jpg"])
+    assert item.path == f"{tmp_path}/*.jpg"
+    assert item.error is not None
+    assert (item.error.kind, item.error.message) == ("not_found", "no such file, and as a pattern it matches nothing")
 
 
 def test_urls_and_standard_input_are_kept() -> None:

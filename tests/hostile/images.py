@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from levit_cli.images.decode import ALLOWED_FORMATS
 from levit_cli.images.jpeg import SCAN, segments
+from levit_cli.images.plugins import PLUGINS
 from tests.support.binary import LEVIT, environment
 from tests.support.random_weights import write_folder
 from tests.support.sample_images import sample_image
@@ -91,7 +91,7 @@ def scan_bomb() -> bytes:
 def write_hostile(folder: Path, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     whole = whole_images()
-    decoded = sorted(name for name in whole if name.startswith(ALLOWED_FORMATS))
+    decoded = sorted(name for name in whole if name.startswith(tuple(PLUGINS)))
     for number in range(count):
         names = sorted(whole) if number % 5 == 0 else decoded  # mostly formats that levit reads
         name = names[int(rng.integers(0, len(names)))]

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, _imaging
 
 from levit_cli.errors import InputError
-from levit_cli.images.decode import MAX_PIXELS, MAX_SIDE, decode
+from levit_cli.images.decode import decode
+from levit_cli.images.plugins import MAX_PIXELS, MAX_SIDE
 from levit_cli.images.rgb import to_rgb
 from tests.support.sample_images import sample_image
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from levit_cli.checkpoints.metadata import CONFIG, PREPROCESSOR
+from levit_cli.checkpoints.metadata import METADATA_FILES
 from levit_cli.checkpoints.weights import WEIGHT_FILES, sha256_of, shards
 from levit_cli.errors import LevitError, OutputError, RefusedError, UnreachableError, UsageError
 from levit_cli.system.atomic import replace_text
@@ -182,7 +182,7 @@ def _cached_files(hub_id: HubId) -> list[Path]:
     for weights in filter(None, map(cached, WEIGHT_FILES)):
         parts = [cached(part) for part in shards(weights)]
         if all(parts):
-            metadata = filter(None, map(cached, (CONFIG, PREPROCESSOR)))
+            metadata = filter(None, map(cached, METADATA_FILES))
             return [weights, *(part for part in parts if part), *metadata]
     return []
 
@@ -201,7 +201,7 @@ def _download(hub_id: HubId, listing: _Listing, warn: Warn) -> Path:
     if weights is None:
         raise RefusedError(f"{hub_id} holds no weights that levit reads", why=f"looked for {', '.join(WEIGHT_FILES)}")
     # Weights come last: after an interruption, a cache that holds them also holds their labels and preprocessing.
-    for name in (CONFIG, PREPROCESSOR):
+    for name in METADATA_FILES:
         if name in listing.hashes:
             _get(hub_id, listing, name, warn)
     path = _get(hub_id, listing, weights, warn)

@@ -8,6 +8,7 @@ import io
 import re
 import shutil
 import sys
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
@@ -148,12 +149,14 @@ def _write_utf8(*streams: TextIO | None) -> None:
 
 def main() -> NoReturn:
     """Run the ``levit`` command and exit."""
+    warnings.filterwarnings("ignore", module="PIL")  # Pillow warns about broken metadata, which we tolerate
     if IS_WINDOWS:
         _write_utf8(sys.stdout, sys.stderr)
     try:
         app(prog_name="levit")
     except SystemExit as stop:
-        exit_now(stop.code)
+        # Typer and Rich turn a closed pipe into exit code 1.
+        exit_now(ExitCode.BROKEN_PIPE if isinstance(stop.__context__, BrokenPipeError) else stop.code)
     except OSError as error:  # help or the version could not be printed
         log(f"Error: Cannot write to standard output · {error.strerror}")
         exit_now(ExitCode.OUTPUT)

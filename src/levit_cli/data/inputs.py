@@ -18,6 +18,7 @@ STDIN = "-"
 URL_SCHEMES = ("http://", "https://")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # of images in folders
 CHUNK_BYTES = 1 << 16
+NO_MATCH = "no such file, and as a pattern it matches nothing"
 RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # ** as a whole component of a path
 
 
@@ -52,7 +53,7 @@ def expand(arguments: Iterable[str]) -> Iterator[Input]:
             yield Input(argument)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             matches = sorted({*_matches(argument)}, key=os.fsencode)
-            yield from from_paths(matches or [argument])
+            yield from from_paths(matches) if matches else [Input(argument, InputError("not_found", NO_MATCH))]
         else:
             yield from from_paths([argument])
 

@@ -8,13 +8,16 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from levit_cli.images.orientation import Metadata
+
 MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # excludes stuffed 0xFF bytes and restart markers
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 WITHOUT_LENGTH = (0x01, 0xD8, 0xD9)  # markers without length and data
-END, SCAN, EXIF = 0xD9, 0xDA, 0xE1
+END, SCAN, APP0, APP1, APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
 END_MARKER = bytes((0xFF, END))
-METADATA = frozenset(range(0xE0, 0xF0)) - {0xEE} | {0xFE}  # Adobe's 0xEE is kept: it defines the color space
+METADATA = frozenset((*range(0xE0, 0xF0), 0xFE))  # application segments, comments
+EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 class Segment(NamedTuple):
@@ -39,18 +42,32 @@ def segments(data: bytes) -> Iterator[Segment]:
             return
 
 
-def without_metadata(data: bytes) -> bytes:
-    """Remove texts, profiles and all EXIF blocks but the first, which contains the orientation."""
+def split(data: bytes) -> tuple[bytes, Metadata]:
+    """Return the image without its metadata, and the metadata that may hold its orientation.
+
+    Pillow joins the parts of an EXIF block in quadratic time, and fails on many kinds of broken metadata.
+    """
     kept: list[bytes] = []
-    has_exif = False
+    exif: list[bytes] = []
+    xmp = b""
     for segment in segments(data):
         if segment.marker == SCAN:
-            return b"".join([*kept, data[segment.start :]])
-        is_exif = segment.marker == EXIF and segment.data.startswith(b"Exif") and not has_exif
-        has_exif |= is_exif
-        if is_exif or segment.marker not in METADATA:
+            kept.append(data[segment.start :])
+            break
+        if segment.marker == APP1 and segment.data.startswith(EXIF):
+            exif.append(segment.data[len(EXIF) :])
+        elif segment.marker == APP1 and segment.data.startswith(XMP):
+            xmp = segment.data[len(XMP) :]
+        elif segment.marker not in METADATA or _defines_colors(segment):
             kept.append(data[segment.start : segment.end])
-    return b"".join(kept)
+    return b"".join(kept), Metadata(b"".join(exif), xmp)
+
+
+def _defines_colors(segment: Segment) -> bool:
+    """Whether libjpeg determines the color space by this segment. It ignores shorter ones; Pillow fails on them."""
+    jfif = segment.marker == APP0 and segment.data.startswith(b"JFIF\0") and len(segment.data) >= 14
+    adobe = segment.marker == APP14 and segment.data.startswith(b"Adobe") and len(segment.data) >= 12
+    return jfif or adobe
 
 
 def lacks_end_marker(data: bytes) -> bool:

@@ -15,6 +15,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from levit_cli.images.rgb import region
 from levit_cli.images.transforms import Transform
 
 MAX_FILTER_RADIUS = 3.0  # source pixels per side that Pillow's widest filter (Lanczos) reads at scale 1
@@ -42,7 +43,7 @@ def preprocess(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
         for source, length, side in zip(image.size, resized, crop, strict=True)
     ]
     order = (VERTICAL, HORIZONTAL) if _vertical_first(image.size, resized) else (HORIZONTAL, VERTICAL)
-    image = image.crop((horizontal.first_tap, vertical.first_tap, horizontal.last_tap, vertical.last_tap))
+    image = region(image, (horizontal.first_tap, vertical.first_tap, horizontal.last_tap, vertical.last_tap))
     for axis in order:
         image = _resize_axis(image, axis, crop[axis], spans[axis], resample)
     return np.asarray(image)

@@ -9,12 +9,15 @@
 - ``I`` and ``F`` with other values: an error, because the value that means white is unknown.
 """
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
 from levit_cli.errors import InputError
 
-TIFF_BITS = 258
+TIFF_BITS, TIFF_PHOTOMETRIC = 258, 262
+WHITE_IS_ZERO = 0
 BAND_PIXELS = 1 << 20
 
 
@@ -28,7 +31,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if mode == "RGB":
         return image
     if mode.startswith("I;16"):
-        return _scaled(image, 255 / (4095 if _has_twelve_bits(image) else 65_535))
+        return _scaled(image, 255 / (4095 if _tag(image, TIFF_BITS) == (12,) else 65_535))
     if mode == "I":
         return _scaled(image, 1 / 257, highest=65_535)
     if mode == "F":
@@ -52,19 +55,36 @@ def _scaled(image: Image.Image, factor: float, highest: float | None = None) -> 
     rows = max(BAND_PIXELS // width, 1)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        values = np.asarray(image.crop((0, top, width, bottom)))
+        values = np.asarray(region(image, (0, top, width, bottom)))
         if highest is not None and not (values.min() >= 0 and values.max() <= highest):  # NaN fails too
+            bits = (_tag(image, TIFF_BITS) or (32,))[0]
+            kind = " floating-point" if image.mode == "F" else ""
             raise InputError(
                 "unsupported_mode",
-                f"mode {image.mode} has gray values from {values.min():g} to {values.max():g}, "
+                f"1 band of {bits}{kind} bits with values from {values.min():g} to {values.max():g}, "
                 f"but only 0 to {highest:g} is supported",
             )
         gray[top:bottom] = np.rint(values.astype(np.float32) * np.float32(factor))
+    if _tag(image, TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts only images with up to 8 bits
+        np.subtract(255, gray, out=gray)
     return Image.fromarray(gray).convert("RGB")
 
 
-def _has_twelve_bits(image: Image.Image) -> bool:
-    return getattr(image, "tag_v2", {}).get(TIFF_BITS) == (12,)
+def region(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Return the part of an image in a box (left, top, right, bottom).
+
+    ``Image.crop`` does the same but fails if the part is larger than ``Image.MAX_IMAGE_PIXELS`` of this process.
+    """
+    left, top, right, bottom = box
+    if box == (0, 0, *image.size):
+        return image
+    part = Image.new(image.mode, (right - left, bottom - top), None)
+    part.paste(image, (-left, -top))
+    return part
+
+
+def _tag(image: Image.Image, tag: int) -> Any:
+    return getattr(image, "tag_v2", {}).get(tag)
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

@@ -1,11 +1,11 @@
 """Identify file formats by their first bytes, and detect truncated files by the structure of their format."""
 
 from collections.abc import Callable
-from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
 from levit_cli.errors import InputError, InputErrorKind
 from levit_cli.images import jpeg
+from levit_cli.images.plugins import tiff_directory
 from levit_cli.system.text import count_noun
 
 MIN_TEXT_BYTES = 12  # a shorter file may be a truncated image
@@ -135,14 +135,8 @@ def _is_truncated_bmp(data: bytes) -> bool:
 
 def _is_truncated_tiff(data: bytes) -> bool:
     """Whether the first directory, or the pixel data that it refers to, extends beyond the end of the file."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    directory = ImageFileDirectory_v2(data[: 16 if data[2] == ord("+") else 8])
-    first = directory.next
-    file = BytesIO(data)
-    file.seek(first)
-    directory.load(file)
-    if directory.next == first:  # not updated, so the directory was not read to its end
+    directory, is_complete = tiff_directory(data)
+    if not is_complete:
         return True
     for offsets, sizes in (TIFF_STRIPS, TIFF_TILES):
         if offsets in directory and sizes in directory:

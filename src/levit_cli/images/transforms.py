@@ -59,8 +59,15 @@ class Transform:
             )
 
     def resized_size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the (width, height) of an image after resizing; the longer side is truncated, as in torchvision."""
+        """Return the (width, height) of an image after resizing.
+
+        The side that exceeds the box is truncated, as in torchvision. If the box is not square, it is rounded as in
+        timm, because torchvision and transformers have no such box.
+        """
         box_height, box_width = self.resize_to
+        if box_height != box_width:
+            ratio = min(height / box_height, width / box_width)
+            return round(width / ratio), round(height / ratio)
         if box_width * height <= box_height * width:
             return int(box_height * width / height), box_height
         return box_width, int(box_width * height / width)

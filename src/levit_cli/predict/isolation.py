@@ -202,8 +202,11 @@ def _receive_all(stream: BinaryIO, replies: "SimpleQueue[Reply | None]") -> None
     replies.put(None)
 
 
+NEEDED_FOR = "--isolate, --resume and images that exceed --timeout need one; free memory or allow more processes"
+
+
 def _not_started(error: Exception) -> RefusedError:
-    return RefusedError("Cannot start a decoder process", why=str(error), hint="try without --isolate")
+    return RefusedError("Cannot start a decoder process", why=str(error), hint=NEEDED_FOR)
 
 
 def serve() -> NoReturn:

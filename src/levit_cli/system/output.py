@@ -48,6 +48,8 @@ def require_free(
     if not output.exists():
         _require_writable_folder(output)
     elif any(same_file(str(output), str(path)) for path in inputs):
+        if output.is_dir():
+            raise _is_folder(output)
         raise UsageError(f"The output {output} is also an input", why="it was not touched", hint="choose another name")
     elif output.is_dir() and not folder:
         raise OutputError(f"Cannot write {output}", why="it is a folder", hint="choose the name of a file")
@@ -70,6 +72,11 @@ def _require_writable_folder(output: Path) -> None:
         raise OutputError(f"Cannot write {output}", why=why, hint=hint)
 
 
+def _is_folder(output: Path) -> UsageError:
+    hint = "choose the name of a file, with the suffix of its format"
+    return UsageError(f"The output {output} is a folder", why="it was not touched", hint=hint)
+
+
 F = TypeVar("F")
 
 
@@ -90,6 +97,8 @@ def choose_format(format: F | None, output: Path | None, by_suffix: Mapping[str,
     if output is None:
         return default
     suffix = output.suffix.lower()
+    if output.is_dir():
+        raise _is_folder(output)
     if suffix not in by_suffix:
         known = ", ".join(filter(None, by_suffix))
         what = f"No output format matches the suffix of {output.name}"
