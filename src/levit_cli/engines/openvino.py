@@ -7,8 +7,10 @@ other code of the process can import the converter as usual.
 
 import functools
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any
@@ -36,6 +38,7 @@ with hidden_module("openvino.tools.ovc"):
 
 from levit_cli import __version__
 from levit_cli.choices import Precision
+from levit_cli.engines.small_batches import Graph, SmallBatches
 from levit_cli.engines.spec import Cache, EngineSpec, pad_batch, require_precision
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import Grid, LevitConfig
@@ -185,13 +188,26 @@ class OpenVinoEngine:
         self._key = _cache_key(core, transform, self.spec, weights_id)
         compiled = self._from_cache(core)
         self._is_new = compiled is None
-        self._compiled: Any = self._compile(LOGITS) if compiled is None else compiled
-        self._pool = InferRequestPool(self._compiled, self.spec)
+        start = time.perf_counter()
+        self._compiled: Any = self._compile(LOGITS, spec.batch_size) if compiled is None else compiled
+        self._call: Graph = self._with_small_batches(LOGITS, self._compiled, time.perf_counter() - start)
 
-    def _compile(self, output: int) -> Any:
+    def _with_small_batches(self, output: int, compiled: Any, compile_s: float) -> Graph:
+        pool = InferRequestPool(compiled, self.spec)
+        if self.spec.batch_size <= 1:  # 1 needs no padding, and 0 allows any size
+            return pool
+        return SmallBatches(
+            pool,
+            lambda size: InferRequestPool(self._compile(output, size), replace(self.spec, batch_size=size)),
+            batch_size=self.spec.batch_size,
+            compile_s=compile_s,
+            image_size=self._config.image_size,
+        )
+
+    def _compile(self, output: int, batch_size: int) -> Any:
         if not self._weights:
             self._weights, self._state = fold(self._state, self._config), {}
-        graph = build_graph(self._weights, self._config, self._transform, self.spec.batch_size, output)
+        graph = build_graph(self._weights, self._config, self._transform, batch_size, output)
         return shared_core().compile_model(graph, "CPU", properties(self.spec))
 
     def _from_cache(self, core: ov.Core) -> Any | None:
@@ -210,12 +226,12 @@ class OpenVinoEngine:
             self._is_new = False
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._pool(pixels)
+        return self._call(pixels)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with self._lock:
             if self._features is None:
-                self._features = InferRequestPool(self._compile(FEATURES), self.spec)
+                self._features = InferRequestPool(self._compile(FEATURES, self.spec.batch_size), self.spec)
         return self._features(pixels)
 
 
