@@ -94,7 +94,7 @@ def test_only_the_cache_is_written_to_the_home_folder(tiny_folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine", "torch", "-m", "demo"], b"The torch engine cannot be used"),
+        (["--engine", "torch", "-m", "demo"], b"The torch engine needs torch and torchvision, which"),
         (["-m", "w.pth"], b"which only torch"),
     ],
 )

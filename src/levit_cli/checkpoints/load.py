@@ -105,9 +105,7 @@ def load(
     metadata = (
         read_metadata(files[0].parent, with_transform=preprocessing is None) if _has_own_metadata(path) else Metadata()
     )
-    conversion = convert_state_dict(
-        weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
-    )
+    conversion = _convert(weights, path, metadata)
     config = conversion.config
     return Checkpoint(
         config=config,
@@ -123,6 +121,16 @@ def load(
         evaluation=metadata.evaluation,
         temperature=metadata.temperature,
     )
+
+
+def _convert(weights: Weights, path: Path, metadata: Metadata) -> StateDictConversion:
+    try:
+        return convert_state_dict(
+            weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
+        )
+    except RefusedError as error:  # what was skipped may be the reason
+        hint = "; ".join(part for part in (error.hint, *weights.notes) if part)
+        raise RefusedError(error.what, why=error.why, hint=hint) from error
 
 
 def unused_hash(source: str, sha256: str | None) -> list[UsageError]:

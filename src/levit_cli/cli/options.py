@@ -119,4 +119,4 @@ NoColorOption = Annotated[
     bool, typer.Option("--no-color", rich_help_panel=GENERAL, help="Print the table without colors.")
 ]
 
-DEFAULT_MODEL = "levit-256"
+DEFAULT_MODEL = choices.DEFAULT_MODEL

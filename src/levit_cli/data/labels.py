@@ -35,6 +35,9 @@ class Labels:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __getitem__(self, index: int) -> str:
+        return self.names[index]
+
 
 @cache
 def imagenet1k() -> Labels:
