@@ -14,13 +14,17 @@ from tests.support.binary import environment, levit
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "levit_cli"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 USER_PAGES = [page for page in PAGES if page.parent.name != "dev"]
 CARDS = [ROOT / "examples/README.md", ROOT / "examples/demo_model/README.md", PACKAGE / "assets/demo/README.md"]
 COMMANDS = ("predict", "eval", "finetune", "bench", "convert-checkpoint", "info")
 BENCHMARK_PAGE = "performance.md"  # also names options of the scripts in benchmarks/
+GENERAL = {"--version", "--help", "--install-completion", "--show-completion"}  # options of levit itself
 OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z0-9][a-z0-9-]*")
-COMMAND_LINE = re.compile(r"(?:levit|-m levit_cli) ([a-z-]+)(.*)")
+COMMAND_LINE = re.compile(r"(?:levit|-m levit_cli) ([a-z][a-z-]*)(.*)")
 
 
 def text(name: str) -> str:
@@ -67,9 +71,9 @@ def test_readme_shows_output_of_demo() -> None:
 
 def test_options_named_on_pages_exist(options: Mapping[str, set[str]]) -> None:
     pages = "\n".join(page.read_text(encoding="utf-8") for page in USER_PAGES if page.name != BENCHMARK_PAGE)
-    own = re.sub(r"`?(fd |curl |git |pip |torchrun |python -m benchmarks)[^`\n|]*", "", pages)
+    own = re.sub(r"`?(fd |curl |git |pip |docker |torchrun |python -m benchmarks)[^`\n|]*", "", pages)
     named = {option for option in OPTION.findall(own) if option.startswith("--")}
-    assert named <= set().union(*options.values()) | {"--version", "--help"}
+    assert named <= set().union(*options.values()) | GENERAL
 
 
 @pytest.mark.parametrize("page", [*USER_PAGES, *CARDS], ids=name_of)

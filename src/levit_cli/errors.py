@@ -4,9 +4,14 @@ A ``LevitError`` ends the command and carries its exit code; the error handler i
 An ``InputError`` concerns one input only: it becomes the error record of that input, and the run continues.
 """
 
+import errno
+import os
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import partial
 from typing import Any, ClassVar, Literal
+
+IS_WINDOWS = os.name == "nt"
 
 
 class ExitCode(IntEnum):
@@ -49,10 +54,27 @@ def reason_of(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
+def is_broken_pipe(error: BaseException) -> bool:
+    """Return whether an error means that the reader of a pipe closed it. Windows reports an invalid argument."""
+    return isinstance(error, BrokenPipeError) or (
+        IS_WINDOWS and isinstance(error, OSError) and error.errno == errno.EINVAL
+    )
+
+
 class UsageError(LevitError):
     """The command line cannot be executed, for example because there are no inputs or the output exists."""
 
     exit_code = ExitCode.USAGE
+
+
+def raise_faults(faults: Sequence[UsageError]) -> None:
+    """Raise the faults of a command line, if there are any. Several become one error that names all of them."""
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        texts = ["; ".join(filter(None, (fault.what, fault.why, fault.hint))) for fault in faults]
+        numbered = (f"({number}) {text}" for number, text in enumerate(texts, start=1))
+        raise UsageError(f"The command line has {len(faults)} faults", why=" · ".join(numbered))
 
 
 class RefusedError(LevitError):

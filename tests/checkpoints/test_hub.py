@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import pytest
 
 from levit_cli.checkpoints import hub, load, save
 from levit_cli.checkpoints.save import to_format
-from levit_cli.checkpoints.weights import write_pickle, write_safetensors
+from levit_cli.checkpoints.weights import write_safetensors
 from levit_cli.data.labels import Labels
 from levit_cli.errors import ExitCode
 from levit_cli.images.transforms import transform_for
+from tests.support.checkpoint_files import write_arrays
 from tests.support.fake_hub import FakeHub, Fault, Repository, flip, git_hash, running, wait_until
 from tests.support.random_weights import TINY, random_state
 
@@ -169,7 +171,7 @@ def newer(whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="module")
 def pickled(whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
     path = tmp_path_factory.mktemp("pickled") / "pytorch_model.bin"
-    write_pickle(path, to_format(random_state(TINY), TINY, "hf"), "float32")
+    write_arrays(path, to_format(random_state(TINY), TINY, "hf"))
     return {name: content for name, content in whole.items() if name.endswith(".json")} | {path.name: path.read_bytes()}
 
 
@@ -400,19 +402,58 @@ def test_many_runs_at_once_on_a_cold_cache_all_succeed(machine: Machine, reposit
         run.finish().require()
 
 
-def test_a_system_without_symbolic_links_is_supported(machine: Machine, fake: FakeHub, repository: Repository) -> None:
-    no_links = {"HF_HUB_DISABLE_SYMLINKS": "1"}
-    machine.load(env=no_links).require()
+REFUSED_LINKS = """
+import os
+
+def symlink(*arguments, **options):
+    raise OSError("A required privilege is not held by the client")
+
+os.symlink = symlink
+"""
+
+
+@pytest.fixture(params=["disabled", "refused"])
+def load_without_links(request: pytest.FixtureRequest, machine: Machine) -> Callable[..., Outcome]:
+    """Loads where the cache holds no symbolic links: they are disabled, or the system refuses them, as Windows does."""
+    if request.param == "disabled":
+        return partial(machine.load, env={"HF_HUB_DISABLE_SYMLINKS": "1"})
+    return partial(machine.load, first=REFUSED_LINKS)
+
+
+@pytest.mark.guarantee("hub-corruption")
+def test_a_system_without_symbolic_links_is_supported(
+    load_without_links: Callable[..., Outcome], machine: Machine, fake: FakeHub, repository: Repository
+) -> None:
+    load_without_links().require()
     config = next(machine.repository.glob("snapshots/*/config.json"))
     assert not config.is_symlink()
     fake.take_requests()
-    machine.load(env=no_links).require()
+    load_without_links().require()
     assert fake.take_requests() == ["GET listing"]
-    machine.load(offline=True, env=no_links).require()
+    load_without_links(offline=True).require()
     config.write_bytes(flip(config.read_bytes()))
-    outcome = machine.load(env=no_links)
+    outcome = load_without_links(offline=True)
+    assert outcome.exit_code == ExitCode.REFUSED
+    assert f"config.json of {REPO} is damaged" in outcome.message
+    outcome = load_without_links()
     outcome.require()
     assert outcome.warnings == [f"config.json of {REPO} is damaged; downloading it again"]
+    load_without_links(offline=True).require()
+
+
+@pytest.mark.guarantee("hub-corruption")
+def test_shards_in_a_cache_without_symbolic_links_are_verified_offline(
+    machine: Machine, fake: FakeHub, sharded: Files
+) -> None:
+    fake.add(REPO, sharded)
+    env = {"HF_HUB_DISABLE_SYMLINKS": "1"}
+    machine.load(env=env).require()
+    for path in machine.repository.glob("snapshots/*/*.safetensors"):
+        content = path.read_bytes()
+        path.write_bytes(flip(content))
+        assert f"{path.name} of {REPO} is damaged" in machine.load(env=env, offline=True).message
+        path.write_bytes(content)
+    machine.load(env=env, offline=True).require()
 
 
 # A hub that does not respond

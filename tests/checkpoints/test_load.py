@@ -1,6 +1,5 @@
 """Every file that holds a LeViT is loaded; every other file is refused with a reason."""
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from levit_cli.checkpoints import load, own_folder, save
@@ -22,6 +20,7 @@ from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS
 from tests.support.checkpoint_files import arrays_of, write_arrays, write_model
 from tests.support.random_weights import TINY, random_state
+from tests.support.torch_archive import Namespace, write_archive
 
 Arrays = dict[str, NDArray[Any]]
 ANIMALS = Labels(("cat", "dog", "bird", "fish", "frog", "newt", "vole"))
@@ -32,10 +31,6 @@ def refusal(source: Path | str, **options: Any) -> RefusedError:
         load(source, **options)
     assert int(caught.value.exit_code) == 3
     return caught.value
-
-
-def tensors_of(arrays: Arrays, prefix: str = "") -> dict[str, torch.Tensor]:
-    return {prefix + name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def assert_random_model(state: Any, seed: int = 0) -> None:
@@ -99,29 +94,6 @@ def test_shards_are_combined(tmp_path: Path, count: int, pickled: bool) -> None:
     assert load(next(folder.glob("*.index.json"))).labels == ANIMALS
 
 
-TRAINING_EXTRAS = {
-    "optimizer": {"state": {0: {"exp_avg": torch.ones(2), "step": 3}}, "param_groups": [{"betas": (0.9, 0.999)}]},
-    "lr_scheduler": {"t_initial": 1000, "base_values": [5e-4]},
-    "epoch": 299,
-    "scaler": {"scale": 65536.0, "growth_factor": 2.0, "_growth_tracker": 7},
-    "args": argparse.Namespace(model="LeViT_128S", lr=5e-4, output_dir="", resume=None, mixup_minmax=[0.1, 1.0]),
-}  # fmt: skip
-
-
-@pytest.mark.guarantee("training-checkpoint")
-@pytest.mark.parametrize("in_zip", [True, False], ids=["zip", "legacy"])
-def test_metas_training_checkpoint_is_loaded_and_its_ema_on_request(tmp_path: Path, in_zip: bool) -> None:
-    average = {name: torch.from_numpy(array) for name, array in random_arrays("fb", seed=5).items()}
-    content = {"model": tensors_of(arrays_of("fb")), "model_ema": average, **TRAINING_EXTRAS}
-    torch.save(content, tmp_path / "checkpoint.pth", _use_new_zipfile_serialization=in_zip)
-    trained, averaged = load(tmp_path / "checkpoint.pth"), load(tmp_path / "checkpoint.pth", ema=True)
-    assert_random_model(trained.state)
-    assert_random_model(averaged.state, seed=5)
-    assert trained.notes == ("read 'model', skipped model_ema, optimizer, lr_scheduler, epoch, scaler, args",)
-    assert averaged.notes[0].startswith("read 'model_ema', skipped model, ")
-    assert len(trained.conversion.dropped) == sum(TINY.depths) + 2  # Meta's index tensors
-
-
 def random_arrays(format: CheckpointFormat, seed: int) -> Arrays:
     from levit_cli.checkpoints.save import to_format
 
@@ -132,11 +104,11 @@ def test_timms_training_checkpoint_is_loaded(tmp_path: Path) -> None:
     content = {
         "epoch": 3,
         "arch": "levit_128s",
-        "state_dict": tensors_of(arrays_of("timm")),
-        "args": argparse.Namespace(),
+        "state_dict": arrays_of("timm"),
+        "args": Namespace({}),
     }
-    content["state_dict_ema"] = tensors_of(random_arrays("timm", seed=5))
-    torch.save(content, tmp_path / "last.pth.tar")
+    content["state_dict_ema"] = random_arrays("timm", seed=5)
+    write_archive(tmp_path / "last.pth.tar", content)
     assert_random_model(load(tmp_path / "last.pth.tar").state)
     assert_random_model(load(tmp_path / "last.pth.tar", ema=True).state, seed=5)
 
@@ -145,11 +117,81 @@ def test_timms_training_checkpoint_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
 def test_wrapper_prefixes_are_removed_with_a_note(tmp_path: Path, format: CheckpointFormat, prefix: str) -> None:
-    torch.save({"model": tensors_of(arrays_of(format), prefix)}, tmp_path / "a.pth")
+    state = {prefix + name: array for name, array in arrays_of(format).items()}
+    write_archive(tmp_path / "a.pth", {"model": state})
     checkpoint = load(tmp_path / "a.pth")
     assert_random_model(checkpoint.state)
     assert all("removed the prefix" in note for note in checkpoint.notes)
     assert len(checkpoint.notes) == prefix.count(".")
+
+
+WRAPPED = {
+    "net": ({"net": ""}, ""),
+    "model_state_dict": ({"model_state_dict": ""}, ""),
+    "state_dict with model.": ({"state_dict": "model."}, "model."),
+    "state_dict with net.": ({"state_dict": "net."}, "net."),
+    "backbone.": ({"model": "backbone."}, "backbone."),
+    "network with module.": ({"network": "module."}, "module."),
+    "timm_model.": ({"state_dict": "timm_model."}, "timm_model."),
+}
+
+
+@pytest.mark.guarantee("other-trainers")
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+@pytest.mark.parametrize("case", WRAPPED)
+def test_checkpoints_of_other_trainers_are_read_with_a_note(
+    tmp_path: Path, case: str, format: CheckpointFormat
+) -> None:
+    wrapper, prefix = WRAPPED[case]
+    ((key, added),) = wrapper.items()
+    state = {added + name: array for name, array in arrays_of(format).items()}
+    content = {"epoch": 3, "optimizer": {"lr": 0.1}, key: state, "acc": 0.5}
+    checkpoint = load(write_archive(tmp_path / "a.ckpt", content))
+    assert_random_model(checkpoint.state)
+    assert checkpoint.notes[0] == f"read {key!r}, skipped epoch, optimizer, acc"
+    assert checkpoint.notes[1:] == ((f"removed the prefix {prefix!r} from every name",) if prefix else ())
+
+
+@pytest.mark.guarantee("other-trainers")
+def test_names_beside_the_network_are_listed(tmp_path: Path) -> None:
+    state = {f"model.{name}": array for name, array in arrays_of("timm").items()}
+    others = {"criterion.weight": np.ones(7, np.float32), **{f"teacher.{name}": array for name, array in state.items()}}
+    checkpoint = load(write_archive(tmp_path / "a.ckpt", {"state_dict": others | state}))
+    assert_random_model(checkpoint.state)
+    assert checkpoint.notes == (
+        f"removed the prefix 'model.' from {len(state)} names, skipped the other {len(others)}: "
+        "criterion.weight, teacher.model.stem.conv1.linear.weight, teacher.model.stem.conv1.bn.weight, "
+        "teacher.model.stem.conv1.bn.bias, teacher.model.stem.conv1.bn.running_mean …",
+    )
+
+
+@pytest.mark.guarantee("other-trainers")
+@pytest.mark.parametrize("heads", ["head.", "head_dist.", "head"])
+def test_heads_without_the_prefix_are_kept(tmp_path: Path, heads: str) -> None:
+    arrays = arrays_of("timm")
+    state = {name if name.startswith(heads) else f"backbone.{name}": array for name, array in arrays.items()}
+    count = len(arrays) - sum(name.startswith(heads) for name in arrays)
+    checkpoint = load(write_archive(tmp_path / "a.ckpt", {"state_dict": state}))
+    assert_random_model(checkpoint.state)
+    assert checkpoint.notes == (
+        f"removed the prefix 'backbone.' from {count} names, kept {len(arrays) - count} names of heads without it",
+    )
+
+
+@pytest.mark.guarantee("other-trainers")
+def test_a_network_that_only_partly_has_the_prefix_is_refused_with_the_note(tmp_path: Path) -> None:
+    state = {name if ".0." in name else f"model.{name}": array for name, array in arrays_of("timm").items()}
+    error = refusal(write_archive(tmp_path / "a.ckpt", {"state_dict": state}))
+    assert "missing" in str(error)
+    assert "removed the prefix 'model.'" in error.hint
+
+
+@pytest.mark.guarantee("other-trainers")
+def test_an_unknown_wrapper_is_refused_with_its_keys(tmp_path: Path) -> None:
+    content = {"generator": arrays_of("timm"), "discriminator": arrays_of("timm"), "step": 3}
+    error = refusal(write_archive(tmp_path / "a.ckpt", content))
+    assert "it holds generator, discriminator, step" in str(error)
+    assert "model_state_dict" in str(error)
 
 
 def test_the_demo_model_is_in_the_package() -> None:

@@ -109,6 +109,40 @@ def test_a_preprocessor_config_of_transformers_is_read(
     assert read_metadata(folder_with(tmp_path, preprocessor_config=preprocessor)).transform == transform
 
 
+CLIP_PREPROCESSOR = NEW_PREPROCESSOR | {
+    "image_processor_type": "CLIPImageProcessor",
+    "do_convert_rgb": True,
+    "size": {"shortest_edge": 112},
+    "crop_size": {"height": 112, "width": 112},
+}
+CLIP_TRANSFORM = Transform("custom", (112, 112), (112, 112), "floor")  # not scaled by 256/224 as LeViT's
+
+
+@pytest.mark.guarantee("foreign-preprocessing")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"image_processor_type": "CLIPImageProcessorFast"},
+        {"image_processor_type": "CLIPImageProcessorPil"},
+        {"image_processor_type": None, "feature_extractor_type": "CLIPFeatureExtractor"},
+        {"size": 112, "crop_size": 112},
+        {"size": {"shortest_edge": 112, "longest_edge": None}, "do_pad": None, "pad_size": None},
+        {"size": {"shortest_edge": 112.0}},
+    ],
+)
+def test_the_processor_of_another_family_is_done_as_it_says(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = folder_with(tmp_path, preprocessor_config=CLIP_PREPROCESSOR | changes)
+    assert read_metadata(folder).transform == CLIP_TRANSFORM
+
+
+def test_an_image_processor_in_processor_config_takes_precedence(tmp_path: Path) -> None:
+    files = {"preprocessor_config": PUBLISHED_PREPROCESSOR, "processor_config": {"image_processor": CLIP_PREPROCESSOR}}
+    assert read_metadata(folder_with(tmp_path, **files)).transform == CLIP_TRANSFORM
+    without = files | {"processor_config": {"processor_class": "LevitProcessor"}}
+    assert read_metadata(folder_with(tmp_path, **without)).transform == transform_for("hf", (224, 224))
+
+
 def test_the_published_preprocessing_is_recognized_by_name(tmp_path: Path) -> None:
     transform = read_metadata(folder_with(tmp_path, preprocessor_config=PUBLISHED_PREPROCESSOR)).transform
     assert transform is not None
@@ -145,6 +179,9 @@ def test_labels_of_timm_are_read(tmp_path: Path) -> None:
     )
 
 
+CAT_AND_DOG = Labels(("cat", "dog"))
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
@@ -155,8 +192,18 @@ def test_labels_of_timm_are_read(tmp_path: Path) -> None:
         ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, Metadata()),
         ({"id2label": {"0": "cat", "1": "LABEL_1"}}, Metadata(labels=Labels(("cat", "LABEL_1")))),
         ({"architectures": ["LevitForImageClassification"], "torch_dtype": "float32"}, Metadata()),
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}}, Metadata(labels=CAT_AND_DOG)),
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": "0"}}, Metadata(labels=CAT_AND_DOG)),
+        ({"id2label": {"0": "cat", "1": "dog"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}},
+         Metadata(labels=CAT_AND_DOG)),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"dog": 1, "cat": 0}},
+         Metadata(labels=CAT_AND_DOG)),
+        ({"id2label": None, "label2id": {"dog": 1, "cat": 0}}, Metadata(labels=CAT_AND_DOG)),
+        ({"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}, Metadata()),
+        ({"id2label": {"0": "crane", "1": "crane"}, "label2id": {"crane": 1}}, Metadata(labels=Labels(("crane",) * 2))),
+        ({"id2label": {"0": "cafe\u0301"}, "label2id": {"caf\u00e9": 0}}, Metadata(labels=Labels(("cafe\u0301",)))),
     ],
-)
+)  # fmt: skip
 def test_a_config_of_transformers_is_read(tmp_path: Path, config: dict[str, Any], expected: Metadata) -> None:
     assert read_metadata(folder_with(tmp_path, config=config)) == expected
 
@@ -178,12 +225,30 @@ def test_labels_with_synonyms_get_their_wordnet_ids(tmp_path: Path) -> None:
         ({"config": []}, "not a JSON object"),
         ({"preprocessor_config": b"{"}, "Cannot read"),
         ({"config": {"model_type": "vit"}}, "the architecture is vit, not levit"),
+        ({"config": {"stride": 1}}, "stride is 1.*only 2 is supported"),
+        ({"config": {"kernel_size": 5}}, "kernel_size is 5"),
+        ({"config": {"padding": 0}}, "padding is 0"),
+        ({"config": TIMM_CONFIG | {"global_pool": "max"}}, "global_pool 'max'"),
+        ({"config": TIMM_CONFIG | {"model_args": {"global_pool": ""}}}, "global_pool ''"),
         ({"config": {"image_size": "large"}}, "metadata .* invalid"),
         ({"config": {"image_size": []}}, "metadata .* invalid"),
         ({"config": b'{"image_size": Infinity}'}, "metadata .* invalid"),
         ({"config": {"id2label": ["cat"]}}, "metadata .* invalid"),
         ({"config": {"id2label": {"cat": 0}}}, "not keyed by class index"),
         ({"config": {"id2label": {"1": "dog"}}}, "without a gap"),
+        ({"config": {"id2label": {"0": "cat", "2": "dog"}}}, "without a gap.*1 is missing among 2 labels"),
+        ({"config": {"id2label": {"0": "cat", "01": "dog"}}}, "not keyed by class index.*01"),
+        ({"config": {"id2label": {"0": "cat", "1.0": "dog"}}}, "not keyed by class index"),
+        ({"config": {"id2label": {"0": "cat", "-1": "dog"}}}, "not keyed by class index"),
+        ({"config": {"id2label": {"0": 7}}}, "Labels must be.*found 7"),
+        ({"config": {"id2label": {"0": None}}}, "found null"),
+        ({"config": {"id2label": {"0": ["cat"]}}}, "found"),
+        ({"config": b'{"id2label": {"0": "cat", "0": "dog"}}'}, "'0' occurs twice"),
+        ({"config": {"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 1, "dog": 0}}},
+         "contradict each other.*class 1 is dog in one and cat in the other"),
+        ({"config": {"id2label": {"0": "cat"}, "label2id": {"cat": 0, "dog": 1}}}, "class 1 is missing in one"),
+        ({"config": {"id2label": {"0": "cat"}, "label2id": {"cat": "first"}}}, "not keyed by class index"),
+        ({"config": {"label2id": {"cat": 0, "dog": 0}}}, "same class index"),
         ({"config": {"levit_cli": {"evaluation": {"top1": 1}}}}, "metadata .* invalid"),
         ({"config": {"levit_cli": "ours"}}, "metadata .* invalid"),
         ({"config": {"levit_cli": {"temperature": 0}}}, "the temperature is 0"),
@@ -204,6 +269,36 @@ def test_labels_with_synonyms_get_their_wordnet_ids(tmp_path: Path) -> None:
         ({"preprocessor_config": {"image_mean": [0.5, 0.5]}}, "metadata .* invalid"),
         ({"preprocessor_config": b'{"image_mean": [NaN, 0, 0]}'}, "the mean"),
         ({"preprocessor_config": {"levit_cli": {}}}, "metadata .* invalid"),
+        ({"preprocessor_config": {"image_processor_type": "ViTImageProcessor"}}, "a ViTImageProcessor.*only those"),
+        ({"preprocessor_config": {"feature_extractor_type": "DeiTFeatureExtractor"}}, "is a DeiTFeatureExtractor"),
+        ({"preprocessor_config": {"image_processor_type": 7}}, "is a 7"),
+        ({"preprocessor_config": {"do_pad": True}}, "enables do_pad"),
+        ({"preprocessor_config": {"do_flip_channel_order": True}}, "enables do_flip_channel_order"),
+        ({"preprocessor_config": {"do_center_crop": None}}, "disables do_center_crop"),
+        ({"preprocessor_config": {"size": 224, "default_to_square": True}}, "without keeping the aspect ratio"),
+        ({"preprocessor_config": {"size": [224, 224]}}, "without keeping the aspect ratio"),
+        ({"preprocessor_config": {"size": {"max_height": 9, "max_width": 9}}}, "only shortest_edge is supported"),
+        ({"preprocessor_config": {"size": {"shortest_edge": 224, "longest_edge": 300}}}, "only shortest_edge"),
+        ({"preprocessor_config": {"size": 10**30}}, "Cannot resize to"),
+        ({"config": timm_with(crop_pct=1e-9)}, "Cannot resize to 224,0"),
+        ({"preprocessor_config": {"size": "224"}}, "'224' is not a number"),
+        ({"preprocessor_config": {"size": 224.7}}, "224.7 is not a number of pixels"),
+        ({"preprocessor_config": {"size": True}}, "True is not a number"),
+        ({"preprocessor_config": {"size": -224}}, "-224 is not a number of pixels"),
+        ({"preprocessor_config": {"crop_size": {"shortest_edge": 224}}}, "metadata .* invalid"),
+        ({"preprocessor_config": {"resample": "bicubic"}}, "resample is 'bicubic'"),
+        ({"preprocessor_config": {"resample": True}}, "resample is True"),
+        ({"preprocessor_config": {"image_mean": ["0.5", "0.5", "0.5"]}}, "'0.5' is not a number"),
+        ({"preprocessor_config": {"image_processor_type": "CLIPImageProcessor"}},
+         "does not state size, resample, image_mean, image_std"),
+        ({"preprocessor_config": {key: value for key, value in CLIP_PREPROCESSOR.items() if key != "crop_size"}},
+         "does not state crop_size"),
+        ({"processor_config": {"image_processor": []}}, "image_processor is not a JSON object"),
+        ({"processor_config": {"image_processor": {"do_resize": False}}}, "disables do_resize"),
+        ({"config": timm_with(input_size=[1, 224, 224])}, "images of 1 channel, not RGB"),
+        ({"config": timm_with(input_size=[3, "224", 224])}, "'224' is not a number"),
+        ({"config": timm_with(crop_pct="0.9")}, "'0.9' is not a number"),
+        ({"config": timm_with(interpolation="")}, "Unknown value ''"),
         ({"config": {"architecture": "resnet50"}}, "timm's architecture resnet50 is not supported"),
         ({"config": {"architecture": "levit_512d"}}, "timm's architecture levit_512d"),
         ({"config": {"architecture": "levit_384_s8"}}, "timm's architecture levit_384_s8"),
@@ -232,6 +327,8 @@ def test_invalid_metadata_is_refused_with_its_path(tmp_path: Path, files: dict[s
     "files",
     [
         {"preprocessor_config": b"{"},
+        {"preprocessor_config": {"image_processor_type": "ViTImageProcessor"}},
+        {"processor_config": {"image_processor": []}},
         {"preprocessor_config": {"do_resize": False}},
         {"config": timm_with(crop_mode="border")},
         {"config": timm_with(interpolation="random")},
@@ -334,6 +431,33 @@ def test_imagenet_labels_are_recognized_after_a_round_trip(tmp_path: Path, forma
     assert metadata.drop_path_rate == config.drop_path_rate == 0.1
 
 
+@pytest.mark.parametrize("format", FOLDER_FORMATS)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        Labels(tuple(f"LABEL_{index}" for index in range(7))),
+        Labels(tuple(f"class {index}" for index in range(7))),
+        Labels(tuple(str(index) for index in range(6, -1, -1))),
+        Labels(("train", "val", " tea ", "10", "caf\u00e9", "cafe\u0301", "LABEL_0")),
+        Labels(tuple("abcdefg"), tuple(f"n0000000{index}" for index in range(7))),
+        numbered(7),
+    ],
+    ids=lambda labels: labels.names[0],
+)
+def test_written_labels_are_read_back_whatever_they_are_called(
+    tmp_path: Path, format: CheckpointFormat, labels: Labels
+) -> None:
+    metadata = read_metadata(written(tmp_path, format, transform_for("fb", (64, 64)), labels=labels))
+    assert metadata.labels == (None if labels.generated else labels)
+
+
+def test_generated_names_are_written_as_the_placeholders_of_transformers(tmp_path: Path) -> None:
+    written(tmp_path, "hf", transform_for("fb", (64, 64)), labels=numbered(7))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["id2label"] == {str(index): f"LABEL_{index}" for index in range(7)}
+    assert config["label2id"] == {f"LABEL_{index}": index for index in range(7)}
+
+
 @pytest.mark.parametrize(
     ("format", "file", "edit", "transform"),
     [
@@ -344,6 +468,12 @@ def test_imagenet_labels_are_recognized_after_a_round_trip(tmp_path: Path, forma
             Transform("custom", (96, 96), (64, 64), "floor"),
         ),
         ("hf", "preprocessor_config", {"resample": 2}, Transform("custom", (73, 73), (64, 64), "floor", "bilinear")),
+        (
+            "hf",
+            "preprocessor_config",
+            {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 80}},
+            Transform("custom", (80, 80), (64, 64), "floor"),
+        ),
         ("timm", "config", {"crop_pct": 1.0}, Transform("custom", (64, 64), (64, 64), "half_even")),
     ],
 )

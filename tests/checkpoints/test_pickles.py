@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from levit_cli.checkpoints.pickles import unsafe_imports
 from levit_cli.checkpoints.weights import read_weights
 from levit_cli.errors import ExitCode, RefusedError
+
+torch = pytest.importorskip("torch")
 
 
 class Call:

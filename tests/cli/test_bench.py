@@ -283,6 +283,7 @@ def test_without_torch_the_levits_are_measured_and_the_claims_are_named(tmp_path
         assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.guarantee("missing-extra")
 @pytest.mark.parametrize(
     ("extra", "arguments"),
     [

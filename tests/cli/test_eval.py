@@ -185,6 +185,15 @@ def test_class_folders_may_cover_a_part_of_the_labels(
         (["good", "-m", "demo", "-o", "good/cat/000.jpg", "--overwrite", "-f", "json"], 2, "also an input"),
         (["good", "-m", "demo", "--fail-under", "90"], 2, "less than or equal to 1"),
         (["good", "-m", "demo", "--engine", "openvino", "--device", "cuda"], 2, "not on cuda"),
+        (["good", "-m", "demo", "--preprocessing", "hf-tensor"], 2, "add --engine torch"),
+        (["good", "-m", "demo", "--sha256", "96703c44"], 2, "--sha256 has no effect on the model demo"),
+        (["good", "-m", "demo", "--overwrite"], 2, "--overwrite has no effect without --output or --report"),
+        (["good", "-m", "demo", "-o", "good"], 2, "The output good is a folder"),
+        (
+            ["good", "-m", "demo", "-o", "x.html", "--calibrate", "--sha256", "96703c44"],
+            2,
+            "has 3 faults · (1) --sha256",
+        ),
     ],
 )
 def test_what_can_be_refused_is_refused_before_any_work(
@@ -284,6 +293,7 @@ def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_p
     assert (own / "config.json").read_bytes() == config
 
 
+@pytest.mark.guarantee("missing-extra")
 def test_a_report_without_its_extra_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "data", ("cat",))
     hidden = environment(**hide_extra("plot", tmp_path / "hidden"))

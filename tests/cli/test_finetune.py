@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from levit_cli.checkpoints import load
 from tests.finetune.sets import write_architecture, write_set
 from tests.support.binary import LEVIT, TIMEOUT_S, environment, levit
 from tests.support.extras import needs_torch
+
+resource = pytest.importorskip("resource", reason="tests what only POSIX systems have")
 
 pytestmark = needs_torch
 TIMES = {"images_per_s", "epoch_s", "elapsed_s"}

@@ -1,7 +1,6 @@
 """Help: one sentence, examples that can be copied, and every option in a named panel."""
 
 import os
-import pty
 import re
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 from levit_cli.cli import app
 from levit_cli.cli.options import ENGINE, GENERAL, INPUT, MODEL, OUTPUT, PREPROCESSING
 from tests.support.binary import LEVIT, environment
+from tests.support.foreign_systems import posix_only
 
 COMMANDS = ("predict", "eval", "finetune", "bench", "info", "convert-checkpoint")
 EVERY_HELP = ((), *((command,) for command in COMMANDS))
@@ -122,6 +122,16 @@ def test_the_revision_in_a_hub_id_is_visible(command: str, columns: int) -> None
     assert "owner/name[@rev]" in words
 
 
+@pytest.mark.parametrize("columns", [40, 80, 160])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_every_square_bracket_of_its_source(command: str, columns: int) -> None:
+    shown = re.sub(r"[│\s]+", "", help_of(command, columns=columns))
+    for parameter in command_of(command).params:
+        help_text = (getattr(parameter, "help", "") or "").replace("\\[", "[")
+        for words in re.findall(r"\S*\[[^\]]*\]\S*", help_text):
+            assert "".join(words.split()) in shown, parameter.name
+
+
 @pytest.mark.parametrize(
     ("command", "usage"),
     [
@@ -151,7 +161,10 @@ def test_a_narrow_terminal_cuts_no_option_name() -> None:
     assert max(map(len, text.split("Usage:")[1].splitlines())) <= 42
 
 
+@posix_only
 def test_a_terminal_shows_the_examples_as_a_pipe_does() -> None:
+    import pty
+
     master, slave = pty.openpty()
     env = environment(COLUMNS="80", TERM="xterm-256color")
     with subprocess.Popen([LEVIT, "predict", "-h"], stdout=slave, stderr=slave, env=env):
@@ -166,3 +179,10 @@ def test_a_terminal_shows_the_examples_as_a_pipe_does() -> None:
     shown = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).replace("\r\n", "\n")
     assert examples_of(shown) == examples_of(help_of("predict"))
     assert b"\x1b[" in text
+
+
+@pytest.mark.parametrize(("words", "expected"), [("levit ev", ["eval"]), ("levit predict --top", ["--top-k"])])
+def test_bash_completes_commands_and_options(words: str, expected: list[str]) -> None:
+    env = environment(_LEVIT_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    done = subprocess.run([LEVIT], capture_output=True, env=env, timeout=60, check=False)
+    assert done.stdout.decode().split() == expected, done.stderr

@@ -16,8 +16,11 @@ from PIL import Image
 
 from levit_cli.data.inputs import from_paths, read_list, walk
 from tests.support.binary import LEVIT, environment, levit, records, unprivileged
+from tests.support.foreign_systems import posix_only
 from tests.support.random_weights import TINY, random_state, write_folder
 from tests.support.sample_images import sample_image, write_images
+
+pytestmark = posix_only  # pipes, permissions, and names that Windows does not allow
 
 NAMES = [
     b"new\nline.png",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,6 +11,8 @@ import pytest
 
 from tests.support.binary import LEVIT, environment, levit, unprivileged
 from tests.support.sample_images import sample_image, write_images
+
+resource = pytest.importorskip("resource", reason="tests what only POSIX systems have")
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

@@ -14,6 +14,7 @@ import pytest
 from tests.support.binary import LEVIT, environment, installed_levit, levit, records, unprivileged
 from tests.support.extras import needs_torch
 from tests.support.fake_hub import FakeSite
+from tests.support.foreign_systems import posix_only
 from tests.support.sample_images import sample_image, write_images
 
 
@@ -61,6 +62,7 @@ def break_every_fifth(paths: list[Path]) -> dict[str, str]:
     return expected
 
 
+@posix_only
 @pytest.mark.guarantee("one-record-per-input", "no-label-on-error", "corrupt-image", "missing-or-unreadable")
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_each_broken_file_is_an_error_record_and_the_run_goes_on(
@@ -224,7 +226,7 @@ def test_output_must_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.guarantee("no-traceback", "no-inputs")
+@pytest.mark.guarantee("no-traceback", "no-inputs", "impossible-options")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -237,6 +239,10 @@ def test_output_must_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
         (["x.jpg", "-k", "0"], b"--top-k"),
         (["x.jpg", "--device", "cuda", "--engine", "openvino"], b"not on cuda"),
         (["x.jpg", "--preprocessing", "hf-tensor", "--engine", "openvino"], b"--engine torch"),
+        (["x.jpg", "--preprocessing", "hf-tensor"], b"--engine torch"),
+        (["x.jpg", "--sha256", "96703c44"], b"--sha256 has no effect on the model"),
+        (["x.jpg", "-0"], b"-0 (--null) has no effect without --files-from"),
+        (["x.jpg", "--overwrite"], b"--overwrite has no effect without --output"),
     ],
 )
 def test_usage_errors_are_exit_2(tiny_folder: Path, arguments: list[str], message: bytes) -> None:
@@ -333,6 +339,52 @@ def test_missing_output_folder_is_exit_4(tiny_folder: Path, tmp_path: Path) -> N
     done = levit("predict", "-m", tiny_folder, path, "-o", tmp_path / "no" / "out.csv")
     assert done.returncode == 4
     assert b"out.csv" in done.stderr
+
+
+@pytest.mark.guarantee("impossible-options")
+def test_all_faults_of_a_command_line_are_named_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+    (path,) = write_images(tmp_path, 1)
+    options = ["-0", "--sha256", "96703c44", "--engine", "openvino", "--device", "cuda", "--resume", "--overwrite"]
+    done = levit("predict", "-m", "demo", path, *options, "-o", tmp_path / "x.unknown")
+    assert done.returncode == 2
+    message = done.stderr.decode()
+    assert message.startswith("Error: The command line has 5 faults · (1) -0 (--null) has no effect")
+    for words in (
+        "use only one of them",
+        "--sha256 has no effect on the model demo",
+        "not on cuda",
+        "No output format",
+    ):
+        assert words in message
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("options", [[], ["-f", "jsonl"], ["--overwrite"], ["-f", "csv", "--overwrite"]])
+def test_a_folder_as_output_is_named_as_one(tmp_path: Path, options: list[str]) -> None:
+    write_images(tmp_path / "photos", 1)
+    before = os.listdir(tmp_path / "photos")
+    done = levit("predict", "-m", "demo", "photos", "-o", "photos", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"Error: The output photos is a folder")
+    assert os.listdir(tmp_path / "photos") == before
+
+
+def test_the_error_of_a_pattern_without_a_match_says_so(tmp_path: Path) -> None:
+    done = levit("predict", "-m", "demo", "*.webp", "-f", "jsonl", cwd=tmp_path)
+    assert done.returncode == 1
+    (record,) = records(done.stdout)
+    assert record["error"] == {"kind": "not_found", "message": "no such file, and as a pattern it matches nothing"}
+
+
+@pytest.mark.guarantee("closed-pipe")
+@pytest.mark.parametrize("arguments", ["--help", "predict --help", "--version"])
+def test_a_closed_pipe_while_help_is_printed_is_exit_141(arguments: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [LEVIT, *arguments.split()]
+    with open(writer, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, env=environment(), check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.guarantee("closed-pipe")

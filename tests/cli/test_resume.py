@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 from tests.support.binary import LEVIT, environment, levit, records
 from tests.support.extras import needs_torch
 from tests.support.faulty_decoders import ask_for, faulty_decoders
+from tests.support.foreign_systems import posix_only
 from tests.support.random_weights import TINY, random_state, write_folder
 from tests.support.sample_images import sample_image, write_images
 
@@ -139,7 +139,7 @@ def noted(tiny_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFact
     output = tmp_path_factory.mktemp("noted") / "out.jsonl"
     done = levit("predict", "-m", tiny_folder, photos / "000.jpg", photos / "001.jpg", "-o", output, "-k", "3")
     assert done.returncode == 0, done.stderr
-    if "user.levit.run" not in os.listxattr(output):
+    if not hasattr(os, "listxattr") or "user.levit.run" not in os.listxattr(output):
         pytest.skip("this file system keeps no extended attributes")
     return output
 
@@ -254,6 +254,7 @@ def test_resume_without_a_resumable_output_is_a_usage_error(
 # Crashes and hangs
 
 
+@posix_only
 @pytest.mark.guarantee("decoder-crash")
 def test_decoder_crash_leaves_an_output_that_resume_completes(tiny_folder: Path, tmp_path: Path) -> None:
     folder, output, isolated = tmp_path / "photos", tmp_path / "out.jsonl", tmp_path / "isolated.jsonl"
@@ -302,10 +303,13 @@ def test_isolation_changes_no_byte(tiny_folder: Path, photos: Path, whole: Whole
 # Interrupted runs
 
 
+@posix_only
 @pytest.mark.guarantee("full-disk")
 def test_full_disk_leaves_whole_records_and_resume_adds_the_rest(
     tiny_folder: Path, photos: Path, whole: Whole, tmp_path: Path
 ) -> None:
+    import resource
+
     output = tmp_path / "out.jsonl"
     limit = len(whole("jsonl")) // 2
     command = [LEVIT, "predict", "-m", tiny_folder, photos, "-o", output, "-k", "3", "-b", "2"]
@@ -344,6 +348,7 @@ def test_second_run_with_the_same_output_is_refused(tiny_folder: Path, tmp_path:
     assert [record["path"] for record in records(output.read_bytes())] == [str(first), str(second)]
 
 
+@posix_only
 @pytest.mark.guarantee("signals")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("options", [[], ["--isolate"]])
@@ -387,8 +392,10 @@ def has_processes(group: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_json_document_is_the_old_or_the_new_one(tiny_folder: Path, tmp_path: Path, sent: signal.Signals) -> None:
+@posix_only
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+def test_json_document_is_the_old_or_the_new_one(tiny_folder: Path, tmp_path: Path, name: str) -> None:
+    sent = signal.Signals[name]
     (first,) = write_images(tmp_path / "photos", 1)
     output = tmp_path / "out.json"
     output.write_text("old")
@@ -403,7 +410,7 @@ def test_json_document_is_the_old_or_the_new_one(tiny_folder: Path, tmp_path: Pa
         assert output.read_text() == "old"
         process.send_signal(sent)
         process.wait(20)
-    if sent == signal.SIGKILL:
+    if name == "SIGKILL":
         assert output.read_text() == "old"
         assert levit("predict", first, *options).returncode == 0
     assert [record["path"] for record in json.loads(output.read_bytes())["results"]] == [str(first)]

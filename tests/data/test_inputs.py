@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from levit_cli.data.inputs import expand, from_paths, is_url, read_list, walk
+from tests.support.foreign_systems import IS_ROOT
 
 
 def touch(root: Path, *names: str) -> None:
@@ -48,7 +49,7 @@ def test_three_hundred_nested_folders_are_walked(tmp_path: Path) -> None:
 
 
 @pytest.mark.guarantee("missing-or-unreadable")
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+@pytest.mark.skipif(IS_ROOT, reason="root can read every file")
 def test_unreadable_folder_is_an_input_with_an_error(tmp_path: Path) -> None:
     (tmp_path / "unreadable").mkdir(mode=0)
     (item,) = walk(str(tmp_path))
@@ -106,8 +107,11 @@ def test_existing_file_with_glob_characters_is_not_expanded(tmp_path: Path) -> N
     assert [item.path for item in expand([f"{tmp_path}/a[1].jpg"])] == [f"{tmp_path}/a[1].jpg"]
 
 
-def test_glob_without_a_match_is_kept_as_an_input(tmp_path: Path) -> None:
-    assert [item.path for item in expand([f"{tmp_path}/*.jpg"])] == [f"{tmp_path}/*.jpg"]
+def test_glob_without_a_match_is_an_input_with_an_error(tmp_path: Path) -> None:
+    (item,) = expand([f"{tmp_path}/*.jpg"])
+    assert item.path == f"{tmp_path}/*.jpg"
+    assert item.error is not None
+    assert (item.error.kind, item.error.message) == ("not_found", "no such file, and as a pattern it matches nothing")
 
 
 def test_urls_and_standard_input_are_kept() -> None:

@@ -16,7 +16,6 @@ from tests.support.sample_images import write_images
         (["--engine", "torch"], "The torch engine"),
         (["--engine", "compile"], "The compile engine"),
         (["--device", "cuda"], "The torch engine"),
-        (["--preprocessing", "hf-tensor"], "The preprocessing hf-tensor"),
         (["--preprocessing", "hf-tensor", "--engine", "torch"], "The preprocessing hf-tensor"),
     ],
 )

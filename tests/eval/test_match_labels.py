@@ -85,6 +85,11 @@ def test_a_name_that_matches_two_classes_is_an_error(labels: Labels, folder: str
     assert all(word in str(caught.value) for word in [folder, *words])
 
 
+def test_a_label_in_another_unicode_form_matches_before_case_is_ignored() -> None:
+    labels = Labels(("CAF\u00c9", "caf\u00e9"))
+    assert match(["cafe\u0301", "CAFE\u0301"], labels) == (1, 0)
+
+
 def test_the_error_names_all_folders_without_a_label_and_the_first_labels() -> None:
     with pytest.raises(RefusedError, match="2 folders match no label of the model: horse, zebra") as caught:
         match(["cat", "horse", "zebra"], ANIMALS)

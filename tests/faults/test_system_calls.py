@@ -12,7 +12,9 @@ import pytest
 
 from tests.support.binary import environment
 from tests.support.extras import needs_torch
+from tests.support.foreign_systems import linux_only
 
+pytestmark = linux_only  # the driver forks processes
 ROOT = Path(__file__).parents[2]
 SCENARIOS = ("predict", "resume", "document", "convert", pytest.param("finetune", marks=needs_torch))
 FEW = 19, 61  # steps, the second for the many calls of a training

@@ -25,6 +25,7 @@ def test_curves_are_drawn_for_a_run_folder_of_any_name(title: str) -> None:
     assert {(37, 99, 168), (169, 198, 232), (217, 115, 13)} <= colors  # validation, training, accuracy
 
 
+@pytest.mark.guarantee("missing-extra")
 @pytest.mark.parametrize("package", ["matplotlib", "matplotlib.axes"], ids=["missing", "broken"])
 def test_without_matplotlib_the_run_is_trained_and_one_line_says_that_no_curves_are_drawn(
     package: str, images: Path, architecture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

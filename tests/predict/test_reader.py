@@ -9,6 +9,7 @@ from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError
 from levit_cli.images.transforms import transform_for
 from levit_cli.predict.reader import Reader, open_regular
+from tests.support.foreign_systems import IS_ROOT, linux_only, posix_only
 from tests.support.sample_images import sample_image
 
 TRANSFORM = transform_for("fb", (32, 48))
@@ -27,6 +28,7 @@ def test_pixels_have_the_size_of_the_transform(tmp_path: Path) -> None:
     assert pixels.dtype == np.uint8
 
 
+@posix_only
 @pytest.mark.guarantee("not-regular-file")
 def test_pipes_devices_folders_and_sockets_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -44,13 +46,14 @@ def test_missing_files_dangling_links_and_invalid_names_are_not_found(tmp_path: 
         assert kind_of(path) == "not_found"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+@pytest.mark.skipif(IS_ROOT, reason="root can read every file")
 def test_file_without_read_permission_is_an_error(tmp_path: Path) -> None:
     sample_image().save(tmp_path / "a.png")
     (tmp_path / "a.png").chmod(0)
     assert kind_of(tmp_path / "a.png") == "permission"
 
 
+@linux_only
 def test_refused_files_leave_no_open_descriptor(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):

@@ -1,7 +1,6 @@
 """A replaced file holds the old or the new content, and no temporary file is left."""
 
 import os
-import resource
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,12 +10,15 @@ import pytest
 
 from levit_cli.errors import ExitCode, OutputError
 from levit_cli.system.atomic import replace_bytes, replace_text
+from tests.support.foreign_systems import IS_ROOT, linux_only, posix_only
 from tests.support.killed import KilledError, dies_at
 
 
 @contextmanager
 def full_disk(limit: int) -> Iterator[None]:
     """No file may grow beyond ``limit`` bytes; the system call then fails as it does on a full disk."""
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -40,6 +42,7 @@ def test_a_missing_file_is_created(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
+@posix_only
 @pytest.mark.guarantee("atomic-replacement")
 def test_an_existing_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
@@ -50,6 +53,7 @@ def test_an_existing_file_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
+@posix_only
 def test_a_symbolic_link_is_kept_and_its_target_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_bytes(b"old")
@@ -59,6 +63,7 @@ def test_a_symbolic_link_is_kept_and_its_target_replaced(tmp_path: Path) -> None
     assert (tmp_path / "folder" / "a").read_bytes() == b"new"
 
 
+@linux_only
 def test_pipes_and_devices_are_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
@@ -72,6 +77,7 @@ def test_pipes_and_devices_are_written_to_and_not_replaced(tmp_path: Path) -> No
     assert Path("/dev/full").is_char_device()
 
 
+@posix_only
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
@@ -83,6 +89,7 @@ def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path, mask: int) 
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
 
 
+@posix_only
 @pytest.mark.parametrize("name", ["x" * 255, "猫" * 85, "-", " ", ".hidden", "new\nline"])
 def test_every_valid_file_name_works(tmp_path: Path, name: str) -> None:
     replace_bytes(tmp_path / name, b"new")
@@ -95,6 +102,7 @@ def test_a_relative_path_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
+@posix_only
 @pytest.mark.guarantee("atomic-replacement")
 def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
@@ -105,6 +113,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_file(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
+@linux_only
 @pytest.mark.guarantee("atomic-replacement", "safe-conversion")
 @pytest.mark.parametrize("old", [b"old", None])
 def test_killed_at_any_system_call_the_file_is_the_old_or_the_new_one(tmp_path: Path, old: bytes | None) -> None:
@@ -123,6 +132,7 @@ def test_killed_at_any_system_call_the_file_is_the_old_or_the_new_one(tmp_path: 
     raise AssertionError("the file was never replaced")
 
 
+@posix_only
 def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "kept").touch()
@@ -135,12 +145,13 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@posix_only
 def test_a_file_used_as_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert error_of(tmp_path / "file" / "a") == "Not a directory"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(IS_ROOT, reason="root may write everywhere")
 def test_a_read_only_folder_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     tmp_path.chmod(0o555)
@@ -152,5 +163,6 @@ def test_a_read_only_folder_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
+@linux_only
 def test_a_system_folder_without_files_is_an_error() -> None:
     assert error_of(Path("/proc/levit"))

@@ -9,6 +9,7 @@ import pytest
 
 from levit_cli.errors import ExitCode, OutputError, UsageError
 from levit_cli.system.output import Document, OutputFile, Sink, open_output, require_free
+from tests.support.foreign_systems import posix_only
 
 HOLDING_RUN = """
 import sys, time
@@ -38,6 +39,7 @@ def test_a_new_file_without_any_write_is_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@posix_only
 def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with OutputFile(tmp_path / "link", may_exist=False) as output:
@@ -118,6 +120,7 @@ def test_a_discarded_document_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
+@posix_only
 def test_devices_are_written_to_directly(tmp_path: Path) -> None:
     with open_output(Path("/dev/null"), overwrite=False, resume=False) as output:
         assert isinstance(output, Sink)

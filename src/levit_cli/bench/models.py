@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from levit_cli.bench.paper import CLAIMS, PUBLISHED, Claim
 from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.choices import BASELINES, BaselineName
+from levit_cli.data.inputs import is_url
 from levit_cli.data.labels import Labels, imagenet1k
 from levit_cli.errors import UsageError
 from levit_cli.images.transforms import Transform, transform_for
@@ -99,7 +100,9 @@ def select_models(selection: Selection, log: Log, *, default_baselines: bool = T
     """
 
     def load_model(name: str) -> Checkpoint:
-        return load(name, offline=selection.offline, sha256=selection.sha256, warn=lambda text: log(f"Warning: {text}"))
+        # Of several models, the hash belongs to the one at a URL.
+        sha256 = selection.sha256 if is_url(name) or not any(map(is_url, selection.names)) else None
+        return load(name, offline=selection.offline, sha256=sha256, warn=lambda text: log(f"Warning: {text}"))
 
     models = select_levits(selection.names, load_model)
     if selection.no_baselines or (selection.against is None and not default_baselines):

@@ -4,8 +4,8 @@ Both work with a ``Checkpoint``: the config, the labels, the preprocessing and t
 Meta's ``.pth``, a folder written by timm or transformers, the demo model in this package, a hub id or a URL.
 """
 
-from levit_cli.checkpoints.load import DEMO, Checkpoint, load, own_folder
+from levit_cli.checkpoints.load import DEMO, Checkpoint, load, own_folder, unused_hash
 from levit_cli.checkpoints.metadata_parts import Evaluation
 from levit_cli.checkpoints.save import save
 
-__all__ = ["DEMO", "Checkpoint", "Evaluation", "load", "own_folder", "save"]
+__all__ = ["DEMO", "Checkpoint", "Evaluation", "load", "own_folder", "save", "unused_hash"]

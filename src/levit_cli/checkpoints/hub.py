@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from levit_cli.checkpoints.metadata import CONFIG, PREPROCESSOR
+from levit_cli.checkpoints.metadata import METADATA_FILES
 from levit_cli.checkpoints.weights import WEIGHT_FILES, sha256_of, shards
 from levit_cli.errors import LevitError, OutputError, RefusedError, UnreachableError, UsageError
 from levit_cli.system.atomic import replace_text
@@ -37,6 +37,7 @@ PINNED_SHA256 = {
 # ".." is excluded: the hub refuses it in names, git refuses it in revisions, and it would escape the cache folder.
 HUB_ID = re.compile(r"(?!.*\.\.)(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
 HUB_HASH = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")  # git's SHA-1 of a regular file, or the SHA-256 of a file in LFS
+HASH_RECORDS = ".levit-hashes"  # folder in the cache of a repository
 NO_NETWORK_HINT = "use --model demo, which needs no network, or --model PATH"
 # Reasons by the hub's error code, otherwise by the HTTP status.
 REFUSALS = {
@@ -115,12 +116,16 @@ def _client_constants() -> ModuleType:
     """Import the hub client and return its constants, which it reads from the environment once, at import.
 
     Telemetry is disabled because it would send a request before ours. The timeout is lowered from 10 s because it
-    applies to each IP address of the host in turn. Afterwards the environment is as it was, because other code of the
-    process may use it.
+    applies to each IP address of the host in turn. Caches without symbolic links work, so nothing warns about them.
+    Afterwards the environment is as it was, because other code of the process may use it.
     """
-    timeout = os.environ.get("HF_HUB_ETAG_TIMEOUT", str(RESPONSE_TIMEOUT_S))
+    variables = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_SYMLINKS_WARNING": os.environ.get("HF_HUB_DISABLE_SYMLINKS_WARNING", "1"),
+        "HF_HUB_ETAG_TIMEOUT": os.environ.get("HF_HUB_ETAG_TIMEOUT", str(RESPONSE_TIMEOUT_S)),
+    }
     try:
-        with _environment(HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_ETAG_TIMEOUT=timeout):
+        with _environment(**variables):
             from huggingface_hub import constants
     except ValueError as error:
         what = "huggingface_hub cannot read an environment variable"
@@ -196,7 +201,7 @@ def _cached_files(hub_id: HubId) -> list[Path]:
     for weights in filter(None, map(cached, WEIGHT_FILES)):
         parts = [cached(part) for part in shards(weights)]
         if all(parts):
-            metadata = filter(None, map(cached, (CONFIG, PREPROCESSOR)))
+            metadata = filter(None, map(cached, METADATA_FILES))
             return [weights, *(part for part in parts if part), *metadata]
     return []
 
@@ -215,7 +220,7 @@ def _download(hub_id: HubId, listing: _Listing, warn: Warn) -> Path:
     if weights is None:
         raise RefusedError(f"{hub_id} holds no weights that levit reads", why=f"looked for {', '.join(WEIGHT_FILES)}")
     # Weights come last: after an interruption, a cache that holds them also holds their labels and preprocessing.
-    for name in (CONFIG, PREPROCESSOR):
+    for name in METADATA_FILES:
         if name in listing.hashes:
             _get(hub_id, listing, name, warn)
     path = _get(hub_id, listing, weights, warn)
@@ -232,6 +237,7 @@ def _get(hub_id: HubId, listing: _Listing, name: str, warn: Warn) -> Path:
     path = _transfer(hub_id, listing.commit, name)
     expected = _pin(hub_id, name) or listing.hashes[name] or _hash_in_cache(path)
     if _is_intact(path, expected):
+        _record_hash(path, expected)
         return path
     warn(f"{name} of {hub_id} is damaged; downloading it again")
     _remove_from_cache(path)
@@ -239,6 +245,7 @@ def _get(hub_id: HubId, listing: _Listing, name: str, warn: Warn) -> Path:
     if not _is_intact(path, expected):
         _remove_from_cache(path)
         raise _damaged(hub_id, name, hint="the file was altered in transit twice; try another network")
+    _record_hash(path, expected)
     return path
 
 
@@ -286,9 +293,31 @@ def _blob(path: Path) -> Path:
 
 
 def _hash_in_cache(path: Path) -> str | None:
-    """Return the hub's hash of a cached file, which is the name of its blob."""
+    """Return the hub's hash of a cached file: the name of its blob, or what ``_record_hash`` recorded."""
     name = _blob(path).name
+    if not HUB_HASH.fullmatch(name):
+        with suppress(OSError, ValueError):
+            name = _hash_record(path).read_text(encoding="ascii")
     return name if HUB_HASH.fullmatch(name) else None
+
+
+def _record_hash(path: Path, expected: str | None) -> None:
+    """Record the hash of a verified file that is no link to a blob, for later runs without a network.
+
+    Where the file system has no symbolic links, as on Windows, the client stores the files themselves in the snapshot,
+    and their hashes nowhere.
+    """
+    if expected is None or _hash_in_cache(path) is not None:
+        return
+    with suppress(OSError, OutputError):  # a read-only cache can still be read
+        record = _hash_record(path)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(record, expected)
+
+
+def _hash_record(path: Path) -> Path:
+    snapshot = next((folder for folder in path.parents if folder.parent.name == "snapshots"), path.parent)
+    return snapshot.parent.parent / HASH_RECORDS / snapshot.name / path.relative_to(snapshot)
 
 
 def _is_intact(path: Path, expected: str | None) -> bool:

@@ -15,8 +15,9 @@ from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluatio
 from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
 from levit_cli.choices import CheckpointFormat, Dtype, PreprocessingName
 from levit_cli.data.inputs import is_url
-from levit_cli.data.labels import Labels, imagenet1k, numbered, read_labels, require_length
-from levit_cli.errors import RefusedError, reason_of
+from levit_cli.data.label_files import read_labels
+from levit_cli.data.labels import Labels, imagenet1k, numbered, require_length
+from levit_cli.errors import RefusedError, UsageError, raise_faults, reason_of
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
 from levit_cli.system.text import count_noun
@@ -94,18 +95,17 @@ def load(
     Raises:
         RefusedError: the source does not exist, is not a LeViT or is damaged, or loading it could run code.
         UnreachableError: the hub or the URL cannot be reached and the model is not cached.
-        UsageError: an environment variable of the hub client is invalid.
+        UsageError: an environment variable of the hub client is invalid, or a hash is given and the source is no URL.
         OutputError: the cache cannot be written.
     """
+    raise_faults(unused_hash(str(source), sha256))
     path = _locate(str(source), offline, sha256, warn)
     files = weight_files(path)
     weights = unwrap(_read_all(files, ema))
     metadata = (
         read_metadata(files[0].parent, with_transform=preprocessing is None) if _has_own_metadata(path) else Metadata()
     )
-    conversion = convert_state_dict(
-        weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
-    )
+    conversion = _convert(weights, path, metadata)
     config = conversion.config
     return Checkpoint(
         config=config,
@@ -121,6 +121,27 @@ def load(
         evaluation=metadata.evaluation,
         temperature=metadata.temperature,
     )
+
+
+def _convert(weights: Weights, path: Path, metadata: Metadata) -> StateDictConversion:
+    try:
+        return convert_state_dict(
+            weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
+        )
+    except RefusedError as error:  # what was skipped may be the reason
+        hint = "; ".join(part for part in (error.hint, *weights.notes) if part)
+        raise RefusedError(error.what, why=error.why, hint=hint) from error
+
+
+def unused_hash(source: str, sha256: str | None) -> list[UsageError]:
+    """Return the fault of an expected hash that would not be compared with anything; no fault for a URL."""
+    if sha256 is None or is_url(source):
+        return []
+    return [UsageError(
+        f"--sha256 has no effect on the model {source}",
+        why="it is the expected hash of a model at a URL",
+        hint="leave it out; levit info shows the hash of a model",
+    )]  # fmt: skip
 
 
 def own_folder(source: str) -> Path | None:

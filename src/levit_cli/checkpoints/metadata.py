@@ -9,22 +9,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from levit_cli.checkpoints.metadata_hf import from_hf, hf_config, hf_preprocessor
+from levit_cli.checkpoints.metadata_hf import from_hf, hf_config
 from levit_cli.checkpoints.metadata_parts import OURS, Evaluation, Metadata, require_temperature
+from levit_cli.checkpoints.metadata_processor import processor_settings
 from levit_cli.checkpoints.metadata_timm import from_timm, timm_config
 from levit_cli.choices import CheckpointFormat
-from levit_cli.data.labels import Labels
+from levit_cli.data.label_files import parse_json
+from levit_cli.data.labels import Labels, from_names, placeholders
 from levit_cli.errors import RefusedError, reason_of
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
 from levit_cli.system.atomic import replace_text
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+METADATA_FILES = (CONFIG, PREPROCESSOR, PROCESSOR)
 HF_PROCESSOR = "LevitImageProcessor"
 
 
 def read_metadata(folder: Path, *, with_transform: bool = True) -> Metadata:
     """Read ``config.json`` and ``preprocessor_config.json`` of a model folder in either format. Both may be missing.
+
+    As in transformers, an image processor in ``processor_config.json`` takes precedence.
 
     Args:
         with_transform: read the preprocessing. If the caller replaces it, False avoids an error for an unsupported one.
@@ -32,7 +37,7 @@ def read_metadata(folder: Path, *, with_transform: bool = True) -> Metadata:
     Raises:
         RefusedError: a file exists but is invalid.
     """
-    config, preprocessor = _read_json(folder / CONFIG), _read_json(folder / PREPROCESSOR) if with_transform else {}
+    config, preprocessor = _read_json(folder / CONFIG), _read_processor(folder) if with_transform else {}
     try:
         if "architecture" in config:
             return from_timm(config, with_transform)
@@ -44,11 +49,18 @@ def read_metadata(folder: Path, *, with_transform: bool = True) -> Metadata:
         raise RefusedError(f"The metadata in {folder} is invalid", why=repr(error)) from error
 
 
+def _read_processor(folder: Path) -> dict[str, Any]:
+    nested = _read_json(folder / PROCESSOR).get("image_processor")
+    if nested is not None and not isinstance(nested, dict):
+        raise RefusedError(f"Cannot read {folder / PROCESSOR}", why="its image_processor is not a JSON object")
+    return nested or _read_json(folder / PREPROCESSOR)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RefusedError(f"Cannot read {path}", why=reason_of(error)) from error
     if not isinstance(content, dict):
@@ -88,9 +100,13 @@ def write_metadata(
         ours["evaluation"] = asdict(evaluation)
     if temperature != 1:
         ours["temperature"] = temperature
+    if labels.wnids != from_names(labels.names).wnids:
+        ours["wnids"] = list(labels.wnids or ())
+    if labels.names == placeholders(len(labels)):
+        ours["named"] = True  # the classes are called like Hugging Face's placeholders
     if format == "timm":
         return {CONFIG: {**timm_config(config, labels, transform), OURS: ours | exact_transform}}
     return {
         CONFIG: {**hf_config(config, labels), OURS: ours},
-        PREPROCESSOR: {"image_processor_type": HF_PROCESSOR, **hf_preprocessor(transform), OURS: exact_transform},
+        PREPROCESSOR: {"image_processor_type": HF_PROCESSOR, **processor_settings(transform), OURS: exact_transform},
     }

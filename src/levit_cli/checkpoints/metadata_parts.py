@@ -1,7 +1,7 @@
 """Parse the values that both metadata formats share, and the section ``levit_cli`` in their files."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -44,8 +44,32 @@ class Metadata:
 def parse_size(value: Any) -> Grid:
     """Parse a size as (height, width) from one number, a pair, or a mapping."""
     if isinstance(value, Mapping):
-        return int(value["height"]), int(value["width"])
-    return (int(value[0]), int(value[1])) if isinstance(value, (list, tuple)) else (int(value), int(value))
+        value = [value["height"], value["width"]]
+    height, width = value if isinstance(value, (list, tuple)) else (value, value)
+    return parse_side(height), parse_side(width)
+
+
+def parse_side(value: Any) -> int:
+    """Parse a length in pixels.
+
+    Raises:
+        ValueError: it is not a whole number above 0.
+    """
+    number = parse_number(value)
+    if number < 1 or number != int(number):
+        raise ValueError(f"{value!r} is not a number of pixels")
+    return int(number)
+
+
+def parse_number(value: Any) -> float:
+    """Return a number as it is; text that looks like one is an error.
+
+    Raises:
+        TypeError: it is not a number.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a number")
+    return value
 
 
 def square_or_pair(size: Grid) -> int | list[int]:
@@ -72,6 +96,12 @@ def require_temperature(value: float) -> float:
     return value
 
 
+def with_wnids(labels: Labels | None, ours: Mapping[str, Any]) -> Labels | None:
+    """Return the labels with the WordNet ids in our section, which neither library's format has a key for."""
+    wnids = ours.get("wnids")
+    return replace(labels, wnids=tuple(map(str, wnids))) if labels and wnids and len(wnids) == len(labels) else labels
+
+
 def parse_transform(section: Mapping[str, Any]) -> Transform:
     """Parse the exact preprocessing in our section."""
     pairs = {key: parse_size(section[key]) for key in ("resize_to", "crop_size")}
@@ -81,7 +111,7 @@ def parse_transform(section: Mapping[str, Any]) -> Transform:
 
 def parse_triple(values: Any) -> tuple[float, float, float]:
     """Parse one number per channel."""
-    first, second, third = (float(value) for value in values)
+    first, second, third = (float(parse_number(value)) for value in values)
     return first, second, third
 
 

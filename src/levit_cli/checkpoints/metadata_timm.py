@@ -10,19 +10,31 @@ from levit_cli.checkpoints.metadata_parts import (
     OURS,
     Metadata,
     parse_evaluation,
+    parse_number,
     parse_size,
     parse_transform,
     parse_triple,
     published_or_same,
     require_temperature,
     square_or_pair,
+    with_wnids,
 )
 from levit_cli.data.labels import Labels, from_list
 from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
-from levit_cli.model.config import LevitConfig, variant_name
+from levit_cli.model.config import Grid, LevitConfig, variant_name
+from levit_cli.system.text import count_noun
 
-CROP_PCT = 0.9  # timm's default for LeViT
+CROP_PCT = 0.9  # of the published LeViTs
+# What timm takes for keys that a file does not state.
+DEFAULTS: dict[str, Any] = {
+    "input_size": (3, 224, 224),
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+    "mean": IMAGENET_MEAN,
+    "std": IMAGENET_STD,
+}
 ARCHITECTURES = re.compile(r"levit(_conv)?_(128s|128|192|256|384)")
 
 
@@ -33,9 +45,9 @@ def from_timm(config: Mapping[str, Any], with_transform: bool) -> Metadata:
     names = trained.get("label_names")
     ours = config.get(OURS, {})
     return Metadata(
-        image_size=parse_size(trained["input_size"][1:]) if "input_size" in trained else None,
-        labels=from_list(names) if names else None,
-        transform=_transform_from_timm(trained) if with_transform and "input_size" in trained else None,
+        image_size=_image_size(trained) if trained.get("input_size") is not None else None,
+        labels=with_wnids(from_list(names) if names else None, ours),
+        transform=_transform_from_timm(trained) if with_transform and not trained.keys().isdisjoint(DEFAULTS) else None,
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
         evaluation=parse_evaluation(ours),
         temperature=require_temperature(float(ours.get("temperature", 1.0))),
@@ -48,6 +60,16 @@ def _require_timm_levit(config: Mapping[str, Any]) -> None:
     activations = {options.get("act_layer"), options.get("attn_act_layer")}
     if not ARCHITECTURES.fullmatch(architecture) or not activations <= {None, "hard_swish"}:
         raise RefusedError(f"timm's architecture {architecture} is not supported", why=f"its model_args are {options}")
+    for pool in (config.get("global_pool"), options.get("global_pool")):
+        if pool not in (None, "avg"):
+            raise RefusedError(f"timm's global_pool {pool!r} is not supported", why="a LeViT averages all positions")
+
+
+def _image_size(settings: Mapping[str, Any]) -> Grid:
+    channels, *size = settings["input_size"]
+    if channels != 3:
+        raise RefusedError(f"the model takes images of {count_noun(channels, 'channel')}, not RGB")
+    return parse_size(size)
 
 
 def _transform_from_timm(trained: Mapping[str, Any]) -> Transform:
@@ -56,18 +78,19 @@ def _transform_from_timm(trained: Mapping[str, Any]) -> Transform:
         # Edits of the file's other keys take precedence: our section counts only while it agrees with them.
         if _timm_preprocessing(transform).items() <= trained.items():
             return transform
-    if trained.get("crop_mode", "center") != "center":
-        raise RefusedError(f"timm's crop mode {trained['crop_mode']} is not supported", hint=CHOOSE_PREPROCESSING)
-    height, width = parse_size(trained["input_size"][1:])
-    kept = float(trained.get("crop_pct", CROP_PCT))
+    settings = DEFAULTS | {key: value for key, value in trained.items() if value is not None}
+    if settings["crop_mode"] != "center":
+        raise RefusedError(f"timm's crop mode {settings['crop_mode']} is not supported", hint=CHOOSE_PREPROCESSING)
+    height, width = _image_size(settings)
+    kept = parse_number(settings["crop_pct"])
     transform = Transform(
         "custom",
         resize_to=(floor(height / kept), floor(width / kept)),
         crop_size=(height, width),
         crop_rounding="half_even",
-        filter=trained.get("interpolation", "bicubic"),
-        mean=parse_triple(trained.get("mean", IMAGENET_MEAN)),
-        std=parse_triple(trained.get("std", IMAGENET_STD)),
+        filter=settings["interpolation"],
+        mean=parse_triple(settings["mean"]),
+        std=parse_triple(settings["std"]),
     )
     return published_or_same(transform, "timm")
 
@@ -94,7 +117,7 @@ def timm_config(config: LevitConfig, labels: Labels, transform: Transform) -> di
             "pool_size": list(config.grids[-1]),
             "first_conv": "stem.conv1.linear",
             "classifier": ["head.linear", "head_dist.linear"] if config.distilled else "head.linear",
-            "label_names": list(labels.names),
+            **({} if labels.generated else {"label_names": list(labels.names)}),
         },
     }
 

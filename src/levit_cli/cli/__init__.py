@@ -4,10 +4,12 @@ To print help, only this package is imported. Each command imports its implement
 """
 
 import inspect
+import io
 import re
 import shutil
+import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -21,7 +23,7 @@ from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
-from levit_cli.errors import ExitCode
+from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
 
 if TYPE_CHECKING:
@@ -138,13 +140,23 @@ def levit(
     del version  # handled by the callback
 
 
+def _write_utf8(*streams: TextIO | None) -> None:
+    """Write UTF-8 and plain line feeds, as on other systems, whatever the code page of Windows is."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", newline="\n")
+
+
 def main() -> NoReturn:
     """Run the ``levit`` command and exit."""
     warnings.filterwarnings("ignore", module="PIL")  # Pillow warns about broken metadata, which we tolerate
+    if IS_WINDOWS:
+        _write_utf8(sys.stdout, sys.stderr)
     try:
         app(prog_name="levit")
     except SystemExit as stop:
-        exit_now(stop.code)
+        # Typer and Rich turn a closed pipe into exit code 1.
+        exit_now(ExitCode.BROKEN_PIPE if isinstance(stop.__context__, BrokenPipeError) else stop.code)
     except OSError as error:  # help or the version could not be printed
         log(f"Error: Cannot write to standard output · {error.strerror}")
         exit_now(ExitCode.OUTPUT)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, ParamSpec
 
-from levit_cli.errors import ExitCode, LevitError, Terminated
+from levit_cli.errors import ExitCode, LevitError, Terminated, is_broken_pipe
 from levit_cli.system.progress import log
 from levit_cli.system.signals import raise_on_signals
 
@@ -46,10 +46,8 @@ def exit_now(code: int | str | None) -> NoReturn:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
-        code = ExitCode.BROKEN_PIPE
-    except (OSError, ValueError):
-        code = code or ExitCode.OUTPUT
+    except (OSError, ValueError) as error:
+        code = ExitCode.BROKEN_PIPE if is_broken_pipe(error) else code or ExitCode.OUTPUT
     os._exit(code if isinstance(code, int) else ExitCode.OK if code is None else ExitCode.SOME_FAILED)
 
 

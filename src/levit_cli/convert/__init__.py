@@ -36,7 +36,7 @@ class Report:
 
     def as_text(self) -> str:
         """Return the report as lines of text."""
-        conversion, transform, labels = self.source.conversion, self.source.transform, self.source.labels
+        conversion, transform = self.source.conversion, self.source.transform
         not_stored = "not stored (a weight file has no metadata)"
         lines = [
             f"source        {self.source.origin} ({self.source.format}, {self.source.dtype})",
@@ -46,13 +46,18 @@ class Report:
             f"derived       {_count(conversion.derived)}",
             f"dropped       {_count(conversion.dropped)}",
             "unmapped      0",
-            f"labels        {'kept' if self.result.labels == labels else not_stored}",
+            f"labels        {self._labels_kept(not_stored)}",
             f"preprocessing {'kept' if self.result.transform == transform else not_stored}",
             f"verification  logits differ by at most {self.logit_difference:.3g} "
             f"on {VERIFICATION_IMAGES} random images (largest logit: {self.logit_scale:.3g})",
         ]
         lines[4:4] = [f"note          {note}" for note in self.source.notes]
         return "\n".join(lines) + "\n"
+
+    def _labels_kept(self, not_stored: str) -> str:
+        if self.source.labels.generated:
+            return "none (the source names no classes)"
+        return "kept" if self.result.labels == self.source.labels else not_stored
 
 
 def _count(names: tuple[str, ...]) -> str:

@@ -20,6 +20,7 @@ __all__ = ["SUFFIXES", "Input", "InputOptions", "expand", "from_paths", "is_url"
 STDIN = "-"
 URL_SCHEMES = ("http://", "https://")
 CHUNK_BYTES = 1 << 16
+NO_MATCH = "no such file, and as a pattern it matches nothing"
 RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # ** as a whole component of a path
 
 
@@ -60,7 +61,10 @@ def expand(arguments: Iterable[str], skipped: Skipped | None = None, *, follow_l
             yield Input(argument)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             matches = sorted({*_matches(argument, skipped, follow_links)}, key=os.fsencode)
-            yield from from_paths(matches or [argument], skipped, follow_links=follow_links)
+            if matches:
+                yield from from_paths(matches, skipped, follow_links=follow_links)
+            else:
+                yield Input(argument, InputError("not_found", NO_MATCH))
         else:
             yield from from_paths([argument], skipped, follow_links=follow_links)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.engines.spec import Cache, EngineSpec
-from levit_cli.errors import UsageError
+from levit_cli.errors import UsageError, raise_faults
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
 from levit_cli.system.cpu import usable_threads
@@ -122,12 +122,18 @@ def resolve_spec(spec: EngineSpec) -> EngineSpec:
     name = spec.engine if spec.engine != "auto" else "openvino" if spec.device in ("auto", "cpu") else "torch"
     spec = replace(spec, engine=name, threads=usable_threads(spec.threads))
     if name == "openvino":
-        if spec.device not in ("auto", "cpu"):
-            raise UsageError(f"The OpenVINO engine runs on the CPU, not on {spec.device}", hint="use --engine torch")
+        raise_faults(wrong_device(spec))
         return replace(spec, device="cpu")
     with extra("torch", f"The {name} engine"):
         from levit_cli.engines.torch import resolve_torch_spec
     return resolve_torch_spec(spec)
+
+
+def wrong_device(spec: EngineSpec) -> list[UsageError]:
+    """Return the fault of a device on which the requested engine does not run."""
+    if spec.engine != "openvino" or spec.device in ("auto", "cpu"):
+        return []
+    return [UsageError(f"The OpenVINO engine runs on the CPU, not on {spec.device}", hint="use --engine torch")]
 
 
 _kept: list[object] = []

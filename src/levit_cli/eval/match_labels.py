@@ -7,12 +7,11 @@ without regard to case, underscores and repeated spaces; any synonym of the labe
 """
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from levit_cli.data.labels import Labels, numbered, synonyms
+from levit_cli.data.labels import Labels, composed, placeholders, synonyms
 from levit_cli.errors import RefusedError
 from levit_cli.system.text import count_noun, printable
 
@@ -46,15 +45,14 @@ def match(folders: Sequence[str], labels: Labels) -> tuple[int, ...]:
 
 def _rules(labels: Labels) -> tuple[_Rule, ...]:
     """Return the rules in the order in which they are tried."""
-    placeholders = [f"LABEL_{index}" for index in range(len(labels))] if labels == numbered(len(labels)) else []
     all_names = [{_normalized(name) for name in (*names, ", ".join(names))} for names in synonyms(labels)]
     return (
         _Rule(str, _group_by_key([name] for name in labels.names)),
-        _Rule(_composed, _group_by_key([_composed(name)] for name in labels.names)),
+        _Rule(composed, _group_by_key([composed(name)] for name in labels.names)),
         _Rule(_wordnet_id, _group_by_key([wnid] for wnid in labels.wnids or ())),
         _Rule(_normalized, _group_by_key([_normalized(name)] for name in labels.names)),
         _Rule(_normalized, _group_by_key(all_names)),
-        _Rule(str, _group_by_key([name] for name in placeholders)),
+        _Rule(str, _group_by_key([name] for name in (placeholders(len(labels)) if labels.generated else ()))),
     )
 
 
@@ -76,14 +74,9 @@ def _wordnet_id(name: str) -> str:
     return wordnet_id[0] if wordnet_id else ""
 
 
-def _composed(name: str) -> str:
-    """Compose accents, which some file systems store as separate characters."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _normalized(name: str) -> str:
-    """Compose accents, and fold case, underscores and spaces."""
-    return " ".join(_composed(name).casefold().replace("_", " ").split())
+    """Fold case, underscores and spaces, and compose accents."""
+    return " ".join(composed(name).casefold().replace("_", " ").split())
 
 
 def _matching_classes(folder: str, rules: Sequence[_Rule]) -> Sequence[int]:

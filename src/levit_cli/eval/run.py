@@ -8,21 +8,21 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from levit_cli.checkpoints import Checkpoint, own_folder
 from levit_cli.checkpoints.metadata import store_temperature
 from levit_cli.choices import Decoding
 from levit_cli.data.image_folder import LAYOUT, VAL_NAMES, ClassFolders, class_folders
 from levit_cli.engines import EngineSpec, keep_until_exit
-from levit_cli.errors import ExitCode, OutputError, UsageError
+from levit_cli.errors import ExitCode, OutputError, UsageError, raise_faults
 from levit_cli.eval.evaluate import TOP_K, Evaluated, evaluate
 from levit_cli.eval.json_document import document
 from levit_cli.eval.results import Summary
 from levit_cli.eval.summarize import summarize
 from levit_cli.eval.table import as_table
 from levit_cli.eval.wording import percent
-from levit_cli.predict.model import ModelOptions, load_model
+from levit_cli.predict.model import ModelOptions, conflicts, load_model
 from levit_cli.predict.records import as_json
 from levit_cli.predict.run_description import RunDescription, describe_run
 from levit_cli.system.atomic import same_file
@@ -68,8 +68,7 @@ def run(request: EvalRequest, log: Log) -> ExitCode:
     Raises:
         LevitError: nothing was evaluated, or the results could not be written.
     """
-    format = _format(request)
-    model_folder = _require_model_folder(request.model.name) if request.calibrate else None
+    format, model_folder = _require_consistent(request)
     folders = _class_folders(request, log)
     _require_outputs(request, folders)
     as_html = _load_report() if request.report else None
@@ -81,6 +80,26 @@ def run(request: EvalRequest, log: Log) -> ExitCode:
     is_stored = model_folder is None or _store_temperature(model_folder, summary, log, quiet=request.quiet)
     is_accurate = _reaches(request.fail_under, summary, log)
     return ExitCode.OK if is_accurate and is_stored and not evaluated.failures else ExitCode.SOME_FAILED
+
+
+def _require_consistent(request: EvalRequest) -> tuple[EvalFormat, Path | None]:
+    """Return the output format, and with ``--calibrate`` the model's folder.
+
+    Raises:
+        UsageError: options contradict each other or have no effect. The message names all faults.
+    """
+    faults = conflicts(request.model, request.spec)
+    if request.overwrite and request.output is None and request.report is None:
+        hint = "add --output FILE or --report FILE, or leave it out"
+        faults.append(UsageError("--overwrite has no effect without --output or --report", hint=hint))
+    results: list[Any] = [None, None]
+    for number, check in enumerate((_format, _model_folder)):
+        try:
+            results[number] = check(request)
+        except UsageError as error:
+            faults.append(error)
+    raise_faults(faults)
+    return results[0], results[1]
 
 
 def _format(request: EvalRequest) -> EvalFormat:
@@ -96,8 +115,11 @@ def _load_report() -> AsHtml:
     return as_html
 
 
-def _require_model_folder(model: str) -> Path:
-    """Return the model's local folder, in which the temperature will be stored."""
+def _model_folder(request: EvalRequest) -> Path | None:
+    """Return the model's local folder, in which ``--calibrate`` will store the temperature."""
+    if not request.calibrate:
+        return None
+    model = request.model.name
     folder = own_folder(model)
     if folder is None:
         raise UsageError(

@@ -1,15 +1,15 @@
 """Decode in worker processes, so that a decoder that crashes or hangs fails one image and does not end the run.
 
 A worker is a separate Python process. It reads inputs from its standard input and writes replies to its standard
-output, one at a time. A reply is a kind, a length and that many bytes; the main process unpickles nothing. A worker
-exits when the main process exits, because that closes the worker's standard input. If its decoder hangs at that time,
-SIGALRM kills the worker.
+output, one at a time. A reply is a kind, a length and that many bytes; the main process unpickles nothing. A thread of
+the main process waits for them, because not every system can wait for a pipe with a time limit. A worker exits when the
+main process exits, because that closes the worker's standard input. If its decoder hangs at that time, a timer ends the
+worker.
 """
 
+import faulthandler
 import os
 import pickle
-import resource
-import select
 import signal
 import struct
 import subprocess
@@ -18,25 +18,28 @@ import time
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from threading import Lock
-from typing import NoReturn, get_args
+from threading import Lock, Thread
+from typing import BinaryIO, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.data.inputs import Input
-from levit_cli.errors import InputError, InputErrorKind, RefusedError
+from levit_cli.errors import InputError, InputErrorKind, RefusedError, is_broken_pipe
 from levit_cli.images.transforms import Size
 from levit_cli.predict.reader import Reader
 from levit_cli.system.atomic import write_all
+from levit_cli.system.signals import ignore_signals_of_the_terminal
 
 # Pass this process's import path: the default one begins with the working folder, which may contain any module.
 COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from levit_cli.predict.isolation import serve; serve()"
 HEADER = struct.Struct("<cQ")  # the kind of a reply, and the number of bytes that follow
 READY, PIXELS, ERROR, BUG = b"R", b"P", b"E", b"B"
 START_TIMEOUT_S = 120.0
-GRACE_S = 5.0  # SIGALRM kills a worker this long after a timeout if the main process has not killed it
+GRACE_S = 5.0  # a worker ends itself this long after a timeout if the main process has not killed it
 KINDS: tuple[InputErrorKind, ...] = get_args(InputErrorKind)
+
+Reply = tuple[bytes, bytes]  # the kind and the content
 
 
 class _WorkerExitError(Exception):
@@ -118,6 +121,10 @@ class _Worker:
             )
         except OSError as error:
             raise _not_started(error) from error
+        assert self._process.stdout is not None
+        self._replies: SimpleQueue[Reply | None] = SimpleQueue()
+        self._receiver = Thread(target=_receive_all, args=(self._process.stdout, self._replies), daemon=True)
+        self._receiver.start()
 
     def start(self, reader: Reader) -> None:
         """Send the reader and wait until the worker has imported its modules, which no image's timeout includes."""
@@ -147,58 +154,65 @@ class _Worker:
         return np.frombuffer(content, np.uint8).reshape(self._shape)
 
     def kill(self) -> None:
+        assert self._process.stdin is not None
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):  # it may hang in the kernel, as on a dead network file system
             self._process.wait(GRACE_S)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with suppress(OSError):
-                pipe.close()
+            self._receiver.join(GRACE_S)
+        with suppress(OSError):
+            self._process.stdin.close()
 
     def _send(self, message: object) -> None:
         assert self._process.stdin is not None
         try:
             write_all(self._process.stdin.fileno(), pickle.dumps(message))
-        except BrokenPipeError:
-            raise self._exit_error() from None
+        except OSError as error:
+            if is_broken_pipe(error):
+                raise self._exit_error() from None
+            raise
 
-    def _receive(self, timeout_s: float) -> tuple[bytes, bytes]:
+    def _receive(self, timeout_s: float) -> Reply:
         deadline = time.monotonic() + timeout_s
-        kind, length = HEADER.unpack(self._read(HEADER.size, deadline))
-        return kind, self._read(length, deadline)
+        try:
+            reply = self._replies.get(timeout=timeout_s)
+        except Empty:
+            raise TimeoutError("the process did not respond in time") from None
+        if reply is not None:
+            return reply
+        if time.monotonic() >= deadline:  # this process was stopped meanwhile, and the worker's timer ended it
+            raise TimeoutError
+        raise self._exit_error()
 
-    def _read(self, length: int, deadline: float) -> bytes:
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        content = bytearray()
-        poll = select.poll()  # not select, which fails for descriptors above 1023
-        poll.register(descriptor, select.POLLIN)
-        while len(content) < length:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError("the process did not respond in time")
-            chunk = os.read(descriptor, length - len(content))
-            if not chunk:
-                raise self._exit_error()
-            content += chunk
-        return bytes(content)
-
-    def _exit_error(self) -> Exception:
+    def _exit_error(self) -> _WorkerExitError:
         code = self._process.wait()
-        if code == -signal.SIGALRM:
-            return TimeoutError()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        return _WorkerExitError(f"the decoder {how}")
+        # Windows reports an access violation, for example, as exit code 0xc0000005.
+        exited = f"exited with code {code if code < 1 << 8 else hex(code)}"
+        return _WorkerExitError(f"the decoder {f'was killed by {signal.Signals(-code).name}' if code < 0 else exited}")
+
+
+def _receive_all(stream: BinaryIO, replies: "SimpleQueue[Reply | None]") -> None:
+    """Put each reply of a worker into a queue, and None when the worker has exited."""
+    with stream:
+        while len(header := stream.read(HEADER.size)) == HEADER.size:
+            kind, length = HEADER.unpack(header)
+            content = stream.read(length)
+            if len(content) < length:
+                break
+            replies.put((kind, content))
+    replies.put(None)
+
+
+NEEDED_FOR = "--isolate, --resume and images that exceed --timeout need one; free memory or allow more processes"
 
 
 def _not_started(error: Exception) -> RefusedError:
-    return RefusedError("Cannot start a decoder process", why=str(error), hint="try without --isolate")
+    return RefusedError("Cannot start a decoder process", why=str(error), hint=NEEDED_FOR)
 
 
 def serve() -> NoReturn:
     """Run a worker: read inputs from standard input and write replies until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process handles it
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # write no core file after a crash
+    ignore_signals_of_the_terminal()  # Ctrl-C reaches all processes; the main process handles it
+    _leave_no_trace_of_a_crash()
     replies = os.dup(1)
     os.dup2(2, 1)  # text that libraries print must not mix with the replies
     requests = sys.stdin.buffer
@@ -209,9 +223,32 @@ def serve() -> NoReturn:
             item = pickle.load(requests)
         except EOFError:
             os._exit(0)
-        signal.setitimer(signal.ITIMER_REAL, timeout_s + GRACE_S)
+        _exit_after(timeout_s + GRACE_S)
         _reply(replies, *_read(reader, item))
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _exit_after(None)
+
+
+def _leave_no_trace_of_a_crash() -> None:
+    """Let a crash write no core file, or on Windows show no window."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.SetErrorMode(msvcrt.SEM_FAILCRITICALERRORS | msvcrt.SEM_NOGPFAULTERRORBOX)
+    else:
+        with suppress(ImportError, ValueError, OSError):
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _exit_after(seconds: float | None) -> None:
+    """End this process after some seconds, even if a decoder never returns to Python; None cancels that."""
+    if sys.platform != "win32" and hasattr(signal, "setitimer"):  # 50 times as fast as a thread
+        signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+    elif seconds is None:
+        faulthandler.cancel_dump_traceback_later()
+    else:
+        faulthandler.dump_traceback_later(seconds, exit=True)  # to standard error, which is discarded
 
 
 def _read(reader: Reader, item: Input) -> tuple[bytes, bytes]:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from levit_cli.checkpoints import Checkpoint, load
+from levit_cli.checkpoints import Checkpoint, load, unused_hash
 from levit_cli.choices import PreprocessingName
-from levit_cli.engines import EngineSpec, LevitEngine, make_engine
+from levit_cli.engines import EngineSpec, LevitEngine, make_engine, wrong_device
 from levit_cli.errors import UsageError
 from levit_cli.system.cache import GraphCache, cache_folder
 from levit_cli.system.progress import Log
@@ -29,6 +29,25 @@ class ModelOptions:
     preprocessing: PreprocessingName | None = None
     sha256: str | None = None
     offline: bool = False
+
+
+def conflicts(model: ModelOptions, spec: EngineSpec) -> list[UsageError]:
+    """Return the faults of these options that are known without loading the model."""
+    uses_openvino = spec.engine == "openvino" or (spec.engine == "auto" and spec.device in ("auto", "cpu"))
+    needs_torch = model.preprocessing == "hf-tensor" and uses_openvino
+    return [
+        *unused_hash(model.name, model.sha256),
+        *wrong_device(spec),
+        *([_needs_torch("hf-tensor", "openvino")] if needs_torch else []),
+    ]
+
+
+def _needs_torch(preprocessing: str, engine: str) -> UsageError:
+    return UsageError(
+        f"The preprocessing {preprocessing} needs the torch engine",
+        why=f"it resizes images with torch, but the engine is {engine}",
+        hint="add --engine torch",
+    )
 
 
 def load_model(options: ModelOptions, log: Log, *, verbose: bool) -> Checkpoint:
@@ -65,11 +84,7 @@ def make_prediction_engine(
     engine = make_engine(checkpoint, spec, cache, owns_process=owns_process)
     chosen = engine.spec
     if checkpoint.transform.resizer == "torch" and chosen.engine != "torch":
-        raise UsageError(
-            f"The preprocessing {checkpoint.transform.name} needs the torch engine",
-            why=f"it resizes images with torch, but the engine is {chosen.engine}",
-            hint="add --engine torch",
-        )
+        raise _needs_torch(checkpoint.transform.name, chosen.engine)
     if verbose:
         threads, streams = count_noun(chosen.threads, "thread"), count_noun(chosen.streams, "stream")
         log(f"engine {chosen.engine} on {chosen.device} in {chosen.precision}, {threads}, {streams}")

@@ -9,7 +9,7 @@ if the inputs arrive slowly.
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.errors import InputError
+from levit_cli.errors import IS_WINDOWS, InputError
 from levit_cli.predict.prefetch import Decoded, End, Pixels, Prefetcher, Task
 from levit_cli.system.text import count_noun
 
@@ -27,6 +27,9 @@ __all__ = ["Network", "Prediction", "Prefetcher", "Ranked", "Stats", "logits_of"
 
 # Parts of the out-of-memory messages of libraries that do not raise MemoryError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
+
+# How long the main thread waits at a time. On Windows, Ctrl-C does not interrupt it.
+WAIT_S = 0.5 if IS_WINDOWS else None
 
 Logits = NDArray[np.float32]
 Network = Callable[[Pixels], Logits]
@@ -157,10 +160,17 @@ class _Batches:
 
     def results(self) -> Iterator[_BatchResult]:
         threading.Thread(target=self._form, name="batches", daemon=True).start()
-        while not isinstance(batch := self._running.get(), End):
+        while not isinstance(batch := self._next(), End):
+            while not batch.done():
+                wait([batch], WAIT_S)
             yield batch.result()
         if batch.error is not None:
             raise batch.error
+
+    def _next(self) -> "Future[_BatchResult] | End":
+        while True:
+            with suppress(Empty):
+                return self._running.get(timeout=WAIT_S)
 
     def stop(self) -> None:
         self._stopped.set()

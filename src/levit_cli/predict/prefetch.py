@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from levit_cli.predict.isolation import IsolatedReader
 
 DECODE_TIMEOUT_S = 30.0  # the largest image that is allowed takes about 5 s on one core
+MAX_TIMEOUT_S = 30 * 86400.0  # no system waits much longer than this; Windows' limit is 49 days
 AHEAD_PER_WORKER = 4
 BATCHES_AHEAD = 3  # with fewer, batches would not be full, because no more inputs could be listed in time
 POLL_INTERVAL_S = 0.5  # how often an image whose decoding has not begun is checked
@@ -226,7 +227,7 @@ class Decoder:
     """
 
     def __init__(self, reader: Reader, options: DecodeOptions) -> None:
-        self._reader, self._options = reader, options
+        self._reader, self._options = reader, replace(options, timeout_s=min(MAX_TIMEOUT_S, options.timeout_s))
         self._isolated: IsolatedReader | None = None
 
     def prefetch(self, inputs: Iterable[Input], batch_size: int) -> Prefetcher:

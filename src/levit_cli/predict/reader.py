@@ -22,6 +22,7 @@ from levit_cli.system.extras import extra
 MAX_DOWNLOAD_BYTES = 100 << 20
 MAX_STDIN_BYTES = 1 << 30
 DOWNLOAD_TIMEOUT_S = 60.0
+NOT_REGULAR = "it is a folder, pipe, socket or device"
 
 
 class Reader:
@@ -93,8 +94,7 @@ def open_regular(path: str) -> BinaryIO:
         InputError: ``not_found``, ``permission`` or ``not_regular``.
     """
     try:
-        # without O_NONBLOCK, opening a FIFO that has no writer would block forever
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = _open_without_waiting(path)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError("not_found", "no such file") from None
     except PermissionError:
@@ -104,8 +104,18 @@ def open_regular(path: str) -> BinaryIO:
         raise InputError("not_regular" if _is_special(path) else "not_found", why) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise InputError("not_regular", "it is a folder, pipe, socket or device")
+        raise InputError("not_regular", NOT_REGULAR)
     return open(descriptor, "rb")
+
+
+def _open_without_waiting(path: str) -> int:
+    """Open a file. Opening a FIFO that has no writer would wait forever."""
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+    if hasattr(os, "O_NONBLOCK"):
+        return os.open(path, flags | os.O_NONBLOCK)
+    if _is_special(path):  # on Windows also names such as NUL, and folders, which it does not open
+        raise InputError("not_regular", NOT_REGULAR)
+    return os.open(path, flags)
 
 
 def _is_special(path: str) -> bool:

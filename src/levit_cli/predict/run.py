@@ -5,7 +5,7 @@ Checks run from cheap to expensive: the options, the output file, the first inpu
 """
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,8 +17,8 @@ from levit_cli.choices import Decoding, Format
 from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, keep_until_exit
-from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UsageError
-from levit_cli.predict.model import ModelOptions, load_model, make_prediction_engine
+from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UsageError, raise_faults
+from levit_cli.predict.model import ModelOptions, conflicts, load_model, make_prediction_engine
 from levit_cli.predict.pipeline import Prediction, Stats, predict
 from levit_cli.predict.prefetch import DecodeOptions, Decoder, Prefetcher
 from levit_cli.predict.reader import Reader
@@ -89,8 +89,7 @@ def classify(
     Raises:
         LevitError: the options, the output, the model or the engine were refused, or the output cannot be written.
     """
-    format = format_for(output.format, output.path, is_terminal=is_terminal())
-    _require_consistent(inputs, output, format)
+    format = _consistent_format(inputs, output, conflicts(model, spec))
     require_free(
         output.path, [*inputs.arguments, inputs.files_from or ""],
         overwrite=output.overwrite, resume=output.resume, replaces=format == "json",
@@ -118,21 +117,50 @@ def classify(
             return run.start(prefetcher, file)
 
 
-def _require_consistent(inputs: InputOptions, output: OutputOptions, format: Format) -> None:
+def _consistent_format(inputs: InputOptions, output: OutputOptions, others: Sequence[UsageError]) -> Format:
+    """Return the output format.
+
+    Args:
+        others: the faults of the other options.
+
+    Raises:
+        UsageError: options are missing, contradict each other or have no effect. The message names all faults.
+    """
+    faults = [*_input_faults(inputs), *_output_faults(output), *others]
+    try:
+        format = format_for(output.format, output.path, is_terminal=is_terminal())
+    except UsageError as error:
+        raise_faults([*faults, error])
+        raise
+    if output.resume and (output.path is None or format not in RESUMABLE):
+        why = "no --output is given" if output.path is None else f"{format} is one document, not separate records"
+        hint = f"use --output FILE in one of the formats {', '.join(RESUMABLE)}"
+        faults.append(UsageError("Cannot use --resume", why=why, hint=hint))
+    raise_faults(faults)
+    return format
+
+
+def _input_faults(inputs: InputOptions) -> Iterator[UsageError]:
     if not inputs.arguments and inputs.files_from is None:
-        raise UsageError("Nothing to classify", hint="name files, folders or URLs, or use --files-from")
+        yield UsageError("Nothing to classify", hint="name files, folders or URLs, or use --files-from")
     if inputs.files_from == STDIN and STDIN in inputs.arguments:
-        raise UsageError(
+        yield UsageError(
             "Standard input cannot be both an image and a list of paths",
             hint="name the list or the image as a file instead of -",
         )
-    if output.resume and output.overwrite:
-        raise UsageError("--resume keeps existing records, --overwrite replaces them", hint="use only one of them")
-    if output.resume and (output.path is None or format not in RESUMABLE):
-        why = "no --output is given" if output.path is None else f"{format} is one document, not separate records"
-        raise UsageError(
-            "Cannot use --resume", why=why, hint=f"use --output FILE in one of the formats {', '.join(RESUMABLE)}"
+    if inputs.null and inputs.files_from is None:
+        yield UsageError(
+            "-0 (--null) has no effect without --files-from",
+            why="it tells how the paths in that list are separated",
+            hint="add --files-from FILE, or leave it out",
         )
+
+
+def _output_faults(output: OutputOptions) -> Iterator[UsageError]:
+    if output.resume and output.overwrite:
+        yield UsageError("--resume keeps existing records, --overwrite replaces them", hint="use only one of them")
+    elif output.overwrite and output.path is None:
+        yield UsageError("--overwrite has no effect without --output", hint="add --output FILE, or leave it out")
 
 
 def _require_some(inputs: InputOptions, skipped: Skipped) -> tuple[Iterator[Input], bool]:

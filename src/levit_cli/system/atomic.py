@@ -3,13 +3,17 @@
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from levit_cli.errors import OutputError, reason_of
+from levit_cli.errors import IS_WINDOWS, OutputError, reason_of
 
+REPLACE_ATTEMPTS = 20  # on Windows, where a virus scanner may have a new file open for a moment
+REPLACE_INTERVAL_S = 0.05
+CLOSED = -1  # no descriptor has this number
 NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -36,7 +40,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(descriptor)
             os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
+            _replace(temporary, target)
     finally:
         with suppress(OSError):  # already renamed, or the disk failed
             os.unlink(temporary)
@@ -73,19 +77,28 @@ class Replacement:
             write_all(self.descriptor, data)
         self.size += len(data)
 
-    def commit(self) -> None:
-        """Replace the target. If it exists, keep its permissions. The descriptor stays open."""
+    def sync(self) -> None:
+        """Complete the temporary file. If the target exists, give the file its permissions."""
         with writing(self.path):
             with suppress(FileNotFoundError):
                 os.chmod(self._temporary, stat.S_IMODE(os.stat(self.path).st_mode))
             os.fsync(self.descriptor)
-            os.replace(self._temporary, self.path)
+
+    def close(self) -> None:
+        """Close the temporary file. Windows replaces no file that is open."""
+        descriptor, self.descriptor = self.descriptor, CLOSED
+        with suppress(OSError):  # it is closed already, or was synced
+            os.close(descriptor)
+
+    def commit(self) -> None:
+        """Replace the target with the synced file. The descriptor stays open unless it was closed."""
+        with writing(self.path):
+            _replace(self._temporary, self.path)
         _sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Close and remove the temporary file."""
-        with suppress(OSError):
-            os.close(self.descriptor)
+        self.close()
         remove_leftover(self.path)
 
 
@@ -100,6 +113,22 @@ def remove_leftover(path: Path) -> None:
     """Remove the temporary file that a killed run left for ``path``."""
     with suppress(OSError):
         path.with_name(_temporary_name(path.name)).unlink()
+
+
+def read_at(descriptor: int, length: int, offset: int) -> bytes:
+    """Read at most ``length`` bytes at an offset and keep the descriptor's position.
+
+    Where the system has no ``pread``, no other thread may use the descriptor meanwhile.
+    """
+    if hasattr(os, "pread"):
+        content: bytes = os.pread(descriptor, length, offset)
+        return content
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, length)
+    finally:
+        os.lseek(descriptor, position, os.SEEK_SET)
 
 
 def write_all(descriptor: int, data: bytes) -> None:
@@ -121,6 +150,16 @@ def writing(path: Path) -> Iterator[None]:
 def _temporary_name(name: str) -> str:
     # a hash, because the name may already have the maximum length
     return f".levit-{blake2b(os.fsencode(name), digest_size=8).hexdigest()}.part"
+
+
+def _replace(source: str | Path, target: Path) -> None:
+    """Rename a file over another one. On Windows, wait a second for programs that have one of them open."""
+    for _ in range(REPLACE_ATTEMPTS if IS_WINDOWS else 0):
+        with suppress(PermissionError):
+            os.replace(source, target)
+            return
+        time.sleep(REPLACE_INTERVAL_S)
+    os.replace(source, target)
 
 
 def _umask() -> int:

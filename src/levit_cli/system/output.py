@@ -4,25 +4,21 @@ The file is opened and locked before a model is loaded, so that a run whose outp
 not changed before the first write. An ``OSError`` becomes an ``OutputError``.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import BinaryIO, Protocol, TypeVar
 
-from levit_cli.errors import LevitError, OutputError, UsageError, reason_of
-from levit_cli.system.atomic import Replacement, remove_leftover, replace_bytes, same_file, write_all, writing
+from levit_cli.errors import LevitError, OutputError, UsageError, is_broken_pipe, reason_of
+from levit_cli.system import locking
+from levit_cli.system.atomic import CLOSED, Replacement, remove_leftover, replace_bytes, same_file, write_all, writing
 from levit_cli.system.signals import deferred_signals
 
-locks: ModuleType | None
-try:
-    import fcntl as locks
-except ImportError:  # Windows: files are not locked there
-    locks = None
-
-IN_USE = "another run is writing to it"
+FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 def require_free(
@@ -52,6 +48,8 @@ def require_free(
     if not output.exists():
         _require_writable_folder(output)
     elif any(same_file(str(output), str(path)) for path in inputs):
+        if output.is_dir():
+            raise _is_folder(output)
         raise UsageError(f"The output {output} is also an input", why="it was not touched", hint="choose another name")
     elif output.is_dir() and not folder:
         raise OutputError(f"Cannot write {output}", why="it is a folder", hint="choose the name of a file")
@@ -74,6 +72,11 @@ def _require_writable_folder(output: Path) -> None:
         raise OutputError(f"Cannot write {output}", why=why, hint=hint)
 
 
+def _is_folder(output: Path) -> UsageError:
+    hint = "choose the name of a file, with the suffix of its format"
+    return UsageError(f"The output {output} is a folder", why="it was not touched", hint=hint)
+
+
 F = TypeVar("F")
 
 
@@ -94,6 +97,8 @@ def choose_format(format: F | None, output: Path | None, by_suffix: Mapping[str,
     if output is None:
         return default
     suffix = output.suffix.lower()
+    if output.is_dir():
+        raise _is_folder(output)
     if suffix not in by_suffix:
         known = ", ".join(filter(None, by_suffix))
         what = f"No output format matches the suffix of {output.name}"
@@ -163,9 +168,9 @@ class Sink:
     def _guard(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
-            raise
         except (OSError, ValueError) as error:  # ValueError: the stream is closed
+            if is_broken_pipe(error):
+                raise BrokenPipeError(errno.EPIPE, reason_of(error)) from error
             why = reason_of(error)
             raise OutputError(f"Cannot write {self._name}", why=why) from error
 
@@ -216,7 +221,6 @@ class OutputFile:
         self._end: int | None = None  # size of the complete records; None before the first write
         with writing(path):
             self.descriptor = _open_locked(self.path, may_exist=may_exist)
-        self._descriptors = [self.descriptor]
         remove_leftover(self.path)
 
     def write(self, data: bytes) -> None:
@@ -240,12 +244,39 @@ class OutputFile:
         return end
 
     def take_over(self, replacement: Replacement) -> None:
-        """Replace the file with a temporary one, which is locked first, and continue writing to it."""
+        """Replace the file with a temporary one and continue writing to it."""
+        if locking.posix is None:
+            self._replace_closed(replacement)
+        else:
+            self._replace_open(replacement)
+        self._end = replacement.size
+
+    def _replace_open(self, replacement: Replacement) -> None:
+        """Replace the file so that the file at this path is locked at every moment."""
         with writing(self.name):
-            _lock(replacement.descriptor)
+            locking.lock(replacement.descriptor)
+        replacement.sync()
         replacement.commit()
-        self.descriptor, self._end = replacement.descriptor, replacement.size
-        self._descriptors.append(self.descriptor)  # the old file stays open and locked
+        self._close()
+        self.descriptor = replacement.descriptor
+
+    def _replace_closed(self, replacement: Replacement) -> None:
+        """Replace the file while neither is open. Windows would refuse to replace it otherwise."""
+        replacement.sync()
+        replacement.close()
+        self._close()
+        try:
+            replacement.commit()
+        finally:
+            with writing(self.name):
+                self.descriptor = os.open(self.path, FLAGS)
+                locking.lock(self.descriptor)
+        os.lseek(self.descriptor, replacement.size, os.SEEK_SET)
+
+    def _close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, CLOSED
+        with suppress(OSError):  # the data is synced already
+            locking.close(descriptor)
 
     def finish(self) -> None: ...
     def stop(self) -> None: ...
@@ -258,13 +289,19 @@ class OutputFile:
         try:
             if self._end is not None:
                 self._sync(quietly=kind is not None)
-            elif self._is_new:
-                with suppress(OSError):
-                    self.path.unlink()  # nothing was written
         finally:
-            for descriptor in self._descriptors:
-                with suppress(OSError):  # the data is synced already
-                    os.close(descriptor)
+            if self._end is not None or not self._is_new:
+                self._close()
+            else:
+                self._remove()  # nothing was written
+
+    def _remove(self) -> None:
+        """Remove and close the file, in the order that the system allows."""
+        if locking.posix is None:
+            self._close()
+        with suppress(OSError):
+            self.path.unlink()
+        self._close()
 
     def _sync(self, *, quietly: bool) -> None:
         with suppress(*[OutputError] * quietly), writing(self.name):
@@ -300,14 +337,14 @@ class Document:
 
 
 def _open_locked(path: Path, *, may_exist: bool) -> int:
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    flags = FLAGS | os.O_CREAT
     while True:
         try:
             descriptor = os.open(path, flags if may_exist else flags | os.O_EXCL, 0o666)
         except FileExistsError:
             raise _exists(path) from None  # another process created it after the check
         try:
-            _lock(descriptor)
+            locking.lock(descriptor)
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor  # else another file replaced it between open and lock
         except BaseException as error:
@@ -319,35 +356,11 @@ def _open_locked(path: Path, *, may_exist: bool) -> int:
 
 
 def _exists(path: Path, *, can_resume: bool = True) -> LevitError:
-    if _is_in_use(path):
-        return OutputError(f"Cannot write {path}", why=IN_USE, hint="wait until it ends, or choose another name")
+    if locking.is_locked(path):
+        hint = "wait until it ends, or choose another name"
+        return OutputError(f"Cannot write {path}", why=locking.IN_USE, hint=hint)
     hint = f"{'--resume continues it, ' if can_resume else ''}--overwrite replaces it"
     return UsageError(f"{path} exists", why="it was not touched", hint=hint)
-
-
-def _lock(descriptor: int) -> None:
-    """Lock an open file, if the file system supports locks."""
-    if locks is None:
-        return
-    try:
-        locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
-    except BlockingIOError as error:
-        raise OSError(error.errno, IN_USE) from None
-    except OSError:  # no locks, as on old network file systems
-        return
-
-
-def _is_in_use(path: Path) -> bool:
-    if locks is None:
-        return False
-    with suppress(FileNotFoundError, PermissionError, IsADirectoryError), path.open("rb") as file:
-        try:
-            locks.flock(file, locks.LOCK_SH | locks.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-    return False
 
 
 def silence_native_stderr() -> None:

@@ -1,6 +1,7 @@
 """Raise SIGINT and SIGTERM as exceptions, and defer them while a step must not be interrupted."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +9,14 @@ from types import FrameType
 
 from levit_cli.errors import Terminated
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# On Windows, no program can send SIGTERM; Ctrl-Break and the end of a console take its place.
+SIGNALS = (signal.SIGINT, *(getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)))
 
 
 def raise_on_signals() -> None:
-    """Raise ``Terminated`` on SIGTERM and ``KeyboardInterrupt`` on SIGINT. A second signal ends the process at once."""
-    signal.signal(signal.SIGTERM, _raise)
+    """Raise ``KeyboardInterrupt`` on SIGINT, ``Terminated`` on other signals. A second one ends the process at once."""
+    for number in SIGNALS[1:]:
+        signal.signal(number, _raise)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else SIGINT is ignored, as under nohup
         signal.signal(signal.SIGINT, _raise)
 
@@ -50,7 +53,7 @@ class DeferredSignals:
 
         Raises:
             KeyboardInterrupt: the signal is SIGINT.
-            Terminated: the signal is SIGTERM, or another process received a signal.
+            Terminated: it is another signal, or another process received a signal.
         """
         number, self.arrived = self.arrived, 0
         raise _exception(number)
@@ -79,19 +82,26 @@ def deferred_signals(*, second_ends: bool = False) -> Iterator[DeferredSignals]:
 @contextmanager
 def blocked_signals() -> Iterator[None]:
     """Block SIGINT and SIGTERM; a process that is forked in the block starts with them blocked."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if sys.platform == "win32":
         yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_signals_of_the_terminal() -> None:
+    """Ignore the signals that a terminal sends to all processes in it. The main process handles them."""
+    for name in ("SIGINT", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def ignore_signals() -> None:
     """Ignore SIGINT and SIGTERM in this process, also those that arrived while they were blocked."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
+    if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -20,6 +20,7 @@ from levit_cli.predict.resume.merge import COMMIT_EVERY_S, Merger
 from levit_cli.predict.resume.plan import ExistingRecords, Plan
 from levit_cli.predict.writers import Records
 from levit_cli.system.output import OutputFile, Target
+from tests.support.foreign_systems import linux_only
 from tests.support.killed import KilledError, dies_at
 
 LABELS = Labels(("zero", "one, or first", 'two\n"quoted"', "three"))
@@ -103,6 +104,7 @@ def test_file_truncated_at_any_byte_is_completed(tmp_path: Path, name: Format) -
         assert os.listdir(tmp_path) == ["out"]
 
 
+@linux_only
 @pytest.mark.guarantee("resume-after-kill")
 @pytest.mark.parametrize("name", RESUMABLE)
 @pytest.mark.parametrize(
@@ -156,6 +158,7 @@ def test_missing_end_is_appended_to_the_same_file(tmp_path: Path) -> None:
     assert path.stat().st_ino == inode
 
 
+@linux_only
 def test_replaced_file_keeps_its_permissions_and_symlink(tmp_path: Path) -> None:
     path, link = tmp_path / "out", tmp_path / "link"
     run(path, "jsonl", NAMES, bad="3")
@@ -167,6 +170,7 @@ def test_replaced_file_keeps_its_permissions_and_symlink(tmp_path: Path) -> None
     assert path.read_bytes() == uninterrupted(tmp_path, "jsonl", NAMES)
 
 
+@linux_only
 def test_merged_records_are_committed_every_minute_and_when_the_run_stops(tmp_path: Path) -> None:
     path = tmp_path / "out"
     run(path, "jsonl", NAMES, bad="135")

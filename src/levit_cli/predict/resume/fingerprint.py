@@ -15,6 +15,7 @@ from typing import Any
 
 from levit_cli.data.labels import Labels
 from levit_cli.predict.run_description import RunDescription
+from levit_cli.system.atomic import read_at
 
 ATTRIBUTE = "user.levit.run"
 BEGINNING = "beginning"
@@ -46,18 +47,22 @@ def store_fingerprint(descriptor: int, fingerprint: Fingerprint, end: int | None
     Args:
         end: number of bytes that will stay unchanged; None if the file will only grow.
     """
-    with suppress(OSError, AttributeError):  # AttributeError: Python has no extended attributes on this system
+    if not hasattr(os, "setxattr"):
+        return
+    with suppress(OSError):
         length = min(os.fstat(descriptor).st_size if end is None else end, BEGINNING_BYTES)
-        content = {**fingerprint, BEGINNING: [length, _digest(os.pread(descriptor, length, 0))]}
+        content = {**fingerprint, BEGINNING: [length, _digest(read_at(descriptor, length, 0))]}
         os.setxattr(descriptor, ATTRIBUTE, json.dumps(content).encode())
 
 
 def read_fingerprint(descriptor: int) -> Fingerprint | None:
     """Return the fingerprint of an open file; None if it has none or if it belongs to other contents."""
+    if not hasattr(os, "getxattr"):
+        return None
     try:
         fingerprint: Fingerprint = json.loads(os.getxattr(descriptor, ATTRIBUTE))
         length, digest = fingerprint.pop(BEGINNING)
-        is_current = digest == _digest(os.pread(descriptor, length, 0))
+        is_current = digest == _digest(read_at(descriptor, length, 0))
     except (OSError, AttributeError, ValueError, LookupError, TypeError):
         return None
     return fingerprint if is_current else None

@@ -6,13 +6,14 @@ existing records are merged, and when the run ends. A run that is killed therefo
 and at most one minute of work.
 """
 
-import os
 import time
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 
 from levit_cli.errors import OutputError
 from levit_cli.predict.resume.plan import PendingSlot, Plan, Range
-from levit_cli.system.atomic import Replacement, writing
+from levit_cli.system.atomic import Replacement, read_at, writing
 from levit_cli.system.output import OutputFile
 from levit_cli.system.signals import deferred_signals
 
@@ -39,7 +40,9 @@ class Merger:
     ) -> None:
         self._output, self._plan, self._existing = output, plan, plan.existing
         self._before_commit, self._clock = before_commit, clock
-        self._source = output.descriptor  # for the existing records; stays open after the output is replaced
+        # Each replacement moves the records that it copies. From the record ``_firsts[i]`` on, until the next range,
+        # a record is found ``_shifts[i]`` bytes after its original offset.
+        self._firsts, self._shifts = array("Q", [0]), array("q", [0])
         self._is_unmerged = bytearray(b"\1") * len(plan.existing)  # per record; 0 once it is kept or replaced
         self._num_unmerged = len(plan.existing)
         self._merged_bytes = self._existing.offsets[0]  # bytes of the output that are final; initially the header
@@ -102,7 +105,7 @@ class Merger:
     def _begin_replacement(self) -> Replacement:
         self._replacement = Replacement(self._output.path)
         self._committed_at = self._clock()
-        self._copy(self._output.descriptor, 0, self._merged_bytes, self._replacement)
+        self._copy(0, self._merged_bytes, self._replacement)
         return self._replacement
 
     def _commit(self, remaining: Iterable[Range]) -> None:
@@ -111,22 +114,27 @@ class Merger:
         replacement, self._replacement = self._replacement, None
         try:
             self._merged_bytes = replacement.size
+            firsts, shifts = array("Q"), array("q")
             for records in remaining:
+                firsts.append(records[0])
+                shifts.append(replacement.size - self._existing.offsets[records[0]])
                 self._copy_records(records, replacement)
             self._before_commit(replacement.descriptor)
             self._output.take_over(replacement)
+            self._firsts, self._shifts = firsts, shifts
         except BaseException:
             replacement.discard()
             raise
 
     def _copy_records(self, records: Range, target: Replacement) -> None:
         start, stop = records
-        self._copy(self._source, self._existing.offsets[start], self._existing.offsets[stop], target)
+        shift = self._shifts[bisect_right(self._firsts, start) - 1]
+        self._copy(self._existing.offsets[start] + shift, self._existing.offsets[stop] + shift, target)
 
-    def _copy(self, source: int, start: int, end: int, target: Replacement) -> None:
+    def _copy(self, start: int, end: int, target: Replacement) -> None:
         while start < end:
             with writing(self._output.name):
-                data = os.pread(source, min(COPY_BYTES, end - start), start)
+                data = read_at(self._output.descriptor, min(COPY_BYTES, end - start), start)
             if not data:
                 raise OutputError(f"Cannot resume {self._output.name}", why="another program truncated it")
             target.write(data)

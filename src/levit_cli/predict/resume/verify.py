@@ -11,7 +11,7 @@ from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat
 from levit_cli.predict.resume.fingerprint import Fingerprint, differences, read_fingerprint
 from levit_cli.predict.resume.plan import DamagedError, ExistingRecords, has_any_record
-from levit_cli.system.atomic import writing
+from levit_cli.system.atomic import read_at, writing
 from levit_cli.system.output import OutputFile
 
 SPOT_CHECK_IMAGES = 16  # images that are classified again if a file has no fingerprint
@@ -92,7 +92,7 @@ def _samples(output: OutputFile, format: RecordFormat, existing: ExistingRecords
     for number in np.unique(ok[positions] if len(ok) else ok).tolist():
         start, end = existing.offsets[number : number + 2]
         with writing(output.name):
-            record = os.pread(output.descriptor, end - start, start)
+            record = read_at(output.descriptor, end - start, start)
         item = Input(format.decode(record).path)
         if not item.is_stdin:
             yield item.path, record
