@@ -71,9 +71,9 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float
 
 def machine() -> str:
     """Return the name of the CPU and the number of cores that this process may use."""
-    from levit_cli.system.cpu import cpu_name
+    from levit_cli.system.cpu import cpu_name, usable_threads
 
-    return f"{cpu_name()}, {count_noun(len(os.sched_getaffinity(0)), 'core')}"
+    return f"{cpu_name()}, {count_noun(usable_threads(), 'core')}"
 
 
 def versions(*names: str) -> str:

@@ -13,12 +13,13 @@ import levit_cli
 PACKAGE = Path(levit_cli.__file__).parent
 # The folders and top-level modules of the package, from the lowest layer up.
 LAYERS = (
-    {"__init__", "errors", "choices", "system"},
+    {"errors", "choices", "system"},
     {"model", "images"},
     {"checkpoints", "data"},
     {"engines"},
     {"predict", "eval", "finetune", "bench", "convert", "info"},
-    {"cli", "__main__"},
+    {"api"},
+    {"cli", "__main__", "__init__"},
 )
 TORCH_ALLOWED = {
     *("model.levit", "images.resize_torch", "checkpoints.torch_files", "finetune"),
@@ -29,13 +30,14 @@ TORCH_ALLOWED = {
 MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "openvino": {"engines.openvino", "engines.openvino_converter"},
     "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card"},
+    "platformdirs": {"system.cache"},
     "safetensors": {"checkpoints.weights"},
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},
     "typer": {"cli"},
     "torchmetrics": set(),  # the tests compare the metrics with it
     "matplotlib": {"system.plotting"},
     "jinja2": {"eval.report"},
-    "PIL": {"images", "predict.reader", "finetune.split", "bench.end_to_end"},
+    "PIL": {"api", "images", "predict.reader", "finetune.split", "bench.end_to_end"},
 }
 
 

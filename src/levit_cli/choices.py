@@ -28,6 +28,7 @@ BaselineName = Literal[
     "deit_small",
 ]
 
+DEFAULT_MODEL = "levit-256"
 CHECKPOINT_FORMATS: tuple[CheckpointFormat, ...] = get_args(CheckpointFormat)
 FORMATS: tuple[Format, ...] = get_args(Format)
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)

@@ -8,7 +8,8 @@ import errno
 import os
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 IS_WINDOWS = os.name == "nt"
 
@@ -42,6 +43,10 @@ class LevitError(Exception):
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
         super().__init__(" · ".join(part for part in (what, why, hint) if part))
         self.what, self.why, self.hint = what, why, hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the error with all its parts, so that another process can raise it."""
+        return partial(type(self), why=self.why, hint=self.hint), (self.what,)
 
 
 def reason_of(error: BaseException) -> str:
@@ -125,9 +130,14 @@ class InputError(Exception):
     Args:
         kind: stable name of the error, on which scripts can rely.
         message: explanation for people. It gives sizes and limits, but not the path, which is in the record.
+        path: the input, if the error is raised to a caller of the Python API. It is not part of the record's message.
     """
 
-    def __init__(self, kind: InputErrorKind, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, kind: InputErrorKind, message: str, path: str = "") -> None:
+        super().__init__(kind, message, path)  # all arguments, so that the error can be pickled
         self.kind: InputErrorKind = kind
         self.message = message
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message

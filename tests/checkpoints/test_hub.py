@@ -21,10 +21,11 @@ import pytest
 
 from levit_cli.checkpoints import hub, load, save
 from levit_cli.checkpoints.save import to_format
-from levit_cli.checkpoints.weights import write_pickle, write_safetensors
+from levit_cli.checkpoints.weights import write_safetensors
 from levit_cli.data.labels import Labels
 from levit_cli.errors import ExitCode
 from levit_cli.images.transforms import transform_for
+from tests.support.checkpoint_files import write_arrays
 from tests.support.fake_hub import FakeHub, Fault, Repository, flip, git_hash, running, wait_until
 from tests.support.random_weights import TINY, random_state
 
@@ -170,7 +171,7 @@ def newer(whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="module")
 def pickled(whole: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
     path = tmp_path_factory.mktemp("pickled") / "pytorch_model.bin"
-    write_pickle(path, to_format(random_state(TINY), TINY, "hf"), "float32")
+    write_arrays(path, to_format(random_state(TINY), TINY, "hf"))
     return {name: content for name, content in whole.items() if name.endswith(".json")} | {path.name: path.read_bytes()}
 
 

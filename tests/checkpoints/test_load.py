@@ -125,6 +125,75 @@ def test_wrapper_prefixes_are_removed_with_a_note(tmp_path: Path, format: Checkp
     assert len(checkpoint.notes) == prefix.count(".")
 
 
+WRAPPED = {
+    "net": ({"net": ""}, ""),
+    "model_state_dict": ({"model_state_dict": ""}, ""),
+    "state_dict with model.": ({"state_dict": "model."}, "model."),
+    "state_dict with net.": ({"state_dict": "net."}, "net."),
+    "backbone.": ({"model": "backbone."}, "backbone."),
+    "network with module.": ({"network": "module."}, "module."),
+    "timm_model.": ({"state_dict": "timm_model."}, "timm_model."),
+}
+
+
+@pytest.mark.guarantee("other-trainers")
+@pytest.mark.parametrize("format", CHECKPOINT_FORMATS)
+@pytest.mark.parametrize("case", WRAPPED)
+def test_checkpoints_of_other_trainers_are_read_with_a_note(
+    tmp_path: Path, case: str, format: CheckpointFormat
+) -> None:
+    wrapper, prefix = WRAPPED[case]
+    ((key, added),) = wrapper.items()
+    state = {added + name: array for name, array in arrays_of(format).items()}
+    content = {"epoch": 3, "optimizer": {"lr": 0.1}, key: state, "acc": 0.5}
+    checkpoint = load(write_archive(tmp_path / "a.ckpt", content))
+    assert_random_model(checkpoint.state)
+    assert checkpoint.notes[0] == f"read {key!r}, skipped epoch, optimizer, acc"
+    assert checkpoint.notes[1:] == ((f"removed the prefix {prefix!r} from every name",) if prefix else ())
+
+
+@pytest.mark.guarantee("other-trainers")
+def test_names_beside_the_network_are_listed(tmp_path: Path) -> None:
+    state = {f"model.{name}": array for name, array in arrays_of("timm").items()}
+    others = {"criterion.weight": np.ones(7, np.float32), **{f"teacher.{name}": array for name, array in state.items()}}
+    checkpoint = load(write_archive(tmp_path / "a.ckpt", {"state_dict": others | state}))
+    assert_random_model(checkpoint.state)
+    assert checkpoint.notes == (
+        f"removed the prefix 'model.' from {len(state)} names, skipped the other {len(others)}: "
+        "criterion.weight, teacher.model.stem.conv1.linear.weight, teacher.model.stem.conv1.bn.weight, "
+        "teacher.model.stem.conv1.bn.bias, teacher.model.stem.conv1.bn.running_mean …",
+    )
+
+
+@pytest.mark.guarantee("other-trainers")
+@pytest.mark.parametrize("heads", ["head.", "head_dist.", "head"])
+def test_heads_without_the_prefix_are_kept(tmp_path: Path, heads: str) -> None:
+    arrays = arrays_of("timm")
+    state = {name if name.startswith(heads) else f"backbone.{name}": array for name, array in arrays.items()}
+    count = len(arrays) - sum(name.startswith(heads) for name in arrays)
+    checkpoint = load(write_archive(tmp_path / "a.ckpt", {"state_dict": state}))
+    assert_random_model(checkpoint.state)
+    assert checkpoint.notes == (
+        f"removed the prefix 'backbone.' from {count} names, kept {len(arrays) - count} names of heads without it",
+    )
+
+
+@pytest.mark.guarantee("other-trainers")
+def test_a_network_that_only_partly_has_the_prefix_is_refused_with_the_note(tmp_path: Path) -> None:
+    state = {name if ".0." in name else f"model.{name}": array for name, array in arrays_of("timm").items()}
+    error = refusal(write_archive(tmp_path / "a.ckpt", {"state_dict": state}))
+    assert "missing" in str(error)
+    assert "removed the prefix 'model.'" in error.hint
+
+
+@pytest.mark.guarantee("other-trainers")
+def test_an_unknown_wrapper_is_refused_with_its_keys(tmp_path: Path) -> None:
+    content = {"generator": arrays_of("timm"), "discriminator": arrays_of("timm"), "step": 3}
+    error = refusal(write_archive(tmp_path / "a.ckpt", content))
+    assert "it holds generator, discriminator, step" in str(error)
+    assert "model_state_dict" in str(error)
+
+
 def test_the_demo_model_is_in_the_package() -> None:
     checkpoint = load("demo", offline=True)
     assert checkpoint.labels.names[:2] == ("airplane", "automobile")

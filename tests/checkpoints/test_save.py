@@ -18,6 +18,7 @@ from levit_cli.model.attention_bias import bias_index
 from levit_cli.model.config import VARIANTS, LevitConfig
 from levit_cli.model.tensors import BIAS_INDEX
 from tests.support.checkpoint_files import arrays_of, write_arrays, write_model
+from tests.support.extras import needs_torch
 from tests.support.random_weights import TINY, random_state
 
 DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
@@ -40,7 +41,7 @@ def convert(source: Path, target: Path, format: CheckpointFormat, dtype: Dtype |
 
 @pytest.mark.parametrize(
     ("suffix", "config"),
-    [(".pth", TINY), (".safetensors", replace(TINY, distilled=False))],
+    [pytest.param(".pth", TINY, marks=needs_torch), (".safetensors", replace(TINY, distilled=False))],
     ids=["two heads in a pickle", "one head in safetensors"],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -91,6 +92,7 @@ def test_folders_keep_all_metadata_in_a_round_trip(
             assert getattr(loaded, field) == getattr(known, field)
 
 
+@needs_torch
 def test_the_file_of_a_published_variant_is_identical_after_a_round_trip(tmp_path: Path) -> None:
     first = write_model(tmp_path / "first.pth", "fb", VARIANTS["levit-128S"])
     hf = convert(first, tmp_path / "hf", "hf")
@@ -138,6 +140,7 @@ def test_index_tensors_are_recomputed_for_metas_format(tmp_path: Path) -> None:
         assert not any(name.endswith(BIAS_INDEX) for name in to_format(random_state(TINY), TINY, format))
 
 
+@needs_torch
 def test_pickles_have_metas_layout_and_safetensors_name_their_framework(tmp_path: Path) -> None:
     import torch
     from safetensors import safe_open
@@ -214,6 +217,7 @@ def test_a_weight_that_overflows_is_refused_by_name(
     assert [path.name for path in tmp_path.iterdir()] == ["source.pth"]
 
 
+@needs_torch
 def test_small_weights_and_means_may_underflow(tmp_path: Path) -> None:
     checkpoint = load(write_model(tmp_path / "source.pth", "fb"))
     small = np.full_like(checkpoint.state["head.linear.weight"], 1e-30)

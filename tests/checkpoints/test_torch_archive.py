@@ -516,6 +516,17 @@ def test_a_state_of_only_skipped_storages_reads_none_of_them(tmp_path: Path) -> 
         tracemalloc.stop()
 
 
+def test_long_names_and_many_keys_are_shortened_in_messages(tmp_path: Path) -> None:
+    for content in (
+        {"k" * MIB: 1},
+        {f"key {index}": 1 for index in range(10_000)},
+        {"model": {"k" * MIB: np.zeros(3)}},
+    ):
+        with pytest.raises(RefusedError) as caught:
+            load(write_archive(tmp_path / "a.pth", content))
+        assert len(str(caught.value)) < 1000
+
+
 # --- the archive
 
 

@@ -5,12 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.binary import levit
+from tests.support.binary import environment, levit
+from tests.support.extras import hide_extra, needs_torch
 
 
 @pytest.mark.parametrize(
     ("format", "name"),
-    [("hf", "hf-out"), ("timm", "out.safetensors"), ("timm", "timm-out"), ("fb", "out.pth"), ("hf", "half")],
+    [
+        ("hf", "hf-out"),
+        ("timm", "out.safetensors"),
+        ("timm", "timm-out"),
+        pytest.param("fb", "out.pth", marks=needs_torch),
+        ("hf", "half"),
+    ],
 )
 def test_a_checkpoint_is_converted_and_verified(tiny_folder: Path, tmp_path: Path, format: str, name: str) -> None:
     dtype = ["--dtype", "float16"] if name == "half" else []
@@ -75,3 +82,14 @@ def test_a_folder_without_weights_is_exit_3(tmp_path: Path) -> None:
     done = levit("convert-checkpoint", tmp_path, "-o", tmp_path / "out", "--to", "hf")
     assert done.returncode == 3
     assert b"holds no weights" in done.stderr
+
+
+def test_without_torch_the_format_of_meta_is_not_written(tiny_folder: Path, tmp_path: Path) -> None:
+    env = environment(**hide_extra("torch", tmp_path / "hidden"))
+    done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / "out.pth", "--to", "fb", env=env)
+    assert done.returncode == 2
+    assert b"Writing .pth needs the extra 'torch'" in done.stderr
+    assert b"-m pip install 'levit-cli[torch]'" in done.stderr
+    assert not (tmp_path / "out.pth").exists()
+    done = levit("convert-checkpoint", tiny_folder, "-o", tmp_path / "hf", "--to", "hf", "--dtype", "bfloat16", env=env)
+    assert done.returncode == 0, done.stderr

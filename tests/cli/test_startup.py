@@ -1,12 +1,14 @@
 """What a cold start imports. Help imports nothing heavy."""
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from levit_cli.checkpoints.pickles import LEGACY_MAGIC
 from tests.support.binary import environment, levit
 from tests.support.extras import needs_plot
 from tests.support.sample_images import write_class_folders, write_images
@@ -94,15 +96,15 @@ def test_only_the_cache_is_written_to_the_home_folder(tiny_folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine", "torch", "-m", "demo"], b"The torch engine cannot be used"),
-        (["-m", "w.pth"], b"which only torch"),
+        (["--engine", "torch", "-m", "demo"], b"The torch engine needs torch and torchvision, which"),
+        (["-m", "w.pth"], b"a checkpoint in the format of torch before 1.6, needs torch and torchvision, which"),
     ],
 )
 def test_a_torch_that_cannot_be_imported_is_exit_3_and_no_bug(
     tmp_path: Path, arguments: list[str], message: bytes
 ) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is not there')")
-    (tmp_path / "w.pth").write_bytes(b"PK\3\4")
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(LEGACY_MAGIC, protocol=2))
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", path, *arguments, cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
     assert done.returncode == 3

@@ -155,6 +155,9 @@ def test_a_table_of_all_imagenet_classes_is_read(tmp_path: Path) -> None:
     rows = zip(range(1000), imagenet1k().wnids or (), imagenet1k().names, strict=True)
     (tmp_path / "imagenet.tsv").write_text("".join(f"{index}\t{wnid}\t{name}\n" for index, wnid, name in rows))
     assert read_labels(tmp_path / "imagenet.tsv") == imagenet1k()
+    words = zip(imagenet1k().wnids or (), imagenet1k().names, strict=True)
+    (tmp_path / "synset_words.txt").write_text("".join(f"{wnid} {name}, and a synonym\n" for wnid, name in words))
+    assert read_labels(tmp_path / "synset_words.txt") == imagenet1k()
 
 
 def test_a_name_may_contain_any_character_except_a_newline(tmp_path: Path) -> None:
@@ -196,6 +199,7 @@ def test_a_name_may_contain_any_character_except_a_newline(tmp_path: Path) -> No
         ("generated.json", b'{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}', "generated"),
         ("contradiction.json", b'{"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 1, "dog": 0}}',
          "class 1 is dog in one and cat in the other"),
+        ("id2label-list.json", b'{"id2label": ["cat", "dog"]}', "must be JSON objects"),
         ("annotations.json", b'{"classes": ["cat", "dog"]}', "not keyed by class index.*classes"),
         ("empty.txt", b"", "the file is empty"),
         ("blank.txt", b"cat\n\ndog\n", "line 2 is empty"),

@@ -53,7 +53,7 @@ def test_a_split_needs_both_halves_with_class_folders(tmp_path: Path) -> None:
     write_class_folders(tmp_path, ("val/a", "val/b", "notes"), 2)
     split = find_images(tmp_path, 0.5, 0)
     assert split.classes == ("a", "b")
-    assert split.skipped == {"beside train/ and val/": 1}
+    assert split.skipped.counts == {"no class": 1}
 
 
 @pytest.mark.guarantee("class-names")

@@ -13,7 +13,7 @@ from levit_cli.errors import InputError, RefusedError
 from levit_cli.images.transforms import transform_for
 from levit_cli.model.config import LevitConfig
 from levit_cli.predict.reader import Reader
-from tests.support.checkpoint_files import arrays_of
+from tests.support.checkpoint_files import arrays_of, write_arrays
 
 SMALLEST = LevitConfig((8, 8, 8), (8, 8, 8), (1, 1, 1), (1, 1, 1), num_classes=3, image_size=(32, 32))
 TRANSFORM = transform_for("hf", (64, 64))
@@ -122,10 +122,7 @@ class Archive:
     def __init__(self, path: Path) -> None:
         import zipfile
 
-        import torch
-
-        self.path = path
-        torch.save({name: torch.from_numpy(array) for name, array in arrays_of("fb", SMALLEST).items()}, path)
+        self.path = write_arrays(path, arrays_of("fb", SMALLEST))
         with zipfile.ZipFile(path) as archive:
             self.entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
             self.directory = path.read_bytes()[archive.start_dir :]

@@ -63,6 +63,7 @@ PLANAR = {
     "gray and another band": (tiff(bands(2), GRAY, extra=(0,), planar=True), 2, 8),
     "colors and two other bands": (tiff(bands(5), RGB, extra=(0, 0), planar=True), 5, 8),
     "YCbCr": (tiff(bands(3), 6, planar=True), 3, 8),
+    "Lab": (tiff(bands(3), 8, planar=True), 3, 8),
 }
 
 
@@ -125,22 +126,40 @@ def test_a_tiff_that_pillow_does_not_write_is_read(name: str) -> None:
 
 
 @pytest.mark.guarantee("unsupported-mode")
+@pytest.mark.parametrize("deflate", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("photometric", [0, 1])
 @pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i4", "f4", "f8"])
 def test_gray_in_either_byte_order_is_read_or_unsupported_and_never_wrong(
-    dtype: str, photometric: int, order: str
+    dtype: str, photometric: int, order: str, deflate: bool
 ) -> None:
     kind = np.dtype(dtype)
     white = {"u1": 255, "f4": 1, "f8": 1}.get(dtype, 65_535)
     values = ONE / 255.0 * white
-    data = tiff((values if photometric else white - values).astype(kind), photometric, order=order)
+    data = tiff((values if photometric else white - values).astype(kind), photometric, order=order, deflate=deflate)
     try:
         found = pixels_of(data)
     except InputError:
         assert_unsupported(data, 1, 8 * kind.itemsize)
     else:
         assert np.abs(found - gray(LEVELS)).max() <= 1
+
+
+@pytest.mark.guarantee("unsupported-mode")
+@pytest.mark.parametrize("values", [ONE.astype("i2"), (ONE / 255).astype("f4"), ONE.astype("i4")])
+def test_big_endian_numbers_that_pillow_would_swap_twice_are_not_read(values: NDArray[Any]) -> None:
+    """With some values, the swapped ones are in the supported range, and the image would get a wrong label."""
+    assert_unsupported(tiff(values, GRAY, order=">", deflate=True), 1, 8 * values.dtype.itemsize)
+
+
+@pytest.mark.guarantee("color-modes")
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize(("count", "photometric"), [(3, RGB), (4, CMYK)])
+def test_bands_of_8_bits_give_the_same_image_one_after_another(count: int, photometric: int, deflate: bool) -> None:
+    interleaved = pixels_of(tiff(bands(count), photometric, deflate=deflate))
+    planar = pixels_of(tiff(bands(count), photometric, planar=True, deflate=deflate))
+    assert np.array_equal(planar, interleaved)
+    assert np.array_equal(interleaved, pixels_of(tiff(bands(count), photometric)))
 
 
 def frame_header(data: bytes) -> int:

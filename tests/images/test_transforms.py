@@ -102,6 +102,7 @@ def test_the_resized_image_covers_the_crop(name: PreprocessingName, crop_size: S
     [
         {"resize_to": (223, 256)},
         {"resize_to": (256, 100)},
+        {"resize_to": (65_536, 256)},
         {"crop_size": (300, 224)},
         {"filter": "cubic"},
         {"crop_rounding": "ceil"},

@@ -25,6 +25,7 @@ from tests.support.sample_images import sample_image, write_images
 
 TRANSFORM = transform_for("hf", (32, 48))
 READER = Reader(TRANSFORM)
+OTHERS: set[int] = set()  # children that this module did not start
 pytestmark = linux_only  # the tests look at processes in /proc
 
 
@@ -170,14 +171,21 @@ def test_workers_import_nothing_from_the_working_folder(tmp_path: Path, monkeypa
     assert not (tmp_path / "imported").exists()
 
 
+@pytest.fixture(autouse=True)
+def _others() -> Iterator[None]:
+    """Ignore children that other tests started, such as the server of forked commands."""
+    OTHERS.update(children())
+    yield
+    OTHERS.clear()
+
+
 def children() -> list[int]:
-    """Return the ids of the child processes of this process."""
-    return [int(number) for number in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()] + [
-        int(number)
-        for task in Path("/proc/self/task").iterdir()
-        if task.name != str(os.getpid())
-        for number in (task / "children").read_text().split()
-    ]
+    """Return the ids of the child processes that the test started."""
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return [process for process in found if process not in OTHERS]
 
 
 def is_running(process: int) -> bool:
@@ -185,3 +193,15 @@ def is_running(process: int) -> bool:
         return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_the_error_of_a_process_that_cannot_start_names_every_option_that_needs_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    reader = IsolatedReader(READER, timeout_s=60)
+    with pytest.raises(RefusedError, match="--isolate, --resume and images that exceed --timeout need one"):
+        reader(Input("x.jpg"))

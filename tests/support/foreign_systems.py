@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,23 @@ def is_open(path: str) -> bool:
     return False
 
 
+def refuse_open_files(call: Callable[..., Any], *paths: Any, **options: Any) -> Any:
+    """Call a function of ``os`` unless one of its paths is open, as Windows does."""
+    for path in paths:
+        if is_open(path):
+            raise PermissionError(13, "The process cannot access the file because it is being used", str(path))
+    return call(*paths, **options)
+
+
 def refusing_open_files(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of ``os`` that raises ``PermissionError`` if one of its paths is open."""
-
-    def refuse(*paths: Any, **options: Any) -> Any:
-        for path in paths:
-            if is_open(path):
-                raise PermissionError(13, "The process cannot access the file because it is being used", str(path))
-        return call(*paths, **options)
-
-    return refuse
+    """Return a function of ``os`` that refuses open files. A plain function would become a method in Python 3.10."""
+    return partial(refuse_open_files, call)
 
 
 WITHOUT_POSIX = f"""
 import importlib, os, stat, sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 class Removed:
@@ -77,6 +80,7 @@ for module, names in {NAMES!r}.items():
         delattr(importlib.import_module(module), name)
 
 {inspect.getsource(is_open)}
+{inspect.getsource(refuse_open_files)}
 {inspect.getsource(refusing_open_files)}
 for name in {REMOVING!r}:
     setattr(os, name, refusing_open_files(getattr(os, name)))

@@ -1,6 +1,7 @@
 """Write TIFF files in layouts that Pillow does not write: any number of bands, of bits, and of kinds of numbers."""
 
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ def tiff(
     extra: tuple[int, ...] = (),
     planar: bool = False,
     order: str = "<",
+    deflate: bool = False,
     tags: dict[int, tuple[int, ...]] | None = None,
 ) -> bytes:
-    """Return an uncompressed TIFF of one strip, or of one strip per band.
+    """Return a TIFF of one strip, or of one strip per band.
 
     Args:
         pixels: (height, width, bands).
@@ -28,15 +30,18 @@ def tiff(
         extra: the meanings of the bands that are not colors: 0 unspecified, 1 and 2 opacity.
         planar: store the bands one after another.
         order: ``<`` or ``>``, the byte order.
+        deflate: compress the strips; Pillow then reads them with libtiff.
         tags: more tags, or other values for them; an empty tuple leaves a tag out.
     """
     height, width, bands = pixels.shape
     planes = [pixels[..., band : band + 1] for band in range(bands)] if planar else [pixels]
     strips = [_strip(plane, bits, order) for plane in planes]
-    bits = bits or 8 * pixels.dtype.itemsize
+    if deflate:
+        strips = [zlib.compress(strip) for strip in strips]
+    bits, compression = bits or 8 * pixels.dtype.itemsize, 8 if deflate else 1
     offsets = tuple(8 + sum(map(len, strips[:number])) for number in range(len(strips)))
     values = {
-        256: (width,), 257: (height,), 258: (bits,) * bands, 259: (1,), 262: (photometric,), 273: offsets,
+        256: (width,), 257: (height,), 258: (bits,) * bands, 259: (compression,), 262: (photometric,), 273: offsets,
         277: (bands,), 278: (height,), 279: tuple(map(len, strips)), 284: (2 if planar else 1,),
         338: extra, 339: (SAMPLE_FORMATS[pixels.dtype.kind],) * bands, **(tags or {}),
     }  # fmt: skip

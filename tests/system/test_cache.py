@@ -1,4 +1,5 @@
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,10 +8,44 @@ import pytest
 
 from levit_cli.checkpoints import load
 from levit_cli.engines import EngineSpec, make_engine
-from levit_cli.system.cache import MAX_GRAPHS, GraphCache
+from levit_cli.system import cache as cache_module
+from levit_cli.system.cache import MAX_GRAPHS, GraphCache, cache_folder
 from tests.support.random_weights import random_pixels
 
 SPEC = EngineSpec(device="cpu", precision="fp32", threads=1, batch_size=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS and Windows keep caches elsewhere")
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"HOME": "/home/ada", "XDG_CACHE_HOME": "/fast/cache"}, "/fast/cache/levit"),
+        ({"HOME": "/home/ada", "XDG_CACHE_HOME": ""}, "/home/ada/.cache/levit"),
+        ({"HOME": "/home/ada"}, "/home/ada/.cache/levit"),
+        ({"HOME": "/home/ada", "XDG_CACHE_HOME": "relative"}, "/home/ada/.cache/levit"),  # XDG: it must be absolute
+        ({"XDG_CACHE_HOME": "/fast/cache"}, "/fast/cache/levit"),
+    ],
+)
+def test_the_cache_folder_on_linux_follows_the_xdg_rules(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], folder: str
+) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == Path(folder)
+
+
+def raise_runtime_error(name: str, **_: object) -> Path:
+    raise RuntimeError(f"no home folder for {name}")
+
+
+@pytest.mark.parametrize("find", [raise_runtime_error, lambda name, **_: Path("~/.cache") / name])
+def test_without_a_home_folder_nothing_is_cached(monkeypatch: pytest.MonkeyPatch, find: Callable[..., Path]) -> None:
+    monkeypatch.setattr(cache_module, "user_cache_path", find)
+    cache = GraphCache(cache_folder())
+    cache.store("a", b"x")
+    assert cache.load("a") is None
 
 
 def test_stored_bytes_are_loaded_by_their_key_only(tmp_path: Path) -> None:

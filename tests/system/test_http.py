@@ -1,14 +1,18 @@
 """Downloads of a URL from servers that answer, answer wrongly, or do not answer."""
 
+import contextlib
+import gzip
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from levit_cli.system import http as web
-from tests.support.fake_hub import Exchange, FakeSite
+from tests.support.fake_hub import Exchange, FakeSite, running
 
 BODY = bytes(range(256)) * 100
 SHORT_TIMEOUT_S = 0.3  # for servers that do not answer
@@ -110,6 +114,47 @@ def test_a_server_that_stalls_or_sends_slowly_is_stopped_at_the_timeout(site: Fa
     assert time.monotonic() - started < SHORT_TIMEOUT_S + 1
 
 
+@pytest.mark.guarantee("slow-url")
+@pytest.mark.skipif(sys.platform != "linux", reason="a full backlog delays connections on Linux")
+def test_a_host_whose_addresses_do_not_answer_is_given_up_at_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        for _ in range(4):  # fill the backlog, so that further connections wait
+            client = sockets.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(address)
+
+        def many(host: str, port: int, *arguments: Any, **options: Any) -> Any:
+            is_ours = host == "many.invalid"
+            return resolve(*(address if is_ours else (host, port)), *arguments, **options) * (10 if is_ours else 1)
+
+        monkeypatch.setattr(socket, "getaddrinfo", many)
+        started = time.monotonic()
+        message = error_of(f"http://many.invalid:{address[1]}/", timeout_s=SHORT_TIMEOUT_S)
+    assert message == "the download did not finish within 0.3 s"
+    assert time.monotonic() - started < SHORT_TIMEOUT_S + 1
+
+
+def test_the_next_address_of_a_host_is_tried(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve, port = socket.getaddrinfo, int(site.url.rpartition(":")[2])
+
+    def two(host: str, *arguments: Any, **options: Any) -> Any:
+        if host != "two.invalid":
+            return resolve(host, *arguments, **options)
+        return [
+            *resolve("127.0.0.1", 1, *arguments[1:], **options),
+            *resolve("127.0.0.1", port, *arguments[1:], **options),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    serve(site, lambda exchange: exchange.reply(200, BODY))
+    assert fetch(f"http://two.invalid:{port}/page") == BODY
+
+
 def test_a_server_that_sends_nothing_is_given_up_before_the_total_timeout(
     site: FakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +221,37 @@ def test_a_redirect_loop_is_an_error(site: FakeSite) -> None:
     message = error_of(serve(site, lambda exchange: exchange.reply(302, headers={"Location": "/page"})))
     assert "infinite loop" in message
     assert message.isprintable()
+
+
+def redirect_with_cookie(target: str) -> Page:
+    headers = {"Location": target, "Set-Cookie": "session=secret; Path=/"}
+    return lambda exchange: exchange.reply(302, headers=headers)
+
+
+def test_a_proxy_is_used_and_gets_its_password(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", site.url.replace("//", "//user:secret@"))
+    serve(site, lambda exchange: exchange.reply(200, BODY))
+    assert fetch("http://images.invalid/page") == BODY
+    assert site.requests[0].headers["proxy-authorization"].startswith("Basic ")
+
+
+@pytest.mark.guarantee("url-secrets")
+def test_a_redirect_sends_no_secret_to_another_host(site: FakeSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(FakeSite()) as other:  # not reached through the proxy
+        target = serve(other, lambda exchange: exchange.reply(200, BODY))
+        monkeypatch.setenv("http_proxy", site.url.replace("//", "//user:secret@"))
+        serve(site, redirect_with_cookie(target))
+        assert fetch("http://images.invalid/page") == BODY
+    (request,) = other.requests
+    assert set(request.headers) <= {"host", "user-agent", "accept-encoding", "connection"}
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+def test_an_encoded_body_is_not_expanded(site: FakeSite, coding: str) -> None:
+    bomb = gzip.compress(bytes(5 << 20))  # expanded, it would exceed the limit
+    page = serve(site, lambda exchange: exchange.reply(200, bomb, {"Content-Encoding": coding}))
+    assert fetch(page) == bomb
+    assert site.requests[0].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("scheme", ["file", "ftp", "data", "gopher"])

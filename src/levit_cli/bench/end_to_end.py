@@ -22,6 +22,7 @@ from levit_cli.bench.protocol import Step, Timing, interleave, single_steps
 from levit_cli.bench.results import rounded, utf8_name
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.data.inputs import SUFFIXES, Input, walk
+from levit_cli.data.skipped import Skipped
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import InputError, UsageError
 from levit_cli.images.decode import decode
@@ -70,15 +71,18 @@ class EndToEndRun:
         return self.parts_s[part] / sum(self.parts_s.values())
 
 
-def images_of(folder: Path) -> list[Input]:
+def images_of(folder: Path, skipped: Skipped | None = None) -> list[Input]:
     """Return at most ``MAX_IMAGES`` images of a folder, evenly spaced in its listing.
+
+    Args:
+        skipped: counts what is skipped in the folder.
 
     Raises:
         UsageError: ``folder`` is not a folder, or no image in it can be decoded.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", hint="--end-to-end needs a folder of images")
-    listed = [item for item in itertools.islice(walk(str(folder)), MAX_LISTED) if item.error is None]
+    listed = [item for item in itertools.islice(walk(str(folder), skipped), MAX_LISTED) if item.error is None]
     if not listed:
         raise UsageError(f"No images in {folder}", why=f"looked for {' '.join(SUFFIXES)}")
     count = min(len(listed), MAX_IMAGES)

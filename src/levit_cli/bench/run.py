@@ -27,6 +27,7 @@ from levit_cli.bench.protocol import Protocol, interleave, require_number
 from levit_cli.bench.results import Row, as_csv, as_json
 from levit_cli.bench.runners import ModelRunner, make_runner, protocol_spec
 from levit_cli.choices import BenchFormat
+from levit_cli.data.skipped import Skipped
 from levit_cli.engines import EngineSpec, keep_until_exit, resolve_spec
 from levit_cli.errors import ExitCode, RefusedError, UsageError
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
@@ -134,8 +135,11 @@ def bench(
     outputs.require_free([compare_with] if compare_with else [])
     format = outputs.chosen_format()
     earlier = read_earlier_run(compare_with) if compare_with else None
+    skipped = Skipped()
     if folder:
-        images_of(folder)
+        images_of(folder, skipped)
+        if skipped.counts and not quiet:
+            log(skipped.sentence())
     spec = resolve_spec(protocol_spec(spec, protocol.name))
     selected = select_models(selection, log, default_baselines=folder is None)
     models = selected.models

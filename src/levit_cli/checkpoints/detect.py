@@ -6,7 +6,7 @@ can name it. ``model.tensors.tensors`` lists the tensors that the config require
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
@@ -99,10 +99,21 @@ def convert_state_dict(
     return StateDictConversion(_validated(state, path), config, format, len(from_file), derived, dropped)
 
 
-def _format(arrays: Mapping[str, Array], path: Path) -> CheckpointFormat:
+def has_stem(names: Container[str]) -> bool:
+    """Return whether the names include a convolution of a LeViT's stem in any format."""
+    return _format_of(names) is not None
+
+
+def _format_of(names: Container[str]) -> CheckpointFormat | None:
     for format in CHECKPOINT_FORMATS:
-        if any(convolution.of(format) in arrays for convolution in STEM):
+        if any(convolution.of(format) in names for convolution in STEM):
             return format
+    return None
+
+
+def _format(arrays: Mapping[str, Array], path: Path) -> CheckpointFormat:
+    if format := _format_of(arrays):
+        return format
     guess = next(
         (other for suffix, other in OTHER_ARCHITECTURES.items() for name in arrays if name.endswith(suffix)),
         "an unknown architecture",
@@ -110,7 +121,7 @@ def _format(arrays: Mapping[str, Array], path: Path) -> CheckpointFormat:
     raise RefusedError(
         f"{path} is not a LeViT checkpoint: it looks like {guess}",
         why=f"no convolution of the LeViT stem among {count_noun(len(arrays), 'key')}"
-        + (f"; the first are {', '.join(list(arrays)[:SHOWN_KEYS])}" if arrays else ""),
+        + (f"; the first are {', '.join(name[:100] for name in list(arrays)[:SHOWN_KEYS])}" if arrays else ""),
     )
 
 

@@ -8,8 +8,8 @@ lists. If the hub cannot be reached, a cached copy is used and one warning is is
 import hashlib
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -117,16 +117,35 @@ def client_constants() -> ModuleType:
 
     Telemetry is disabled because it would send a request before ours. The timeout is lowered from 10 s because it
     applies to each IP address of the host in turn. Caches without symbolic links work, so nothing warns about them.
+    Afterwards the environment is as it was, because other code of the process may use it.
     """
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(RESPONSE_TIMEOUT_S))
+    variables = {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_SYMLINKS_WARNING": os.environ.get("HF_HUB_DISABLE_SYMLINKS_WARNING", "1"),
+        "HF_HUB_ETAG_TIMEOUT": os.environ.get("HF_HUB_ETAG_TIMEOUT", str(RESPONSE_TIMEOUT_S)),
+    }
     try:
-        from huggingface_hub import constants
+        with _environment(**variables):
+            from huggingface_hub import constants
     except ValueError as error:
         what = "huggingface_hub cannot read an environment variable"
         raise UsageError(what, why=_reason(error), hint="check the variables that start with HF_") from error
     return constants
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set environment variables inside the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _list(hub_id: HubId) -> _Listing:

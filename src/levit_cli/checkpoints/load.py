@@ -15,7 +15,6 @@ from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluatio
 from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
 from levit_cli.choices import CheckpointFormat, Dtype, PreprocessingName
 from levit_cli.data.inputs import is_url
-from levit_cli.data.label_files import read_labels
 from levit_cli.data.labels import Labels, imagenet1k, numbered, require_length
 from levit_cli.errors import RefusedError, UsageError, raise_faults, reason_of
 from levit_cli.images.transforms import Transform, transform_for
@@ -105,9 +104,7 @@ def load(
     metadata = (
         read_metadata(files[0].parent, with_transform=preprocessing is None) if _has_own_metadata(path) else Metadata()
     )
-    conversion = convert_state_dict(
-        weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
-    )
+    conversion = _convert(weights, path, metadata)
     config = conversion.config
     return Checkpoint(
         config=config,
@@ -123,6 +120,16 @@ def load(
         evaluation=metadata.evaluation,
         temperature=metadata.temperature,
     )
+
+
+def _convert(weights: Weights, path: Path, metadata: Metadata) -> StateDictConversion:
+    try:
+        return convert_state_dict(
+            weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
+        )
+    except RefusedError as error:  # what was skipped may be the reason
+        hint = "; ".join(part for part in (error.hint, *weights.notes) if part)
+        raise RefusedError(error.what, why=error.why, hint=hint) from error
 
 
 def unused_hash(source: str, sha256: str | None) -> list[UsageError]:
@@ -198,6 +205,8 @@ def _has_own_metadata(path: Path) -> bool:
 
 def _labels(config: LevitConfig, metadata: Metadata, file: Path | None, source: str) -> Labels:
     if file is not None:
+        from levit_cli.data.label_files import read_labels  # most runs have no label file
+
         return require_length(read_labels(file), config.num_classes, str(file))
     if metadata.labels is not None:
         return require_length(metadata.labels, config.num_classes, f"The metadata of {source}")

@@ -17,12 +17,16 @@ from levit_cli.data.labels import Labels, from_config, placeholders
 from levit_cli.errors import RefusedError
 from levit_cli.model.config import MLP_RATIO, PATCH_SIZE, VALUE_RATIO, LevitConfig
 
+# Settings of the network that its weights do not show. All published LeViTs have these values.
+FIXED = {"num_channels": 3, "kernel_size": 3, "stride": 2, "padding": 1, "patch_size": PATCH_SIZE}
+
 
 def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metadata:
     """Return the metadata in the two files. Pass an empty mapping for a missing file."""
     model_type = config.get("model_type", "levit")
     if model_type != "levit":
         raise RefusedError(f"the architecture is {model_type}, not levit")
+    _require_fixed(config)
     ours = config.get(OURS, {})
     labels = from_config(config, named=ours.get("named") is True)
     return Metadata(
@@ -35,6 +39,13 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metad
     )
 
 
+def _require_fixed(config: Mapping[str, Any]) -> None:
+    for key, value in FIXED.items():
+        if config.get(key, value) != value:
+            why = f"only {value} is supported, and the weights do not show the value"
+            raise RefusedError(f"{key} is {config[key]}", why=why)
+
+
 def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
     """Return ``config.json`` as transformers writes it, without our section."""
     stages = config.num_stages
@@ -43,11 +54,7 @@ def hf_config(config: LevitConfig, labels: Labels) -> dict[str, Any]:
         "architectures": [f"LevitForImageClassification{'WithTeacher' if config.distilled else ''}"],
         "model_type": "levit",
         "image_size": square_or_pair(config.image_size),
-        "num_channels": 3,
-        "kernel_size": 3,
-        "stride": 2,
-        "padding": 1,
-        "patch_size": PATCH_SIZE,
+        **FIXED,
         "hidden_sizes": list(config.hidden_sizes),
         "num_attention_heads": list(config.num_heads),
         "depths": list(config.depths),

@@ -60,6 +60,9 @@ def _require_timm_levit(config: Mapping[str, Any]) -> None:
     activations = {options.get("act_layer"), options.get("attn_act_layer")}
     if not ARCHITECTURES.fullmatch(architecture) or not activations <= {None, "hard_swish"}:
         raise RefusedError(f"timm's architecture {architecture} is not supported", why=f"its model_args are {options}")
+    for pool in (config.get("global_pool"), options.get("global_pool")):
+        if pool not in (None, "avg"):
+            raise RefusedError(f"timm's global_pool {pool!r} is not supported", why="a LeViT averages all positions")
 
 
 def _image_size(settings: Mapping[str, Any]) -> Grid:

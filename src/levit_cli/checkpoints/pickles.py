@@ -29,10 +29,12 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle in a file of torch bef
 LEGACY_PICKLES = 5  # magic number, protocol, system, content, storage keys; then raw data
 MAX_PICKLE_BYTES = 64 << 20  # bytes that are inspected; the pickle of a LeViT has about 65 kB without the arrays
 MAX_SHARED_BYTES = 64 << 20  # tensors that share a storage may need this much more than the file when they are copied
-STATES = ("model", "state_dict")  # keys of the weights in checkpoints of Meta's and timm's training scripts
-EMAS = ("model_ema", "state_dict_ema")
+# Keys of the weights in training checkpoints: Meta's, timm's and Lightning's, those of PyTorch's tutorials and others.
+STATES = ("model", "state_dict", "model_state_dict", "net", "network", "module")
+EMAS = ("model_ema", "state_dict_ema", "ema_state_dict")
 GLOBAL_NAME = re.compile(r"[\w.]+")
 SHOWN_NAMES = 5  # names in a message
+MAX_SHOWN_KEYS = 20
 
 
 class StoredTensor(Protocol):
@@ -193,8 +195,9 @@ def _state(
     tensors = {name: as_tensor(value) for name, value in state.items()}
     invalid = [name for name, tensor in tensors.items() if type(name) is not str or tensor is None]
     if invalid:
-        why = f"entries that are not named tensors: {len(invalid)} of {len(state)}"
-        raise RefusedError(f"{path} is not a state dict", why=why)
+        why = f"entries that are not named tensors: {len(invalid)} of {len(state)}; it holds {_listed(state)}"
+        hint = f"the weights are looked for at the top and in {', '.join(EMAS if ema else STATES)}"
+        raise RefusedError(f"{path} is not a state dict", why=why, hint=hint)
     for name, tensor in tensors.items():
         if isinstance(tensor, Unsupported):
             what = f"{path} holds a tensor {name} that cannot be converted to an array"
@@ -212,11 +215,17 @@ def _pick_state(path: Path, content: Any, ema: bool) -> tuple[Mapping[Any, Any],
         raise RefusedError(f"{path} is not a state dict", why=f"it holds a {type(content).__name__}")
     for key in EMAS if ema else STATES:
         if isinstance(content.get(key), Mapping):
-            skipped = ", ".join(str(other) for other in content if other != key)
+            skipped = _listed({other: None for other in content if other != key})
             return content[key], (f"read {key!r}, skipped {skipped}",) if skipped else ()
     if ema:
-        raise RefusedError(f"{path} has no EMA weights", why=f"it holds {', '.join(map(str, content))}"[:300])
+        raise RefusedError(f"{path} has no EMA weights", why=f"it holds {_listed(content)}")
     return content, ()
+
+
+def _listed(content: Mapping[Any, Any]) -> str:
+    """Return the first keys as text."""
+    keys = [str(key)[:100] for key in islice(content, MAX_SHOWN_KEYS + 1)]
+    return ", ".join(keys[:MAX_SHOWN_KEYS]) + (" …" if len(keys) > MAX_SHOWN_KEYS else "")
 
 
 def _globals(stream: BinaryIO) -> Iterator[str]:

@@ -7,7 +7,7 @@ NumPy has no bfloat16, so such arrays are converted to float32, and ``Weights.dt
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints import pickles, zip_archive
+from levit_cli.checkpoints.detect import has_stem
 from levit_cli.choices import Dtype
 from levit_cli.errors import RefusedError, reason_of
 from levit_cli.system.atomic import replace_bytes
+from levit_cli.system.text import count_noun
 
 Array = NDArray[Any]
 SAFETENSORS_TYPES = {
@@ -28,7 +29,7 @@ SAFETENSORS_TYPES = {
     **{f"I{bits}": np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)},
     **{f"U{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)},
 }
-PICKLE_MAGIC = b"\x80"
+ZIP_MAGIC, PICKLE_MAGIC = b"PK\3\4", b"\x80"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 # Weight files of a model folder in order of preference: safetensors before pickles, single files before shards.
@@ -38,7 +39,10 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-WRAPPERS = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+# Prefixes of DistributedDataParallel, torch.compile, Lightning modules and other wrappers, transformers' timm wrapper.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "timm_model.")
+HEADS = ("head.", "head_dist.", "classifier")  # first names of the heads in the three formats
+SHOWN_NAMES = 5  # names in a note
 WRITTEN_TYPES: dict[Dtype, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -75,7 +79,9 @@ def read_weights(path: Path, *, ema: bool = False) -> Weights:
         if ema:
             raise RefusedError(f"{path} has no EMA weights", why="a safetensors file holds one set of weights")
         return _read_safetensors(path)
-    if head.startswith((zip_archive.MAGIC, PICKLE_MAGIC)):
+    from levit_cli.checkpoints import pickles  # not needed for safetensors, and its import takes time
+
+    if head.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
         state = pickles.read_pickle(path, ema=ema)
         return Weights(state.arrays, _common_dtype(state.dtypes), state.notes)
     if imports := pickles.unsafe_imports_of(path):  # a pickle of an early protocol, which has no magic byte
@@ -195,16 +201,42 @@ def _first_line(error: Exception) -> str:
 
 
 def unwrap(weights: Weights) -> Weights:
-    """Remove the prefixes that training wrappers add to every name."""
+    """Remove the prefixes that training wrappers add to the names of a network.
+
+    A prefix that only some names have is removed if these are the names of a LeViT. Of the others, the heads of a LeViT
+    are kept, and the rest is listed in a note.
+    """
     arrays, notes = weights.arrays, weights.notes
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in WRAPPERS:
-            if arrays and all(name.startswith(prefix) for name in arrays):
-                arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
-                notes, stripped = (*notes, f"removed the prefix {prefix!r} from every name"), True
+    while prefix := _prefix_of(arrays):
+        below = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        others = {name: array for name, array in arrays.items() if not name.startswith(prefix)}
+        heads = {name: array for name, array in others.items() if name.startswith(HEADS) and name not in below}
+        notes = (*notes, f"removed the prefix {prefix!r} from {_extent(len(below), list(others), list(heads))}")
+        arrays = below | heads
     return Weights(arrays, weights.dtype, notes)
+
+
+def _prefix_of(arrays: Mapping[str, Array]) -> str:
+    """Return the prefix to remove, or the empty string."""
+    if not arrays or has_stem(arrays):
+        return ""
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in arrays):
+            return prefix
+    return next((prefix for prefix in WRAPPERS if has_stem(_below(arrays, prefix))), "")
+
+
+def _below(names: Iterable[str], prefix: str) -> set[str]:
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def _extent(count: int, others: list[str], heads: list[str]) -> str:
+    """Describe the names that had a prefix, and the others, of which the heads are kept."""
+    skipped = [name for name in others if name not in heads]
+    shown = ", ".join(name[:100] for name in skipped[:SHOWN_NAMES]) + (" …" if len(skipped) > SHOWN_NAMES else "")
+    kept = f", kept {count_noun(len(heads), 'name')} of heads without it" if heads else ""
+    skip = f", skipped the other {len(skipped)}: {shown}" if skipped else ""
+    return (f"{count_noun(count, 'name')}" if others else "every name") + kept + skip
 
 
 def cast(arrays: Mapping[str, Array], dtype: Dtype) -> dict[str, Array]:

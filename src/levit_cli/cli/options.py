@@ -26,7 +26,7 @@ LabelsOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE", show_default=False, rich_help_panel=MODEL,
-        help="Read the class names from a file: one name per line, or JSON.",
+        help="Read the class names from a file: one name per line, a table, or JSON.",
     ),
 ]  # fmt: skip
 Sha256Option = Annotated[
@@ -119,4 +119,4 @@ NoColorOption = Annotated[
     bool, typer.Option("--no-color", rich_help_panel=GENERAL, help="Print the table without colors.")
 ]
 
-DEFAULT_MODEL = "levit-256"
+DEFAULT_MODEL = choices.DEFAULT_MODEL

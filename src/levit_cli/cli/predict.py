@@ -38,6 +38,14 @@ def predict(
             help="Expect a NUL byte instead of a line break after each input in --files-from.",
         ),
     ] = False,
+    follow_links: Annotated[
+        bool,
+        typer.Option(
+            "--follow-links",
+            rich_help_panel=options.INPUT,
+            help="Include symbolic links in folders. Without this option they are skipped.",
+        ),
+    ] = False,
     top_k: Annotated[
         int,
         typer.Option(
@@ -121,7 +129,7 @@ def predict(
     if not debug:
         silence_native_stderr()
     return classify(
-        InputOptions(tuple(inputs or ()), files_from, null),
+        InputOptions(tuple(inputs or ()), files_from, null, follow_links),
         ModelOptions(model, labels, preprocessing, sha256, offline),
         EngineSpec(device, engine, precision, threads),
         DecodeOptions(decode, timeout, isolate, workers),

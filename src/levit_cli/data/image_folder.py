@@ -12,15 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from levit_cli.data.inputs import SUFFIXES
 from levit_cli.data.labels import composed
+from levit_cli.data.skipped import SUFFIXES, Reason, Skipped, reason_to_skip
 from levit_cli.errors import UsageError
-from levit_cli.system.text import count_noun, printable
+from levit_cli.system.text import printable
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")
-IMAGE_SUFFIXES = (*SUFFIXES, ".jfif", ".mpo")  # both are JPEG under other names
-THUMBNAIL_FOLDERS = {"@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN"}  # others, as .thumbnails, are hidden
 RUN_FILES = ({"config.toml", "state.pt"}, {"config.json", "model.safetensors"})  # of a run or model folder
 LAYOUT = "a data set is a folder that contains one folder of images per class"
 MAX_LISTED = 5
@@ -34,13 +32,13 @@ class ClassFolders:
         root: the folder that contains the class folders.
         classes: names of the class folders, composed and sorted; a class's index is its position.
         samples: (path, class index), ordered by class and then by path.
-        skipped: number of files and folders that are not used, by reason.
+        skipped: counts of the files and folders that are not used.
     """
 
     root: Path
     classes: tuple[str, ...]
     samples: tuple[tuple[Path, int], ...]
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    skipped: Skipped = field(default_factory=Skipped, compare=False)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -49,7 +47,7 @@ class ClassFolders:
         return tuple(images[index] for index in range(len(self.classes)))
 
 
-def class_folders(root: Path) -> ClassFolders:
+def class_folders(root: Path, skipped: Skipped | None = None) -> ClassFolders:
     """List the images below ``root/CLASS/`` at any depth.
 
     Symbolic links are followed, as in torchvision, except links to a parent folder, which would form a cycle.
@@ -60,7 +58,7 @@ def class_folders(root: Path) -> ClassFolders:
     """
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
-    skipped: Counter[str] = Counter()
+    skipped = skipped or Skipped()
     folders = _class_paths(root, skipped)
     if not folders:
         raise UsageError(f"No class folders in {root}", hint=LAYOUT)
@@ -77,43 +75,36 @@ def class_images(root: Path) -> dict[str, list[Path]]:
     Raises:
         UsageError: a folder cannot be read.
     """
-    return _images_by_class(_class_paths(root, Counter()), Counter())
+    return _images_by_class(_class_paths(root, skipped := Skipped()), skipped)
 
 
-def _images_by_class(folders: Mapping[str, list[Path]], skipped: Counter[str]) -> dict[str, list[Path]]:
+def _images_by_class(folders: Mapping[str, list[Path]], skipped: Skipped) -> dict[str, list[Path]]:
     return {name: [path for folder in paths for path in _images(folder, skipped)] for name, paths in folders.items()}
 
 
-def describe_skipped(skipped: Mapping[str, int]) -> str:
-    """Return what was skipped, such as ``Skipped 3 files: 2 .heic, 1 hidden``; an empty text if it is nothing."""
-    if not skipped:
-        return ""
-    reasons = (f"{count:,} {reason}" for reason, count in sorted(skipped.items(), key=lambda item: (-item[1], item[0])))
-    return f"Skipped {count_noun(sum(skipped.values()), 'entry', 'entries')}: {', '.join(reasons)}"
-
-
-def _class_paths(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
+def _class_paths(root: Path, skipped: Skipped) -> dict[str, list[Path]]:
     """Return the folders in ``root`` by their composed name: one folder each, unless names differ in Unicode only."""
     folders: dict[str, list[Path]] = {}
     for entry in _entries(root):
-        if reason := _skip_reason(entry.path, entry.name, is_folder=entry.is_dir()):
-            skipped[reason] += 1
-        elif entry.is_dir():
-            folders.setdefault(composed(entry.name), []).append(Path(entry.path))
+        if reason := _reason_in_root(entry):
+            skipped.add(entry.path, reason)
         else:
-            skipped["outside the class folders"] += 1
+            folders.setdefault(composed(entry.name), []).append(Path(entry.path))
     return folders
 
 
-def _skip_reason(path: str, name: str, *, is_folder: bool) -> str:
-    """Return why an entry is neither a class folder nor an image, whatever else it is; else an empty text."""
-    if name.startswith("."):
-        return "hidden"
-    if is_folder and name in THUMBNAIL_FOLDERS:
-        return f"folder {name}"
-    if is_folder and any(all(os.path.isfile(os.path.join(path, file)) for file in files) for files in RUN_FILES):
-        return "run or model folder"
-    return ""
+def _reason_in_root(entry: "os.DirEntry[str]") -> Reason | None:
+    if entry.is_dir():
+        return _reason_to_skip(entry.path, entry.name)
+    return "hidden" if entry.name.startswith(".") else "no class"
+
+
+def _reason_to_skip(path: str, name: str) -> Reason | None:
+    """Return why a folder is no class and holds no images of one."""
+    if reason := reason_to_skip(name, is_folder=True):
+        return reason
+    is_run = any(all(os.path.isfile(os.path.join(path, file)) for file in files) for files in RUN_FILES)
+    return "run folder" if is_run else None
 
 
 def _refuse_unusable(folders: Mapping[str, list[Path]], images: Mapping[str, list[Path]]) -> None:
@@ -122,7 +113,7 @@ def _refuse_unusable(folders: Mapping[str, list[Path]], images: Mapping[str, lis
     empty = [paths[0] for name, paths in folders.items() if not images[name]]
     faults = [f"the folders {names} have the same name in Unicode" for names in twice]
     if empty:
-        faults.append(f"no images in {listed(empty)}, looked for {' '.join(IMAGE_SUFFIXES)}")
+        faults.append(f"no images in {listed(empty)}, looked for {' '.join(SUFFIXES)}")
     if faults:
         what = "; ".join(faults)
         hint = "move the images into one folder" if twice else _hint_for_empty(empty)
@@ -141,7 +132,7 @@ def split_folders(root: Path) -> tuple[Path, Path | None]:
     if train and val:
         return train, val
     if half := train or val:
-        others = _class_paths(root, Counter()).keys() - {*TRAIN_NAMES, *VAL_NAMES}
+        others = _class_paths(root, Skipped()).keys() - {*TRAIN_NAMES, *VAL_NAMES}
         if not others:
             missing = "val/ or test/" if train else "train/"
             raise UsageError(f"{half} contains class folders, but {root} has no {missing} with class folders")
@@ -156,14 +147,15 @@ def validation_folder(root: Path) -> Path | None:
     """
     if not root.is_dir() or not (val := _first_folder(root, VAL_NAMES)):
         return None
-    others = _class_paths(root, Counter()).keys() - {*TRAIN_NAMES, *VAL_NAMES}
+    others = _class_paths(root, Skipped()).keys() - {*TRAIN_NAMES, *VAL_NAMES}
     return val if _first_folder(root, TRAIN_NAMES) or not others else None
 
 
-def folders_beside(root: Path, train: Path, val: Path | None) -> int:
-    """Return the number of class folders in ``root`` that are neither the training nor the validation folder."""
-    paths = [path for paths in _class_paths(root, Counter()).values() for path in paths]
-    return len(set(paths) - {train, val}) if val else 0
+def count_folders_beside(root: Path, train: Path, val: Path, skipped: Skipped) -> None:
+    """Count the folders in ``root`` that are neither the training nor the validation folder as skipped."""
+    for path in (path for paths in _class_paths(root, skipped).values() for path in paths):
+        if path not in (train, val):
+            skipped.add(str(path), "no class")
 
 
 def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -173,7 +165,7 @@ def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
 def has_class_folders(folder: Path) -> bool:
     """Return whether this is a folder that contains folders other than hidden ones and thumbnails."""
     return folder.is_dir() and any(
-        entry.is_dir() and not _skip_reason(entry.path, entry.name, is_folder=True) for entry in _entries(folder)
+        entry.is_dir() and not _reason_to_skip(entry.path, entry.name) for entry in _entries(folder)
     )
 
 
@@ -185,31 +177,27 @@ def _entries(folder: Path) -> list["os.DirEntry[str]"]:
         raise _cannot_read(error) from error
 
 
-def _images(folder: Path, skipped: Counter[str]) -> list[Path]:
+def _images(folder: Path, skipped: Skipped) -> list[Path]:
     return sorted(_walk(folder, skipped))
 
 
-def _walk(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
+def _walk(folder: Path, skipped: Skipped) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, onerror=_raise_usage_error, followlinks=True):
         folders[:] = sorted(_entered(parent, folders, skipped))
         for name in files:
-            suffix = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                skipped["hidden"] += 1
-            elif suffix not in IMAGE_SUFFIXES:
-                skipped[printable(suffix) or "without a suffix"] += 1
+            if reason := reason_to_skip(name, is_folder=False):
+                skipped.add(os.path.join(parent, name), reason)
             else:
                 yield Path(parent, name)
 
 
-def _entered(parent: str, names: Iterable[str], skipped: Counter[str]) -> Iterator[str]:
+def _entered(parent: str, names: Iterable[str], skipped: Skipped) -> Iterator[str]:
     """Yield the subfolders that belong to the class."""
     for name in names:
-        reason = _skip_reason(os.path.join(parent, name), name, is_folder=True)
-        if not reason and _links_to_parent(parent, name):
-            reason = "link to a parent folder"
+        path = os.path.join(parent, name)
+        reason = _reason_to_skip(path, name) or ("loop" if _links_to_parent(parent, name) else None)
         if reason:
-            skipped[reason] += 1
+            skipped.add(path, reason)
         else:
             yield name
 

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
+from levit_cli.data.skipped import SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UsageError, reason_of
+
+__all__ = ["SUFFIXES", "Input", "InputOptions", "expand", "from_paths", "is_url", "read_list", "walk"]
 
 STDIN = "-"
 URL_SCHEMES = ("http://", "https://")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # of images in folders
 CHUNK_BYTES = 1 << 16
 NO_MATCH = "no such file, and as a pattern it matches nothing"
 RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # ** as a whole component of a path
@@ -46,22 +48,31 @@ def is_url(text: str) -> bool:
     return text.lower().startswith(URL_SCHEMES)
 
 
-def expand(arguments: Iterable[str]) -> Iterator[Input]:
-    """Yield the inputs of command-line arguments: walk folders, expand globs and keep everything else."""
+def expand(arguments: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
+    """Yield the inputs of command-line arguments: walk folders, expand globs and keep everything else.
+
+    Args:
+        skipped: counts what is skipped in folders.
+        follow_links: include symbolic links in folders.
+    """
+    skipped = skipped or Skipped()
     for argument in arguments:
         if argument == STDIN or is_url(argument):
             yield Input(argument)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
-            matches = sorted({*_matches(argument)}, key=os.fsencode)
-            yield from from_paths(matches) if matches else [Input(argument, InputError("not_found", NO_MATCH))]
+            matches = sorted({*_matches(argument, skipped, follow_links)}, key=os.fsencode)
+            if matches:
+                yield from from_paths(matches, skipped, follow_links=follow_links)
+            else:
+                yield Input(argument, InputError("not_found", NO_MATCH))
         else:
-            yield from from_paths([argument])
+            yield from from_paths([argument], skipped, follow_links=follow_links)
 
 
-def _matches(pattern: str) -> Iterator[str]:
+def _matches(pattern: str, skipped: Skipped, follow_links: bool) -> Iterator[str]:
     """Yield the matches of a glob.
 
-    Unlike in Python's ``glob``, ``**`` does not follow symbolic links, because they may form a cycle.
+    Unlike in Python's ``glob``, ``**`` does not follow symbolic links by default, and never those that form a cycle.
     """
     parts = RECURSIVE.split(pattern, maxsplit=1)
     if len(parts) == 1:
@@ -72,15 +83,15 @@ def _matches(pattern: str) -> Iterator[str]:
         if not after:
             yield start or os.curdir  # a folder, which is then walked
         else:
-            for folder in _folders(start):
-                yield from _matches(os.path.join(glob.escape(folder), after))
+            for folder in _folders(start, skipped, follow_links):
+                # a second ** finds the same folders, which are counted once
+                yield from _matches(os.path.join(glob.escape(folder), after), Skipped(), follow_links)
 
 
-def _folders(start: str) -> Iterator[str]:
-    """Yield a folder and its subfolders, without hidden ones and symbolic links."""
-    for path, names, _ in os.walk(start or os.curdir):
-        names[:] = [name for name in names if not name.startswith(".")]
-        yield path if start else path[len(os.curdir + os.sep) :]
+def _folders(start: str, skipped: Skipped, follow_links: bool) -> Iterator[str]:
+    """Yield a folder and its subfolders, without those that a walk skips."""
+    for entry in _Walk(skipped, follow_links, folders_only=True).visit(start or os.curdir):
+        yield entry.path if start else entry.path[len(os.curdir + os.sep) :]
 
 
 @dataclass(frozen=True)
@@ -91,24 +102,29 @@ class InputOptions:
         arguments: files, folders, globs, URLs, or ``-`` for an image on standard input.
         files_from: file that lists paths, or ``-`` for standard input.
         null: whether the paths in that list end in NUL, see ``read_list``.
+        follow_links: include symbolic links in folders.
     """
 
     arguments: tuple[str, ...]
     files_from: str | None = None
     null: bool = False
+    follow_links: bool = False
 
-    def stream(self) -> Iterator[Input]:
+    def stream(self, skipped: Skipped | None = None) -> Iterator[Input]:
         """Yield the inputs of the arguments, then those of the list.
+
+        Args:
+            skipped: counts what is skipped in folders.
 
         Raises:
             UsageError: the list cannot be read.
         """
-        yield from expand(self.arguments)
+        yield from expand(self.arguments, skipped, follow_links=self.follow_links)
         if self.files_from is None:
             return
         try:
             with _open_list(self.files_from) as file:
-                yield from from_paths(read_list(file, null=self.null))
+                yield from from_paths(read_list(file, null=self.null), skipped, follow_links=self.follow_links)
         except OSError as error:
             raise UsageError(f"Cannot read the list {self.files_from}", why=reason_of(error)) from error
 
@@ -123,52 +139,121 @@ def _open_list(path: str) -> BinaryIO:
     return io.FileIO(0, closefd=False) if path == STDIN else open(path, "rb")
 
 
-def from_paths(paths: Iterable[str]) -> Iterator[Input]:
+def from_paths(paths: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
     """Yield the inputs of literal paths: walk folders and keep everything else, whatever its suffix."""
+    skipped = skipped or Skipped()
     for path in paths:
         if path == STDIN:
             path = os.path.join(os.curdir, path)  # in a list, - is a file name
-        if not is_url(path) and os.path.isdir(path):
-            yield from walk(path)
-        else:
+        if is_url(path) or not os.path.isdir(path):
             yield Input(path)
+            continue
+        is_empty = True
+        for item in walk(path, skipped, follow_links=follow_links):
+            is_empty = False
+            yield item
+        if is_empty:
+            skipped.add_empty(path)
 
 
-def walk(folder: str) -> Iterator[Input]:
+def walk(folder: str, skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
     """Yield the images in a folder and its subfolders, depth first, in the order of their names' bytes.
 
-    Hidden entries and symbolic links are skipped. A folder that cannot be read is an input with an error.
+    Hidden entries, folders that systems create, and symbolic links are skipped. A folder that cannot be read is an
+    input with an error.
+
+    Args:
+        skipped: counts what is skipped.
+        follow_links: include symbolic links, except those to a folder that contains them.
     """
-    stack = [_Entry(folder, is_folder=True)]  # no recursion: Python's limit is too low for hundreds of levels
-    while stack:
-        path, is_folder = stack.pop()
-        entries = _entries(path) if is_folder else None
-        if isinstance(entries, list):
-            stack.extend(reversed(entries))
-        else:
-            yield Input(path, entries)
+    for path, is_folder, _, error in _Walk(skipped or Skipped(), follow_links).visit(folder):
+        if error is not None or not is_folder:
+            yield Input(path, error)
+
+
+FolderId = tuple[int, int]  # device and file number
 
 
 class _Entry(NamedTuple):
+    """A file or folder in a walk.
+
+    Args:
+        parents: the folders that contain it; only if links are followed, to detect cycles.
+    """
+
     path: str
     is_folder: bool
+    parents: tuple[FolderId, ...] = ()
+    error: InputError | None = None
 
 
-def _entries(folder: str) -> list[_Entry] | InputError:
-    """Return the subfolders and images of a folder in order, or the error of a folder that cannot be read."""
+@dataclass(frozen=True)
+class _Walk:
+    """How folders are walked.
+
+    Args:
+        folders_only: ignore files, and count only the folders that are skipped.
+    """
+
+    skipped: Skipped
+    follow_links: bool
+    folders_only: bool = False
+
+    def visit(self, folder: str) -> Iterator[_Entry]:
+        """Yield a folder and all that a walk finds in it, depth first; a folder that cannot be read has an error."""
+        stack = [_Entry(folder, is_folder=True)]  # no recursion: Python's limit is too low for hundreds of levels
+        while stack:
+            entry = stack.pop()
+            if entry.is_folder:
+                try:
+                    entries = self._open(entry)
+                    if entries is None:
+                        continue
+                    stack.extend(reversed(entries))
+                except PermissionError:
+                    entry = entry._replace(error=InputError("permission", "no permission to read the folder"))
+                except OSError as error:
+                    entry = entry._replace(error=InputError("not_found", reason_of(error)))
+            yield entry
+
+    def _open(self, folder: _Entry) -> list[_Entry] | None:
+        """Return the subfolders and images of a folder in order, and count what is skipped; None if it is a cycle."""
+        parents = folder.parents
+        if self.follow_links:
+            status = os.stat(folder.path)
+            own = (status.st_dev, status.st_ino)
+            if own in parents:
+                self.skipped.add(folder.path, "loop")
+                return None
+            parents = (*parents, own)
+        entries = []
+        with os.scandir(folder.path) as scan:
+            for entry in scan:
+                is_folder = _is_folder(entry)
+                if (is_folder or not self.folders_only) and self._keeps(entry, is_folder=is_folder):
+                    entries.append(_Entry(entry.path, is_folder, parents))
+        return sorted(entries, key=_bytes_of_path)
+
+    def _keeps(self, entry: os.DirEntry[str], *, is_folder: bool) -> bool:
+        """Whether a walk takes an entry; others are counted."""
+        reason = reason_to_skip(entry.name, is_folder=is_folder)
+        if reason != "hidden" and entry.is_symlink() and not self.follow_links:
+            reason = "link"
+        if reason is not None:
+            self.skipped.add(entry.path, reason)
+        return reason is None
+
+
+def _bytes_of_path(entry: _Entry) -> bytes:
+    return os.fsencode(entry.path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a folder or a link to one."""
     try:
-        with os.scandir(folder) as scan:
-            seen = [(entry.path, entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in scan]
-    except PermissionError:
-        return InputError("permission", "no permission to read the folder")
-    except OSError as error:
-        return InputError("not_found", reason_of(error))
-    entries = [
-        _Entry(path, is_folder)
-        for path, name, is_folder, is_link in seen
-        if not name.startswith(".") and not is_link and (is_folder or name.lower().endswith(SUFFIXES))
-    ]
-    return sorted(entries, key=lambda entry: os.fsencode(entry.path))
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def read_list(file: BinaryIO, *, null: bool) -> Iterator[str]:

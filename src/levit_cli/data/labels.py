@@ -35,6 +35,9 @@ class Labels:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __getitem__(self, index: int) -> str:
+        return self.names[index]
+
 
 @cache
 def imagenet1k() -> Labels:
@@ -117,6 +120,8 @@ def from_config(config: Mapping[str, Any], *, named: bool = False) -> Labels | N
         RefusedError: ``id2label`` or ``label2id`` is invalid, or they contradict each other.
     """
     id2label, label2id = config.get("id2label") or {}, config.get("label2id") or {}
+    if not isinstance(id2label, dict) or not isinstance(label2id, dict):
+        raise TypeError("id2label and label2id must be JSON objects")
     has_names = named or any(name != f"LABEL_{index}" for index, name in id2label.items())
     has_indices = named or any(name != f"LABEL_{index}" for name, index in label2id.items())
     if not (id2label and has_names):

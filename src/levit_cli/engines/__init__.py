@@ -1,6 +1,7 @@
 """Inference engines: callables that compute logits from pixels. ``make_engine`` chooses one from the spec.
 
-An engine knows no files or image formats. It maps (B, H, W, 3) uint8 to (B, classes) float32, for any B.
+An engine knows no files or image formats. It maps (B, H, W, 3) uint8 to (B, classes) float32, for any B. The engine of
+a LeViT also computes the features (B, C) before the heads.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.engines.spec import Cache, EngineSpec
-from levit_cli.errors import RefusedError, UsageError, raise_faults
+from levit_cli.errors import UsageError, raise_faults
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
 from levit_cli.system.cpu import usable_threads
@@ -23,6 +24,7 @@ __all__ = [
     "Engine",
     "EngineModel",
     "EngineSpec",
+    "LevitEngine",
     "keep_until_exit",
     "make_engine",
     "make_engine_of_module",
@@ -45,6 +47,13 @@ class Engine(Protocol):
         """Save compiled data for the next run. The caller calls this after all results are written."""
 
 
+class LevitEngine(Engine, Protocol):
+    """An engine that also computes features. Logits and features are the two outputs of ``model.folded.forward``."""
+
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the features (B, C), the mean of the last stage's tokens, for pixels as in ``__call__``."""
+
+
 class EngineModel(Protocol):
     """The part of a checkpoint that an engine needs."""
 
@@ -58,7 +67,9 @@ class EngineModel(Protocol):
     def sha256(self) -> str: ...
 
 
-def make_engine(checkpoint: EngineModel, spec: EngineSpec, cache: Cache | None = None) -> Engine:
+def make_engine(
+    checkpoint: EngineModel, spec: EngineSpec, cache: Cache | None = None, *, owns_process: bool = True
+) -> LevitEngine:
     """Return the engine for a checkpoint.
 
     The default engine is OpenVINO on a CPU and torch on a GPU. The device ``auto`` selects a GPU only if a torch
@@ -67,16 +78,20 @@ def make_engine(checkpoint: EngineModel, spec: EngineSpec, cache: Cache | None =
 
     Args:
         cache: storage in which the engine may keep compiled data for the next run.
+        owns_process: whether the engine may change torch's settings for the whole process, such as its number of
+            threads. A command may, a library may not.
 
     Raises:
         RefusedError: the device is not available or does not support the precision.
-        UsageError: the engine does not run on that device.
+        UsageError: the engine does not run on that device, or torch is not installed.
     """
     spec = resolve_spec(spec)
     if spec.engine != "openvino":
         from levit_cli.engines import torch as torch_engine
 
-        return torch_engine.TorchEngine(checkpoint.state, checkpoint.config, checkpoint.transform, spec)
+        return torch_engine.TorchEngine(
+            checkpoint.state, checkpoint.config, checkpoint.transform, spec, owns_process=owns_process
+        )
     from levit_cli.engines import openvino as openvino_engine
 
     return openvino_engine.OpenVinoEngine(
@@ -101,17 +116,17 @@ def resolve_spec(spec: EngineSpec) -> EngineSpec:
 
     Raises:
         RefusedError: the device is not available, torch cannot be imported, or the precision is not supported.
-        UsageError: the engine does not run on that device.
+        UsageError: the engine does not run on that device, or torch is not installed.
     """
     name = spec.engine if spec.engine != "auto" else "openvino" if spec.device in ("auto", "cpu") else "torch"
     spec = replace(spec, engine=name, threads=usable_threads(spec.threads))
     if name == "openvino":
         raise_faults(wrong_device(spec))
         return replace(spec, device="cpu")
-    try:
+    from levit_cli.system.extras import extra
+
+    with extra("torch", f"The {name} engine"):
         from levit_cli.engines.torch import resolve_torch_spec
-    except (ImportError, OSError) as error:  # OSError: a shared library of torch cannot be loaded
-        raise RefusedError(f"The {name} engine cannot be used", why=str(error), hint="reinstall torch") from error
     return resolve_torch_spec(spec)
 
 

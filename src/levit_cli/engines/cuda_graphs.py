@@ -20,20 +20,21 @@ class CudaGraphs:
     """A network as CUDA graphs, one per stream. At most ``streams`` calls run at the same time.
 
     Args:
-        module: (B, H, W, 3) uint8 -> (B, classes) logits, on the GPU.
+        module: (B, H, W, 3) uint8 -> a tuple of outputs (B, any), on the GPU.
         shape: shape (B, H, W, 3) of every batch, for which the graph is captured.
         streams: number of CUDA streams.
     """
 
-    def __init__(self, module: Callable[[Tensor], Tensor], shape: tuple[int, ...], streams: int) -> None:
+    def __init__(self, module: Callable[[Tensor], tuple[Tensor, ...]], shape: tuple[int, ...], streams: int) -> None:
         self._idle: SimpleQueue[_Stream] = SimpleQueue()
         for _ in range(streams):
             self._idle.put(_Stream(module, shape))
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, pixels: NDArray[np.uint8], output: int) -> NDArray[np.float32]:
+        """Return the output with this index."""
         stream = self._idle.get()
         try:
-            return stream(pixels)
+            return stream(pixels, output)
         finally:
             self._idle.put(stream)
 
@@ -42,7 +43,7 @@ class _Stream:
     """One CUDA stream with its page-locked buffers, its GPU buffers and its graph."""
 
     @torch.inference_mode()
-    def __init__(self, module: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
+    def __init__(self, module: Callable[[Tensor], tuple[Tensor, ...]], shape: tuple[int, ...]) -> None:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._host = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -53,16 +54,16 @@ class _Stream:
         self._stream.synchronize()
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, stream=self._stream):
-            self._logits = module(self._pixels).float()
-        self._result = torch.empty(self._logits.shape, pin_memory=True)
+            self._outputs = [output.float() for output in module(self._pixels)]
+        self._results = [torch.empty(output.shape, pin_memory=True) for output in self._outputs]
 
     @torch.inference_mode()
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, pixels: NDArray[np.uint8], output: int) -> NDArray[np.float32]:
         self._host.numpy()[:] = pixels
         with torch.cuda.stream(self._stream):
             self._pixels.copy_(self._host, non_blocking=True)
             self._graph.replay()
-            self._result.copy_(self._logits, non_blocking=True)
+            self._results[output].copy_(self._outputs[output], non_blocking=True)
         self._stream.synchronize()
-        logits: NDArray[np.float32] = self._result.numpy().copy()
-        return logits
+        result: NDArray[np.float32] = self._results[output].numpy().copy()
+        return result

@@ -1,8 +1,16 @@
-"""Run the inference form on CPUs as an OpenVINO graph, which is built from opset calls without torch."""
+"""Run the inference form on CPUs as an OpenVINO graph, which is built from opset calls without torch.
+
+Importing openvino also imports its model converter. That takes a third of the import time, sends telemetry and writes
+an id to the home folder. The graph does not need the converter, so this module imports openvino without it. Afterwards
+other code of the process can import the converter as usual.
+"""
 
 import functools
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any
@@ -10,27 +18,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Importing openvino also imports its model converter. That takes a third of the import time, sends telemetry and writes
-# an id to the home folder. The graph does not need the converter, which can still be imported afterwards.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-_CONVERTER = "openvino.tools.ovc"
-_imported_before = sys.modules.get(_CONVERTER)
-sys.modules[_CONVERTER] = None  # type: ignore[assignment]
-try:
+
+@contextmanager
+def hidden_module(name: str) -> Iterator[None]:
+    """Let imports of a module fail inside the block, unless it was imported before."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
+
+
+with hidden_module("openvino.tools.ovc"):
     import openvino as ov
     from openvino import opset15 as opset
-finally:
-    del sys.modules[_CONVERTER]
-    if _imported_before is not None:
-        sys.modules[_CONVERTER] = _imported_before
 
 from levit_cli import __version__
 from levit_cli.choices import Precision
+from levit_cli.engines.small_batches import Graph, SmallBatches
 from levit_cli.engines.spec import Cache, EngineSpec, pad_batch, require_precision
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import Grid, LevitConfig
 from levit_cli.model.folded import fold, forward
 
+
+def _import_converter(name: str) -> Any:
+    """Return ``openvino.convert_model``, which openvino could not import while its converter was hidden."""
+    if name != "convert_model":
+        raise AttributeError(f"module 'openvino' has no attribute {name!r}")
+    from openvino.tools.ovc import convert_model
+
+    return convert_model
+
+
+if not hasattr(ov, "convert_model"):
+    ov.__getattr__ = _import_converter  # called for names that the module lacks
+
+LOGITS, FEATURES = 0, 1  # the outputs of ``forward``
 Node = Any  # openvino's opset functions are untyped
 _cached_core = functools.cache(ov.Core)
 _core_lock = Lock()
@@ -111,21 +138,31 @@ class OpenVinoOps:
 
 
 def build_graph(
-    weights: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform, batch_size: int = 0
+    weights: Mapping[str, NDArray[Any]],
+    config: LevitConfig,
+    transform: Transform,
+    batch_size: int = 0,
+    output: int = LOGITS,
 ) -> ov.Model:
-    """Build the graph from pixels (B, H, W, 3) uint8 to logits (B, classes) float32.
+    """Build the graph from pixels (B, H, W, 3) uint8 to one output in float32.
+
+    A graph with both outputs would be 2 % slower in bf16: OpenVINO computes all layers between the last matrix product
+    and an output in float32, which for the features includes the additions of the last stage.
 
     Args:
         weights: folded weights.
         batch_size: fixed B; 0 allows any B, which is a few percent slower.
+        output: ``LOGITS``, (B, classes), or ``FEATURES``, (B, C).
     """
     pixels = opset.parameter([batch_size or -1, *config.image_size, 3], np.uint8, name="pixels")
-    logits = forward(OpenVinoOps(weights, transform), config, pixels)
-    return ov.Model([logits], [pixels], "levit")
+    outputs = forward(OpenVinoOps(weights, transform), config, pixels)
+    return ov.Model([outputs[output]], [pixels], "levit")
 
 
 class OpenVinoEngine:
     """A LeViT as a compiled OpenVINO graph. The precision ``auto`` is bf16 if the CPU has instructions for it.
+
+    The graph of the features is compiled when they are first requested.
 
     Args:
         cache: storage for the compiled graph between runs.
@@ -143,16 +180,35 @@ class OpenVinoEngine:
     ) -> None:
         core = shared_core()
         self.spec = with_precision(core, spec)
+        self._state, self._config, self._transform = state, config, transform
+        self._weights: dict[str, NDArray[Any]] = {}  # folded; the graphs share their memory
+        self._features: InferRequestPool | None = None
+        self._lock = Lock()
         self._cache = cache
         self._key = _cache_key(core, transform, self.spec, weights_id)
         compiled = self._from_cache(core)
         self._is_new = compiled is None
-        if compiled is None:
-            self._weights = fold(state, config)  # the graph shares their memory
-            graph = build_graph(self._weights, config, transform, spec.batch_size)
-            compiled = core.compile_model(graph, "CPU", properties(self.spec))
-        self._compiled: Any = compiled
-        self._pool = InferRequestPool(compiled, self.spec)
+        start = time.perf_counter()
+        self._compiled: Any = self._compile(LOGITS, spec.batch_size) if compiled is None else compiled
+        self._call: Graph = self._with_small_batches(LOGITS, self._compiled, time.perf_counter() - start)
+
+    def _with_small_batches(self, output: int, compiled: Any, compile_s: float) -> Graph:
+        pool = InferRequestPool(compiled, self.spec)
+        if self.spec.batch_size <= 1:  # 1 needs no padding, and 0 allows any size
+            return pool
+        return SmallBatches(
+            pool,
+            lambda size: InferRequestPool(self._compile(output, size), replace(self.spec, batch_size=size)),
+            batch_size=self.spec.batch_size,
+            compile_s=compile_s,
+            image_size=self._config.image_size,
+        )
+
+    def _compile(self, output: int, batch_size: int) -> Any:
+        if not self._weights:
+            self._weights, self._state = fold(self._state, self._config), {}
+        graph = build_graph(self._weights, self._config, self._transform, batch_size, output)
+        return shared_core().compile_model(graph, "CPU", properties(self.spec))
 
     def _from_cache(self, core: ov.Core) -> Any | None:
         blob = self._cache.load(self._key) if self._cache else None
@@ -170,7 +226,13 @@ class OpenVinoEngine:
             self._is_new = False
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._pool(pixels)
+        return self._call(pixels)
+
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with self._lock:
+            if self._features is None:
+                self._features = InferRequestPool(self._compile(FEATURES, self.spec.batch_size), self.spec)
+        return self._features(pixels)
 
 
 class InferRequestPool:
@@ -183,15 +245,15 @@ class InferRequestPool:
             self._idle.put(compiled.create_infer_request())
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, H, W, 3) uint8 -> (B, classes) logits."""
+        """(B, H, W, 3) uint8 -> (B, any), the output of the graph."""
         padded = pad_batch(pixels, self._batch_size)
         request = self._idle.get()
         try:
             request.infer([padded], share_inputs=True)
-            logits: NDArray[np.float32] = request.get_output_tensor(0).data[: len(pixels)].copy()
+            result: NDArray[np.float32] = request.get_output_tensor(0).data[: len(pixels)].copy()
         finally:
             self._idle.put(request)
-        return logits
+        return result
 
 
 def properties(spec: EngineSpec) -> dict[str, Any]:

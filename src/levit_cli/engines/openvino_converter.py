@@ -1,15 +1,15 @@
 """Run torch modules other than LeViTs in OpenVINO, with its model converter. LeViTs are built from opset calls.
 
-The converter would send telemetry. ``engines.openvino`` is imported first and disables the telemetry package.
+The converter sends telemetry if it can import the package ``openvino_telemetry``, so that package is hidden from it.
 """
 
 import torch
 
-from levit_cli.engines.openvino import InferRequestPool, properties, shared_core, with_precision
+from levit_cli.engines.openvino import InferRequestPool, hidden_module, properties, shared_core, with_precision
 from levit_cli.engines.spec import EngineSpec
 from levit_cli.engines.torch import BytesNetwork, trace
 
-import openvino as ov  # isort: skip  # after engines.openvino, which disables the telemetry
+import openvino as ov  # isort: skip  # after engines.openvino, which imports it without the converter
 
 
 class ConvertedEngine(InferRequestPool):
@@ -28,7 +28,8 @@ class ConvertedEngine(InferRequestPool):
 
 def convert(network: BytesNetwork) -> ov.Model:
     """Convert a torch network to a graph from pixels (B, H, W, 3) uint8, any B, to logits (B, classes)."""
-    from openvino.tools.ovc import convert_model  # imported late, because its import looks for the telemetry package
+    with hidden_module("openvino_telemetry"):
+        from openvino.tools.ovc import convert_model
 
     example = torch.zeros((1, *network.image_size, 3), dtype=torch.uint8)
     return convert_model(trace(network.to_dtype(torch.float32), example), example_input=example)

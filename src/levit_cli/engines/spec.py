@@ -10,6 +10,9 @@ from levit_cli.choices import Device, EngineName, Precision
 from levit_cli.errors import RefusedError
 from levit_cli.system.cpu import usable_threads
 
+# A thread computes larger batches no faster (docs/dev/log.md), and pads the last one with more images.
+CPU_BATCH = 16
+
 
 @dataclass(frozen=True)
 class EngineSpec:
@@ -31,9 +34,12 @@ class EngineSpec:
     def with_batching(self, batch_size: int, *, single: bool) -> "EngineSpec":
         """Return the spec with its threads divided among the batches that run at the same time.
 
-        A single image gets all threads. Otherwise each thread computes its own batch, for the highest throughput.
+        A single image gets all threads. Otherwise each thread computes its own batch, for the highest throughput. The
+        OpenVINO engine computes at most ``CPU_BATCH`` images at once, whatever the batch size.
         """
         threads = usable_threads(self.threads)
+        if self.engine == "openvino" or (self.engine == "auto" and self.device in ("auto", "cpu")):
+            batch_size = min(batch_size, CPU_BATCH)
         batch_size, streams = (1, 1) if single else (batch_size, threads)
         return replace(self, threads=threads, streams=streams, batch_size=batch_size)
 

@@ -22,7 +22,10 @@ from levit_cli.model.levit import to_tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GPU_STREAMS, GPU_BATCH = 2, 64
-Module = Callable[[Tensor], Tensor]
+LOGITS, FEATURES = 0, 1  # the outputs of the network
+Module = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+Outputs = Callable[[Tensor], tuple[Tensor, ...]]
+Run = Callable[[NDArray[np.uint8], int], NDArray[np.float32]]
 
 
 class TorchOps:
@@ -96,8 +99,8 @@ class FoldedLevit(nn.Module):
     def image_size(self) -> Grid:
         return self.config.image_size
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 -> (B, classes) logits."""
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, W, 3) uint8 -> (B, classes) logits and (B, C) features."""
         weights = {name: self.get_buffer(buffer_name) for name, buffer_name in self._buffer_names.items()}
         return forward(TorchOps(weights, self.mean, self.scale), self.config, pixels)
 
@@ -109,7 +112,10 @@ class FoldedLevit(nn.Module):
 
 
 class BytesNetwork(Protocol):
-    """A module from pixels (B, H, W, 3) uint8 to logits (B, classes), whose precision can be changed."""
+    """A module whose precision can be changed.
+
+    It maps pixels (B, H, W, 3) uint8 to logits (B, classes), or to a tuple that begins with the logits.
+    """
 
     @property
     def image_size(self) -> Grid: ...
@@ -117,26 +123,33 @@ class BytesNetwork(Protocol):
 
 
 class ModuleEngine:
-    """Run a torch network from pixels to logits: eager or compiled as the spec requests, on CUDA as a CUDA graph."""
+    """Run a torch network from pixels to logits: eager or compiled as the spec requests, on CUDA as a CUDA graph.
 
-    def __init__(self, network: BytesNetwork, spec: EngineSpec) -> None:
+    Args:
+        owns_process: whether to set torch's number of threads and the options of ``torch.compile``, both for the whole
+            process.
+    """
+
+    def __init__(self, network: BytesNetwork, spec: EngineSpec, *, owns_process: bool = True) -> None:
         self.spec = _with_streams(resolve_torch_spec(spec))
-        if self.spec.device == "cpu":
+        if self.spec.device == "cpu" and owns_process:
             torch.set_num_threads(self.spec.threads)
         module: Module = network.to_dtype(DTYPES[self.spec.precision]).eval().to(self.spec.device)
         shape = (self.spec.batch_size, *network.image_size, 3)
         if self.spec.engine == "compile":
             from levit_cli.engines.torch_compile import compiled
 
-            module = compiled(module, torch.zeros(shape, dtype=torch.uint8, device=self.spec.device))
-        self._run: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = Eager(module, self.spec.device)
+            example = torch.zeros(shape, dtype=torch.uint8, device=self.spec.device)
+            module = compiled(module, example, owns_process=owns_process)
+        outputs = _as_tuple(module)
+        self._run: Run = Eager(outputs, self.spec.device)
         if self.spec.device == "cuda":
             from levit_cli.engines.cuda_graphs import CudaGraphs
 
-            self._run = CudaGraphs(module, shape, self.spec.streams)
+            self._run = CudaGraphs(outputs, shape, self.spec.streams)
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._run(pad_batch(pixels, self.spec.batch_size))[: len(pixels)]
+    def __call__(self, pixels: NDArray[np.uint8], output: int = LOGITS) -> NDArray[np.float32]:
+        return self._run(pad_batch(pixels, self.spec.batch_size), output)[: len(pixels)]
 
     def save_cache(self) -> None:
         """Do nothing: eager torch has no compiled data, and torch.compile has its own cache."""
@@ -146,21 +159,40 @@ class TorchEngine(ModuleEngine):
     """Folded LeViT in torch."""
 
     def __init__(
-        self, state: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform, spec: EngineSpec
+        self,
+        state: Mapping[str, NDArray[Any]],
+        config: LevitConfig,
+        transform: Transform,
+        spec: EngineSpec,
+        *,
+        owns_process: bool = True,
     ) -> None:
-        super().__init__(FoldedLevit(fold(state, config), config, transform), spec)
+        super().__init__(FoldedLevit(fold(state, config), config, transform), spec, owns_process=owns_process)
+
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self(pixels, FEATURES)
+
+
+def _as_tuple(module: Module) -> Outputs:
+    """Return the module with a tuple of outputs: a baseline returns its logits, a LeViT logits and features."""
+
+    def outputs(pixels: Tensor) -> tuple[Tensor, ...]:
+        result = module(pixels)
+        return result if isinstance(result, tuple) else (result,)
+
+    return outputs
 
 
 class Eager:
     """Call a module directly, without a graph."""
 
-    def __init__(self, module: Module, device: str) -> None:
+    def __init__(self, module: Outputs, device: str) -> None:
         self._module, self._device = module, device
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, pixels: NDArray[np.uint8], output: int) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits = self._module(to_tensor(pixels).to(self._device))
-        result: NDArray[np.float32] = logits.float().cpu().numpy()
+            tensor = self._module(to_tensor(pixels).to(self._device))[output]
+        result: NDArray[np.float32] = tensor.float().cpu().numpy()
         return result
 
 

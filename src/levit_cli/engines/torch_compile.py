@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +16,25 @@ from torch import Tensor, nn
 from levit_cli.errors import RefusedError
 from levit_cli.system.cache import cache_folder
 
+T = TypeVar("T")
 # torch counts networks with the same ``forward`` as recompilations of one function, and allows 8 by default.
 RECOMPILE_LIMIT = 64
 EXAMPLE_BATCH = 2  # torch treats a batch of 1 as a fixed size
 
 
-def compiled(module: Callable[[Tensor], Tensor], pixels: Tensor) -> Callable[[Tensor], Tensor]:
+def compiled(module: Callable[[Tensor], T], pixels: Tensor, *, owns_process: bool = True) -> Callable[[Tensor], T]:
     """Return the module as one compiled function.
 
     Args:
         pixels: (B, H, W, 3) uint8 on the module's device; B is the batch size to compile for, 0 for any.
+        owns_process: whether to set the cache folder and the limits of ``torch.compile`` for the whole process.
 
     Raises:
         RefusedError: the compilation fails, usually because there is no compiler.
     """
-    _prepare()
-    function: Callable[[Tensor], Tensor] = torch.compile(
+    if owns_process:
+        _prepare()
+    function: Callable[[Tensor], T] = torch.compile(
         module,
         fullgraph=True,
         dynamic=False if len(pixels) else None,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from levit_cli.checkpoints import Checkpoint, own_folder
 from levit_cli.checkpoints.metadata import store_temperature
 from levit_cli.choices import Decoding
-from levit_cli.data.image_folder import ClassFolders, class_folders, describe_skipped, validation_folder
+from levit_cli.data.image_folder import ClassFolders, class_folders, validation_folder
 from levit_cli.engines import EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, UsageError, raise_faults
 from levit_cli.eval.evaluate import TOP_K, Evaluated, evaluate
@@ -138,7 +138,7 @@ def _class_folders(request: EvalRequest, log: Log) -> ClassFolders:
     folders = class_folders(validation or request.folder)
     if validation and not request.quiet:
         log(f"Evaluating on {validation}")
-    if not request.quiet and (skipped := describe_skipped(folders.skipped)):
+    if not request.quiet and (skipped := folders.skipped.sentence()):
         log(skipped)
     return folders
 

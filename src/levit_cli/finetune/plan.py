@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from levit_cli.data.image_folder import describe_skipped
 from levit_cli.errors import RefusedError, UsageError, reason_of
 from levit_cli.finetune.conflicts import NETWORK_SUFFIXES, option
 from levit_cli.finetune.faults import Faults
@@ -149,7 +148,7 @@ def require_batches(settings: Settings, num_images: int, world_size: int) -> Non
 
 def log_images(split: Split, log: Log) -> None:
     """Log the numbers of images, and what was left out."""
-    if text := describe_skipped(split.skipped):
+    if text := split.skipped.sentence():
         log(text)
     for path, problem in split.unreadable:
         log(f"Skipped {path}: {problem}")

@@ -1,15 +1,15 @@
 """Find the training and validation images of a run, and exclude those that cannot be read."""
 
 import random
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL.Image import Image
 
-from levit_cli.data.image_folder import ClassFolders, class_folders, folders_beside, listed, split_folders
+from levit_cli.data.image_folder import ClassFolders, class_folders, count_folders_beside, listed, split_folders
+from levit_cli.data.skipped import Skipped
 from levit_cli.errors import InputError, RefusedError, UsageError
 from levit_cli.finetune.faults import Faults
 from levit_cli.images.decode import decode
@@ -31,7 +31,7 @@ class Split:
         classes: names in the order of the class indices.
         unreadable: images that were excluded, with the reason.
         has_val_folder: whether the data set has a validation folder; otherwise the split is random.
-        skipped: number of entries of the folders that are not used, by reason.
+        skipped: counts of the files and folders that are not used.
     """
 
     root: Path
@@ -40,7 +40,7 @@ class Split:
     val: tuple[Sample, ...]
     unreadable: tuple[Unreadable, ...] = ()
     has_val_folder: bool = False
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    skipped: Skipped = field(default_factory=Skipped, compare=False)
 
 
 def find_images(root: Path, val_split: float, seed: int) -> Split:
@@ -51,15 +51,14 @@ def find_images(root: Path, val_split: float, seed: int) -> Split:
             message names all faults.
     """
     train_root, val_root = split_folders(root)
-    faults, found = Faults(), {}
+    faults, found, skipped = Faults(), {}, Skipped()
     for side in (train_root, val_root) if val_root else (train_root,):
         with faults.collect():
-            found[side] = class_folders(side)
+            found[side] = class_folders(side, skipped)
     faults.refuse()
     train, val = found[train_root], found[val_root] if val_root else None
-    skipped = sum((Counter(folders.skipped) for folders in found.values()), Counter())
-    if beside := folders_beside(root, train_root, val_root):
-        skipped["beside train/ and val/"] += beside
+    if val_root:
+        count_folders_beside(root, train_root, val_root, skipped)
     _refuse_classes(train, val)
     if val:
         return Split(root, train.classes, train.samples, _same_classes(train, val), (), True, skipped)

@@ -14,9 +14,9 @@ MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # excludes stuffed 0xFF by
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 WITHOUT_LENGTH = (0x01, 0xD8, 0xD9)  # markers without length and data
-END, SCAN, APP0, APP1, APP14 = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
+END, SCAN, APP0, APP1, APP14, COMMENT = 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xFE
 END_MARKER = bytes((0xFF, END))
-METADATA = frozenset((*range(0xE0, 0xF0), 0xFE))  # application segments, comments
+METADATA = range(0xE0, 0xF0)  # application segments; comments stay, because no decoder fails on them
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
@@ -58,9 +58,14 @@ def split(data: bytes) -> tuple[bytes, Metadata]:
             exif.append(segment.data[len(EXIF) :])
         elif segment.marker == APP1 and segment.data.startswith(XMP):
             xmp = segment.data[len(XMP) :]
-        elif segment.marker not in METADATA or _defines_colors(segment):
+        elif (segment.marker not in METADATA and not _is_cut_comment(segment)) or _defines_colors(segment):
             kept.append(data[segment.start : segment.end])
     return b"".join(kept), Metadata(b"".join(exif), xmp)
+
+
+def _is_cut_comment(segment: Segment) -> bool:
+    """Whether the length of a comment is too small to include itself, so that decoders would misread what follows."""
+    return segment.marker == COMMENT and segment.end - segment.start < 4
 
 
 def _defines_colors(segment: Segment) -> bool:

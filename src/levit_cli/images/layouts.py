@@ -15,8 +15,9 @@ HINT = "convert it to RGB or gray with 8 bits"
 
 # tags of TIFF files
 WIDTH, BITS, COMPRESSION, PHOTOMETRIC, BANDS, PLANAR, EXTRA, SAMPLE_FORMAT = 256, 258, 259, 262, 277, 284, 338, 339
-WHITE_IS_ZERO, BLACK_IS_ZERO, YCBCR = 0, 1, 6
+WHITE_IS_ZERO, BLACK_IS_ZERO, YCBCR, LAB = 0, 1, 6, 8
 UNSIGNED, SIGNED = 1, 2
+UNCOMPRESSED = 1
 SAMPLE_FORMATS = {SIGNED: "signed", 3: "floating point", 5: "complex", 6: "complex"}
 MAX_BITS = 128
 PHOTOMETRICS = {
@@ -30,6 +31,7 @@ COMPRESSIONS = {
     34892: "lossy JPEG", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
 }  # fmt: skip
 
+JPEG_BANDS = (2, *range(5, 11))  # intact but unusual; libjpeg decodes at most 10
 LOSSLESS_JPEG, HIERARCHICAL_JPEG = (0xC3, 0xCB), (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF)
 BMP_COMPRESSIONS = {4: "JPEG", 5: "PNG", 11: "CMYK", 12: "CMYK, run lengths", 13: "CMYK, run lengths"}
 BIT_FIELDS = (3, 6)
@@ -42,9 +44,12 @@ def require_known_layout(image: Image.Image) -> None:
         return
     bits, bands, formats = _tuple(tags, BITS, 1), tags.get(BANDS, 1), _tuple(tags, SAMPLE_FORMAT, UNSIGNED)
     is_signed_byte = SIGNED in formats and 8 in bits  # Pillow reads unsigned bytes
-    is_planar = tags.get(PLANAR) == 2 and bands > 1 and set(bits) != {8}  # Pillow reads 8 bits of each
+    # Pillow reads 8 bits of each band, and the signed bands of Lab as unsigned ones.
+    is_planar = tags.get(PLANAR) == 2 and bands > 1 and (set(bits) != {8} or tags.get(PHOTOMETRIC) == LAB)
     is_multi_band = tags.get(PHOTOMETRIC) in (WHITE_IS_ZERO, BLACK_IS_ZERO) and bands > 2  # Pillow reads the first
-    if is_signed_byte or is_planar or is_multi_band:
+    is_compressed = tags.get(COMPRESSION, 1) != UNCOMPRESSED
+    is_swapped = image.mode in ("I", "F") and is_compressed and tags.prefix == b"MM"  # Pillow swaps the bytes again
+    if is_signed_byte or is_planar or is_multi_band or is_swapped:
         raise InputError("unsupported_mode", f"{_tiff_layout(tags)}; {HINT}")
 
 
@@ -115,7 +120,7 @@ def _unsupported_jpeg(data: bytes) -> str | None:
         return f"a lossless {layout}"
     if frame.marker in HIERARCHICAL_JPEG:
         return f"a hierarchical {layout}"
-    return f"a {layout}" if bits in (12, 16) or (bits == 8 and bands == 2) else None
+    return f"a {layout}" if bits in (12, 16) or (bits == 8 and bands in JPEG_BANDS) else None
 
 
 def _unsupported_bmp(data: bytes) -> str | None:

@@ -14,6 +14,7 @@ from levit_cli.errors import RefusedError
 Rounding = Literal["half_even", "floor"]
 Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 Size = tuple[int, int]  # height, width
+MAX_EDGE = 65_535  # pixels, as for images that are read
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -52,6 +53,8 @@ class Transform:
                 raise RefusedError(f"Unknown value {value!r} in the preprocessing", why=f"the known values are {known}")
         if not all(map(isfinite, self.mean)) or not all(0 < deviation < float("inf") for deviation in self.std):
             raise RefusedError(f"Cannot normalize by the mean {self.mean} and the standard deviation {self.std}")
+        if max(self.resize_to) > MAX_EDGE:
+            raise RefusedError(f"Cannot resize to {max(self.resize_to):,} pixels", why=f"the limit is {MAX_EDGE:,}")
         if any(edge < side for edge, side in zip(self.resize_to, self.crop_size, strict=True)):
             raise RefusedError(
                 f"Cannot crop {self.crop_size} from an image that is resized to {self.resize_to}",

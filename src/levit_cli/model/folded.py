@@ -62,8 +62,13 @@ class Ops(Protocol[T]):
         """(B, N, C) -> (B, C)."""
 
 
-def forward(ops: Ops[T], config: LevitConfig, pixels: T) -> T:
-    """Return the logits (B, classes), the mean of the two heads, for ``pixels`` (B, H, W, 3) uint8."""
+def forward(ops: Ops[T], config: LevitConfig, pixels: T) -> tuple[T, T]:
+    """Return the logits and the features of ``pixels`` (B, H, W, 3) uint8.
+
+    Returns:
+        The logits (B, classes), which are the mean of the two heads, and the features (B, C) before the heads, which
+        are the mean of the last stage's tokens.
+    """
     x = ops.normalize(pixels)  # (B, 3, H, W)
     for index in range(STEM_CONVS):
         x = ops.convolution(x, f"stem.{index}")
@@ -77,7 +82,8 @@ def forward(ops: Ops[T], config: LevitConfig, pixels: T) -> T:
             prefix = f"stages.{stage}.blocks.{block}"
             x = ops.add(x, _attention(ops, config, stage, x, f"{prefix}.attention"))
             x = ops.add(x, _mlp(ops, x, f"{prefix}.mlp"))
-    return ops.linear(ops.token_mean(x), "head")
+    features = ops.token_mean(x)
+    return ops.linear(features, "head"), features
 
 
 def _attention(ops: Ops[T], config: LevitConfig, stage: int, x: T, prefix: str) -> T:

@@ -39,6 +39,14 @@ def load_arrays(network: nn.Module, state: Mapping[str, NDArray[Any]]) -> None:
     network.load_state_dict({name: to_tensor(array) for name, array in state.items()})
 
 
+def from_arrays(config: LevitConfig, state: Mapping[str, NDArray[Any]]) -> "Levit":
+    """Return the network with a checkpoint's arrays, in evaluation mode. torch's random state does not change."""
+    with torch.random.fork_rng(devices=[]):  # a new network has random weights
+        network = Levit(config)
+    load_arrays(network, state)
+    return network.eval()
+
+
 class ConvNorm(nn.Module):
     """A 3x3 convolution with stride 2 and without bias, followed by a batch norm."""
 

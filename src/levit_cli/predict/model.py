@@ -5,7 +5,7 @@ from pathlib import Path
 
 from levit_cli.checkpoints import Checkpoint, load, unused_hash
 from levit_cli.choices import PreprocessingName
-from levit_cli.engines import Engine, EngineSpec, make_engine, wrong_device
+from levit_cli.engines import EngineSpec, LevitEngine, make_engine, wrong_device
 from levit_cli.errors import UsageError
 from levit_cli.system.cache import GraphCache, cache_folder
 from levit_cli.system.progress import Log
@@ -68,15 +68,20 @@ def load_model(options: ModelOptions, log: Log, *, verbose: bool) -> Checkpoint:
     return checkpoint
 
 
-def make_prediction_engine(checkpoint: Checkpoint, spec: EngineSpec, log: Log, *, verbose: bool) -> Engine:
+def make_prediction_engine(
+    checkpoint: Checkpoint, spec: EngineSpec, log: Log, *, verbose: bool, owns_process: bool = True
+) -> LevitEngine:
     """Create the inference engine for a model; with ``verbose``, log its device, precision and threads.
+
+    Args:
+        owns_process: see ``make_engine``.
 
     Raises:
         UsageError: the model's preprocessing resizes with torch, and the engine is not torch.
     """
     # Cache the compiled graph only for a single image: for many images, the time to compile it does not matter.
     cache = GraphCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
-    engine = make_engine(checkpoint, spec, cache)
+    engine = make_engine(checkpoint, spec, cache, owns_process=owns_process)
     chosen = engine.spec
     if checkpoint.transform.resizer == "torch" and chosen.engine != "torch":
         raise _needs_torch(checkpoint.transform.name, chosen.engine)

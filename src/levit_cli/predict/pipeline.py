@@ -23,7 +23,7 @@ from levit_cli.errors import IS_WINDOWS, InputError
 from levit_cli.predict.prefetch import Decoded, End, Pixels, Prefetcher, Task
 from levit_cli.system.text import count_noun
 
-__all__ = ["Network", "Prediction", "Prefetcher", "Ranked", "Stats", "predict", "probabilities"]
+__all__ = ["Network", "Prediction", "Prefetcher", "Ranked", "Stats", "logits_of", "predict", "probabilities", "rank"]
 
 # Parts of the out-of-memory messages of libraries that do not raise MemoryError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
@@ -140,7 +140,7 @@ def predict(
         One prediction for each input, in order.
     """
     stats = stats if stats is not None else Stats()
-    batches = _Batches(prefetcher, network, partial(_rank, top_k=top_k, temperature=temperature), streams)
+    batches = _Batches(prefetcher, network, partial(rank, top_k=top_k, temperature=temperature), streams)
     try:
         for result in batches.results():
             stats.add(result)
@@ -200,7 +200,7 @@ class _Batches:
         decoded = [self._prefetcher.result(task) for task in batch]
         ready = time.perf_counter()
         readable = [result for result in decoded if isinstance(result, Decoded)]
-        logits = iter(_logits(self._network, [result.pixels for result in readable]))
+        logits = iter(logits_of(self._network, [result.pixels for result in readable]))
         done = time.perf_counter()
         predictions = [
             self._predict(task.item.path, result if isinstance(result, InputError) else next(logits))
@@ -212,7 +212,7 @@ class _Batches:
         return Prediction(path, error=outcome) if isinstance(outcome, InputError) else self._rank(path, outcome)
 
 
-def _logits(network: Network, pixels: Sequence[Pixels]) -> list[Logits | InputError]:
+def logits_of(network: Network, pixels: Sequence[Pixels]) -> list[Logits | InputError]:
     """Return the logits of each image. A batch that does not fit in memory is split in half, down to single images."""
     if not pixels:
         return []
@@ -227,7 +227,7 @@ def _logits(network: Network, pixels: Sequence[Pixels]) -> list[Logits | InputEr
     if len(pixels) == 1:
         return [InputError("too_large", "not enough memory to classify it")]
     middle = len(pixels) // 2
-    return _logits(network, pixels[:middle]) + _logits(network, pixels[middle:])
+    return logits_of(network, pixels[:middle]) + logits_of(network, pixels[middle:])
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -243,7 +243,8 @@ def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float6
     return probs
 
 
-def _rank(path: str, logits: Logits, *, top_k: int, temperature: float) -> Prediction:
+def rank(path: str, logits: Logits, *, top_k: int, temperature: float) -> Prediction:
+    """Return the prediction of one image: its ``top_k`` most likely classes, or an error if a logit is not finite."""
     if not np.isfinite(logits).all():
         return Prediction(path, error=InputError("non_finite", "the logits contain NaN or infinity"))
     probs = probabilities(logits, temperature)

@@ -17,6 +17,7 @@ from levit_cli.errors import InputError, reason_of
 from levit_cli.images.decode import decode
 from levit_cli.images.preprocess import preprocess
 from levit_cli.images.transforms import Transform
+from levit_cli.system.extras import extra
 
 MAX_DOWNLOAD_BYTES = 100 << 20
 MAX_STDIN_BYTES = 1 << 30
@@ -50,11 +51,15 @@ class Reader:
 
     def __call__(self, item: Input) -> NDArray[np.uint8]:
         try:
-            return self._preprocess(self._image(self.fetch(item)), self.transform)
+            return self.preprocess(self._image(self.fetch(item)))
         except MemoryError:
             raise InputError("too_large", "not enough memory to decode it") from None
         except OSError as error:  # errors of the decoders are already InputErrors
             raise InputError("corrupt", f"the file cannot be read: {error.strerror or type(error).__name__}") from error
+
+    def preprocess(self, image: Image) -> NDArray[np.uint8]:
+        """Return the pixels (H, W, 3) of an upright RGB image."""
+        return self._preprocess(image, self.transform)
 
     def _image(self, item: Input) -> Image:
         if item.content is not None:
@@ -76,7 +81,8 @@ class Reader:
 def _preprocessor(transform: Transform) -> Callable[[Image, Transform], NDArray[np.uint8]]:
     if transform.resizer == "pillow":
         return preprocess
-    from levit_cli.images.resize_torch import preprocess_tensor  # imported here because it needs torch
+    with extra("torch", f"The preprocessing {transform.name}"):
+        from levit_cli.images.resize_torch import preprocess_tensor
 
     return preprocess_tensor
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import Decoding, Format
 from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions
+from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UsageError, raise_faults
 from levit_cli.predict.model import ModelOptions, conflicts, load_model, make_prediction_engine
@@ -94,7 +95,8 @@ def classify(
         overwrite=output.overwrite, resume=output.resume, replaces=format == "json",
     )  # fmt: skip
     with open_output(output.path, overwrite=output.overwrite, resume=output.resume) as file:
-        stream, is_single = _require_some(inputs)
+        skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
+        stream, is_single = _require_some(inputs, skipped)
         checkpoint = load_model(model, log, verbose=display.verbose)
         reader = Reader(checkpoint.transform, decode_options.decoding, offline=model.offline)
         # A run is often resumed because an image crashed it, and that image is usually the next one.
@@ -106,7 +108,9 @@ def classify(
             prefetcher = None if resumes else prefetch(stream)
             engine = make_prediction_engine(checkpoint, spec, log, verbose=display.verbose)
             keep_until_exit(engine)
-            run = _Run(checkpoint, engine, prefetch, decode_options.decoding, top_k, format, output.path, display, log)
+            run = _Run(
+                checkpoint, engine, prefetch, decode_options.decoding, top_k, format, output.path, display, log, skipped
+            )  # fmt: skip
             if prefetcher is None:
                 assert isinstance(file, OutputFile)
                 return run.resume(stream, file, inputs)
@@ -159,17 +163,18 @@ def _output_faults(output: OutputOptions) -> Iterator[UsageError]:
         yield UsageError("--overwrite has no effect without --output", hint="add --output FILE, or leave it out")
 
 
-def _require_some(inputs: InputOptions) -> tuple[Iterator[Input], bool]:
+def _require_some(inputs: InputOptions, skipped: Skipped) -> tuple[Iterator[Input], bool]:
     """Return the stream of inputs, which must not be empty, and whether it has exactly one input.
 
     Only one line of a list is read here, because a program may write its second line after it has read our first
     record.
     """
-    stream = inputs.stream()
+    stream = inputs.stream(skipped)
     first = list(itertools.islice(stream, 2 if inputs.files_from is None else 1))
     if not first:
         where = ", ".join(inputs.arguments) or f"the list {inputs.files_from}"
-        raise UsageError(f"No images in {where}", why=f"looked for {' '.join(SUFFIXES)}")
+        why = f"looked for {' '.join(SUFFIXES)}" + (f"; skipped {skipped.summary()}" if skipped.counts else "")
+        raise UsageError(f"No images in {where}", why=why)
     return itertools.chain(first, stream), inputs.files_from is None and len(first) == 1
 
 
@@ -186,6 +191,7 @@ class _Run:
     path: Path | None
     display: DisplayOptions
     log: Log
+    skipped: Skipped
     stats: Stats = field(default_factory=Stats)
 
     def start(self, prefetcher: Prefetcher, output: Sink | OutputFile) -> ExitCode:
@@ -304,6 +310,8 @@ class _Run:
 
     def _finish(self, remark: str = "") -> ExitCode:
         if not self.display.quiet:
+            if sentence := self.skipped.sentence():
+                self.log(sentence)
             self.log(self.stats.summary() + remark)
         if self.display.stats:
             self.log(self.stats.timings())

@@ -20,11 +20,14 @@ MAX_GRAPHS = 8  # about 30 MB each; the least recently used are removed first
 
 
 def cache_folder() -> Path:
-    """Return levit's cache folder: ``levit`` in ``XDG_CACHE_HOME`` or in ``~/.cache``."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "levit"
-    except RuntimeError:  # no home folder: return a path that cannot be written, so that nothing is cached
-        return Path(os.devnull) / "levit"
+    """Return levit's cache folder where the system keeps caches; on Linux in ``XDG_CACHE_HOME`` or in ``~/.cache``."""
+    with suppress(RuntimeError, ImportError):  # no home folder; a system on which platformdirs does not run
+        from platformdirs import user_cache_path
+
+        folder = user_cache_path("levit", appauthor=False)
+        if folder.is_absolute():
+            return folder
+    return Path(os.devnull) / "levit"  # cannot be written, so that nothing is cached
 
 
 class GraphCache:

@@ -4,12 +4,12 @@ A socket's timeout restarts with every byte received, so a server that sends slo
 Here every read, including those of the headers, waits at most for the rest of the total time.
 """
 
+import socket
 import string
 import time
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from io import BufferedReader, RawIOBase
-from socket import socket
 from typing import TYPE_CHECKING, Any
 from urllib import request
 from urllib.error import HTTPError
@@ -85,11 +85,21 @@ def _opener(deadline: float) -> request.OpenerDirector:
     opener = request.OpenerDirector()
     opener.add_handler(request.ProxyHandler())
     opener.add_handler(_Handler(deadline))
-    opener.add_handler(request.HTTPRedirectHandler())
+    opener.add_handler(_Redirects())
     opener.add_handler(request.HTTPErrorProcessor())
     opener.add_handler(request.HTTPDefaultErrorHandler())
     opener.add_handler(request.UnknownHandler())
     return opener
+
+
+class _Redirects(request.HTTPRedirectHandler):
+    """Follow redirects without the proxy's password, which urllib would send to a host that needs no proxy."""
+
+    def redirect_request(self, *arguments: Any) -> request.Request | None:
+        target = super().redirect_request(*arguments)
+        if target is not None:
+            target.remove_header("Proxy-authorization")
+        return target
 
 
 class _Handler(request.AbstractHTTPHandler):
@@ -109,14 +119,31 @@ class _Handler(request.AbstractHTTPHandler):
 
     def _connection(self, scheme: type[HTTPConnection], host: str, **options: Any) -> HTTPConnection:
         connection = scheme(host, **{**options, "timeout": _time_left(self._deadline)})
+        connection._create_connection = partial(_connect, deadline=self._deadline)  # type: ignore[attr-defined]
         connection.response_class = partial(_Response, deadline=self._deadline)  # type: ignore[assignment]
         return connection
+
+
+def _connect(address: tuple[str, int], *_: object, deadline: float) -> socket.socket:
+    """Connect to the first address of a host that answers.
+
+    ``socket.create_connection`` would wait for each address as long as for the first.
+    """
+    failure = OSError("the host has no address")
+    for found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        host, port = found[4][:2]
+        time_left = _time_left(deadline)
+        try:
+            return socket.create_connection((str(host), int(port)), time_left)
+        except OSError as error:
+            failure = error
+    raise failure
 
 
 class _Response(HTTPResponse):
     """A response whose reads time out at a deadline, beginning with the status line."""
 
-    def __init__(self, sock: socket, *arguments: Any, deadline: float, **options: Any) -> None:
+    def __init__(self, sock: socket.socket, *arguments: Any, deadline: float, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
         self.fp.close()
         self.fp = BufferedReader(_TimedReads(sock, deadline))
@@ -125,7 +152,7 @@ class _Response(HTTPResponse):
 class _TimedReads(RawIOBase):
     """A raw stream that reads from a socket until a deadline."""
 
-    def __init__(self, sock: socket, deadline: float) -> None:
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._socket, self._file, self._deadline = sock, sock.makefile("rb", buffering=0), deadline
 
     def readable(self) -> bool:

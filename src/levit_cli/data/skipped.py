@@ -1,0 +1,93 @@
+"""Decide which files of a folder are images, and count the others by the reason why they are skipped."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from levit_cli.system.text import count_noun, printable
+
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+)  # fmt: skip
+UNSUPPORTED_SUFFIXES = (
+    ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".psd",
+    ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2",
+)  # fmt: skip
+ARCHIVE_SUFFIXES = (".tar", ".tgz", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
+# Folders of thumbnails, copies and deleted files.
+SYSTEM_FOLDERS = ("@eaDir", ".ipynb_checkpoints", "__MACOSX", ".thumbnails", "#recycle", "$RECYCLE.BIN")
+MAX_NAMED = 3  # folders without images that a sentence names
+
+Reason = Literal["link", "loop", "system folder", "hidden", "archive", "format", "suffix", "run folder", "no class"]
+NOUNS: dict[Reason, tuple[str, str]] = {
+    "link": ("symbolic link", "symbolic links"),
+    "loop": ("symbolic link to a parent folder", "symbolic links to parent folders"),
+    "system folder": ("folder created by the system", "folders created by the system"),
+    "hidden": ("hidden file or folder", "hidden files and folders"),
+    "archive": ("archive", "archives"),
+    "format": ("image in a format that is not supported", "images in formats that are not supported"),
+    "suffix": ("file without an image suffix", "files without an image suffix"),
+    "run folder": ("run or model folder", "run or model folders"),
+    "no class": ("file or folder outside the class folders", "files and folders outside the class folders"),
+}
+
+
+def reason_to_skip(name: str, *, is_folder: bool) -> Reason | None:
+    """Return why a file or folder with this name is skipped; None for folders to search and for images."""
+    if is_folder and name in SYSTEM_FOLDERS:
+        return "system folder"
+    if name.startswith("."):
+        return "hidden"
+    lowered = name.lower()
+    if is_folder or lowered.endswith(SUFFIXES):
+        return None
+    if lowered.endswith(UNSUPPORTED_SUFFIXES):
+        return "format"
+    return "archive" if lowered.endswith(ARCHIVE_SUFFIXES) else "suffix"
+
+
+class Skipped:
+    """Counts what is skipped in folders, by reason; memory does not grow with the number of files.
+
+    Args:
+        report: called with a line for each file or folder that is skipped.
+        link_hint: how symbolic links can be included.
+    """
+
+    def __init__(self, report: Callable[[str], None] | None = None, link_hint: str = "") -> None:
+        self._report = report
+        self.counts: Counter[Reason] = Counter()
+        self._details: dict[Reason, set[str]] = {"link": {link_hint} - {""}, "format": set(), "system folder": set()}
+        self._empty: list[str] = []
+        self._num_empty = 0
+
+    def add(self, path: str, reason: Reason) -> None:
+        self.counts[reason] += 1
+        if reason == "format":
+            self._details[reason].add(os.path.splitext(path)[1].lower())
+        elif reason == "system folder":
+            self._details[reason].add(os.path.basename(path))
+        if self._report is not None:
+            self._report(f"Skipped {printable(path)}: {NOUNS[reason][0]}")
+
+    def add_empty(self, folder: str) -> None:
+        """Count a folder in which no images were found."""
+        self._num_empty += 1
+        if len(self._empty) < MAX_NAMED:
+            self._empty.append(printable(folder))
+
+    def summary(self) -> str:
+        """Return the counts, such as ``3 symbolic links, 1 archive``, or nothing."""
+        return ", ".join(self._part(reason) for reason in get_args(Reason) if self.counts[reason])
+
+    def _part(self, reason: Reason) -> str:
+        detail = ", ".join(sorted(self._details.get(reason, ())))
+        return count_noun(self.counts[reason], *NOUNS[reason]) + (f" ({detail})" if detail else "")
+
+    def sentence(self) -> str:
+        """Return a line that reports what was skipped and which folders hold no images, or nothing."""
+        skipped = f"Skipped {self.summary()}." if self.counts else ""
+        more = self._num_empty - len(self._empty)
+        names = ", ".join(self._empty) + (f" and {count_noun(more, 'more folder')}" if more else "")
+        return " ".join(filter(None, (skipped, f"No images in {names}." if self._empty else "")))
