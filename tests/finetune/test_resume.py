@@ -124,7 +124,7 @@ def test_a_run_that_was_killed_before_its_first_step_continues_from_its_start(
 @pytest.mark.parametrize("kind", ["model", "torchvision", "network"])
 def test_a_run_continues_without_its_teacher(kind: str, classes: Path, model: Path, tmp_path: Path) -> None:
     teacher = tmp_path / "teacher"
-    options = {"model": str(model), **OPTIONS, "distill": "soft"}
+    options = {"model": str(model), **OPTIONS, "distill": "soft", "epochs": 1}
     if kind == "model":
         shutil.copytree(model, teacher)
         options |= {"teacher": str(teacher)}
@@ -231,6 +231,15 @@ def test_another_split_or_start_than_the_runs_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         run(classes, stopped, resume=True, **options)
+
+
+@pytest.mark.guarantee("resume-data")
+def test_differences_of_options_and_images_are_named_at_once(classes: Path, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    shutil.copytree(classes, tmp_path / "data")
+    remove_class(tmp_path / "data")
+    with pytest.raises(UsageError, match=r"2 problems · .*seed is 0, not 7.*1 class was removed: red"):
+        run(tmp_path / "data", tmp_path / "run", resume=True, seed=7)
 
 
 def test_skipped_files_may_come_and_go(classes: Path, stopped: Path, tmp_path: Path) -> None:

@@ -55,10 +55,16 @@ def make_plan(request: FinetuneRequest, folder: RunFolder, environment: Mapping[
 
 
 def _plan_rest(request: FinetuneRequest, folder: RunFolder) -> Plan:
-    """Compare the run with the options and the images that are there now; store where the images are."""
-    settings = folder.read_settings(request.options)
+    """Compare the run with the options and with the images that are there now."""
+    settings, images, unreadable = folder.read_settings({}), folder.read_images(), folder.read_unreadable()
     root = request.data.resolve() if request.data else Path(settings.data)
-    split = restore_split(folder.read_images(), folder.read_unreadable(), root)
+    faults, split = Faults(), None
+    with faults.collect():
+        folder.read_settings(request.options)
+    with faults.collect():
+        split = restore_split(images, unreadable, root)
+    faults.refuse()
+    assert split is not None
     return Plan(replace(settings, data=str(root)), split, folder, resume=True)
 
 
