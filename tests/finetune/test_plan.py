@@ -95,6 +95,13 @@ def test_only_the_main_process_checks_the_run_folder(dataset: Path, tmp_path: Pa
         make_plan(request, RunFolder(tmp_path / "run"), {"RANK": "0", "WORLD_SIZE": "2"})
 
 
+@pytest.mark.guarantee("skipped-training-files")
+def test_an_empty_run_folder_in_the_class_folders_is_no_empty_class(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, ("a", "b"), 3)
+    (tmp_path / "run").mkdir()
+    assert plan(tmp_path, tmp_path / "run").split.classes == ("a", "b")
+
+
 def test_all_classes_with_one_image_are_named(tmp_path: Path) -> None:
     write_class_folders(tmp_path, ("a", "b"), 1)
     write_class_folders(tmp_path, ("c",), 3)

@@ -15,6 +15,7 @@ from pathlib import Path
 from levit_cli.data.labels import composed
 from levit_cli.data.skipped import SUFFIXES, Reason, Skipped, reason_to_skip
 from levit_cli.errors import UsageError
+from levit_cli.system.atomic import same_file
 from levit_cli.system.text import printable
 
 TRAIN_NAMES = ("train", "training")
@@ -47,7 +48,7 @@ class ClassFolders:
         return tuple(images[index] for index in range(len(self.classes)))
 
 
-def class_folders(root: Path, skipped: Skipped | None = None) -> ClassFolders:
+def class_folders(root: Path, skipped: Skipped | None = None, ignored: Path | None = None) -> ClassFolders:
     """List the images below ``root/CLASS/`` at any depth.
 
     Symbolic links are followed, as in torchvision, except links to a parent folder, which would form a cycle.
@@ -59,7 +60,7 @@ def class_folders(root: Path, skipped: Skipped | None = None) -> ClassFolders:
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
     skipped = skipped or Skipped()
-    folders = _class_paths(root, skipped)
+    folders = _class_paths(root, skipped, ignored)
     if not folders:
         raise UsageError(f"No class folders in {root}", hint=LAYOUT)
     images = _images_by_class(folders, skipped)
@@ -82,11 +83,12 @@ def _images_by_class(folders: Mapping[str, list[Path]], skipped: Skipped) -> dic
     return {name: [path for folder in paths for path in _images(folder, skipped)] for name, paths in folders.items()}
 
 
-def _class_paths(root: Path, skipped: Skipped) -> dict[str, list[Path]]:
+def _class_paths(root: Path, skipped: Skipped, ignored: Path | None = None) -> dict[str, list[Path]]:
     """Return the folders in ``root`` by their composed name: one folder each, unless names differ in Unicode only."""
     folders: dict[str, list[Path]] = {}
     for entry in _entries(root):
-        if reason := _reason_in_root(entry):
+        is_ignored = ignored is not None and same_file(entry.path, str(ignored))
+        if reason := "run folder" if is_ignored else _reason_in_root(entry):
             skipped.add(entry.path, reason)
         else:
             folders.setdefault(composed(entry.name), []).append(Path(entry.path))

@@ -43,8 +43,11 @@ class Split:
     skipped: Skipped = field(default_factory=Skipped, compare=False)
 
 
-def find_images(root: Path, val_split: float, seed: int) -> Split:
+def find_images(root: Path, val_split: float, seed: int, run_folder: Path | None = None) -> Split:
     """Return the training and validation images: from ``train/`` and ``val/``, or split at random within each class.
+
+    Args:
+        run_folder: the folder of the new run, which is no class if it lies in ``root``.
 
     Raises:
         UsageError: the folder is not a data set, has only one class, or a class has too few images to split. The
@@ -54,7 +57,7 @@ def find_images(root: Path, val_split: float, seed: int) -> Split:
     faults, found, skipped = Faults(), {}, Skipped()
     for side in (train_root, val_root) if val_root else (train_root,):
         with faults.collect():
-            found[side] = class_folders(side, skipped)
+            found[side] = class_folders(side, skipped, run_folder)
     faults.refuse()
     train, val = found[train_root], found[val_root] if val_root else None
     if val_root:
