@@ -8,7 +8,7 @@ of the suffixes that ``predict`` looks for. What is skipped is counted with its 
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -219,11 +219,10 @@ def _cannot_read(error: OSError) -> UsageError:
     return UsageError(f"Cannot read the folder {error.filename}", why=error.strerror or "", hint=LAYOUT)
 
 
-def listed(paths: Iterable[str | Path]) -> str:
+def listed(paths: Sequence[str | Path]) -> str:
     """Return the first names of a list, and how many more there are."""
-    names = [printable(str(path)) for path in paths]
-    more = f", … ({len(names) - MAX_LISTED} more)" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+    more = f", … ({len(paths) - MAX_LISTED:,} more)" if len(paths) > MAX_LISTED else ""
+    return ", ".join(printable(str(path)) for path in paths[:MAX_LISTED]) + more
 
 
 def _hint_for_empty(classes: list[Path]) -> str:

@@ -86,7 +86,7 @@ def _refuse_classes(train: ClassFolders, val: ClassFolders | None) -> None:
     if not val and (single := [name for name, count in zip(train.classes, train.counts, strict=True) if count == 1]):
         has = "has only 1 image" if len(single) == 1 else "have only 1 image each"
         why = "a class needs 1 for training and 1 for validation"
-        faults.add(UsageError(f"{listed(train.root / name for name in single)} {has}", why=why))
+        faults.add(UsageError(f"{listed([train.root / name for name in single])} {has}", why=why))
     faults.refuse()
 
 
