@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -376,6 +377,7 @@ def test_the_error_of_a_pattern_without_a_match_says_so(tmp_path: Path) -> None:
     assert record["error"] == {"kind": "not_found", "message": "no such file, and as a pattern it matches nothing"}
 
 
+@posix_only
 @pytest.mark.guarantee("closed-pipe")
 @pytest.mark.parametrize("arguments", ["--help", "predict --help", "--version"])
 def test_a_closed_pipe_while_help_is_printed_is_exit_141(arguments: str) -> None:
@@ -434,3 +436,39 @@ def test_model_from_the_environment_variable(tiny_folder: Path, tmp_path: Path) 
     done = levit("predict", path, "-f", "json", env=environment(LEVIT_MODEL=str(tiny_folder)))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["meta"]["model"]["name"] == str(tiny_folder)
+
+
+@pytest.mark.guarantee("foreign-preprocessing")
+def test_a_clip_image_processor_in_the_model_folder_is_done_as_it_says_or_refused(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    (path,) = write_images(tmp_path, 1)
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    clip = {
+        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 70}, "crop_size": 64, "resample": 2,
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+    }  # fmt: skip
+    (model / "preprocessor_config.json").write_text(json.dumps(clip))
+    document = json.loads(levit("predict", "-m", model, path, "-f", "json").stdout)
+    assert (document["meta"]["preprocessing"]["resize_to"], document["meta"]["preprocessing"]["filter"]) == (
+        [70, 70],
+        "bilinear",
+    )
+    (model / "preprocessor_config.json").write_text(json.dumps({**clip, "image_processor_type": "ViTImageProcessor"}))
+    done = levit("predict", "-m", model, path)
+    assert done.returncode == 3
+    assert b"ViTImageProcessor" in done.stderr
+    assert b"--preprocessing" in done.stderr
+    assert levit("predict", "-m", model, path, "--preprocessing", "hf").returncode == 0
+
+
+@pytest.mark.guarantee("label-files")
+def test_an_index_file_of_imagenet_as_labels_gives_names_and_wordnet_ids(tiny_folder: Path, tmp_path: Path) -> None:
+    (path,) = write_images(tmp_path, 1)
+    index = {str(number): [f"n{number:08d}", f"name{number}"] for number in range(7)}
+    (tmp_path / "class_index.json").write_text(json.dumps(index))
+    done = levit("predict", "-m", tiny_folder, path, "-f", "jsonl", "--labels", tmp_path / "class_index.json")
+    (record,) = records(done.stdout)
+    assert [[found["wnid"], found["label"]] for found in record["top"]] == [
+        index[str(found["index"])] for found in record["top"]
+    ]

@@ -15,7 +15,6 @@ from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluatio
 from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
 from levit_cli.choices import CheckpointFormat, Dtype, PreprocessingName
 from levit_cli.data.inputs import is_url
-from levit_cli.data.label_files import read_labels
 from levit_cli.data.labels import Labels, imagenet1k, numbered, require_length
 from levit_cli.errors import RefusedError, UsageError, raise_faults, reason_of
 from levit_cli.images.transforms import Transform, transform_for
@@ -206,6 +205,8 @@ def _has_own_metadata(path: Path) -> bool:
 
 def _labels(config: LevitConfig, metadata: Metadata, file: Path | None, source: str) -> Labels:
     if file is not None:
+        from levit_cli.data.label_files import read_labels  # most runs have no label file
+
         return require_length(read_labels(file), config.num_classes, str(file))
     if metadata.labels is not None:
         return require_length(metadata.labels, config.num_classes, f"The metadata of {source}")

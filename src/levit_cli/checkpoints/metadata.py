@@ -14,12 +14,12 @@ from levit_cli.checkpoints.metadata_parts import OURS, Evaluation, Metadata, req
 from levit_cli.checkpoints.metadata_processor import processor_settings
 from levit_cli.checkpoints.metadata_timm import from_timm, timm_config
 from levit_cli.choices import CheckpointFormat
-from levit_cli.data.label_files import parse_json
 from levit_cli.data.labels import Labels, from_names, placeholders
 from levit_cli.errors import RefusedError, reason_of
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
 from levit_cli.system.atomic import replace_text
+from levit_cli.system.text import parse_json
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 METADATA_FILES = (CONFIG, PREPROCESSOR, PROCESSOR)

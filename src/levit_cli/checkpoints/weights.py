@@ -16,7 +16,6 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from levit_cli.checkpoints import pickles, zip_archive
 from levit_cli.checkpoints.detect import has_stem
 from levit_cli.choices import Dtype
 from levit_cli.errors import RefusedError, reason_of
@@ -30,7 +29,7 @@ SAFETENSORS_TYPES = {
     **{f"I{bits}": np.dtype(f"i{bits // 8}") for bits in (8, 16, 32, 64)},
     **{f"U{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)},
 }
-PICKLE_MAGIC = b"\x80"
+ZIP_MAGIC, PICKLE_MAGIC = b"PK\3\4", b"\x80"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 # Weight files of a model folder in order of preference: safetensors before pickles, single files before shards.
@@ -80,7 +79,9 @@ def read_weights(path: Path, *, ema: bool = False) -> Weights:
         if ema:
             raise RefusedError(f"{path} has no EMA weights", why="a safetensors file holds one set of weights")
         return _read_safetensors(path)
-    if head.startswith((zip_archive.MAGIC, PICKLE_MAGIC)):
+    from levit_cli.checkpoints import pickles  # not needed for safetensors, and its import takes time
+
+    if head.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
         state = pickles.read_pickle(path, ema=ema)
         return Weights(state.arrays, _common_dtype(state.dtypes), state.notes)
     if imports := pickles.unsafe_imports_of(path):  # a pickle of an early protocol, which has no magic byte

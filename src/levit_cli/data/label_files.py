@@ -23,6 +23,7 @@ from levit_cli.data.labels import (
     is_integer,
 )
 from levit_cli.errors import RefusedError, reason_of
+from levit_cli.system.text import parse_json
 
 Rows = list[list[str]]
 ID_IN_FRONT = re.compile(rf"({WORDNET_ID.pattern})[ ,:]+(.+)")  # as in ImageNet's synset_words.txt
@@ -41,24 +42,6 @@ def read_labels(path: Path) -> Labels:
         return _cleaned(_from_text(text) if content is None else _from_json(content))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, RefusedError) as error:
         raise RefusedError(f"Cannot read labels from {path}", why=reason_of(error)) from error
-
-
-def parse_json(text: str) -> Any:
-    """Parse JSON, in which no object may have the same key twice.
-
-    Raises:
-        ValueError: it is invalid.
-    """
-    return json.loads(text, object_pairs_hook=_unique)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in content:
-            raise ValueError(f"the key {key!r} occurs twice")
-        content[key] = value
-    return content
 
 
 def _json_in(text: str, *, required: bool) -> Any:

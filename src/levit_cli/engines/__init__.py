@@ -16,7 +16,6 @@ from levit_cli.errors import UsageError, raise_faults
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
 from levit_cli.system.cpu import usable_threads
-from levit_cli.system.extras import extra
 
 if TYPE_CHECKING:
     from levit_cli.engines.torch import BytesNetwork
@@ -124,6 +123,8 @@ def resolve_spec(spec: EngineSpec) -> EngineSpec:
     if name == "openvino":
         raise_faults(wrong_device(spec))
         return replace(spec, device="cpu")
+    from levit_cli.system.extras import extra
+
     with extra("torch", f"The {name} engine"):
         from levit_cli.engines.torch import resolve_torch_spec
     return resolve_torch_spec(spec)

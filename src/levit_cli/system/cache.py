@@ -12,8 +12,6 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from levit_cli.errors import OutputError
 from levit_cli.system.atomic import replace_bytes
 
@@ -23,7 +21,9 @@ MAX_GRAPHS = 8  # about 30 MB each; the least recently used are removed first
 
 def cache_folder() -> Path:
     """Return levit's cache folder where the system keeps caches; on Linux in ``XDG_CACHE_HOME`` or in ``~/.cache``."""
-    with suppress(RuntimeError):  # no home folder
+    with suppress(RuntimeError, ImportError):  # no home folder; a system on which platformdirs does not run
+        from platformdirs import user_cache_path
+
         folder = user_cache_path("levit", appauthor=False)
         if folder.is_absolute():
             return folder

@@ -3,8 +3,6 @@
 The core install holds no torch and no matplotlib. A command that needs one of them imports it inside ``extra``.
 """
 
-import importlib.util
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +17,8 @@ PACKAGES = {
 
 def pip_command(name: str) -> str:
     """Return the command that installs an extra for the running interpreter."""
+    import shlex  # imported here because predictions import this module, but seldom call it
+
     return f"{shlex.quote(sys.executable)} -m pip install 'levit-cli[{name}]'"
 
 
@@ -28,6 +28,8 @@ def missing_package(name: str) -> str | None:
 
 
 def _is_installed(package: str) -> bool:
+    import importlib.util
+
     try:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # ValueError: a module without a spec

@@ -1,4 +1,7 @@
-"""Format text for messages, tables and reports."""
+"""Format text for messages, tables and reports, and parse JSON."""
+
+import json
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -18,3 +21,21 @@ def count_noun(number: int, noun: str, plural: str = "") -> str:
     if number != 1:
         noun = plural or (f"{noun}es" if noun.endswith("s") else f"{noun}s")
     return f"{number:,} {noun}"
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON, in which no object may have the same key twice.
+
+    Raises:
+        ValueError: it is invalid.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key!r} occurs twice")
+        content[key] = value
+    return content
