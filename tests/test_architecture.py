@@ -29,7 +29,7 @@ TORCH_ALLOWED = {
 }
 MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "openvino": {"engines.openvino", "engines.openvino_converter"},
-    "huggingface_hub": {"checkpoints.hub"},
+    "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card"},
     "platformdirs": {"system.cache"},
     "safetensors": {"checkpoints.weights"},
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},

@@ -279,6 +279,35 @@ def test_a_folder_name_that_is_not_utf_8_is_named(tmp_path: Path, model: Path) -
     assert rb"1 folder matches no label of the model: caf\udce9" in done.stderr
 
 
+@pytest.mark.guarantee("class-names")
+def test_a_class_called_test_with_subfolders_is_a_class(tmp_path: Path, model: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("test\ncontrol\n" + "\n".join("abcde"))
+    write_class_folders(tmp_path / "data", ("test/2020", "test/2021", "control"), 2)
+    output = tmp_path / "result.json"
+    run(request(tmp_path / "data", model, labels, output=output), silent)
+    classes = json.loads(output.read_text())["classes"]
+    assert [(entry["folder"], entry["images"]) for entry in classes] == [("control", 2), ("test", 4)]
+
+
+@pytest.mark.guarantee("skipped-training-files")
+def test_what_is_not_evaluated_is_counted(data: Path, model: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data, tmp_path / "copy")
+    folder = next(path for path in sorted((copy / "val").iterdir()) if path.is_dir())
+    for name in ("notes.txt", "x.heic"):
+        (folder / name).write_bytes(b"x")
+    (copy / "val" / "@eaDir").mkdir()
+    for quiet in (False, True):
+        lines: list[str] = []
+        run(replace(request(copy, model, output=tmp_path / f"{quiet}.json"), quiet=quiet), lines.append)
+        counted = [
+            line
+            for line in lines
+            if line.startswith("Skipped 1 folder created by the system (@eaDir), 1 image in a format")
+        ]
+        assert len(counted) == (not quiet)
+
+
 def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_path: Path) -> None:
     own = shutil.copytree(model, tmp_path / "run")
     shutil.copytree(data / "val", tmp_path / "right", ignore=shutil.ignore_patterns("torn*"))

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from levit_cli.checkpoints import load
+from levit_cli.finetune.run_folder import RunFolder
+from tests.cli.test_startup import HEAVY, modules_after
 from tests.finetune.sets import write_architecture, write_set
 from tests.support.binary import LEVIT, TIMEOUT_S, environment, levit
 from tests.support.extras import needs_torch
@@ -173,6 +175,31 @@ def test_a_killed_data_loader_worker_stops_the_run_with_exit_code_1(
     assert load(tmp_path / "run").labels.names == ("blue", "green", "red")
 
 
+@pytest.mark.guarantee("run-folder-lock")
+def test_a_second_process_is_refused_and_a_killed_one_releases_the_folder(
+    long_run: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    done = levit("finetune", "-o", folder, "--resume", env=environment(**ONE_THREAD))
+    assert done.returncode == 4, done.stderr.decode()
+    assert b"another process works in this run folder" in done.stderr
+    assert long_run.poll() is None
+    while not children(long_run):  # between two epochs there is no worker
+        assert long_run.poll() is None
+    long_run.kill()
+    long_run.wait()
+    assert long_run.stderr is not None
+    long_run.stderr.close()  # the worker keeps the other end open for a moment
+    lock = RunFolder(folder).lock
+    lock.acquire()  # the data-loader worker may still run, but holds no lock
+    lock.release()
+
+
+def test_faults_of_the_command_line_import_no_torch(images: Path, tmp_path: Path) -> None:
+    options = ["--epochs", "0", "--batch-size", "1", "--alpha", "0.2"]
+    assert modules_after("finetune", images, "-o", tmp_path / "run", *options).isdisjoint(HEAVY)
+
+
 def test_two_processes_give_the_same_result_as_one(finished: Path, images: Path, tmp_path: Path) -> None:
     """With a frozen backbone, batch norms do not depend on the batch: two half batches give the gradient of one."""
     options = [
@@ -213,10 +240,10 @@ def test_a_full_disk_stops_the_run_and_keeps_the_best_model(images: Path, option
         (["--batch-size", "64", "--grad-accum-steps", "3"], 2, "not divisible by --grad-accum-steps 3"),
         (["--max-unreadable", "many"], 2, "is not a fraction"),
         (["--resume"], 2, "No run to resume"),
-        (["--resume", "--overwrite"], 2, "cannot be combined with --overwrite or --config"),
+        (["--resume", "--overwrite"], 2, "cannot be combined with --overwrite, --config"),
         (["--distill", "loud"], 2, "loud"),
         (["-m", "/nowhere/model.pth"], 3, "Unknown model"),
-        (["--config", "/nowhere.toml"], 3, "Cannot read the settings"),
+        (["--config", "/nowhere.toml"], 2, "Cannot read the settings"),
     ],
 )
 def test_invalid_options_are_refused(options: list[str], code: int, message: str, images: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from levit_cli.data.image_folder import class_folders, split_folders
 from levit_cli.errors import UsageError
+from levit_cli.finetune.split import read_image
+from tests.support.sample_images import sample_image
 
 
 def touch(*paths: Path) -> None:
@@ -29,6 +31,50 @@ def test_hidden_entries_are_neither_classes_nor_images(tmp_path: Path) -> None:
         tmp_path / "a" / "1.png", tmp_path / ".git" / "1.png", tmp_path / "a" / ".x" / "2.png", tmp_path / "a/._1.png"
     )
     assert class_folders(tmp_path).samples == ((tmp_path / "a" / "1.png", 0),)
+
+
+@pytest.mark.guarantee("skipped-training-files")
+def test_what_is_skipped_is_counted_with_its_reason(tmp_path: Path) -> None:
+    touch(
+        *(
+            tmp_path / "a" / name
+            for name in ("1.jpg", "2.jfif", "3.JPE", "4.mpo", "5.heic", "6.HEIC", "notes.txt", "raw")
+        ),
+        *(tmp_path / "b" / name for name in ("1.png", "._1.png", "@eaDir/1.png", ".thumbnails/1.png", "deep/2.png")),
+        *(tmp_path / name for name in ("__MACOSX/1.png", "@eaDir/1.png", ".ipynb_checkpoints/1.png", "README.md")),
+        *(tmp_path / "run" / name for name in ("config.toml", "state.pt", "curves.png")),
+        *(tmp_path / "b" / "model" / name for name in ("config.json", "model.safetensors", "x.png")),
+    )
+    (tmp_path / "b" / "up").symlink_to(tmp_path)
+    folders = class_folders(tmp_path)
+    assert folders.classes == ("a", "b")
+    assert [path.name for path, _ in folders.samples] == ["1.jpg", "2.jfif", "3.JPE", "4.mpo", "1.png", "2.png"]
+    assert folders.skipped.counts == {
+        "format": 2, "suffix": 2, "hidden": 1, "system folder": 5, "no class": 1, "run folder": 2, "loop": 1,
+    }  # fmt: skip
+    sentence = folders.skipped.sentence()
+    for part in ("(.heic)", "(.ipynb_checkpoints, .thumbnails, @eaDir, __MACOSX)", "2 run or model folders"):
+        assert part in sentence
+
+
+@pytest.mark.guarantee("skipped-training-files")
+def test_jpegs_under_other_suffixes_can_be_decoded(tmp_path: Path) -> None:
+    for suffix in ("jfif", "jpe"):
+        sample_image().save(tmp_path / f"x.{suffix}", format="JPEG")
+    sample_image().save(tmp_path / "x.mpo", format="MPO", save_all=True, append_images=[sample_image(seed=1)])
+    for path in tmp_path.iterdir():
+        assert read_image(path).size == sample_image().size
+
+
+def test_an_unreadable_class_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "a" / "1.png")
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(UsageError, match=r"Cannot read the folder .* · Permission denied"):
+        class_folders(tmp_path)
 
 
 def test_symbolic_links_are_followed_but_not_in_cycles(tmp_path: Path) -> None:

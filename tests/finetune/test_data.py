@@ -1,10 +1,13 @@
 """Splitting, scanning, batching, augmentation and loading of the images."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from levit_cli.data.image_folder import ClassFolders
 from levit_cli.data.inputs import Input
 from levit_cli.errors import RefusedError, UsageError
 from levit_cli.finetune.data import (
@@ -16,7 +19,7 @@ from levit_cli.finetune.data import (
     validation_loader,
 )
 from levit_cli.finetune.settings import Settings
-from levit_cli.finetune.split import find_images, scan
+from levit_cli.finetune.split import find_images, scan, stratified
 from levit_cli.images.transforms import transform_for
 from levit_cli.predict.reader import Reader
 from tests.finetune.sets import COLORS
@@ -87,6 +90,24 @@ def test_class_without_a_readable_image_is_refused(dataset: Path) -> None:
         path.write_bytes(b"x")
     with pytest.raises(RefusedError, match="No readable image in class red"):
         scan(find_images(dataset, 0.1, 0), max_unreadable=1.0)
+
+
+@pytest.mark.parametrize("num_classes", [3, 30])
+def test_the_split_reads_the_list_of_images_a_fixed_number_of_times(num_classes: int) -> None:
+    """The work is linear in the number of images: it does not read them again for each class."""
+
+    class Counting(tuple[Any, ...]):
+        passes = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            Counting.passes += 1
+            return super().__iter__()
+
+    samples = Counting((Path(f"{index}/{number}.png"), index) for index in range(num_classes) for number in range(5))
+    classes = tuple(str(index) for index in range(num_classes))
+    train, val = stratified(ClassFolders(Path(), classes, samples), 0.2, 0)
+    assert Counting.passes == 3
+    assert (len(train), len(val)) == (4 * num_classes, num_classes)
 
 
 def test_an_epoch_has_each_image_once_for_any_number_of_processes() -> None:

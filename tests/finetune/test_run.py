@@ -14,8 +14,8 @@ import torch
 
 from levit_cli.checkpoints import load
 from levit_cli.errors import ExitCode, RefusedError, TrainingStoppedError, UsageError
-from levit_cli.finetune import loop, step
-from levit_cli.finetune.run import finetune
+from levit_cli.finetune import loop, run_folder, start, step
+from levit_cli.finetune import run as run_module
 from levit_cli.finetune.settings import FinetuneRequest, Runtime
 from levit_cli.images.transforms import transform_for
 from levit_cli.model.config import LevitConfig
@@ -39,14 +39,14 @@ def finished(images: Path, architecture: Path, tmp_path_factory: pytest.TempPath
     return folder
 
 
-def run(data: Path, folder: Path, *, resume: bool = False, config: Path | None = None, **options: Any) -> list[str]:
+def run(
+    data: Path | None, folder: Path, *, resume: bool = False, config: Path | None = None, **options: Any
+) -> list[str]:
     """Train, and return the log lines."""
     lines: list[str] = []
     options = options if resume or config else {**QUICK, **options}
-    assert (
-        finetune(FinetuneRequest(data, folder, "small", config, options, resume), Runtime(), lines.append)
-        == ExitCode.OK
-    )
+    request = FinetuneRequest(data, folder, None, config, options, resume)
+    assert start(request, Runtime(threads=1), lines.append) == ExitCode.OK
     return lines
 
 
@@ -133,6 +133,45 @@ def test_a_compiled_run_gives_the_same_losses_up_to_rounding(
     assert compiled["val_loss"] == pytest.approx(eager["val_loss"], rel=1e-3)
 
 
+@pytest.mark.guarantee("known-classes")
+def test_a_run_reports_how_many_classes_the_start_model_knows(finished: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "data")
+    for part in ("train", "val"):
+        (tmp_path / "data" / part / "red").rename(tmp_path / "data" / part / "a rose")
+    lines = run(tmp_path / "data", tmp_path / "run", model=str(finished), epochs=1, learning_rate=1e-9, min_lr=0.0)
+    assert "The head weights of 2 of 3 classes are kept; those of the others start at random" in lines
+    before, after = weights_of(finished)["head.linear.weight"], weights_of(tmp_path / "run")["head.linear.weight"]
+    assert load(tmp_path / "run").labels.names == ("a rose", "blue", "green")
+    np.testing.assert_allclose(after[1:], before[:2], atol=1e-5)
+    assert not np.allclose(after[0], before[2], atol=1e-2)
+
+
+@pytest.mark.guarantee("worker-errors")
+def test_curves_that_cannot_be_drawn_do_not_stop_the_training(
+    dataset: Path, architecture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> bytes:
+        raise ValueError("no fonts\nlong explanation")
+
+    monkeypatch.setattr(run_folder, "load_curves", lambda *_: fail)
+    lines = run(dataset, tmp_path / "run", from_scratch=str(architecture), epochs=1, batch_size=4)
+    assert f"Cannot draw {tmp_path / 'run' / 'curves.png'} · no fonts" in lines
+
+
+@pytest.mark.guarantee("worker-errors")
+def test_an_engine_that_fails_at_the_end_is_one_line(
+    dataset: Path, architecture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("Exception from src/inference/core.cpp:1:\nno memory\n")
+
+    monkeypatch.setattr(run_module, "evaluate", fail)
+    with pytest.raises(TrainingStoppedError, match=r"Cannot evaluate the best model in .*run · Exception from [^\n]*$"):
+        run(dataset, tmp_path / "run", from_scratch=str(architecture), epochs=1, batch_size=4)
+    monkeypatch.undo()
+    assert load(tmp_path / "run").labels.names == ("blue", "green", "red")
+
+
 def test_interpolated_attention_biases_are_logged_once(finished: Path, images: Path, tmp_path: Path) -> None:
     lines = run(images, tmp_path / "run", model=str(finished), image_size="64", epochs=1)
     assert sum(line.startswith("Attention biases interpolated") for line in lines) == 1
@@ -210,7 +249,7 @@ def test_unreadable_images_are_logged_and_listed_for_resuming(
     truncated.write_bytes(truncated.read_bytes()[:100])
     lines = run(dataset, tmp_path / "run", from_scratch=str(architecture), epochs=1, max_unreadable=0.1)
     assert any(f"Skipped {truncated}: truncated" in line for line in lines)
-    assert str(truncated) in (tmp_path / "run" / "unreadable.tsv").read_text()
+    assert '"train/red/000.png"' in (tmp_path / "run" / "unreadable.tsv").read_text()
     truncated.unlink()  # a resumed run does not scan again
     run(dataset, tmp_path / "run", resume=True)
 
@@ -224,7 +263,7 @@ def test_an_existing_run_is_not_overwritten(finished: Path, images: Path, archit
     assert (finished / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "unreadable.tsv", "state.pt", "config.toml"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "unreadable.tsv", "images.jsonl", "state.pt", "config.toml"])
 def test_the_error_names_the_damaged_file_of_a_run(name: str, finished: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(b"\xffno[]")
@@ -242,7 +281,7 @@ def test_resume_needs_a_run_folder(images: Path, tmp_path: Path) -> None:
     [
         ({"from_scratch": "levit-1"}, "Unknown architecture levit-1"),
         ({"image_size": "50"}, "multiples of 16"),
-        ({"image_size": "a"}, "Invalid image size a"),
+        ({"image_size": "a"}, "--image-size a is invalid"),
         ({"model": "/nowhere/model.pth"}, "Unknown model"),
         ({"device": "cuda"}, "No cuda device"),
         ({"teacher": "no-such-teacher"}, "no-such-teacher"),
@@ -253,8 +292,10 @@ def test_invalid_options_are_refused_before_training(
 ) -> None:
     if options.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("a GPU is available")
+    model = {} if "from_scratch" in options else {"model": str(finished)}
     with pytest.raises((UsageError, RefusedError), match=message):
-        run(images, tmp_path / "run", **{"model": str(finished), **options})
+        run(images, tmp_path / "run", **{**model, **options})
+    assert not (tmp_path / "run").exists()
 
 
 def test_gradient_accumulation_gives_the_same_weights_with_a_frozen_backbone(

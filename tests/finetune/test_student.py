@@ -1,11 +1,13 @@
 """Adapting checkpoints to other classes and image sizes, and freezing the backbone."""
 
+import unicodedata
 from dataclasses import replace
 
 import pytest
 import torch
 
-from levit_cli.finetune.student import Heads, adapt, freeze_backbone, resample_biases, train_mode
+from levit_cli.data.labels import Labels, imagenet1k
+from levit_cli.finetune.student import Heads, adapt, freeze_backbone, resample_biases, source_indices, train_mode
 from levit_cli.model.levit import Levit
 from tests.support.random_weights import TINY, random_state
 
@@ -26,6 +28,30 @@ def test_other_classes_get_new_linear_layers_and_keep_the_batch_norms() -> None:
     torch.testing.assert_close(
         network.head_dist.norm.running_mean, torch.from_numpy(state["head_dist.norm.running_mean"])
     )
+
+
+@pytest.mark.guarantee("known-classes")
+def test_head_weights_are_matched_by_name_and_not_by_number() -> None:
+    """The same number of classes: some have other names, the others another order."""
+    state, names = random_state(TINY), tuple("abcdefg")
+    sources = source_indices(("g", "new", "c", "a", "x", "y", "z"), Labels(names))
+    assert sources == [6, None, 2, 0, None, None, None]
+    network = adapt(state, TINY, TINY, sources)
+    for head, linear in (("head", network.head.linear), ("head_dist", network.head_dist.linear)):  # type: ignore[union-attr]
+        old = torch.from_numpy(state[f"{head}.linear.weight"])
+        for new_index, old_index in enumerate(sources):
+            same = torch.equal(linear.weight[new_index], old[new_index if old_index is None else old_index])
+            assert same == (old_index is not None)
+        assert linear.bias[2] == torch.from_numpy(state[f"{head}.linear.bias"])[2]
+        assert linear.bias[1] == 0
+
+
+@pytest.mark.guarantee("known-classes")
+def test_a_name_is_matched_only_if_it_is_unambiguous() -> None:
+    imagenet = imagenet1k()
+    classes = ("crane", "n02012849", unicodedata.normalize("NFC", "café"), "tench")
+    assert source_indices(classes, imagenet) == [None, imagenet.wnids.index("n02012849"), None, 0]  # type: ignore[union-attr]
+    assert source_indices(classes[2:3], Labels((unicodedata.normalize("NFD", "café"),))) == [0]
 
 
 def test_the_distillation_head_can_be_added_and_removed() -> None:

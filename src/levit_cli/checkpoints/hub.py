@@ -96,7 +96,7 @@ def fetch(hub_id: HubId, warn: Warn, *, offline: bool = False) -> Path:
         OutputError: the cache cannot be written.
         UsageError: an environment variable of the hub client is invalid.
     """
-    constants = _client_constants()
+    constants = client_constants()
     if offline or constants.HF_HUB_OFFLINE:
         folder = _cached(hub_id)
         if folder is None:
@@ -112,7 +112,7 @@ def fetch(hub_id: HubId, warn: Warn, *, offline: bool = False) -> Path:
         return folder
 
 
-def _client_constants() -> ModuleType:
+def client_constants() -> ModuleType:
     """Import the hub client and return its constants, which it reads from the environment once, at import.
 
     Telemetry is disabled because it would send a request before ours. The timeout is lowered from 10 s because it

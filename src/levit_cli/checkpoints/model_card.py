@@ -1,42 +1,83 @@
-"""Write the model card (README.md) of a converted model folder."""
+"""Write the model card (README.md) of a model folder: front matter for the hub, and a table."""
+
+from collections.abc import Mapping
 
 from levit_cli import __version__
+from levit_cli.checkpoints.hub import client_constants
 from levit_cli.checkpoints.load import Checkpoint
+from levit_cli.checkpoints.metadata_parts import Evaluation
 from levit_cli.choices import CheckpointFormat
 from levit_cli.model.tensors import count_parameters
+from levit_cli.system.text import printable
 
 LIBRARIES = {"hf": "transformers", "timm": "timm", "fb": "levit"}
 
 
 def model_card(checkpoint: Checkpoint, format: CheckpointFormat, dtype: str) -> str:
-    """Return the card as Markdown with the hub's front matter. It states no license: the source's license applies."""
-    config, transform = checkpoint.config, checkpoint.transform
-    height, width = config.image_size
-    lines = [
-        "---",
-        f"library_name: {LIBRARIES[format]}",
-        "pipeline_tag: image-classification",
-        "tags: [levit, image-classification]",
-        "---",
-        "",
-        f"# {checkpoint.architecture}",
-        "",
+    """Return the card of a converted model. It states no license: the source's license applies."""
+    config, transform, evaluation = checkpoint.config, checkpoint.transform, checkpoint.evaluation
+    rows = {
+        "parameters": f"{count_parameters(config):,}",
+        "multiply-accumulates": f"{config.macs:,}",
+        "classes": str(config.num_classes),
+        "heads": str(len(config.head_names)),
+        "data type": dtype,
+        "image size": "{} x {} px".format(*config.image_size),
+        "preprocessing": f"{transform.name}: resize to cover {transform.resize_to[0]} x {transform.resize_to[1]} px "
+        f"({transform.filter}), center crop",
+        "SHA-256 of the source": f"`{checkpoint.sha256}`",
+    }
+    if evaluation:
+        rows["top-1"] = f"{evaluation.top1:.3f} on {evaluation.images:,} images of {evaluation.dataset}"
+    intro = (
         "LeViT (Graham et al., 2021, arXiv 2104.01136), converted from "
-        f"`{checkpoint.files[0].name}` by `levit convert-checkpoint` {__version__}.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| parameters | {count_parameters(config):,} |",
-        f"| multiply-accumulates | {config.macs:,} |",
-        f"| classes | {config.num_classes} |",
-        f"| heads | {len(config.head_names)} |",
-        f"| data type | {dtype} |",
-        f"| image size | {height} x {width} px |",
-        f"| preprocessing | {transform.name}: resize to cover {transform.resize_to[0]} x {transform.resize_to[1]} px "
-        f"({transform.filter}), center crop |",
-        f"| SHA-256 of the source | `{checkpoint.sha256}` |",
+        f"`{printable(checkpoint.files[0].name)}` by `levit convert-checkpoint` {__version__}."
+    )
+    return card_text(LIBRARIES[format], checkpoint.architecture, intro, rows, evaluation)
+
+
+def card_text(library: str, title: str, intro: str, rows: Mapping[str, str], evaluation: Evaluation | None) -> str:
+    """Return a card as Markdown: the hub's front matter, a title, a paragraph and a table with two columns.
+
+    Args:
+        library: the library that loads the model, as the hub names it.
+        evaluation: the accuracy that the front matter states.
+    """
+    table = "".join(f"| {name} | {_cell(value)} |\n" for name, value in rows.items())
+    return f"---\n{_front_matter(library, title, evaluation)}---\n\n# {title}\n\n{intro}\n\n| | |\n|---|---|\n{table}"
+
+
+def _front_matter(library: str, title: str, evaluation: Evaluation | None) -> str:
+    """Return the card's data as YAML.
+
+    Importing the hub's client costs 50 ms; it is imported only when a card is written.
+
+    Raises:
+        UsageError: an environment variable of the hub client is invalid.
+    """
+    client_constants()
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = evaluation and [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type="imagefolder",
+            dataset_name=printable(evaluation.dataset),
+            metric_type="accuracy",
+            metric_name="top-1",
+            metric_value=round(evaluation.top1, 6),
+        )
     ]
-    if checkpoint.evaluation:
-        evaluation = checkpoint.evaluation
-        lines.append(f"| top-1 | {evaluation.top1:.3f} on {evaluation.images:,} images of {evaluation.dataset} |")
-    return "\n".join(lines) + "\n"
+    data = ModelCardData(
+        library_name=library,
+        pipeline_tag="image-classification",
+        tags=["levit", "image-classification"],
+        model_name=title,
+        eval_results=results or None,
+    )
+    return f"{data.to_yaml()}\n"
+
+
+def _cell(value: str) -> str:
+    """Return a text for one cell of a table: on one line and without the character that separates cells."""
+    return printable(value).replace("|", "\\|")

@@ -26,13 +26,6 @@ def setting(*names: str, help: str, panel: str, default: str = "", **more: Any) 
 
 @handle_errors
 def finetune(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FOLDER",
-            help="A folder with one folder of images per class, or with train/ and val/ folders of this layout.",
-        ),
-    ],
     output: Annotated[
         Path,
         typer.Option(
@@ -43,6 +36,15 @@ def finetune(
             help="Run folder to write. Pass it as MODEL to other commands to use the best epoch.",
         ),
     ],
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FOLDER",
+            show_default=False,
+            help="A folder with one folder of images per class, or with train/ and val/ folders of this layout. "
+            "With --resume it is needed only if the images were moved.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         setting(
@@ -63,9 +65,9 @@ def finetune(
         ),
     ] = None,
     preset: Annotated[
-        choices.Preset,
-        typer.Option(help="Default settings: for small data sets, or the paper's.", rich_help_panel=RUN),
-    ] = "small",
+        choices.Preset | None,
+        setting(help="Default settings: for small data sets, or the paper's.", panel=RUN, default="small"),
+    ] = None,
     config: Annotated[
         Path | None,
         setting(help="Settings from the config.toml of a run; options override it.", panel=RUN, metavar="FILE"),
@@ -300,14 +302,16 @@ def finetune(
         levit finetune flowers/ -o runs/flowers -m levit-128S --epochs 20
         levit finetune flowers/ -o runs/flowers --teacher runs/big --distill hard
         levit finetune flowers/ -o runs/flowers --freeze backbone --image-size 160
-        levit finetune flowers/ -o runs/flowers --resume
+        levit finetune -o runs/flowers --resume
         torchrun --nproc-per-node 2 -m levit_cli finetune flowers/ -o runs/flowers
     """
     given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     from levit_cli.finetune import start
     from levit_cli.finetune.settings import FinetuneRequest, Runtime
+    from levit_cli.system.output import silence_native_stderr
 
-    del debug  # handle_errors reads it
+    if not debug:
+        silence_native_stderr()  # of libtiff, torch and OpenVINO
     request = FinetuneRequest(data, output, preset, config, given, resume=resume, overwrite=overwrite)
     return start(
         request,

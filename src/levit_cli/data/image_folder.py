@@ -1,21 +1,27 @@
 """Read a data set that has one folder of images per class.
 
 The rules are those of torchvision's ``ImageFolder``: classes are numbered in the order of their folders' names. There
-are two differences: entries whose name starts with a dot, such as ``.ipynb_checkpoints``, are ignored, and files count
-as images if they have one of the suffixes that ``predict`` looks for.
+are three differences. Names are composed (Unicode NFC), because some file systems store "é" as two characters. Hidden
+entries, folders of thumbnails and run folders of ``levit finetune`` are skipped. Files count as images if they have one
+of the suffixes that ``predict`` looks for. What is skipped is counted with its reason.
 """
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from levit_cli.data.inputs import SUFFIXES
+from levit_cli.data.labels import composed
+from levit_cli.data.skipped import SUFFIXES, Reason, Skipped, reason_to_skip
 from levit_cli.errors import UsageError
+from levit_cli.system.text import printable
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")
+RUN_FILES = ({"config.toml", "state.pt"}, {"config.json", "model.safetensors"})  # of a run or model folder
 LAYOUT = "a data set is a folder that contains one folder of images per class"
+MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -24,13 +30,15 @@ class ClassFolders:
 
     Args:
         root: the folder that contains the class folders.
-        classes: names of the class folders, sorted; a class's index is its position.
+        classes: names of the class folders, composed and sorted; a class's index is its position.
         samples: (path, class index), ordered by class and then by path.
+        skipped: counts of the files and folders that are not used.
     """
 
     root: Path
     classes: tuple[str, ...]
     samples: tuple[tuple[Path, int], ...]
+    skipped: Skipped = field(default_factory=Skipped, compare=False)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -39,54 +47,159 @@ class ClassFolders:
         return tuple(images[index] for index in range(len(self.classes)))
 
 
-def class_folders(root: Path) -> ClassFolders:
+def class_folders(root: Path, skipped: Skipped | None = None) -> ClassFolders:
     """List the images below ``root/CLASS/`` at any depth.
 
     Symbolic links are followed, as in torchvision, except links to a parent folder, which would form a cycle.
 
     Raises:
-        UsageError: the folder does not exist, cannot be read or has no class folders, or a class has no images.
+        UsageError: the folder does not exist, cannot be read or has no class folders; a class has no images, or two
+            folders have the same name in Unicode. The message names all such folders.
     """
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
+    skipped = skipped or Skipped()
+    folders = _class_paths(root, skipped)
+    if not folders:
         raise UsageError(f"No class folders in {root}", hint=LAYOUT)
-    samples = [(path, index) for index, name in enumerate(classes) for path in _images(root / name)]
-    folders = ClassFolders(root, tuple(classes), tuple(samples))
-    empty = [name for name, count in zip(classes, folders.counts, strict=True) if not count]
-    if empty:
-        raise UsageError(
-            f"No images in {root / empty[0]}", why=f"looked for {' '.join(SUFFIXES)}", hint=_hint_for_empty(empty)
-        )
+    images = _images_by_class(folders, skipped)
+    _refuse_unusable(folders, images)
+    classes = tuple(sorted(images))
+    samples = tuple((path, index) for index, name in enumerate(classes) for path in images[name])
+    return ClassFolders(root, classes, samples, skipped)
+
+
+def class_images(root: Path) -> dict[str, list[Path]]:
+    """Return the images by class, also of classes without images.
+
+    Raises:
+        UsageError: a folder cannot be read.
+    """
+    return _images_by_class(_class_paths(root, skipped := Skipped()), skipped)
+
+
+def _images_by_class(folders: Mapping[str, list[Path]], skipped: Skipped) -> dict[str, list[Path]]:
+    return {name: [path for folder in paths for path in _images(folder, skipped)] for name, paths in folders.items()}
+
+
+def _class_paths(root: Path, skipped: Skipped) -> dict[str, list[Path]]:
+    """Return the folders in ``root`` by their composed name: one folder each, unless names differ in Unicode only."""
+    folders: dict[str, list[Path]] = {}
+    for entry in _entries(root):
+        if reason := _reason_in_root(entry):
+            skipped.add(entry.path, reason)
+        else:
+            folders.setdefault(composed(entry.name), []).append(Path(entry.path))
     return folders
+
+
+def _reason_in_root(entry: "os.DirEntry[str]") -> Reason | None:
+    if entry.is_dir():
+        return _reason_to_skip(entry.path, entry.name)
+    return "hidden" if entry.name.startswith(".") else "no class"
+
+
+def _reason_to_skip(path: str, name: str) -> Reason | None:
+    """Return why a folder is no class and holds no images of one."""
+    if reason := reason_to_skip(name, is_folder=True):
+        return reason
+    is_run = any(all(os.path.isfile(os.path.join(path, file)) for file in files) for files in RUN_FILES)
+    return "run folder" if is_run else None
+
+
+def _refuse_unusable(folders: Mapping[str, list[Path]], images: Mapping[str, list[Path]]) -> None:
+    """Raise one error for all classes without images and all names that two folders share."""
+    twice = [" and ".join(ascii(path.name) for path in paths) for paths in folders.values() if len(paths) > 1]
+    empty = [paths[0] for name, paths in folders.items() if not images[name]]
+    faults = [f"the folders {names} have the same name in Unicode" for names in twice]
+    if empty:
+        faults.append(f"no images in {listed(empty)}, looked for {' '.join(SUFFIXES)}")
+    if faults:
+        what = "; ".join(faults)
+        hint = "move the images into one folder" if twice else _hint_for_empty(empty)
+        raise UsageError(what[0].upper() + what[1:], hint=hint)
 
 
 def split_folders(root: Path) -> tuple[Path, Path | None]:
     """Return the training folder and the validation folder: ``root/train`` and ``root/val``, or ``root`` and None.
 
+    A folder is one of the two only if both exist and both contain folders. Otherwise it is a class with that name.
+
     Raises:
-        UsageError: only one of the two folders exists.
+        UsageError: only one of the two contains folders, and there is no other class folder.
     """
     train, val = _first_folder(root, TRAIN_NAMES), _first_folder(root, VAL_NAMES)
-    if train is None and val is None:
-        return root, None
-    if train is None or val is None:
-        missing = "train/" if train is None else "val/ or test/"
-        raise UsageError(f"{train or val} exists, but {root} has no {missing}", hint=LAYOUT)
-    return train, val
+    if train and val:
+        return train, val
+    if half := train or val:
+        others = _class_paths(root, Skipped()).keys() - {*TRAIN_NAMES, *VAL_NAMES}
+        if not others:
+            missing = "val/ or test/" if train else "train/"
+            raise UsageError(f"{half} contains class folders, but {root} has no {missing} with class folders")
+    return root, None
+
+
+def validation_folder(root: Path) -> Path | None:
+    """Return ``root/val`` if it is the validation half of a data set; the other half may be missing.
+
+    Raises:
+        UsageError: a folder cannot be read.
+    """
+    if not root.is_dir() or not (val := _first_folder(root, VAL_NAMES)):
+        return None
+    others = _class_paths(root, Skipped()).keys() - {*TRAIN_NAMES, *VAL_NAMES}
+    return val if _first_folder(root, TRAIN_NAMES) or not others else None
+
+
+def count_folders_beside(root: Path, train: Path, val: Path, skipped: Skipped) -> None:
+    """Count the folders in ``root`` that are neither the training nor the validation folder as skipped."""
+    for path in (path for paths in _class_paths(root, skipped).values() for path in paths):
+        if path not in (train, val):
+            skipped.add(str(path), "no class")
 
 
 def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    return next((root / name for name in names if has_class_folders(root / name)), None)
 
 
-def _images(folder: Path) -> list[Path]:
-    images: list[Path] = []
+def has_class_folders(folder: Path) -> bool:
+    """Return whether this is a folder that contains folders other than hidden ones and thumbnails."""
+    return folder.is_dir() and any(
+        entry.is_dir() and not _reason_to_skip(entry.path, entry.name) for entry in _entries(folder)
+    )
+
+
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as scan:
+            return sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _cannot_read(error) from error
+
+
+def _images(folder: Path, skipped: Skipped) -> list[Path]:
+    return sorted(_walk(folder, skipped))
+
+
+def _walk(folder: Path, skipped: Skipped) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, onerror=_raise_usage_error, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _links_to_parent(parent, name))
-        images += (Path(parent, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
-    return sorted(images)
+        folders[:] = sorted(_entered(parent, folders, skipped))
+        for name in files:
+            if reason := reason_to_skip(name, is_folder=False):
+                skipped.add(os.path.join(parent, name), reason)
+            else:
+                yield Path(parent, name)
+
+
+def _entered(parent: str, names: Iterable[str], skipped: Skipped) -> Iterator[str]:
+    """Yield the subfolders that belong to the class."""
+    for name in names:
+        path = os.path.join(parent, name)
+        reason = _reason_to_skip(path, name) or ("loop" if _links_to_parent(parent, name) else None)
+        if reason:
+            skipped.add(path, reason)
+        else:
+            yield name
 
 
 def _links_to_parent(parent: str, name: str) -> bool:
@@ -97,10 +210,19 @@ def _links_to_parent(parent: str, name: str) -> bool:
 
 def _raise_usage_error(error: OSError) -> None:
     """Report a folder that cannot be read; ``os.walk`` would skip it as if it were empty."""
-    raise UsageError(f"Cannot read the folder {error.filename}", why=error.strerror or "", hint=LAYOUT) from error
+    raise _cannot_read(error) from error
 
 
-def _hint_for_empty(classes: list[str]) -> str:
-    if len(classes) == 1:
-        return "add images to the folder or remove it"
-    return f"add images to these folders or remove them: {', '.join(classes)}"
+def _cannot_read(error: OSError) -> UsageError:
+    return UsageError(f"Cannot read the folder {error.filename}", why=error.strerror or "", hint=LAYOUT)
+
+
+def listed(paths: Iterable[str | Path]) -> str:
+    """Return the first names of a list, and how many more there are."""
+    names = [printable(str(path)) for path in paths]
+    more = f", … ({len(names) - MAX_LISTED} more)" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
+
+
+def _hint_for_empty(classes: list[Path]) -> str:
+    return f"add images to {'the folder or remove it' if len(classes) == 1 else 'these folders or remove them'}"

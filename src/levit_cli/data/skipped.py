@@ -19,7 +19,7 @@ ARCHIVE_SUFFIXES = (".tar", ".tgz", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz",
 SYSTEM_FOLDERS = ("@eaDir", ".ipynb_checkpoints", "__MACOSX", ".thumbnails", "#recycle", "$RECYCLE.BIN")
 MAX_NAMED = 3  # folders without images that a sentence names
 
-Reason = Literal["link", "loop", "system folder", "hidden", "archive", "format", "suffix"]
+Reason = Literal["link", "loop", "system folder", "hidden", "archive", "format", "suffix", "run folder", "no class"]
 NOUNS: dict[Reason, tuple[str, str]] = {
     "link": ("symbolic link", "symbolic links"),
     "loop": ("symbolic link to a parent folder", "symbolic links to parent folders"),
@@ -28,6 +28,8 @@ NOUNS: dict[Reason, tuple[str, str]] = {
     "archive": ("archive", "archives"),
     "format": ("image in a format that is not supported", "images in formats that are not supported"),
     "suffix": ("file without an image suffix", "files without an image suffix"),
+    "run folder": ("run or model folder", "run or model folders"),
+    "no class": ("file or folder outside the class folders", "files and folders outside the class folders"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from levit_cli.checkpoints import Checkpoint, own_folder
 from levit_cli.checkpoints.metadata import store_temperature
 from levit_cli.choices import Decoding
-from levit_cli.data.image_folder import LAYOUT, VAL_NAMES, ClassFolders, class_folders
+from levit_cli.data.image_folder import ClassFolders, class_folders, validation_folder
 from levit_cli.engines import EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, UsageError, raise_faults
 from levit_cli.eval.evaluate import TOP_K, Evaluated, evaluate
@@ -134,19 +134,13 @@ def _model_folder(request: EvalRequest) -> Path | None:
 
 def _class_folders(request: EvalRequest, log: Log) -> ClassFolders:
     """Return the class folders in the named folder, or in the validation folder inside it."""
-    folder = request.folder
-    try:
-        validation = next((folder / name for name in VAL_NAMES if _has_folders(folder / name)), None)
-        if validation and not request.quiet:
-            log(f"Evaluating on {validation}")
-        return class_folders(validation or folder)
-    except OSError as error:
-        raise UsageError(f"Cannot read {error.filename}", why=error.strerror or "", hint=LAYOUT) from error
-
-
-def _has_folders(folder: Path) -> bool:
-    """Whether the folder contains folders. If it does not, it may itself be a class with the name ``test``."""
-    return folder.is_dir() and any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir())
+    validation = validation_folder(request.folder)
+    folders = class_folders(validation or request.folder)
+    if validation and not request.quiet:
+        log(f"Evaluating on {validation}")
+    if not request.quiet and (skipped := folders.skipped.sentence()):
+        log(skipped)
+    return folders
 
 
 def _require_outputs(request: EvalRequest, folders: ClassFolders) -> None:

@@ -5,6 +5,7 @@ number of data-loader workers and an interruption therefore do not change a run.
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
 from levit_cli.data.inputs import Input
-from levit_cli.errors import InputError, TrainingStoppedError
+from levit_cli.errors import InputError, TrainingStoppedError, reason_of
 from levit_cli.finetune.settings import Settings
 from levit_cli.finetune.split import Sample, read_image
 from levit_cli.images.transforms import Transform
@@ -28,6 +29,11 @@ from levit_cli.system.signals import blocked_signals, ignore_signals
 CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratios of a training crop, as in the Inception paper and torchvision
 FILL_COLOR = [124, 116, 104]  # the ImageNet mean
 WORKER_NICENESS = 19
+SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY_HINT = (
+    "continue with --resume and --workers 0, which needs no shared memory, "
+    "or with a larger /dev/shm (docker run --shm-size 1g)"
+)
 
 Loader = DataLoader[tuple[Tensor, Tensor]]  # pixels (B, 3, H, W) uint8, class indices (B,)
 
@@ -36,7 +42,77 @@ class LostImageError(TrainingStoppedError):
     """An image was readable when the run started and is not any more. It is not replaced by another image."""
 
 
-class TrainingImages(Dataset[Any]):
+@dataclass(frozen=True)
+class Failure:
+    """An error in place of a batch.
+
+    Workers return it instead of raising the error, because torch would put the worker's traceback into the message.
+    """
+
+    what: str
+    why: str
+    hint: str = ""
+
+
+class _Images(Dataset[Any]):
+    """Images that are read by batch: a list of items, or the failure of one of them."""
+
+    samples: Sequence[Sample]
+
+    def __getitems__(self, keys: Sequence[Any]) -> list[tuple[Tensor, int]] | Failure:
+        """Return the items of a batch. torch calls this method instead of ``__getitem__`` for each item."""
+        items = []
+        for key in keys:
+            try:
+                items.append(self[key])
+            except TrainingStoppedError as error:
+                return Failure(error.what, error.why, error.hint)
+            except Exception as error:  # any error of torch, torchvision or Pillow
+                path, _ = self.samples[key[-1] if isinstance(key, tuple) else key]
+                return Failure(f"Cannot load {path}", reason_line(error))
+        return items
+
+
+def reason_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind if it has none."""
+    return (reason_of(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def collate(items: list[tuple[Tensor, int]] | Failure) -> Any:
+    """Return the items as one batch. In a worker this allocates shared memory."""
+    if isinstance(items, Failure):
+        return items
+    try:
+        return default_collate(items)
+    except (RuntimeError, OSError) as error:
+        why = f"{full_memory()} ({reason_line(error)})"
+        return Failure("A data-loader worker cannot pass on its images", why, SHARED_MEMORY_HINT)
+
+
+def full_memory() -> str:
+    """Return the likely reason of an error in a worker: the shared memory is full, with its size."""
+    try:
+        size = f", which holds {shutil.disk_usage(SHARED_MEMORY).total >> 10:,} KB"
+    except OSError:
+        size = ""
+    return f"the shared memory {SHARED_MEMORY} is full{size}"
+
+
+def batches_of(loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of a loader.
+
+    Raises:
+        LostImageError: an image cannot be loaded any more.
+        TrainingStoppedError: a worker has no shared memory for a batch.
+    """
+    for batch in loader:
+        if isinstance(batch, Failure):
+            kind = TrainingStoppedError if batch.hint == SHARED_MEMORY_HINT else LostImageError
+            raise kind(batch.what, why=batch.why, hint=batch.hint)
+        yield batch[0], batch[1]
+
+
+class TrainingImages(_Images):
     """Augmented images (3, H, W) uint8 with their classes.
 
     The key of an item is (epoch, position in the epoch, index of the sample).
@@ -96,7 +172,7 @@ def augmentation(settings: Settings, image_size: tuple[int, int]) -> v2.Transfor
     return v2.Compose(steps)
 
 
-class ValidationImages(Dataset[Any]):
+class ValidationImages(_Images):
     """Images (3, H, W) uint8, preprocessed as in ``levit predict``, with their classes."""
 
     def __init__(self, samples: Sequence[Sample], transform: Transform) -> None:
@@ -159,7 +235,9 @@ class _SignalSafeLoader(DataLoader[tuple[Tensor, Tensor]]):
 
 
 def training_loader(images: TrainingImages, batches: EpochBatches, workers: int) -> Loader:
-    return _SignalSafeLoader(images, batch_sampler=batches, num_workers=workers, worker_init_fn=_init_worker)
+    return _SignalSafeLoader(
+        images, batch_sampler=batches, num_workers=workers, worker_init_fn=_init_worker, collate_fn=collate
+    )
 
 
 def validation_loader(
@@ -168,7 +246,12 @@ def validation_loader(
     """Load every ``world_size``-th image, so that the processes together load each image once."""
     indices = list(range(rank, len(images), world_size))
     return _SignalSafeLoader(
-        images, sampler=indices, batch_size=batch_size, num_workers=workers, worker_init_fn=_init_worker
+        images,
+        sampler=indices,
+        batch_size=batch_size,
+        num_workers=workers,
+        worker_init_fn=_init_worker,
+        collate_fn=collate,
     )
 
 
@@ -209,8 +292,11 @@ def _init_worker(_: int) -> None:
 
     It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to every process: only the main process
     may act on them, because it saves the state. It runs at the lowest priority: otherwise the threads of the training
-    step wait for the thread whose core a worker has taken (docs/dev/log.md).
+    step wait for the thread whose core a worker has taken (docs/dev/log.md). What libraries write to its standard
+    error is discarded: errors come back as values, and torch writes a line of its own when a worker is killed.
     """
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     ignore_signals()
     if hasattr(os, "nice"):
         os.nice(WORKER_NICENESS)

@@ -1,6 +1,7 @@
 """The training loop: train an epoch, validate, save, and repeat."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from levit_cli.errors import TrainingStoppedError
-from levit_cli.finetune.data import Loader, Loaders
+from levit_cli.finetune.data import SHARED_MEMORY_HINT, Loader, Loaders, batches_of, full_memory, reason_line
 from levit_cli.finetune.ddp import Processes
 from levit_cli.finetune.run_folder import Metrics, RunFolder
-from levit_cli.finetune.state import Position, TrainState, checkpoint_dict
+from levit_cli.finetune.state import Position, Student, TrainState, checkpoint_dict
 from levit_cli.finetune.step import StepContext, normalize, train_step
 from levit_cli.images.transforms import Transform
 from levit_cli.model.levit import Levit
@@ -44,6 +45,7 @@ class Trainer:
     """Trains a network from its current position to its last epoch.
 
     Args:
+        student: the network and the preprocessing; both are saved with the state.
         save_best: called with the validated network and its metrics when the validation accuracy has improved.
         history: the metrics of the finished epochs.
     """
@@ -53,6 +55,7 @@ class Trainer:
     loaders: Loaders
     processes: Processes
     folder: RunFolder
+    student: Student
     save_best: Callable[[Levit, Metrics], None]
     log: Log
     shows_progress: bool = False
@@ -77,7 +80,7 @@ class Trainer:
             TrainingStoppedError: the loss became NaN or infinite, or a data-loader worker was killed.
             KeyboardInterrupt, Terminated: a signal arrived; the state is saved.
         """
-        with deferred_signals(second_ends=True) as signals, killed_workers_reported(signals):
+        with deferred_signals(second_ends=True) as signals, errors_reported(signals):
             while self.position.epoch < self.context.settings.epochs:
                 start = self.clock()
                 self.train_epoch(signals)
@@ -90,7 +93,7 @@ class Trainer:
         total, last_save = batch_size * self.loaders.steps_per_epoch, self.clock()
         shown = self.shows_progress and self.processes.is_main
         with progress(shown=shown, total=total, title=title, done=position.num_images) as bar:
-            for pixels, targets in self.loaders.training(position.epoch, position.step):
+            for pixels, targets in batches_of(self.loaders.training(position.epoch, position.step)):
                 step = position.epoch * self.loaders.steps_per_epoch + position.step
                 results = train_step(self.state, self.context, step, pixels, targets)
                 loss, num_correct, stop = reduce_results(self.processes, *results, signals.arrived)
@@ -120,13 +123,14 @@ class Trainer:
         if self.processes.is_main:
             if is_best:
                 self.save_best(network, metrics)
-            self.folder.write_metrics(self.history)
+            if problem := self.folder.write_metrics(self.history):
+                self.log(problem)
         self.save_state()
         self.log(epoch_line(metrics, self.context.settings.epochs, is_best=is_best))
 
     def save_state(self) -> None:
         if self.processes.is_main:
-            self.folder.save_state(checkpoint_dict(self.state, self.position))
+            self.folder.save_state(checkpoint_dict(self.state, self.student, self.position))
 
 
 def reduce_results(processes: Processes, loss: float, num_correct: int, signal: int) -> tuple[float, int, bool]:
@@ -146,7 +150,7 @@ def validate(network: nn.Module, loader: Loader, transform: Transform, processes
     processes.broadcast(network)
     network.eval()
     sums = torch.zeros(3, dtype=torch.float64)
-    for pixels, targets in loader:
+    for pixels, targets in batches_of(loader):
         logits = network(normalize(pixels.to(processes.device), transform)).cpu()
         loss = F.cross_entropy(logits, targets, reduction="sum")
         sums += torch.tensor([loss.item(), int((logits.argmax(dim=1) == targets).sum()), len(targets)])
@@ -193,27 +197,49 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def killed_workers_reported(signals: DeferredSignals) -> Iterator[None]:
-    """Report a data-loader worker that was killed, for which torch raises a ``RuntimeError`` at an arbitrary line.
+def errors_reported(signals: DeferredSignals) -> Iterator[None]:
+    """Report errors of torch as one line with the cause.
 
-    The state is not saved then, because a step may be half done.
+    For a data-loader worker that was killed, torch raises a ``RuntimeError`` at an arbitrary line. The state is not
+    saved then, because a step may be half done.
 
     Raises:
-        TrainingStoppedError: the system killed the worker.
-        KeyboardInterrupt, Terminated: the signal that ended the worker also arrived in this process.
+        TrainingStoppedError: the system killed a worker, or torch cannot continue.
+        KeyboardInterrupt, Terminated: the signal that ended a worker also arrived in this process.
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        if signals.arrived:
+    except BrokenPipeError:
+        raise
+    except (RuntimeError, MemoryError, OSError) as error:
+        if signals.arrived and "DataLoader worker" in str(error):
             signals.act()
-        raise TrainingStoppedError(
-            "A data-loader worker was killed",
-            why=str(error).strip(),
-            hint="--resume continues from the last saved state; --workers 0 needs less memory",
-        ) from error
+        raise stopped(error) from error
+
+
+def stopped(error: BaseException) -> TrainingStoppedError:
+    """Return the error that explains an error of torch."""
+    text, why = str(error), reason_line(error)
+    if "Bus error" in text or "shared memory" in text or "/torch_" in text:
+        return TrainingStoppedError("A data-loader worker was killed", why=full_memory(), hint=SHARED_MEMORY_HINT)
+    if "DataLoader worker" in text:
+        hint = "--resume continues from the last saved state; --workers 0 needs less memory"
+        return TrainingStoppedError("A data-loader worker was killed", why=why, hint=hint)
+    if "out of memory" in text or "allocate memory" in text or isinstance(error, MemoryError):
+        hint = "start another run with a smaller --batch-size or --image-size, or with --grad-accum-steps"
+        return TrainingStoppedError("The memory is too small for this training", why=why, hint=hint)
+    if isinstance(error, OSError):
+        return TrainingStoppedError("The data loader failed", why=why, hint="--resume continues; try --workers 0")
+    hint = "--resume continues from the last saved state; --debug prints a traceback"
+    return TrainingStoppedError("A step of the training failed", why=why, hint=hint)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Discard the warnings of torch and torchvision. They go to standard error, and concern no choice of the user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch(vision)?\b")
+        yield
 
 
 def diverged(position: Position, folder: Path, *, has_checkpoint: bool) -> TrainingStoppedError:

@@ -4,11 +4,16 @@ from pathlib import Path
 
 from levit_cli import __version__
 from levit_cli.checkpoints import Checkpoint
+from levit_cli.checkpoints.model_card import card_text
 from levit_cli.finetune.settings import Settings
 from levit_cli.model.tensors import count_parameters
 from levit_cli.system.text import count_noun
 
 MAX_LISTED_CLASSES = 20
+INTRO = (
+    f"Trained with `levit finetune` {__version__}. The settings are in `config.toml`;"
+    " `levit finetune FOLDER -o NEW_RUN --config config.toml` repeats the run."
+)
 
 
 def run_card(checkpoint: Checkpoint, settings: Settings, images: int, epoch: int) -> str:
@@ -18,28 +23,12 @@ def run_card(checkpoint: Checkpoint, settings: Settings, images: int, epoch: int
         images: number of training images.
         epoch: the epoch of the saved weights.
     """
-    names = [name.replace("|", "/") for name in checkpoint.labels.names]
-    front = ["---", "library_name: transformers", "pipeline_tag: image-classification"]
-    front += ["tags: [levit, image-classification]", "---", ""]
-    title = [f"# LeViT for {count_noun(len(names), 'class')}", ""]
-    intro = [
-        f"Trained with `levit finetune` {__version__}. The settings are in `config.toml`;"
-        " `levit finetune FOLDER -o NEW_RUN --config config.toml` repeats the run.",
-        "",
-    ]
-    rows = _card_rows(checkpoint, settings, names, images, epoch)
-    table = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
-    return "\n".join([*front, *title, *intro, *table]) + "\n"
-
-
-def _card_rows(checkpoint: Checkpoint, settings: Settings, names: list[str], images: int, epoch: int) -> dict[str, str]:
-    config, evaluation = checkpoint.config, checkpoint.evaluation
-    height, width = config.image_size
+    config, evaluation, names = checkpoint.config, checkpoint.evaluation, checkpoint.labels.names
     rows = {
         "architecture": checkpoint.architecture,
         "parameters": f"{count_parameters(config):,}",
         "multiply-accumulates": f"{config.macs:,}",
-        "image": f"{height} x {width}, resized to cover {checkpoint.transform.resize_to[0]} pixels",
+        "image": "{} x {}, resized to cover {} pixels".format(*config.image_size, checkpoint.transform.resize_to[0]),
         "classes": f"{len(names)}: {', '.join(names[:MAX_LISTED_CLASSES])}{' …' * (len(names) > MAX_LISTED_CLASSES)}",
         "started from": f"random weights of {settings.from_scratch}" if settings.from_scratch else settings.model,
         "trained on": f"{images:,} images of {Path(settings.data).name}",
@@ -48,4 +37,4 @@ def _card_rows(checkpoint: Checkpoint, settings: Settings, names: list[str], ima
     }
     if evaluation:
         rows["top-1"] = f"{evaluation.top1:.4f} on {evaluation.images:,} images, {evaluation.dataset}"
-    return rows
+    return card_text("transformers", f"LeViT for {count_noun(len(names), 'class')}", INTRO, rows, evaluation)

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from levit_cli.engines.openvino import shared_core
 from levit_cli.errors import RefusedError
 
-NETWORK_SUFFIXES = (".onnx", ".xml")
-
 
 class OnnxNetwork:
     """Callable from float32 images (B, 3, H, W) to float32 logits (B, classes), for any B.

@@ -1,7 +1,6 @@
 """Run ``levit finetune``: scan the images, build student and teacher, train, and evaluate the best model."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,84 +12,93 @@ from levit_cli.choices import Precision
 from levit_cli.data.image_folder import ClassFolders
 from levit_cli.data.labels import from_names
 from levit_cli.engines import EngineSpec
-from levit_cli.errors import ExitCode, RefusedError, UsageError, reason_of
+from levit_cli.errors import ExitCode, RefusedError, TrainingStoppedError, UsageError
 from levit_cli.eval import evaluate
-from levit_cli.finetune.data import Loaders, TrainingImages, ValidationImages
-from levit_cli.finetune.ddp import Processes, process_group, rank_from_environment
-from levit_cli.finetune.loop import Trainer
+from levit_cli.finetune.data import Loaders, TrainingImages, ValidationImages, reason_line
+from levit_cli.finetune.ddp import Processes, process_group
+from levit_cli.finetune.loop import Trainer, quiet_libraries
 from levit_cli.finetune.model_card import run_card
+from levit_cli.finetune.plan import Plan, architecture, log_images, require_batches
 from levit_cli.finetune.run_folder import Metrics, RunFolder, load_curves
-from levit_cli.finetune.settings import FinetuneRequest, Runtime, Settings, resolve_settings
-from levit_cli.finetune.split import Split, exclude, find_images, scan
-from levit_cli.finetune.state import make_train_state
+from levit_cli.finetune.settings import Runtime, Settings, parse_image_size
+from levit_cli.finetune.split import Split, exclude, scan
+from levit_cli.finetune.state import Position, Student, TrainState, checkpoint_extras, make_train_state, restore_student
 from levit_cli.finetune.step import StepContext, make_mix
-from levit_cli.finetune.student import adapt, freeze_backbone, random_init
-from levit_cli.finetune.teachers import Teacher, make_teacher
+from levit_cli.finetune.student import adapt, random_init, source_indices
+from levit_cli.finetune.teachers import Teacher, make_teacher, stored_teacher
 from levit_cli.images.transforms import Transform, transform_for
-from levit_cli.model.config import VARIANTS, LevitConfig
+from levit_cli.model.config import LevitConfig
 from levit_cli.model.levit import Levit
 from levit_cli.system.progress import Log, silent
-from levit_cli.system.text import count_noun
+from levit_cli.system.text import count_noun, printable
 
 
-def finetune(request: FinetuneRequest, runtime: Runtime, log: Log) -> ExitCode:
+def finetune(plan: Plan, runtime: Runtime, log: Log) -> ExitCode:
     """Train a model on class folders.
 
     Raises:
-        UsageError, RefusedError: before the training starts.
+        UsageError, RefusedError: before the training starts; then nothing is written.
         TrainingStoppedError: the training cannot continue; the best model is kept.
         OutputError: the run folder cannot be written.
     """
-    folder = RunFolder(request.output)
-    settings = open_run(request, folder)
-    with process_group(settings.device) as processes:
+    folder = plan.folder
+    with quiet_libraries(), process_group(plan.settings.device) as processes:
         log = log if processes.is_main else silent
-        split = load_split(settings, folder, processes, log)
-        settings = replace(settings, precision=choose_precision(settings.precision, processes.device))
+        settings = replace(plan.settings, precision=choose_precision(plan.settings.precision, processes.device))
+        saved = folder.load_state() if plan.resume else None
+        student = restore_student(saved, folder) if saved else make_student(plan, offline=runtime.offline, log=log)
+        teacher_settings = stored_teacher(settings, folder.teacher_folder) if saved else settings
+        teacher = load_teacher(
+            teacher_settings, plan.split.classes, student.transform, processes.device, log, offline=runtime.offline
+        )
+        state = make_train_state(student.network, settings, processes, log)
+        split = plan.split if saved else write_run(plan, state, student, teacher, processes)
+        log_images(split, log)
         log(f"Training on {processes.device} in {settings.precision}{_resources(processes)}")
         load_curves(log)
-        trainer = make_trainer(settings, split, folder, processes, runtime, log)
-        if saved := folder.load_state() if request.resume else None:
+        trainer = make_trainer(settings, split, student, teacher, state, folder, processes, runtime, log)
+        if saved:
+            if plan.settings.data != folder.read_settings({}).data and processes.is_main:
+                folder.write_settings(plan.settings)  # the images were moved
             trainer.restore(saved)
-            log(f"Resumed at epoch {trainer.position.epoch + 1}, step {trainer.position.step + 1}")
+            log(resume_line(trainer.position, settings.epochs))
         trainer.train()
         if processes.is_main:
-            evaluate_best(folder, settings, split, trainer.history, log)
+            try:
+                evaluate_best(folder, settings, split, trainer.history, log)
+            except RuntimeError as error:  # of OpenVINO
+                what, hint = f"Cannot evaluate the best model in {folder.path}", "try levit eval with --engine torch"
+                raise TrainingStoppedError(what, why=reason_line(error), hint=hint) from error
         processes.barrier()
     return ExitCode.OK
 
 
-def open_run(request: FinetuneRequest, folder: RunFolder) -> Settings:
-    """Create the run folder, or open it with ``--resume``, and return the run's settings.
+def resume_line(position: Position, epochs: int) -> str:
+    if position.epoch == epochs:
+        return f"The run is finished: all {count_noun(epochs, 'epoch')} are trained"
+    return f"Resumed at epoch {position.epoch + 1}, step {position.step + 1}"
+
+
+def write_run(plan: Plan, state: TrainState, student: Student, teacher: Teacher | None, processes: Processes) -> Split:
+    """Scan the images and create the run folder; return the split without the unreadable images.
+
+    The main process does both. The other processes read the list of unreadable images from the folder.
 
     Raises:
-        UsageError: the folder is not empty, is also the image folder, or has no run to resume.
+        UsageError, RefusedError: the images cannot be trained with.
+        OutputError: the run folder cannot be written.
     """
-    options = {**request.options, "data": str(request.data.resolve())}
-    if request.resume:
-        return folder.read_settings(options)
-    settings = resolve_settings(request.preset, request.config, options)
-    if request.output.resolve() == request.data.resolve():
-        raise UsageError(
-            f"The run folder {request.output} is also the image folder", hint="choose another folder with -o"
-        )
-    if rank_from_environment() == 0:
-        folder.create(settings, overwrite=request.overwrite)
-    return settings
-
-
-def load_split(settings: Settings, folder: RunFolder, processes: Processes, log: Log) -> Split:
-    """Return the readable images. The main process scans them, once per run."""
-    split = find_images(Path(settings.data), settings.val_split, settings.seed)
-    if processes.is_main and folder.read_unreadable() is None:
-        folder.write_unreadable(scan(split, settings.max_unreadable).unreadable)
+    settings = plan.settings
+    if processes.is_main:
+        split = scan(plan.split, settings.max_unreadable)
+        require_batches(settings, len(split.train), processes.world_size)
+        start = {"network": state.network.state_dict(), **checkpoint_extras(student, Position())}
+        store_teacher = teacher.store if teacher else None
+        plan.folder.create(settings, split, start, store_teacher=store_teacher, overwrite=plan.overwrite)
     processes.barrier()
-    split = exclude(split, folder.read_unreadable() or ())
-    for path, problem in split.unreadable:
-        log(f"Skipped {path}: {problem}")
-    classes = count_noun(len(split.classes), "class")
-    counts = f"{classes}, {len(split.train):,} training and {len(split.val):,} validation images"
-    log(counts + (f", {len(split.unreadable):,} unreadable" if split.unreadable else ""))
+    if not processes.is_main:
+        unreadable = [(plan.split.root / key, problem) for key, problem in plan.folder.read_unreadable()]
+        split = exclude(plan.split, unreadable)
     return split
 
 
@@ -110,70 +118,56 @@ def _resources(processes: Processes) -> str:
     return "".join(f", {part}" for part in parts)
 
 
-def make_student(settings: Settings, num_classes: int, *, offline: bool, log: Log) -> tuple[Levit, Transform]:
+def make_student(plan: Plan, *, offline: bool, log: Log) -> Student:
     """Return the network to train, and the preprocessing to use it with.
 
     Raises:
         RefusedError: the checkpoint or the architecture is unknown.
-        UsageError: the image size is invalid.
     """
+    settings, classes = plan.settings, plan.split.classes
+    torch.manual_seed(settings.seed)
     if settings.from_scratch:
-        config = _new_config(_architecture(settings.from_scratch), settings, num_classes, distilled=True)
+        config = _new_config(architecture(settings.from_scratch), settings, len(classes), distilled=True)
         network, transform = random_init(config), transform_for("hf", (224, 224))
     else:
         checkpoint = load(settings.model, offline=offline, warn=lambda message: log(f"Warning: {message}"))
         distilled = checkpoint.config.distilled or bool(settings.teacher)
-        config = _new_config(checkpoint.config, settings, num_classes, distilled=distilled)
-        network, transform = adapt(checkpoint.state, checkpoint.config, config), checkpoint.transform
+        config = _new_config(checkpoint.config, settings, len(classes), distilled=distilled)
+        sources = source_indices(classes, checkpoint.labels)
+        network, transform = adapt(checkpoint.state, checkpoint.config, config, sources), checkpoint.transform
+        log(kept_heads_line(sources))
         if config.image_size != checkpoint.config.image_size:
             log(f"Attention biases interpolated from {checkpoint.config.grids} to {config.grids} tokens")
-    if settings.freeze == "backbone":
-        freeze_backbone(network)
-    return network, _student_transform(transform, config.image_size, settings.resize_to)
+    return Student(network, _student_transform(transform, config.image_size, settings.resize_to))
 
 
-def _architecture(name: str) -> LevitConfig:
-    """Return the architecture of a variant, or of a Hugging Face ``config.json``."""
-    by_name = {variant.lower(): config for variant, config in VARIANTS.items()}
-    if name.lower() in by_name:
-        return by_name[name.lower()]
-    try:
-        table = json.loads(Path(name).read_text(encoding="utf-8"))
-        keys = ("hidden_sizes", "key_dim", "num_attention_heads", "depths")
-        widths, key_dims, heads, depths = (tuple(int(value) for value in table[key]) for key in keys)
-        return LevitConfig(widths, key_dims, heads, depths)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise RefusedError(
-            f"Unknown architecture {name}", why=reason_of(error), hint=f"use {', '.join(VARIANTS)} or a config.json"
-        ) from error
+def kept_heads_line(sources: Sequence[int | None]) -> str:
+    kept = sum(source is not None for source in sources)
+    rest = "" if kept == len(sources) else "; those of the others start at random"
+    return f"The head weights of {kept} of {count_noun(len(sources), 'class')} are kept{rest}"
 
 
 def _new_config(config: LevitConfig, settings: Settings, num_classes: int, *, distilled: bool) -> LevitConfig:
     return replace(
         config,
         num_classes=num_classes,
-        image_size=_parse_image_size(settings.image_size) or config.image_size,
+        image_size=parse_image_size(settings.image_size) or config.image_size,
         drop_path_rate=settings.drop_path,
         distilled=distilled,
     )
 
 
-def _parse_image_size(text: str) -> tuple[int, int] | None:
-    """Parse ``N`` or ``HxW``; return None for an empty text."""
-    if not text:
-        return None
-    try:
-        sizes = [int(size) for size in text.lower().split("x")]
-        height, width = sizes if len(sizes) == 2 else sizes * 2
-    except ValueError as error:
-        raise UsageError(f"Invalid image size {text}", hint="write 224, or 192x256 for height and width") from error
-    return height, width
-
-
 def _student_transform(transform: Transform, image_size: tuple[int, int], resize_to: int) -> Transform:
-    """Return the checkpoint's preprocessing, or Hugging Face's for the new size if the image size changes."""
+    """Return the checkpoint's preprocessing, or Hugging Face's for the new size if the image size changes.
+
+    Raises:
+        UsageError: the images would be smaller than the crop.
+    """
     if transform.crop_size == image_size and not resize_to:
         return transform
+    if resize_to and resize_to < max(image_size):
+        why = f"images are cropped to {image_size[0]} x {image_size[1]} pixels after they are resized"
+        raise UsageError(f"--resize-to {resize_to} is too small", why=why, hint=f"use {max(image_size)} or more")
     standard = transform_for("hf", image_size)
     new = replace(standard, mean=transform.mean, std=transform.std)
     if resize_to:
@@ -182,33 +176,58 @@ def _student_transform(transform: Transform, image_size: tuple[int, int], resize
 
 
 def load_teacher(
-    settings: Settings, classes: tuple[str, ...], student: Transform, device: torch.device, log: Log
+    settings: Settings,
+    classes: tuple[str, ...],
+    student: Transform,
+    device: torch.device,
+    log: Log,
+    offline: bool,
 ) -> Teacher | None:
+    """Return the teacher, after a first call with empty images.
+
+    Raises:
+        RefusedError: there is no such teacher, it has other classes, or it cannot take the images.
+    """
     if not settings.teacher:
         return None
-    return make_teacher(
+    teacher = make_teacher(
         settings.teacher, settings.teacher_weights, classes, student,
-        image_size=settings.teacher_size, device=device, log=log,
+        image_size=settings.teacher_size, device=device, log=log, offline=offline,
     )  # fmt: skip
+    try:
+        teacher(torch.zeros(2, 3, *student.crop_size, device=device))
+    except (RuntimeError, ValueError) as error:
+        what = (
+            f"The teacher {settings.teacher} cannot take images of {teacher.image_size[0]} x {teacher.image_size[1]} px"
+        )
+        raise RefusedError(what, why=reason_line(error)) from error
+    return teacher
 
 
 def make_trainer(
-    settings: Settings, split: Split, folder: RunFolder, processes: Processes, runtime: Runtime, log: Log
+    settings: Settings,
+    split: Split,
+    student: Student,
+    teacher: Teacher | None,
+    state: TrainState,
+    folder: RunFolder,
+    processes: Processes,
+    runtime: Runtime,
+    log: Log,
 ) -> Trainer:
-    """Build the student, the teacher and the data loaders, and connect them."""
-    torch.manual_seed(settings.seed)
-    network, transform = make_student(settings, len(split.classes), offline=runtime.offline, log=log)
-    teacher = load_teacher(settings, split.classes, transform, processes.device, log)
+    """Build the data loaders, and connect them with the networks."""
+    transform, classes = student.transform, len(split.classes)
     loaders = Loaders(
-        TrainingImages(split.train, settings, network.config.image_size),
+        TrainingImages(split.train, settings, student.network.config.image_size),
         ValidationImages(split.val, transform),
         settings, runtime.workers, processes.rank, processes.world_size,
     )  # fmt: skip
-    mix = make_mix(settings, len(split.classes))
+    mix = make_mix(settings, classes)
     return Trainer(
-        make_train_state(network, settings, processes, log),
+        state,
         StepContext(settings, loaders.steps_per_epoch, transform, teacher, mix, processes.device, processes.rank),
-        loaders, processes, folder, best_model_saver(folder, split, transform, settings), log, runtime.shows_progress,
+        loaders, processes, folder, student, best_model_saver(folder, split, transform, settings), log,
+        runtime.shows_progress,
     )  # fmt: skip
 
 
@@ -226,7 +245,7 @@ def best_model_saver(
 
 
 def _dataset_name(settings: Settings) -> str:
-    return f"the validation images of {Path(settings.data).name}"
+    return f"the validation images of {printable(Path(settings.data).name)}"
 
 
 def make_checkpoint(

@@ -1,20 +1,27 @@
 """The settings of a training run: one flat table from the preset, a ``config.toml`` and the command line.
 
-The command line overrides the file given with ``--config``, and the file overrides the preset. The run folder's own
-``config.toml`` holds every resolved setting, so that it repeats the run.
+The command line overrides the file given with ``--config``, which overrides environment variables, which override the
+preset. The run folder's own ``config.toml`` holds every resolved setting, so that it repeats the run.
 """
 
 import json
+import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import unquote_to_bytes
 
 from levit_cli.choices import ClipMode, Device, Distillation, Frozen, Precision, Preset
 from levit_cli.errors import RefusedError, UsageError, reason_of
+from levit_cli.finetune.conflicts import conflicts, option
+from levit_cli.model.config import PATCH_SIZE, VARIANTS
+from levit_cli.system.text import is_utf8
 
+MAX_SIDE = 4096  # of an image, in pixels
+PATHS = ("model", "from_scratch", "teacher", "teacher_weights")
 PAPER_BATCH_SIZE, PAPER_LR, PAPER_WARMUP_EPOCHS = 512, 5e-4, 5.0
 ENVIRONMENT_VARIABLES = {"model": "LEVIT_MODEL", "device": "LEVIT_DEVICE"}
 
@@ -24,16 +31,17 @@ class FinetuneRequest:
     """The run that the command line asks for.
 
     Args:
-        data: the folder of images.
+        data: the folder of images; None with ``resume`` for the one that the run used last.
+        preset: None if the option was not given.
         output: the run folder.
         config: a ``config.toml`` with settings.
         options: settings from the command line, by field of ``Settings``; None for an option that was not given.
             ``max_unreadable`` may still be text, such as "1%".
     """
 
-    data: Path
+    data: Path | None
     output: Path
-    preset: Preset
+    preset: Preset | None
     config: Path | None
     options: Mapping[str, Any]
     resume: bool = False
@@ -119,14 +127,7 @@ class Settings:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name, low, high in RANGES:
-            if not low <= getattr(self, name) <= high:
-                option = f"--{name.replace('_', '-')} {getattr(self, name)}"
-                raise UsageError(f"{option} is out of range", why=f"it must be from {low} to {high}")
-        if self.batch_size % self.grad_accum_steps:
-            raise UsageError(
-                f"--batch-size {self.batch_size} is not divisible by --grad-accum-steps {self.grad_accum_steps}"
-            )
+        refuse_faults(faults_of(vars(self)))
 
     def peak_lr(self) -> float:
         """Return the peak learning rate.
@@ -143,14 +144,18 @@ class Settings:
         return PAPER_LR * sqrt(scale) * (10 if self.freeze == "backbone" else 4 if self.from_scratch else 1)
 
 
-RANGES: tuple[tuple[str, float, float], ...] = (
-    ("resize_to", 0, 65_535), ("epochs", 1, 100_000), ("batch_size", 1, 1 << 20), ("grad_accum_steps", 1, 1 << 20),
-    ("learning_rate", 0, 10), ("min_lr", 0, 10), ("warmup_epochs", 0, 100_000), ("weight_decay", 0, 10),
-    ("clip_grad", 0, 1e6), ("ema", 0, 0.9999999), ("label_smoothing", 0, 0.99), ("mixup", 0, 100), ("cutmix", 0, 100),
-    ("erasing", 0, 1), ("rand_augment", 0, 30), ("crop_scale", 0.01, 1), ("repeated_augmentation", 1, 100),
-    ("drop_path", 0, 0.99), ("alpha", 0, 1), ("distill_temperature", 1e-3, 1e3), ("teacher_size", 0, 65_535),
-    ("val_split", 0.001, 0.9), ("max_unreadable", 0, 1),
-)  # fmt: skip
+RANGES: dict[str, tuple[float, float]] = {
+    "resize_to": (0, 65_535), "epochs": (1, 100_000), "batch_size": (1, 1 << 20), "grad_accum_steps": (1, 1 << 20),
+    "learning_rate": (0, 10), "min_lr": (0, 10), "warmup_epochs": (0, 100_000), "weight_decay": (0, 10),
+    "clip_grad": (0, 1e6), "ema": (0, 0.9999999), "label_smoothing": (0, 0.99), "mixup": (0, 100), "cutmix": (0, 100),
+    "erasing": (0, 1), "rand_augment": (0, 30), "crop_scale": (0.01, 1), "repeated_augmentation": (1, 100),
+    "drop_path": (0, 0.99), "alpha": (0, 1), "distill_temperature": (1e-3, 1e3), "teacher_size": (0, 65_535),
+    "val_split": (0.001, 0.9), "max_unreadable": (0, 1), "seed": (-(1 << 63), (1 << 63) - 1),
+}  # fmt: skip
+CHOICES = {"clip_mode": ClipMode, "distill": Distillation, "freeze": Frozen, "device": Device, "precision": Precision}
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
+TYPES: dict[str, type] = {field.name: type(field.default) for field in fields(Settings)}
+TYPE_NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
 
 
 PAPER: dict[str, Any] = {  # Meta's main.py and README: a batch of 256 on each of 32 GPUs
@@ -160,54 +165,121 @@ PAPER: dict[str, Any] = {  # Meta's main.py and README: a batch of 256 on each o
     "alpha": 0.5,
 }  # fmt: skip
 PRESETS: dict[Preset, dict[str, Any]] = {"small": {}, "paper": PAPER}
-CHOICES = {"clip_mode": ClipMode, "distill": Distillation, "freeze": Frozen, "device": Device, "precision": Precision}
 
 
-def resolve_settings(preset: Preset, config: Path | None, options: Mapping[str, Any]) -> Settings:
-    """Combine the preset, the ``config.toml`` and the options of the command line.
+def resolve_settings(
+    preset: Preset, config: Path | None, options: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> Settings:
+    """Combine the preset, environment variables, the ``config.toml`` and the options; later ones override earlier ones.
 
     Args:
         options: by field of ``Settings``; None for an option that was not given.
 
     Raises:
-        UsageError: a value is out of range.
+        UsageError: a setting is invalid, or the options contradict each other. The message names all of them.
         RefusedError: the file is not a table of settings.
     """
     table = read_toml(config) if config else {}
-    return Settings(**{**PRESETS[preset], **table, **given_options(options)})
+    given = given_options(options)
+    values = {**PRESETS[preset], **environment_defaults(environment or {}), **table, **given}
+    if "model" in given and "from_scratch" not in given:
+        values["from_scratch"] = ""  # -m replaces the start that the file names
+    refuse_faults([*faults_of(values), *conflicts(given, {**DEFAULTS, **values})])
+    return Settings(**values)
 
 
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that were given, with ``max_unreadable`` as a number.
-
-    Raises:
-        UsageError: ``max_unreadable`` is not a number.
-    """
+    """Return the options that were given, with ``max_unreadable`` as a number if its text is one."""
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(text := given.get("max_unreadable"), str):
         given["max_unreadable"] = _fraction(text)
     return given
 
 
-def _fraction(text: str) -> float:
-    """Parse ``0.01`` or ``1%``."""
+def _fraction(text: str) -> float | str:
+    """Parse ``0.01`` or ``1%``; return other texts unchanged."""
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError as error:
-        raise UsageError(f"--max-unreadable {text} is not a fraction", hint="write 0.01 or 1%") from error
+    except ValueError:
+        return text
 
 
-def environment_defaults(options: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the options, with environment variables for the model and the device if these were not given."""
-    defaults = {name: environment.get(variable) or None for name, variable in ENVIRONMENT_VARIABLES.items()}
-    return {**options, **{name: options.get(name) or default for name, default in defaults.items()}}
+def refuse_faults(faults: Sequence[str]) -> None:
+    """Raise one ``UsageError`` that names all faults, if there are any."""
+    if len(faults) > 1:
+        raise UsageError(f"{len(faults)} settings are invalid", why="; ".join(faults))
+    if faults:
+        raise UsageError(faults[0])
+
+
+def faults_of(values: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each invalid value, and for values that cannot work together.
+
+    Args:
+        values: by field of ``Settings``; fields that are missing have their default.
+    """
+    faults = [fault for name, value in values.items() if (fault := _fault(name, value))]
+    batch_size, parts = (values.get(name, getattr(Settings, name)) for name in ("batch_size", "grad_accum_steps"))
+    both_valid = not _fault("batch_size", batch_size) and not _fault("grad_accum_steps", parts)
+    if both_valid and batch_size % parts:
+        faults.append(f"--batch-size {batch_size} is not divisible by --grad-accum-steps {parts}")
+    return faults
+
+
+def _fault(name: str, value: Any) -> str:
+    """Return why a value is invalid, as a sentence that names the option; an empty text if it is valid."""
+    given = f"{option(name)} {value}"
+    choices, kind = get_args(CHOICES.get(name)), TYPES[name]
+    if choices:
+        return "" if value in choices else f"{given} is not one of {', '.join(choices)}"
+    if name == "max_unreadable" and isinstance(value, str):
+        return f"{given} is not a fraction: write 0.01 or 1%"
+    given_kind = type(value)  # in a variable, because mypy would narrow the value otherwise
+    if given_kind is not kind and (kind, given_kind) != (float, int):
+        return f"{given} is not {TYPE_NAMES[kind]}"
+    if name == "image_size":
+        return _image_size_fault(value)
+    low, high = RANGES.get(name, (0, 0))
+    if name in RANGES and not low <= value <= high:
+        return f"{given} is out of range: it must be from {low} to {high}"
+    return ""
+
+
+def parse_image_size(text: str) -> tuple[int, int] | None:
+    """Parse ``N`` or ``HxW``; return None for an empty text.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not text:
+        return None
+    sizes = [int(size) for size in text.lower().split("x")]
+    height, width = sizes if len(sizes) == 2 else sizes * 2
+    return height, width
+
+
+def _image_size_fault(text: str) -> str:
+    try:
+        sides = parse_image_size(text) or ()
+    except ValueError:
+        return f"--image-size {text} is invalid: write 224, or 192x256 for height and width"
+    if any(side % PATCH_SIZE or not PATCH_SIZE <= side <= MAX_SIDE for side in sides):
+        return f"--image-size {text} is invalid: both sides must be multiples of {PATCH_SIZE}, up to {MAX_SIDE}"
+    return ""
+
+
+def environment_defaults(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that environment variables give."""
+    values = {name: environment.get(variable, "") for name, variable in ENVIRONMENT_VARIABLES.items()}
+    return {name: value for name, value in values.items() if value}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a ``config.toml`` and check its names, types and choices against ``Settings``.
+    """Read a ``config.toml`` and check its names and values.
 
     Raises:
-        RefusedError: the file cannot be read, or a setting is unknown or has an invalid value.
+        UsageError: there is no such file.
+        RefusedError: the file cannot be read, or it has unknown settings or invalid values; the message names all.
     """
     if sys.version_info >= (3, 11):
         import tomllib
@@ -215,19 +287,44 @@ def read_toml(path: Path) -> dict[str, Any]:
         import tomli as tomllib
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"Cannot read the settings in {path}", why=reason_of(error)) from error
     except (OSError, ValueError) as error:
         raise RefusedError(f"Cannot read the settings in {path}", why=reason_of(error)) from error
-    types = {field.name: type(field.default) for field in fields(Settings)}
-    for name, value in table.items():
-        if name not in types:
-            raise RefusedError(f"Unknown setting {name} in {path}", hint=f"the settings are {', '.join(types)}")
-        if isinstance(value, int) and types[name] is float:
-            table[name] = value = float(value)
-        choices = get_args(CHOICES.get(name))
-        if type(value) is not types[name] or (choices and value not in choices):
-            expected = f"one of {', '.join(choices)}" if choices else f"a value of type {types[name].__name__}"
-            raise RefusedError(f"Invalid value {value!r} of {name} in {path}", why=f"expected {expected}")
-    return table
+    if unknown := sorted(table.keys() - TYPES.keys()):
+        what = f"Unknown settings in {path}: {', '.join(unknown)}"
+        raise RefusedError(what, hint=f"the settings are {', '.join(TYPES)}")
+    if faults := faults_of(table):
+        raise RefusedError(f"Invalid settings in {path}", why="; ".join(faults))
+    return {name: float(value) if TYPES[name] is float else _from_utf8(value) for name, value in table.items()}
+
+
+def _as_utf8(value: Any) -> Any:
+    """Return a path with bytes that are not UTF-8 as a URL, because TOML cannot hold it; other values unchanged."""
+    return Path(value).as_uri() if isinstance(value, str) and not is_utf8(value) else value
+
+
+def _from_utf8(value: Any) -> Any:
+    is_url = isinstance(value, str) and value.startswith("file:///")
+    return os.fsdecode(unquote_to_bytes(value.removeprefix("file://"))) if is_url else value
+
+
+def same_setting(given: Any, stored: Any) -> bool:
+    """Return whether an option agrees with a setting of a run. A path may be given relative to this folder."""
+    return given == stored or (isinstance(given, str) and os.path.abspath(given) == stored)
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """Return the settings with the absolute paths of local files and folders, for any later working directory."""
+    paths: dict[str, Any] = {name: _absolute(getattr(settings, name)) for name in PATHS}
+    return replace(settings, **paths)
+
+
+def _absolute(source: str) -> str:
+    is_name = source.lower() in (name.lower() for name in VARIANTS) or source == "demo"
+    path = os.path.expanduser(source)
+    has_weights = os.path.isdir(path) and any(name.endswith(".safetensors") for name in os.listdir(path))
+    return os.path.abspath(path) if source and os.path.exists(path) and (not is_name or has_weights) else source
 
 
 def as_toml(settings: Settings) -> str:
@@ -235,6 +332,6 @@ def as_toml(settings: Settings) -> str:
     lines = ["# Repeat this run with: levit finetune FOLDER -o NEW_RUN --config THIS_FILE"]
     for field in fields(settings):
         # JSON strings, numbers and booleans are also valid TOML, except for this character
-        value = json.dumps(getattr(settings, field.name)).replace("\x7f", "\\u007f")
+        value = json.dumps(_as_utf8(getattr(settings, field.name))).replace("\x7f", "\\u007f")
         lines.append(f"{field.name} = {value}")
     return "\n".join(lines) + "\n"

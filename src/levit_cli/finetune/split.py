@@ -3,22 +3,23 @@
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL.Image import Image
 
-from levit_cli.data.image_folder import ClassFolders, class_folders, split_folders
+from levit_cli.data.image_folder import ClassFolders, class_folders, count_folders_beside, listed, split_folders
+from levit_cli.data.skipped import Skipped
 from levit_cli.errors import InputError, RefusedError, UsageError
+from levit_cli.finetune.faults import Faults
 from levit_cli.images.decode import decode
 from levit_cli.predict.reader import open_regular
 from levit_cli.system.cpu import usable_threads
-from levit_cli.system.text import count_noun
+from levit_cli.system.text import count_noun, is_utf8, printable
 
 Sample = tuple[Path, int]  # path, class index
 Unreadable = tuple[Path, str]  # path, reason
 SCAN_CHUNK = 256  # images submitted to the thread pool at once; bounds the memory
-MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -26,56 +27,85 @@ class Split:
     """The images of a run.
 
     Args:
+        root: the folder of the data set, which contains all images.
         classes: names in the order of the class indices.
         unreadable: images that were excluded, with the reason.
+        has_val_folder: whether the data set has a validation folder; otherwise the split is random.
+        skipped: counts of the files and folders that are not used.
     """
 
+    root: Path
     classes: tuple[str, ...]
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
     unreadable: tuple[Unreadable, ...] = ()
+    has_val_folder: bool = False
+    skipped: Skipped = field(default_factory=Skipped, compare=False)
 
 
 def find_images(root: Path, val_split: float, seed: int) -> Split:
     """Return the training and validation images: from ``train/`` and ``val/``, or split at random within each class.
 
     Raises:
-        UsageError: the folder is not a data set, has only one class, or a class has too few images to split.
+        UsageError: the folder is not a data set, has only one class, or a class has too few images to split. The
+            message names all faults.
     """
     train_root, val_root = split_folders(root)
-    train = class_folders(train_root)
+    faults, found, skipped = Faults(), {}, Skipped()
+    for side in (train_root, val_root) if val_root else (train_root,):
+        with faults.collect():
+            found[side] = class_folders(side, skipped)
+    faults.refuse()
+    train, val = found[train_root], found[val_root] if val_root else None
+    if val_root:
+        count_folders_beside(root, train_root, val_root, skipped)
+    _refuse_classes(train, val)
+    if val:
+        return Split(root, train.classes, train.samples, _same_classes(train, val), (), True, skipped)
+    kept, validation = stratified(train, val_split, seed)
+    return Split(root, train.classes, kept, validation, (), False, skipped)
+
+
+def _refuse_classes(train: ClassFolders, val: ClassFolders | None) -> None:
+    """Refuse what cannot be trained with; all at once.
+
+    Raises:
+        UsageError: the message names the classes.
+    """
+    faults = Faults()
     if len(train.classes) < 2:
-        raise UsageError(f"{train_root} has only one class, {train.classes[0]}", why="training needs at least two")
-    if val_root is not None:
-        return Split(train.classes, train.samples, _same_classes(train, class_folders(val_root)))
-    validation = _stratified(train, val_split, seed)
-    return Split(
-        train.classes,
-        tuple(sample for sample in train.samples if sample not in validation),
-        tuple(sample for sample in train.samples if sample in validation),
-    )
+        why = "training needs at least two"
+        faults.add(UsageError(f"{train.root} has only one class, {printable(train.classes[0])}", why=why))
+    if broken := [name for name in train.classes if not is_utf8(name)]:
+        faults.add(UsageError(f"Names in {train.root} are not UTF-8: {listed(broken)}", hint="rename the folders"))
+    if val and (unknown := sorted(set(val.classes) - set(train.classes))):
+        faults.add(UsageError(f"{val.root} has classes that are missing from {train.root}", why=listed(unknown)))
+    if not val and (single := [name for name, count in zip(train.classes, train.counts, strict=True) if count == 1]):
+        has = "has only 1 image" if len(single) == 1 else "have only 1 image each"
+        why = "a class needs 1 for training and 1 for validation"
+        faults.add(UsageError(f"{listed(train.root / name for name in single)} {has}", why=why))
+    faults.refuse()
 
 
 def _same_classes(train: ClassFolders, val: ClassFolders) -> tuple[Sample, ...]:
-    unknown = sorted(set(val.classes) - set(train.classes))
-    if unknown:
-        names = ", ".join(unknown[:MAX_LISTED])
-        raise UsageError(f"{val.root} has classes that are missing from {train.root}", why=names)
-    return tuple((path, train.classes.index(val.classes[index])) for path, index in val.samples)
+    """Return the validation images with the class indices of the training images."""
+    indices = {name: index for index, name in enumerate(train.classes)}
+    return tuple((path, indices[val.classes[index]]) for path, index in val.samples)
 
 
-def _stratified(folders: ClassFolders, fraction: float, seed: int) -> set[Sample]:
-    """Choose the validation images of each class: at least one, and never all."""
+def stratified(folders: ClassFolders, fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Return the training images and the validation images of each class: at least one, and never all."""
+    by_class: dict[int, list[Sample]] = {}
+    for sample in folders.samples:
+        by_class.setdefault(sample[1], []).append(sample)
     validation: set[Sample] = set()
-    for index, name in enumerate(folders.classes):
-        samples = [sample for sample in folders.samples if sample[1] == index]
-        if len(samples) < 2:
-            raise UsageError(
-                f"{folders.root / name} has only 1 image", why="a class needs 1 for training and 1 for validation"
-            )
+    for index, samples in by_class.items():
         count = min(max(round(fraction * len(samples)), 1), len(samples) - 1)
-        validation.update(random.Random(f"{seed} {name}").sample(samples, count))
-    return validation
+        validation.update(random.Random(f"{seed} {folders.classes[index]}").sample(samples, count))
+    return (
+        tuple(sample for sample in folders.samples if sample not in validation),
+        tuple(sample for sample in folders.samples if sample in validation),
+    )
 
 
 def scan(split: Split, max_unreadable: float) -> Split:
@@ -115,7 +145,7 @@ def exclude(split: Split, unreadable: Sequence[Unreadable]) -> Split:
     if empty or not val:
         where = f"class {', '.join(empty)}" if empty else "the validation set"
         raise RefusedError(f"No readable image in {where}")
-    return Split(split.classes, train, val, tuple(unreadable))
+    return replace(split, train=train, val=val, unreadable=tuple(unreadable))
 
 
 def read_image(path: Path) -> Image:

@@ -10,10 +10,14 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
 from levit_cli.engines.torch_compile import compiled_for_training
+from levit_cli.errors import RefusedError
 from levit_cli.finetune.ddp import Processes
 from levit_cli.finetune.optim import make_ema_model, make_optimizer
+from levit_cli.finetune.run_folder import RunFolder
 from levit_cli.finetune.settings import Settings
-from levit_cli.finetune.student import Heads
+from levit_cli.finetune.student import Heads, freeze_backbone
+from levit_cli.images.transforms import Transform
+from levit_cli.model.config import LevitConfig
 from levit_cli.model.levit import Levit
 from levit_cli.system.progress import Log
 
@@ -58,6 +62,14 @@ class Position:
 
 
 @dataclass(frozen=True)
+class Student:
+    """The network to train, and the preprocessing of its images."""
+
+    network: Levit
+    transform: Transform
+
+
+@dataclass(frozen=True)
 class TrainState:
     """The network, its optimizer, and everything else that an optimizer step changes.
 
@@ -90,7 +102,10 @@ class TrainState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state; without an optimizer's state, that of a run that took no step."""
         self.network.load_state_dict(state["network"])
+        if "optimizer" not in state:
+            return
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema_model:
@@ -104,6 +119,8 @@ def make_train_state(network: Levit, settings: Settings, processes: Processes, l
         RefusedError: the network cannot be compiled.
     """
     device = processes.device
+    if settings.freeze == "backbone":
+        freeze_backbone(network)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     heads: nn.Module = Heads(network)
     if settings.compile:
@@ -118,6 +135,30 @@ def make_train_state(network: Levit, settings: Settings, processes: Processes, l
     )
 
 
-def checkpoint_dict(state: TrainState, position: Position) -> dict[str, Any]:
+def checkpoint_dict(state: TrainState, student: Student, position: Position) -> dict[str, Any]:
     """Return the content of ``state.pt``."""
-    return {**state.state_dict(), "position": asdict(position)}
+    return {**state.state_dict(), **checkpoint_extras(student, position)}
+
+
+def checkpoint_extras(student: Student, position: Position) -> dict[str, Any]:
+    """Return the part of ``state.pt`` that no step changes, and the position."""
+    return {
+        "config": asdict(student.network.config),
+        "transform": asdict(student.transform),
+        "position": asdict(position),
+    }
+
+
+def restore_student(saved: Mapping[str, Any], folder: RunFolder) -> Student:
+    """Return the network of a run with its saved weights, without the checkpoint that it started from.
+
+    Raises:
+        RefusedError: the state is damaged.
+    """
+    try:
+        network = Levit(LevitConfig(**saved["config"]))
+        network.load_state_dict(saved["network"])
+        return Student(network, Transform(**saved["transform"]))
+    except (KeyError, TypeError, RuntimeError) as error:
+        why = (str(error).strip().splitlines() or [""])[0]
+        raise RefusedError(f"{folder.state_file} is damaged", why=why) from error

@@ -66,7 +66,8 @@ def train_step(
     if context.mix is not None:
         x, targets = context.mix(x, targets)
     loss_sum, num_correct = 0.0, 0
-    parts = zip(x.chunk(settings.grad_accum_steps), targets.chunk(settings.grad_accum_steps), strict=True)
+    num_parts = settings.grad_accum_steps  # as equal as possible, so that no part is left with one image
+    parts = zip(x.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True)
     for part, part_targets in parts:
         loss, heads = forward(state.ddp_model, context, part, part_targets)
         state.scaler.scale(loss * (len(part) / len(x))).backward()  # type: ignore[no-untyped-call]

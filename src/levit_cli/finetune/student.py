@@ -1,13 +1,15 @@
 """Build the network to train: from a checkpoint with other classes or another image size, or from random weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from levit_cli.data.labels import Labels, composed
 from levit_cli.model.config import Grid, LevitConfig
 from levit_cli.model.levit import Levit, to_tensor
 
@@ -19,27 +21,57 @@ def random_init(config: LevitConfig) -> Levit:
     return Levit(replace(config, distilled=True))
 
 
-def adapt(state: Mapping[str, NDArray[Any]], config: LevitConfig, new_config: LevitConfig) -> Levit:
+def source_indices(classes: Sequence[str], labels: Labels) -> list[int | None]:
+    """Return the checkpoint's class with the same name, or WordNet id, for each class; None if there is none.
+
+    A name that two of the checkpoint's classes share is not used, nor are generated names. Names are compared in their
+    composed form.
+    """
+    if labels.generated:
+        return [None] * len(classes)
+    known: dict[str, list[int]] = {}
+    for names in (labels.names, labels.wnids or ()):
+        for index, name in enumerate(names):
+            known.setdefault(composed(name), []).append(index)
+    return [indices[0] if len(indices := known.get(name, [])) == 1 else None for name in classes]
+
+
+def adapt(
+    state: Mapping[str, NDArray[Any]],
+    config: LevitConfig,
+    new_config: LevitConfig,
+    sources: Sequence[int | None] | None = None,
+) -> Levit:
     """Return a network of ``new_config`` with the weights of a checkpoint.
 
-    The attention biases are interpolated to the new image size. With another number of classes, the heads' linear
-    layers get random weights; their batch norms are kept, because they fit the backbone's features. A distillation
-    head that the checkpoint lacks starts as a copy of the other head.
+    The attention biases are interpolated to the new image size. The heads' linear layers keep the weights of known
+    classes and get random weights for new ones; their batch norms are kept, because they fit the backbone's features.
+    A distillation head that the checkpoint lacks starts as a copy of the other head.
 
     Args:
         config: the checkpoint's.
         new_config: may differ from ``config`` in classes, image size, drop path and number of heads.
+        sources: for each class the index of the same class in the checkpoint, None for a new one. Without it, the
+            classes are the checkpoint's, or all are new if their number differs.
     """
     network = Levit(new_config)
+    if sources is None and new_config.num_classes != config.num_classes:
+        sources = [None] * new_config.num_classes
     weights = _matching_heads({name: to_tensor(array) for name, array in state.items()}, config, new_config)
     initial = network.state_dict()
     for name, value in weights.items():
         if name.endswith(".biases"):
             weights[name] = resample_biases(value, *_key_grids(config, new_config, name))
-        elif ".linear." in name and name.startswith("head") and new_config.num_classes != config.num_classes:
-            weights[name] = initial[name]
+        elif ".linear." in name and name.startswith("head") and sources is not None:
+            weights[name] = _rows_by_class(value, initial[name], sources)
     network.load_state_dict({**initial, **weights})
     return network
+
+
+def _rows_by_class(weights: Tensor, initial: Tensor, sources: Sequence[int | None]) -> Tensor:
+    """Return the rows of known classes from ``weights`` (old classes, ...), and the others from ``initial``."""
+    rows = [initial[index] if source is None else weights[source] for index, source in enumerate(sources)]
+    return torch.stack(rows)
 
 
 def _matching_heads(weights: dict[str, Tensor], config: LevitConfig, new_config: LevitConfig) -> dict[str, Tensor]:

@@ -4,7 +4,10 @@ A teacher is one of our own checkpoints in its training form, a torchvision netw
 torchvision's own, or any network in an ONNX file, which OpenVINO runs.
 """
 
+import glob
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from levit_cli.checkpoints import Checkpoint, load
-from levit_cli.checkpoints.weights import read_weights
+from levit_cli.checkpoints import Checkpoint, load, save
+from levit_cli.checkpoints.weights import read_weights, write_safetensors
+from levit_cli.data.labels import composed
 from levit_cli.errors import RefusedError, UnreachableError
-from levit_cli.finetune.onnx_teacher import NETWORK_SUFFIXES, OnnxNetwork
+from levit_cli.finetune.conflicts import NETWORK_SUFFIXES
+from levit_cli.finetune.onnx_teacher import OnnxNetwork
+from levit_cli.finetune.settings import Settings
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from levit_cli.model.levit import Levit, load_arrays, to_tensor
 from levit_cli.system.cpu import usable_threads
@@ -25,6 +31,7 @@ from levit_cli.system.text import count_noun
 Network = Callable[[Tensor], Tensor]
 IMAGENET_SIZE = 224
 MAX_LISTED = 5
+TORCHVISION_FILE = "torchvision.safetensors"
 
 
 class Teacher:
@@ -33,6 +40,7 @@ class Teacher:
     Args:
         network: takes images of ``image_size`` that are normalized with ``mean`` and ``std``.
         student: the student's preprocessing; its normalization is undone.
+        store: writes a copy of the teacher into a folder, see ``stored_teacher``.
         order: the teacher's index of each of the student's classes; None if both have the same order.
     """
 
@@ -44,8 +52,9 @@ class Teacher:
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
         order: list[int] | None = None,
+        store: Callable[[Path], None] = lambda _: None,
     ) -> None:
-        self.network, self.image_size, self.order = network, image_size, order
+        self.network, self.image_size, self.order, self.store = network, image_size, order, store
         column = (1, 3, 1, 1)
         student_std, teacher_std = (torch.tensor(values).view(column) for values in (student.std, std))
         self.scale = student_std / teacher_std
@@ -69,12 +78,14 @@ def make_teacher(
     image_size: int,
     device: torch.device,
     log: Log = silent,
+    offline: bool = False,
 ) -> Teacher:
     """Return the teacher with this name: an ONNX file, a torchvision network or a MODEL.
 
     Args:
         weights: a weights file for a torchvision network; empty for torchvision's ImageNet weights.
         image_size: height and width of a torchvision network's images; 0 for its default.
+        offline: do not download anything.
 
     Raises:
         RefusedError: there is no such teacher, or it has other classes.
@@ -83,15 +94,29 @@ def make_teacher(
     if name.endswith(NETWORK_SUFFIXES):
         return _onnx_teacher(Path(name), classes, student)
     if not Path(name).exists() and name in _torchvision_names():
+        if offline and not weights:
+            why = "torchvision may have to download its weights, and --offline was given"
+            raise UnreachableError(f"Cannot use the teacher {name}", why=why, hint="use --teacher-weights FILE")
         return _torchvision_teacher(name, weights, classes, student, image_size, device)
-    checkpoint = load(name, warn=lambda message: log(f"Warning: {message}"))
+    checkpoint = load(name, offline=offline, warn=lambda message: log(f"Warning: {message}"))
     return _checkpoint_teacher(checkpoint, classes, student, device)
+
+
+def stored_teacher(settings: Settings, folder: Path) -> Settings:
+    """Return the settings with the copy of the teacher in a run's folder, which ``Teacher.store`` wrote."""
+    if not folder.is_dir():
+        return settings
+    if (file := folder / TORCHVISION_FILE).is_file():
+        size = settings.teacher_size or (0 if settings.teacher_weights else IMAGENET_SIZE)
+        return replace(settings, teacher_weights=str(file), teacher_size=size)
+    network = next((path for path in sorted(folder.iterdir()) if path.name.endswith(NETWORK_SUFFIXES)), folder)
+    return replace(settings, teacher=str(network))
 
 
 def _checkpoint_teacher(
     checkpoint: Checkpoint, classes: tuple[str, ...], student: Transform, device: torch.device
 ) -> Teacher:
-    teacher_classes = checkpoint.labels.names
+    teacher_classes = tuple(map(composed, checkpoint.labels.names))
     if sorted(teacher_classes) != sorted(classes):
         different = ", ".join(sorted(set(teacher_classes) ^ set(classes))[:MAX_LISTED])
         raise RefusedError(
@@ -103,7 +128,14 @@ def _checkpoint_teacher(
     transform = checkpoint.transform
     order = [teacher_classes.index(name) for name in classes]
     frozen = freeze(network, device)
-    return Teacher(frozen, student, checkpoint.config.image_size, transform.mean, transform.std, order)
+    return Teacher(
+        frozen, student, checkpoint.config.image_size, transform.mean, transform.std, order,
+        store=lambda folder: _ignore(save(checkpoint, folder, "hf", card="The teacher of the run.\n")),
+    )  # fmt: skip
+
+
+def _ignore(_: object) -> None:
+    """Return nothing."""
 
 
 def _onnx_teacher(path: Path, classes: tuple[str, ...], student: Transform) -> Teacher:
@@ -113,7 +145,12 @@ def _onnx_teacher(path: Path, classes: tuple[str, ...], student: Transform) -> T
     def run(x: Tensor) -> Tensor:
         return to_tensor(network(x.cpu().numpy().astype(np.float32))).to(x.device)
 
-    return Teacher(run, student, network.image_size)
+    def store(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        for file in path.parent.glob(f"{glob.escape(path.stem)}.*"):  # an XML file has its weights in a .bin file
+            shutil.copyfile(file, folder / file.name)
+
+    return Teacher(run, student, network.image_size, store=store)
 
 
 def _torchvision_names() -> list[str]:
@@ -126,12 +163,17 @@ def _torchvision_names() -> list[str]:
 def _torchvision_teacher(
     name: str, weights: str, classes: tuple[str, ...], student: Transform, image_size: int, device: torch.device
 ) -> Teacher:
-    if not weights:
-        side = image_size or IMAGENET_SIZE
-        return Teacher(freeze(_imagenet_network(name, classes), device), student, (side, side))
-    network = _torchvision_network(name, weights, classes)
-    size = (image_size, image_size) if image_size else student.crop_size
-    return Teacher(freeze(network, device), student, size)
+    network = _torchvision_network(name, weights, classes) if weights else _imagenet_network(name, classes)
+    size = student.crop_size if weights else (IMAGENET_SIZE, IMAGENET_SIZE)
+    if image_size:
+        size = (image_size, image_size)
+
+    def store(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        arrays = {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
+        write_safetensors(folder / TORCHVISION_FILE, arrays, "float32")
+
+    return Teacher(freeze(network, device), student, size, store=store)
 
 
 def _imagenet_network(name: str, classes: tuple[str, ...]) -> nn.Module:

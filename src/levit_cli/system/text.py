@@ -12,6 +12,15 @@ def printable(text: str) -> str:
     )
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a file name can be stored as UTF-8. Other names have bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def count_noun(number: int, noun: str, plural: str = "") -> str:
     """Return a number and its noun, singular or plural: ``1 image``, ``2,000 images``, ``3 classes``.
 
