@@ -41,6 +41,8 @@ lint: $(VENV)/dev
 
 types: $(VENV)/dev
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 src
+	$(BIN)/mypy --platform darwin src
 
 # The time of one prediction, from process start to the labels, beside transformers.
 cold-start: $(VENV)/dev

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 
 from levit_cli.checkpoints import load, save
@@ -11,12 +12,21 @@ from tests.fuzz.targets import SMALLEST, Model
 from tests.hostile.images import whole_images
 from tests.support.checkpoint_files import write_model
 from tests.support.random_weights import random_state
+from tests.support.sample_images import sample_image
+from tests.support.tiff_files import GRAY, RGB, tiff
 
 
 def image_seeds() -> list[bytes]:
-    """Return a small image in each format and mode."""
+    """Return a small image in each format and mode, also in TIFF layouts that Pillow does not write."""
     PIL.Image.init()
-    return list(whole_images().values())
+    colors = np.asarray(sample_image(20, 16))
+    layouts = [
+        tiff(colors, RGB, planar=True),
+        tiff(colors.astype(np.uint16), RGB, planar=True, deflate=True),
+        tiff(colors[..., :1], GRAY, bits=6),
+        tiff((colors / 255).astype(np.float32), RGB, order=">"),
+    ]
+    return [*whole_images().values(), *layouts]
 
 
 def model_target(folder: Path) -> Model:

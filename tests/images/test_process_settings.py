@@ -129,6 +129,17 @@ def test_truncated_files_are_errors_though_the_program_loads_them(name: str, mon
         assert found == expected if isinstance(expected, tuple) else np.array_equal(found, expected)
 
 
+def test_a_png_header_that_is_too_short_is_the_same_error_though_the_program_loads_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = encoded(SMALL, "PNG")
+    short = data[:8] + chunk(b"IHDR", data[16:26]) + data[33:]
+    expected = outcome(short)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert isinstance(expected, tuple)
+    assert outcome(short) == expected
+
+
 @pytest.mark.guarantee("process-settings", "broken-metadata")
 @pytest.mark.parametrize("name", ODD_METADATA)
 def test_warnings_as_errors_change_no_answer(name: str) -> None:

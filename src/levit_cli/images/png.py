@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from levit_cli.images.orientation import Metadata
 
-SIGNATURE_BYTES = 8
+SIGNATURE_BYTES, HEADER_BYTES = 8, 13
 IMAGE_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 EXIF_AS_TEXT, XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
@@ -17,13 +17,19 @@ MAX_METADATA_BYTES = 4 << 20  # a larger block is ignored
 
 
 def split(file: BinaryIO) -> tuple[BinaryIO, Metadata]:
-    """Return a file with the chunks of the image alone, and the metadata that may hold its orientation."""
+    """Return a file with the chunks of the image alone, and the metadata that may hold its orientation.
+
+    Raises:
+        OSError: the header is too short.
+    """
     ranges, exif, texts = [(0, SIGNATURE_BYTES)], b"", dict[bytes, bytes]()
     position = SIGNATURE_BYTES
     file.seek(position)
     while len(header := file.read(8)) == 8:
         length, name = int.from_bytes(header[:4], "big"), header[4:]
         end = position + 12 + length  # length, name, data, checksum
+        if name == b"IHDR" and length < HEADER_BYTES:
+            raise OSError("truncated IHDR chunk")  # Pillow ignores it if the process loads truncated images
         if name in IMAGE_CHUNKS:
             _append(ranges, position, end)
         elif name == b"eXIf":
