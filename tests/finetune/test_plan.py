@@ -72,6 +72,7 @@ def test_all_faults_of_the_images_are_named_at_once(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with pytest.raises(UsageError) as caught:
         plan(tmp_path, tmp_path / "run")
+    assert "classes that are missing from" in str(caught.value)
     for name in ("e", "f", "g"):
         assert str(tmp_path / ("val" if name == "g" else "train") / name) in str(caught.value)
     for name in ("train/e", "train/f", "val/g"):

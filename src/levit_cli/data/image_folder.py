@@ -57,17 +57,29 @@ def class_folders(root: Path, skipped: Skipped | None = None, ignored: Path | No
         UsageError: the folder does not exist, cannot be read or has no class folders; a class has no images, or two
             folders have the same name in Unicode. The message names all such folders.
     """
+    folders, fault = read_class_folders(root, skipped or Skipped(), ignored)
+    if fault:
+        raise fault
+    return folders
+
+
+def read_class_folders(
+    root: Path, skipped: Skipped, ignored: Path | None = None
+) -> tuple[ClassFolders, UsageError | None]:
+    """Return the class folders, and the error that names the unusable ones. Arguments as ``class_folders``.
+
+    Raises:
+        UsageError: the folder does not exist, cannot be read or has no class folders.
+    """
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
-    skipped = skipped or Skipped()
     folders = _class_paths(root, skipped, ignored)
     if not folders:
         raise UsageError(f"No class folders in {root}", hint=LAYOUT)
     images = _images_by_class(folders, skipped)
-    _refuse_unusable(folders, images)
     classes = tuple(sorted(images))
     samples = tuple((path, index) for index, name in enumerate(classes) for path in images[name])
-    return ClassFolders(root, classes, samples, skipped)
+    return ClassFolders(root, classes, samples, skipped), _unusable(folders, images)
 
 
 def class_images(root: Path) -> dict[str, list[Path]]:
@@ -109,17 +121,18 @@ def _reason_to_skip(path: str, name: str) -> Reason | None:
     return "run folder" if is_run else None
 
 
-def _refuse_unusable(folders: Mapping[str, list[Path]], images: Mapping[str, list[Path]]) -> None:
-    """Raise one error for all classes without images and all names that two folders share."""
+def _unusable(folders: Mapping[str, list[Path]], images: Mapping[str, list[Path]]) -> UsageError | None:
+    """Return one error for all classes without images and all names that two folders share."""
     twice = [" and ".join(ascii(path.name) for path in paths) for paths in folders.values() if len(paths) > 1]
     empty = [paths[0] for name, paths in folders.items() if not images[name]]
     faults = [f"the folders {names} have the same name in Unicode" for names in twice]
     if empty:
         faults.append(f"no images in {listed(empty)}, looked for {' '.join(SUFFIXES)}")
-    if faults:
-        what = "; ".join(faults)
-        hint = "move the images into one folder" if twice else _hint_for_empty(empty)
-        raise UsageError(what[0].upper() + what[1:], hint=hint)
+    if not faults:
+        return None
+    what = "; ".join(faults)
+    hint = "move the images into one folder" if twice else _hint_for_empty(empty)
+    return UsageError(what[0].upper() + what[1:], hint=hint)
 
 
 def split_folders(root: Path) -> tuple[Path, Path | None]:
