@@ -1,6 +1,7 @@
 """Run ``levit finetune``: scan the images, build student and teacher, train, and evaluate the best model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,13 +65,20 @@ def finetune(plan: Plan, runtime: Runtime, log: Log) -> ExitCode:
             log(resume_line(trainer.position, settings.epochs))
         trainer.train()
         if processes.is_main:
-            try:
+            with engine_errors_reported(folder.path):
                 evaluate_best(folder, settings, split, trainer.history, log)
-            except RuntimeError as error:  # of OpenVINO
-                what, hint = f"Cannot evaluate the best model in {folder.path}", "try levit eval with --engine torch"
-                raise TrainingStoppedError(what, why=reason_line(error), hint=hint) from error
         processes.barrier()
     return ExitCode.OK
+
+
+@contextmanager
+def engine_errors_reported(folder: Path) -> Iterator[None]:
+    """Report an error of the engine, which evaluates the best model, as one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        what, hint = f"Cannot evaluate the best model in {folder}", "try levit eval with --engine torch"
+        raise TrainingStoppedError(what, why=reason_line(error), hint=hint) from error
 
 
 def resume_line(position: Position, epochs: int) -> str:
