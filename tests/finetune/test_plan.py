@@ -72,6 +72,7 @@ def test_all_faults_of_the_images_are_named_at_once(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with pytest.raises(UsageError) as caught:
         plan(tmp_path, tmp_path / "run")
+    assert "classes that are missing from" in str(caught.value)
     for name in ("e", "f", "g"):
         assert str(tmp_path / ("val" if name == "g" else "train") / name) in str(caught.value)
     for name in ("train/e", "train/f", "val/g"):
@@ -93,6 +94,13 @@ def test_only_the_main_process_checks_the_run_folder(dataset: Path, tmp_path: Pa
     make_plan(request, RunFolder(tmp_path / "run"), {"RANK": "1", "WORLD_SIZE": "2"})
     with pytest.raises(UsageError, match="exists"):
         make_plan(request, RunFolder(tmp_path / "run"), {"RANK": "0", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.guarantee("skipped-training-files")
+def test_an_empty_run_folder_in_the_class_folders_is_no_empty_class(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, ("a", "b"), 3)
+    (tmp_path / "run").mkdir()
+    assert plan(tmp_path, tmp_path / "run").split.classes == ("a", "b")
 
 
 def test_all_classes_with_one_image_are_named(tmp_path: Path) -> None:

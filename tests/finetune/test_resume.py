@@ -272,6 +272,12 @@ def run_with(data: Path, folder: Path, *, resume: bool = False, overwrite: bool 
     start(request, Runtime(threads=1), lambda _: None)
 
 
+def test_the_model_card_names_the_start_without_its_folders(finished: Path, model: Path) -> None:
+    card = (finished / "README.md").read_text()
+    assert "| started from | start |" in card
+    assert str(model.parent) not in card
+
+
 def test_a_finished_run_says_so(finished: Path) -> None:
     lines = run(None, finished, resume=True)
     assert "The run is finished: all 2 epochs are trained" in lines

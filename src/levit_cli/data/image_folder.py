@@ -8,13 +8,14 @@ of the suffixes that ``predict`` looks for. What is skipped is counted with its 
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from levit_cli.data.labels import composed
 from levit_cli.data.skipped import SUFFIXES, Reason, Skipped, reason_to_skip
 from levit_cli.errors import UsageError
+from levit_cli.system.atomic import same_file
 from levit_cli.system.text import printable
 
 TRAIN_NAMES = ("train", "training")
@@ -47,7 +48,7 @@ class ClassFolders:
         return tuple(images[index] for index in range(len(self.classes)))
 
 
-def class_folders(root: Path, skipped: Skipped | None = None) -> ClassFolders:
+def class_folders(root: Path, skipped: Skipped | None = None, ignored: Path | None = None) -> ClassFolders:
     """List the images below ``root/CLASS/`` at any depth.
 
     Symbolic links are followed, as in torchvision, except links to a parent folder, which would form a cycle.
@@ -56,17 +57,29 @@ def class_folders(root: Path, skipped: Skipped | None = None) -> ClassFolders:
         UsageError: the folder does not exist, cannot be read or has no class folders; a class has no images, or two
             folders have the same name in Unicode. The message names all such folders.
     """
+    folders, fault = read_class_folders(root, skipped or Skipped(), ignored)
+    if fault:
+        raise fault
+    return folders
+
+
+def read_class_folders(
+    root: Path, skipped: Skipped, ignored: Path | None = None
+) -> tuple[ClassFolders, UsageError | None]:
+    """Return the class folders, and the error that names the unusable ones. Arguments as ``class_folders``.
+
+    Raises:
+        UsageError: the folder does not exist, cannot be read or has no class folders.
+    """
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
-    skipped = skipped or Skipped()
-    folders = _class_paths(root, skipped)
+    folders = _class_paths(root, skipped, ignored)
     if not folders:
         raise UsageError(f"No class folders in {root}", hint=LAYOUT)
     images = _images_by_class(folders, skipped)
-    _refuse_unusable(folders, images)
     classes = tuple(sorted(images))
     samples = tuple((path, index) for index, name in enumerate(classes) for path in images[name])
-    return ClassFolders(root, classes, samples, skipped)
+    return ClassFolders(root, classes, samples, skipped), _unusable(folders, images)
 
 
 def class_images(root: Path) -> dict[str, list[Path]]:
@@ -82,11 +95,12 @@ def _images_by_class(folders: Mapping[str, list[Path]], skipped: Skipped) -> dic
     return {name: [path for folder in paths for path in _images(folder, skipped)] for name, paths in folders.items()}
 
 
-def _class_paths(root: Path, skipped: Skipped) -> dict[str, list[Path]]:
+def _class_paths(root: Path, skipped: Skipped, ignored: Path | None = None) -> dict[str, list[Path]]:
     """Return the folders in ``root`` by their composed name: one folder each, unless names differ in Unicode only."""
     folders: dict[str, list[Path]] = {}
     for entry in _entries(root):
-        if reason := _reason_in_root(entry):
+        is_ignored = ignored is not None and same_file(entry.path, str(ignored))
+        if reason := "run folder" if is_ignored else _reason_in_root(entry):
             skipped.add(entry.path, reason)
         else:
             folders.setdefault(composed(entry.name), []).append(Path(entry.path))
@@ -107,17 +121,18 @@ def _reason_to_skip(path: str, name: str) -> Reason | None:
     return "run folder" if is_run else None
 
 
-def _refuse_unusable(folders: Mapping[str, list[Path]], images: Mapping[str, list[Path]]) -> None:
-    """Raise one error for all classes without images and all names that two folders share."""
+def _unusable(folders: Mapping[str, list[Path]], images: Mapping[str, list[Path]]) -> UsageError | None:
+    """Return one error for all classes without images and all names that two folders share."""
     twice = [" and ".join(ascii(path.name) for path in paths) for paths in folders.values() if len(paths) > 1]
     empty = [paths[0] for name, paths in folders.items() if not images[name]]
     faults = [f"the folders {names} have the same name in Unicode" for names in twice]
     if empty:
         faults.append(f"no images in {listed(empty)}, looked for {' '.join(SUFFIXES)}")
-    if faults:
-        what = "; ".join(faults)
-        hint = "move the images into one folder" if twice else _hint_for_empty(empty)
-        raise UsageError(what[0].upper() + what[1:], hint=hint)
+    if not faults:
+        return None
+    what = "; ".join(faults)
+    hint = "move the images into one folder" if twice else _hint_for_empty(empty)
+    return UsageError(what[0].upper() + what[1:], hint=hint)
 
 
 def split_folders(root: Path) -> tuple[Path, Path | None]:
@@ -217,11 +232,10 @@ def _cannot_read(error: OSError) -> UsageError:
     return UsageError(f"Cannot read the folder {error.filename}", why=error.strerror or "", hint=LAYOUT)
 
 
-def listed(paths: Iterable[str | Path]) -> str:
+def listed(paths: Sequence[str | Path]) -> str:
     """Return the first names of a list, and how many more there are."""
-    names = [printable(str(path)) for path in paths]
-    more = f", … ({len(names) - MAX_LISTED} more)" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+    more = f", … ({len(paths) - MAX_LISTED:,} more)" if len(paths) > MAX_LISTED else ""
+    return ", ".join(printable(str(path)) for path in paths[:MAX_LISTED]) + more
 
 
 def _hint_for_empty(classes: list[Path]) -> str:

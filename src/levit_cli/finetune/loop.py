@@ -1,5 +1,6 @@
 """The training loop: train an epoch, validate, save, and repeat."""
 
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -106,7 +107,8 @@ class Trainer:
                     last_save = self.clock()
                 if stop:
                     where = f"epoch {position.epoch + 1}, step {position.step}"
-                    self.log(f"Saved the state at {where} · continue with the same command and --resume")
+                    command = f"levit finetune -o {shlex.quote(str(self.folder.path))} --resume"
+                    self.log(f"Saved the state at {where} · continue with: {command}")
                     self.processes.barrier()
                     signals.act()
 

@@ -30,11 +30,24 @@ def run_card(checkpoint: Checkpoint, settings: Settings, images: int, epoch: int
         "multiply-accumulates": f"{config.macs:,}",
         "image": "{} x {}, resized to cover {} pixels".format(*config.image_size, checkpoint.transform.resize_to[0]),
         "classes": f"{len(names)}: {', '.join(names[:MAX_LISTED_CLASSES])}{' …' * (len(names) > MAX_LISTED_CLASSES)}",
-        "started from": f"random weights of {settings.from_scratch}" if settings.from_scratch else settings.model,
+        "started from": f"random weights of {_name(settings.from_scratch)}"
+        if settings.from_scratch
+        else _name(settings.model),
         "trained on": f"{images:,} images of {Path(settings.data).name}",
-        "teacher": f"{settings.teacher}, {settings.distill} distillation" if settings.teacher else "none",
+        "teacher": f"{_name(settings.teacher)}, {settings.distill} distillation" if settings.teacher else "none",
         "epoch": f"{epoch} of {settings.epochs}",
     }
     if evaluation:
         rows["top-1"] = f"{evaluation.top1:.4f} on {evaluation.images:,} images, {evaluation.dataset}"
     return card_text("transformers", f"LeViT for {count_noun(len(names), 'class')}", INTRO, rows, evaluation)
+
+
+def _start(settings: Settings) -> str:
+    if settings.from_scratch:
+        return f"random weights of {_name(settings.from_scratch)}"
+    return _name(settings.model)
+
+
+def _name(source: str) -> str:
+    """Return the name of a model. The folders that lead to a local one are private."""
+    return Path(source).name if Path(source).is_absolute() else source

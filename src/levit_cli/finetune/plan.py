@@ -78,7 +78,7 @@ def _plan_new(request: FinetuneRequest, folder: RunFolder, environment: Mapping[
         settings = resolve_settings(request.preset or "small", request.config, options, environment)
     with faults.collect():
         usual = settings or Settings()
-        split = find_images(root, usual.val_split, usual.seed)
+        split = find_images(root, usual.val_split, usual.seed, request.output)
         if split.has_val_folder and request.options.get("val_split") is not None:
             raise UsageError("--val-split has no effect", why=f"{root} has a folder of validation images")
     if settings and split:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from levit_cli.data.image_folder import ClassFolders, class_folders, count_folders_beside, listed, split_folders
+from levit_cli.data.image_folder import ClassFolders, count_folders_beside, listed, read_class_folders, split_folders
 from levit_cli.data.skipped import Skipped
 from levit_cli.errors import InputError, RefusedError, UsageError
 from levit_cli.finetune.faults import Faults
@@ -43,36 +43,35 @@ class Split:
     skipped: Skipped = field(default_factory=Skipped, compare=False)
 
 
-def find_images(root: Path, val_split: float, seed: int) -> Split:
+def find_images(root: Path, val_split: float, seed: int, run_folder: Path | None = None) -> Split:
     """Return the training and validation images: from ``train/`` and ``val/``, or split at random within each class.
+
+    Args:
+        run_folder: the folder of the new run, which is no class if it lies in ``root``.
 
     Raises:
         UsageError: the folder is not a data set, has only one class, or a class has too few images to split. The
             message names all faults.
     """
     train_root, val_root = split_folders(root)
-    faults, found, skipped = Faults(), {}, Skipped()
-    for side in (train_root, val_root) if val_root else (train_root,):
-        with faults.collect():
-            found[side] = class_folders(side, skipped)
+    faults, skipped = Faults(), Skipped()
+    sides = [read_class_folders(side, skipped, run_folder) for side in (train_root, val_root) if side]
+    for _, fault in sides:
+        if fault:
+            faults.add(fault)
+    train, val = sides[0][0], sides[1][0] if val_root else None
+    _check_classes(train, val, faults)
     faults.refuse()
-    train, val = found[train_root], found[val_root] if val_root else None
     if val_root:
         count_folders_beside(root, train_root, val_root, skipped)
-    _refuse_classes(train, val)
     if val:
         return Split(root, train.classes, train.samples, _same_classes(train, val), (), True, skipped)
     kept, validation = stratified(train, val_split, seed)
     return Split(root, train.classes, kept, validation, (), False, skipped)
 
 
-def _refuse_classes(train: ClassFolders, val: ClassFolders | None) -> None:
-    """Refuse what cannot be trained with; all at once.
-
-    Raises:
-        UsageError: the message names the classes.
-    """
-    faults = Faults()
+def _check_classes(train: ClassFolders, val: ClassFolders | None, faults: Faults) -> None:
+    """Add a fault for each reason why the classes cannot be trained with; it names the classes."""
     if len(train.classes) < 2:
         why = "training needs at least two"
         faults.add(UsageError(f"{train.root} has only one class, {printable(train.classes[0])}", why=why))
@@ -83,8 +82,7 @@ def _refuse_classes(train: ClassFolders, val: ClassFolders | None) -> None:
     if not val and (single := [name for name, count in zip(train.classes, train.counts, strict=True) if count == 1]):
         has = "has only 1 image" if len(single) == 1 else "have only 1 image each"
         why = "a class needs 1 for training and 1 for validation"
-        faults.add(UsageError(f"{listed(train.root / name for name in single)} {has}", why=why))
-    faults.refuse()
+        faults.add(UsageError(f"{listed([train.root / name for name in single])} {has}", why=why))
 
 
 def _same_classes(train: ClassFolders, val: ClassFolders) -> tuple[Sample, ...]:

@@ -126,7 +126,8 @@ def _checkpoint_teacher(
     network = Levit(checkpoint.config)
     load_arrays(network, checkpoint.state)
     transform = checkpoint.transform
-    order = [teacher_classes.index(name) for name in classes]
+    indices = {name: index for index, name in enumerate(teacher_classes)}
+    order = [indices[name] for name in classes]
     frozen = freeze(network, device)
     return Teacher(
         frozen, student, checkpoint.config.image_size, transform.mean, transform.std, order,
