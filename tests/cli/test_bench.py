@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import pytest
 from levit_cli.bench.paper import PUBLISHED
 from tests.cli.test_startup import HEAVY, NETWORK, modules_after
 from tests.support.binary import LEVIT, environment, levit, unprivileged
-from tests.support.extras import hide_extra, needs_plot, needs_torch
+from tests.support.extras import hide_extra, names_pip_command, needs_plot, needs_torch
 from tests.support.random_weights import TINY
 from tests.support.sample_images import write_images
 
@@ -301,9 +300,7 @@ def test_a_missing_extra_is_exit_2_before_measuring(tmp_path: Path, extra: str, 
     work.mkdir()
     done = levit("bench", *arguments, "-o", "speed.json", cwd=work, env=environment(**hide_extra(extra, tmp_path)))
     assert done.returncode == 2
-    python = re.search(rb"(\S+) -m pip install 'levit-cli\[" + extra.encode(), done.stderr)
-    assert python is not None, done.stderr
-    assert Path(os.fsdecode(python[1])).samefile(sys.executable)
+    assert names_pip_command(os.fsdecode(done.stderr), extra)
     assert done.stdout == b""
     assert [*work.iterdir()] == []
 

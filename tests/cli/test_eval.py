@@ -5,7 +5,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from levit_cli.predict.model import ModelOptions
 from levit_cli.predict.reader import Reader
 from levit_cli.system.progress import silent
 from tests.support.binary import LEVIT, environment, installed_levit, levit, unprivileged
-from tests.support.extras import hide_extra, needs_plot
+from tests.support.extras import hide_extra, names_pip_command, needs_plot
 from tests.support.sample_images import sample_image, write_class_folders
 
 FP32 = EngineSpec(precision="fp32")
@@ -332,7 +331,7 @@ def test_a_report_without_its_extra_is_refused_before_any_image_is_read(tmp_path
     assert (done.returncode, done.stdout) == (2, b""), done.stderr
     (line,) = done.stderr.decode().splitlines()
     assert "The report needs the extra 'plot'" in line
-    assert f"{sys.executable} -m pip install 'levit-cli[plot]'" in line
+    assert names_pip_command(line, "plot")
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from levit_cli.checkpoints.pickles import LEGACY_MAGIC
 from tests.support.binary import environment, levit
-from tests.support.extras import needs_plot
+from tests.support.extras import needs_plot, needs_torch
 from tests.support.sample_images import write_class_folders, write_images
 
 HEAVY = ("torch", "torchvision", "transformers", "huggingface_hub", "httpx", "httpx2")
@@ -93,6 +93,7 @@ def test_only_the_cache_is_written_to_the_home_folder(tiny_folder: Path, tmp_pat
     assert set(written) == {(".cache", "levit")}  # the compiled graph, in levit's cache
 
 
+@needs_torch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

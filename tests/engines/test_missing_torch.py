@@ -1,12 +1,11 @@
 """Without torch, what needs it is a usage error that names the pip command, and everything else works."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.binary import environment, installed_levit
-from tests.support.extras import hide_extra
+from tests.support.extras import hide_extra, names_pip_command
 from tests.support.sample_images import write_images
 
 
@@ -26,7 +25,7 @@ def test_what_needs_torch_names_the_extra(tmp_path: Path, arguments: list[str], 
     message = done.stderr.decode()
     assert done.returncode == 2, message
     assert f"{what} needs the extra 'torch' · the package torch is not installed" in message
-    assert f"{sys.executable} -m pip install 'levit-cli[torch]'" in message
+    assert names_pip_command(message, "torch")
     assert done.stdout == b""
 
 

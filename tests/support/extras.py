@@ -1,5 +1,7 @@
 """Extras in tests: skip what needs one that is missing, and hide the packages of one that is installed."""
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,9 @@ def hide_extra(name: str, folder: Path) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(FINDER.format(packages=PACKAGES[name]))
     return {"PYTHONPATH": str(folder)}
+
+
+def names_pip_command(text: str, name: str) -> bool:
+    """Whether a message names the command that installs an extra, with an interpreter of this environment."""
+    command = re.search(rf"(\S+) -m pip install 'levit-cli\[{name}\]'", text)
+    return command is not None and Path(command[1]).parent == Path(sys.executable).parent

@@ -8,7 +8,6 @@ import pytest
 
 from levit_cli.checkpoints import load
 from levit_cli.engines import EngineSpec, make_engine
-from levit_cli.system import cache as cache_module
 from levit_cli.system.cache import MAX_GRAPHS, GraphCache, cache_folder
 from tests.support.random_weights import random_pixels
 
@@ -42,7 +41,7 @@ def raise_runtime_error(name: str, **_: object) -> Path:
 
 @pytest.mark.parametrize("find", [raise_runtime_error, lambda name, **_: Path("~/.cache") / name])
 def test_without_a_home_folder_nothing_is_cached(monkeypatch: pytest.MonkeyPatch, find: Callable[..., Path]) -> None:
-    monkeypatch.setattr(cache_module, "user_cache_path", find)
+    monkeypatch.setattr("platformdirs.user_cache_path", find)
     cache = GraphCache(cache_folder())
     cache.store("a", b"x")
     assert cache.load("a") is None

@@ -1,6 +1,7 @@
 """Identify file formats by their first bytes, and detect truncated files by the structure of their format."""
 
 from collections.abc import Callable
+from io import SEEK_END
 from typing import BinaryIO, NamedTuple
 
 from levit_cli.errors import InputError, InputErrorKind
@@ -92,8 +93,9 @@ def decoding_error(message: str, file: BinaryIO) -> InputError:
 
 def read_from_start(file: BinaryIO) -> bytes:
     """Read the whole file, or at most ``MAX_READ_BYTES``."""
+    size = file.seek(0, SEEK_END)
     file.seek(0)
-    return file.read(MAX_READ_BYTES)
+    return file.read(min(size, MAX_READ_BYTES))  # read allocates as much as it is asked for
 
 
 def _is_truncated(data: bytes) -> bool:
