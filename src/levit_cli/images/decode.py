@@ -13,8 +13,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from levit_cli.errors import InputError
-from levit_cli.images import jpeg, png
-from levit_cli.images.layouts import layout_error, require_known_layout
+from levit_cli.images import jpeg
 from levit_cli.images.orientation import Metadata, metadata_of, upright
 from levit_cli.images.plugins import check_size, open_image
 from levit_cli.images.rgb import to_rgb
@@ -54,7 +53,11 @@ def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -
 
 
 def _error_of(file: BinaryIO, error: InputError) -> InputError:
-    return layout_error(read_from_start(file), error) if error.kind == "corrupt" else error
+    if error.kind != "corrupt":
+        return error
+    from levit_cli.images.layouts import layout_error  # few images need it, and its import takes time
+
+    return layout_error(read_from_start(file), error)
 
 
 def _load(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> tuple[Image.Image, Metadata]:
@@ -66,6 +69,8 @@ def _load(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> tup
         data, metadata = jpeg.split(read_from_start(file))
         return _load_jpeg(data, shrink_to), metadata
     if head.startswith(PNG):
+        from levit_cli.images import png
+
         file, metadata = png.split(file)
         return _load_pixels(file), metadata
     image = _load_pixels(file)
@@ -86,7 +91,10 @@ def _load_jpeg(data: bytes, shrink_to: tuple[int, int] | None) -> Image.Image:
 def _load_pixels(file: BinaryIO, shrink_to: tuple[int, int] | None = None) -> Image.Image:
     image = open_image(file)
     check_size(_tile_size(image))
-    require_known_layout(image)
+    if image.format == "TIFF":
+        from levit_cli.images.layouts import require_known_layout
+
+        require_known_layout(image)
     if shrink_to:
         image.draft("RGB", shrink_to)
     image.load()
