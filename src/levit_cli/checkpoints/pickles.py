@@ -97,9 +97,10 @@ def unsafe_imports_of(path: Path) -> list[str]:
 
 def refused_pickle(path: Path, names: list[str]) -> RefusedError:
     """Return the error for a pickle that would import names which weights do not need."""
+    shown = ", ".join(name[:100] for name in names[:SHOWN_NAMES]) + (" …" if len(names) > SHOWN_NAMES else "")
     return RefusedError(
         f"{path} is refused: the pickle holds more than weights",
-        why=f"it would import {', '.join(names[:SHOWN_NAMES])}{' …' if len(names) > SHOWN_NAMES else ''}",
+        why=f"it would import {shown}",
         hint="none of its code was run; ask its author for a safetensors file",
     )
 
@@ -243,7 +244,7 @@ def _globals(stream: BinaryIO) -> Iterator[str]:
 
 def _globals_of_one(stream: BinaryIO) -> Iterator[str]:
     strings: list[str] = []  # pushed strings; STACK_GLOBAL uses the last two
-    memo: dict[int, str] = {}
+    memo: dict[str, str] = {}  # by the index as text, because the hashes of numbers can be made to collide
     for opcode, argument, _ in islice(pickletools.genops(stream), MAX_OPCODES):
         if opcode.name in ("GLOBAL", "INST"):
             yield from _global(*str(argument).split(" ", 1))
@@ -252,9 +253,9 @@ def _globals_of_one(stream: BinaryIO) -> Iterator[str]:
         elif isinstance(argument, str):
             strings.append(argument)
         elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if argument is None else argument] = strings[-1] if strings else ""
+            memo[str(len(memo) if argument is None else argument)] = strings[-1] if strings else ""
         elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-            strings.append(memo.get(argument or 0, ""))
+            strings.append(memo.get(str(argument), ""))
 
 
 def _global(module: str = "", name: str = "") -> Iterator[str]:
