@@ -489,7 +489,7 @@ def test_the_memory_for_an_opcode_is_bounded(tmp_path: Path, bomb: str) -> None:
         tracemalloc.stop()
 
 
-SECONDS = 3  # 20,000 keys with the same hash take 20 s or more
+SECONDS = 5  # 80,000 keys with the same hash take 10 s or more
 
 
 @pytest.mark.guarantee("bounded-checkpoint")
@@ -517,7 +517,7 @@ def test_no_number_is_an_index_of_the_memo_for_the_same_reason() -> None:
 
 @pytest.mark.guarantee("bounded-checkpoint")
 def test_the_imports_of_a_pickle_with_colliding_indices_are_found_at_once(tmp_path: Path) -> None:
-    puts = b"".join(b"p%d\n" % (index * sys.hash_info.modulus) for index in range(20_000))
+    puts = b"".join(b"p%d\n" % (index * sys.hash_info.modulus) for index in range(80_000))
     start = time.process_time()
     assert "it would import os.system" in refusal_of(tmp_path, b"N" + puts + b"cos\nsystem\n)R.")
     assert time.process_time() - start < SECONDS

@@ -241,7 +241,7 @@ def test_the_right_number_of_labels_is_accepted() -> None:
     assert require_length(Labels(ANIMALS), 3, "pets.txt") == Labels(ANIMALS)
 
 
-COLLIDING = [index * sys.hash_info.modulus for index in range(20_000)]  # as keys of a dict, they take 20 s or more
+COLLIDING = [index * sys.hash_info.modulus for index in range(80_000)]  # as keys of a dict, they take 10 s or more
 
 
 @pytest.mark.parametrize(
@@ -258,4 +258,4 @@ def test_class_indices_whose_hashes_collide_take_no_longer_than_others(tmp_path:
     start = time.process_time()
     with suppress(RefusedError):  # in some formats they are a part of the names
         read_labels(tmp_path / name)
-    assert time.process_time() - start < 3
+    assert time.process_time() - start < 5
