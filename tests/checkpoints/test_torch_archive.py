@@ -655,6 +655,20 @@ def test_a_flipped_bit_of_any_entry_is_refused(tmp_path: Path, entry: str) -> No
     assert f"its entry {entry} has a wrong checksum" in refusal_of(tmp_path, bytes(content))
 
 
+@pytest.mark.guarantee("torch-equality")
+def test_an_archive_without_checksums_is_read(tmp_path: Path) -> None:
+    """torch.serialization.set_crc32_options(False) writes 0 as the checksum of every entry."""
+    content = bytearray(plain())
+    for magic, offset in ((b"PK\3\4", 14), (b"PK\1\2", 16)):
+        start = -1
+        while (start := content.find(magic, start + 1)) >= 0:
+            struct.pack_into("<L", content, start + offset, 0)
+    (tmp_path / "a.pth").write_bytes(content)
+    weights = read_weights(tmp_path / "a.pth")
+    assert weights.arrays["a"].tolist() == list(range(100))
+    assert weights.notes == ("the file was saved without checksums, so damage may go unnoticed",)
+
+
 @pytest.mark.guarantee("corrupt-weights")
 def test_a_flipped_bit_anywhere_in_an_archive_is_refused_or_harmless(tmp_path: Path) -> None:
     array = np.arange(4, dtype=np.float32)

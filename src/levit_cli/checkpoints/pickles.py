@@ -9,7 +9,7 @@ import pickletools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -116,7 +116,9 @@ def _read_zip(path: Path, ema: bool) -> PickledState:
         except ValueError as error:
             raise _refusal(path, pickle, str(error)) from error
         archive.verify_rest()
-    return state
+    if archive.has_checksums:
+        return state
+    return replace(state, notes=(*state.notes, "the file was saved without checksums, so damage may go unnoticed"))
 
 
 def _refusal(path: Path, pickle: bytes, why: str) -> RefusedError:
