@@ -539,6 +539,18 @@ def test_the_number_of_opcodes_is_limited(tmp_path: Path) -> None:
 
 
 @pytest.mark.guarantee("bounded-checkpoint")
+def test_a_large_pickle_is_not_read(tmp_path: Path) -> None:
+    name = "\U0001f600" + "k" * (16 * MIB)  # as text, each letter takes 4 bytes
+    content = archive_of({name: None}, root="a")
+    tracemalloc.start()
+    try:
+        assert "its pickle has 16,7" in refusal_of(tmp_path, content)
+        assert tracemalloc.get_traced_memory()[1] < MIB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.guarantee("bounded-checkpoint")
 def test_a_declared_size_takes_no_memory(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "a.pth", {"a": np.zeros(4 * MIB, np.uint8)})
     tracemalloc.start()

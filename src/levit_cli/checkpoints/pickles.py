@@ -28,6 +28,7 @@ Array = NDArray[Any]
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle in a file of torch before 1.6
 LEGACY_PICKLES = 5  # magic number, protocol, system, content, storage keys; then raw data
 MAX_PICKLE_BYTES = 64 << 20  # bytes that are inspected; the pickle of a LeViT has about 65 kB without the arrays
+MAX_DATA_BYTES = 16 << 20  # bytes of the pickle in an archive; text may take 4 times as much memory
 MAX_SHARED_BYTES = 64 << 20  # tensors that share a storage may need this much more than the file when they are copied
 # Keys of the weights in training checkpoints: Meta's, timm's and Lightning's, those of PyTorch's tutorials and others.
 STATES = ("model", "state_dict", "model_state_dict", "net", "network", "module")
@@ -110,6 +111,9 @@ def _read_zip(path: Path, ema: bool) -> PickledState:
         root = next(iter(archive.entries)).partition("/")[0]
         if f"{root}/data.pkl" not in archive.entries:
             raise damaged(path, f"it has no entry {root}/data.pkl, which every file of torch.save has")
+        size = archive.entries[f"{root}/data.pkl"].size
+        if size > MAX_DATA_BYTES:
+            raise damaged(path, f"its pickle has {size:,} bytes; that of a LeViT has less than {MAX_DATA_BYTES:,}")
         pickle = archive.read(f"{root}/data.pkl").tobytes()
         try:
             state = _state(path, unpickle(pickle, _Buffers(archive, root)), ema, _identity)
