@@ -124,6 +124,8 @@ def load(
     _require_choice("engine", engine, get_args(EngineName))
     _require_choice("preprocessing", preprocessing, (None, *get_args(PreprocessingName)))
     _require_choice("decode", decode, get_args(Decoding))
+    if threads < 0:
+        raise UsageError(f"threads must be at least 0, not {threads}")
     if threads and engine in ("torch", "compile"):
         raise UsageError(f"threads has no effect on the {engine} engine", hint="call torch.set_num_threads instead")
     messages: list[str] = []
@@ -371,6 +373,8 @@ def _upright_rgb(image: Image.Image | Pixels) -> Image.Image:
     except Exception as error:  # Pillow opens files lazily, and decoders raise many types
         message = str(error) or type(error).__name__
         raise InputError("truncated" if "truncated" in message else "corrupt", message) from error
+    if 0 in image.size:
+        raise InputError("unsupported_mode", f"expected an image with pixels, got {image.width} x {image.height}")
     return to_rgb(_upright(image))
 
 

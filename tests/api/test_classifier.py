@@ -110,6 +110,7 @@ def test_an_image_from_a_url(model: Classifier, site: FakeSite) -> None:
         (lambda folder: np.zeros((8, 8, 3), np.float32), "unsupported_mode"),
         (lambda folder: np.zeros((8, 8), np.uint8), "unsupported_mode"),
         (lambda folder: np.zeros((0, 8, 3), np.uint8), "unsupported_mode"),
+        (lambda folder: Image.new("RGB", (0, 8)), "unsupported_mode"),
     ],
 )
 def test_an_image_that_cannot_be_read_is_an_exception(model: Classifier, tmp_path: Path, make: Any, kind: str) -> None:
@@ -206,6 +207,7 @@ def test_load_takes_the_options_of_the_command(folder: Path, tmp_path: Path) -> 
         ({"precision": "fp16"}, RefusedError, "fp16"),
         ({"device": "cuda", "engine": "openvino"}, UsageError, "not on cuda"),
         ({"engine": "torch", "threads": 2}, UsageError, "torch.set_num_threads"),
+        ({"threads": -1}, UsageError, "threads must be at least 0"),
         ({"labels": "missing.txt"}, RefusedError, "missing.txt"),
     ],
 )

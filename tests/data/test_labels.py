@@ -1,5 +1,9 @@
 """Class names come from ImageNet, a config or a label file, and there must be one for each class of the model."""
 
+import json
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -235,3 +239,23 @@ def test_a_wrong_number_of_labels_is_an_error_with_both_numbers(num_classes: int
 
 def test_the_right_number_of_labels_is_accepted() -> None:
     assert require_length(Labels(ANIMALS), 3, "pets.txt") == Labels(ANIMALS)
+
+
+COLLIDING = [index * sys.hash_info.modulus for index in range(80_000)]  # as keys of a dict, they take 10 s or more
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("map.json", json.dumps({str(number): "name" for number in COLLIDING})),
+        ("names.json", json.dumps({f"name {number}": number for number in COLLIDING})),
+        ("table.csv", "".join(f"{number},name\n" for number in COLLIDING)),
+        ("lines.txt", "".join(f"{number}: name\n" for number in COLLIDING)),
+    ],
+)
+def test_class_indices_whose_hashes_collide_take_no_longer_than_others(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    start = time.process_time()
+    with suppress(RefusedError):  # in some formats they are a part of the names
+        read_labels(tmp_path / name)
+    assert time.process_time() - start < 5

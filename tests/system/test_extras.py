@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from levit_cli.errors import RefusedError, UsageError
+from levit_cli.errors import OutputError, RefusedError, UsageError
 from levit_cli.system import extras
 from levit_cli.system.extras import extra, missing_package, require_extra
 
@@ -34,6 +34,8 @@ def test_a_missing_package_is_a_usage_error_with_the_pip_command(monkeypatch: py
         OSError("libtorch.so: invalid ELF header"),
         RuntimeError("operator torchvision::nms does not exist"),
         AttributeError("partially initialized module 'torchvision'"),
+        ValueError("numpy.dtype size changed, may indicate binary incompatibility"),
+        SyntaxError("invalid syntax"),
     ],
 )
 def test_a_broken_package_is_refused(error: Exception) -> None:
@@ -44,6 +46,6 @@ def test_a_broken_package_is_refused(error: Exception) -> None:
     assert PIP in str(caught.value)
 
 
-def test_other_errors_pass() -> None:
-    with pytest.raises(KeyError), extra("some", "The report"):
-        raise KeyError("x")
+def test_an_error_that_names_its_cause_passes() -> None:
+    with pytest.raises(OutputError, match="disk full"), extra("some", "The report"):
+        raise OutputError("disk full")

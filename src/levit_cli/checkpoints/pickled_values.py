@@ -82,6 +82,16 @@ class Namespace:
     values: dict[Any, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class OtherKey:
+    """A key of a dict that is a number or None, as text."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class Buffers(Protocol):
     """Source of the bytes of storages."""
 

@@ -9,7 +9,7 @@ import pickletools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ Array = NDArray[Any]
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle in a file of torch before 1.6
 LEGACY_PICKLES = 5  # magic number, protocol, system, content, storage keys; then raw data
 MAX_PICKLE_BYTES = 64 << 20  # bytes that are inspected; the pickle of a LeViT has about 65 kB without the arrays
+MAX_DATA_BYTES = 16 << 20  # bytes of the pickle in an archive; text may take 4 times as much memory
 MAX_SHARED_BYTES = 64 << 20  # tensors that share a storage may need this much more than the file when they are copied
 # Keys of the weights in training checkpoints: Meta's, timm's and Lightning's, those of PyTorch's tutorials and others.
 STATES = ("model", "state_dict", "model_state_dict", "net", "network", "module")
@@ -97,9 +98,10 @@ def unsafe_imports_of(path: Path) -> list[str]:
 
 def refused_pickle(path: Path, names: list[str]) -> RefusedError:
     """Return the error for a pickle that would import names which weights do not need."""
+    shown = ", ".join(name[:100] for name in names[:SHOWN_NAMES]) + (" …" if len(names) > SHOWN_NAMES else "")
     return RefusedError(
         f"{path} is refused: the pickle holds more than weights",
-        why=f"it would import {', '.join(names[:SHOWN_NAMES])}{' …' if len(names) > SHOWN_NAMES else ''}",
+        why=f"it would import {shown}",
         hint="none of its code was run; ask its author for a safetensors file",
     )
 
@@ -109,13 +111,18 @@ def _read_zip(path: Path, ema: bool) -> PickledState:
         root = next(iter(archive.entries)).partition("/")[0]
         if f"{root}/data.pkl" not in archive.entries:
             raise damaged(path, f"it has no entry {root}/data.pkl, which every file of torch.save has")
+        size = archive.entries[f"{root}/data.pkl"].size
+        if size > MAX_DATA_BYTES:
+            raise damaged(path, f"its pickle has {size:,} bytes; that of a LeViT has less than {MAX_DATA_BYTES:,}")
         pickle = archive.read(f"{root}/data.pkl").tobytes()
         try:
             state = _state(path, unpickle(pickle, _Buffers(archive, root)), ema, _identity)
         except ValueError as error:
             raise _refusal(path, pickle, str(error)) from error
         archive.verify_rest()
-    return state
+    if archive.has_checksums:
+        return state
+    return replace(state, notes=(*state.notes, "the file was saved without checksums, so damage may go unnoticed"))
 
 
 def _refusal(path: Path, pickle: bytes, why: str) -> RefusedError:
@@ -243,7 +250,7 @@ def _globals(stream: BinaryIO) -> Iterator[str]:
 
 def _globals_of_one(stream: BinaryIO) -> Iterator[str]:
     strings: list[str] = []  # pushed strings; STACK_GLOBAL uses the last two
-    memo: dict[int, str] = {}
+    memo: dict[str, str] = {}  # by the index as text, because the hashes of numbers can be made to collide
     for opcode, argument, _ in islice(pickletools.genops(stream), MAX_OPCODES):
         if opcode.name in ("GLOBAL", "INST"):
             yield from _global(*str(argument).split(" ", 1))
@@ -252,9 +259,9 @@ def _globals_of_one(stream: BinaryIO) -> Iterator[str]:
         elif isinstance(argument, str):
             strings.append(argument)
         elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if argument is None else argument] = strings[-1] if strings else ""
+            memo[str(len(memo) if argument is None else argument)] = strings[-1] if strings else ""
         elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-            strings.append(memo.get(argument or 0, ""))
+            strings.append(memo.get(str(argument), ""))
 
 
 def _global(module: str = "", name: str = "") -> Iterator[str]:

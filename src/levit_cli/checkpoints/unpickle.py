@@ -20,13 +20,13 @@ from levit_cli.checkpoints.pickled_values import (
     InvalidPickleError,
     Name,
     Namespace,
+    OtherKey,
     Storage,
     require,
 )
 
 MAX_OPCODES = 500_000  # a state dict of a LeViT has 16,000, a training checkpoint of it 60,000
 MAX_STORAGE_BYTES = 1 << 62
-MAX_KEY = 1 << 63  # larger integers as keys can be made to collide
 
 
 def python3_name(module: str, name: str) -> str:
@@ -62,13 +62,14 @@ class _Machine:
 
     Args:
         outer: the stacks below each mark.
+        memo: the stored values by their index as text, because the hashes of numbers can be made to collide.
     """
 
     def __init__(self, data: bytes, buffers: Buffers) -> None:
         self.data, self.position, self.buffers = data, 0, buffers
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[str, Any] = {}
         self.storages: dict[str, Storage] = {}
 
     def run(self) -> Any:
@@ -155,8 +156,7 @@ class _Machine:
         target = self.stack[-1]
         require(type(target) is dict and len(items) % 2 == 0, "it sets items of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            require(_is_key(key), "a key of a dict is neither text nor a number")
-            target[key] = value
+            target[_key(key)] = value
 
     def call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
@@ -201,8 +201,10 @@ def _opcode_name(opcode: int) -> str:
     return f"the pickle opcode {names[0]}" if names else f"the byte {opcode:#04x} as a pickle opcode"
 
 
-def _is_key(key: object) -> bool:
-    return type(key) in (str, float, bool, type(None)) or (type(key) is int and -MAX_KEY <= key < MAX_KEY)
+def _key(value: Any) -> str | OtherKey:
+    """Return a key of a dict. Only the hashes of texts cannot be predicted, so numbers are replaced by texts."""
+    require(type(value) in (str, int, float, bool, type(None)), "a key of a dict is neither text nor a number")
+    return value if type(value) is str else OtherKey(repr(value))
 
 
 def _constant(value: Any) -> Callable[[_Machine], None]:
@@ -214,12 +216,12 @@ def _number(layout: struct.Struct) -> Callable[[_Machine], None]:
 
 
 def _recall(layout: struct.Struct) -> Callable[[_Machine], None]:
-    return lambda machine: machine.stack.append(machine.memo[machine.number(layout)])
+    return lambda machine: machine.stack.append(machine.memo[str(machine.number(layout))])
 
 
 def _memoize(layout: struct.Struct) -> Callable[[_Machine], None]:
     def memoize(machine: _Machine) -> None:
-        machine.memo[machine.number(layout)] = machine.stack[-1]
+        machine.memo[str(machine.number(layout))] = machine.stack[-1]
 
     return memoize
 

@@ -49,6 +49,8 @@ class Entry:
 class Archive:
     """A zip archive that is open for reading. Every entry's checksum is verified when it is read.
 
+    An archive in which all checksums are 0 has none: torch.serialization.set_crc32_options(False) leaves them out.
+
     Raises:
         RefusedError: by all methods, if the archive is damaged or is not like those of ``torch.save``.
     """
@@ -65,6 +67,7 @@ class Archive:
         except BaseException:
             self._file.close()
             raise
+        self.has_checksums = any(entry.crc for entry in self.entries.values())
         self._verified: set[str] = set()
 
     def __enter__(self) -> "Archive":
@@ -99,7 +102,7 @@ class Archive:
         return checksum
 
     def _require_checksum(self, entry: Entry, checksum: int) -> None:
-        if checksum != entry.crc:
+        if self.has_checksums and checksum != entry.crc:
             raise RefusedError(
                 f"{self.path} is damaged",
                 why=f"its entry {entry.name} has a wrong checksum",

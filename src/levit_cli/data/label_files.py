@@ -113,7 +113,7 @@ def _from_table(rows: Rows) -> Labels:
     columns = [list(column) for column in zip(*rows, strict=True)]
     ids = next((column for column in columns if all(map(WORDNET_ID.fullmatch, column))), None)
     numbers = [column for column in columns if all(map(INDEX.fullmatch, column))]
-    indices = next((column for column in numbers if {*map(int, column)} == {*range(len(rows))}), None) or next(
+    indices = next((column for column in numbers if sorted(map(int, column)) == [*range(len(rows))]), None) or next(
         iter(numbers), None
     )
     if ids is None and indices is None:

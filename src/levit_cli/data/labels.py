@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 from levit_cli.errors import RefusedError
@@ -174,15 +176,17 @@ def in_order(entries: Sequence[tuple[int, Any]]) -> list[Any]:
     Raises:
         RefusedError: the indices are not 0 to n-1.
     """
-    by_index = dict(entries)
-    if len(by_index) < len(entries):
+    ordered = sorted(entries, key=itemgetter(0))  # a dict would be slow for indices whose hashes collide
+    if any(index == following for (index, _), (following, _) in pairwise(ordered)):
         raise RefusedError("Two labels have the same class index")
-    if missing := [index for index in range(len(entries)) if index not in by_index]:
+    indices = [index for index, _ in ordered if index >= 0]
+    missing = next((position for position, index in enumerate(indices) if index != position), len(indices))
+    if missing < len(entries):
         raise RefusedError(
             "The class indices of the labels must be 0, 1, 2 and so on, without a gap",
-            why=f"{missing[0]} is missing among {count_noun(len(entries), 'label')}",
+            why=f"{missing} is missing among {count_noun(len(entries), 'label')}",
         )
-    return [by_index[index] for index in range(len(entries))]
+    return [entry for _, entry in ordered]
 
 
 def _is_pair(entry: Any) -> bool:

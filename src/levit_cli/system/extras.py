@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from levit_cli.errors import RefusedError, UsageError
+from levit_cli.errors import LevitError, RefusedError, UsageError
 
 PACKAGES = {
     "torch": ("torch", "torchvision"),
@@ -66,8 +66,9 @@ def extra(name: str, what: str, *, otherwise: str = "") -> Iterator[None]:
     require_extra(name, what, otherwise=otherwise)
     try:
         yield
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        # RuntimeError: "operator torchvision::nms does not exist", if torchvision was built for another torch
+    except LevitError:
+        raise
+    except Exception as error:  # RuntimeError: torchvision was built for another torch; a broken package raises any
         reinstall = f"reinstall the packages: {pip_command(name)} --force-reinstall"
         raise RefusedError(
             f"{what} needs {' and '.join(PACKAGES[name][:2])}, which cannot be imported",
