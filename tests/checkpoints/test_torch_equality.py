@@ -118,6 +118,15 @@ def test_all_types_in_one_file_have_the_same_bits(tmp_path: Path) -> None:
     assert_equal_to_torch(tmp_path / "a.pth")
 
 
+def test_tensors_of_two_types_in_one_storage_have_the_same_bits(tmp_path: Path) -> None:
+    """torch saves this for types that have no typed storage: uint16, uint32 and uint64."""
+    base = random_bits("uint8")
+    (tmp_path / "a.pth").write_bytes(
+        torch_bytes({"a": base, "b": base.view(torch.uint32), "c": base.view(torch.uint16)})
+    )
+    assert_equal_to_torch(tmp_path / "a.pth")
+
+
 def test_tensors_of_one_storage_share_memory(tmp_path: Path) -> None:
     base = torch.arange(1000.0)
     (tmp_path / "a.pth").write_bytes(torch_bytes({"a": base, "b": base[10:20], "c": torch.arange(3.0)}))

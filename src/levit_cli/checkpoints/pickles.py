@@ -165,11 +165,14 @@ class _Buffers:
         require(order in (b"little", b"big"), f"an unknown byte order {order[:20]!r}")
         self._big_endian = order == b"big"
         self._raw: dict[str, Array] = {}
+        self._itemsizes: dict[str, int] = {}
         self._wide: dict[str, Array] = {}
 
     def raw(self, storage: Storage) -> Array:
         if storage.key not in self._raw:
-            self._raw[storage.key] = self._read(storage)
+            self._raw[storage.key], self._itemsizes[storage.key] = self._read(storage), storage.itemsize
+        same = self._itemsizes[storage.key] == storage.itemsize
+        require(same or not self._big_endian, "a big-endian storage with elements of two sizes")
         return self._raw[storage.key]
 
     def widened(self, storage: Storage) -> Array:

@@ -184,8 +184,9 @@ class _Machine:
     def push_storage(self) -> None:
         storage = self._storage(self.stack.pop())
         known = self.storages.setdefault(storage.key, storage)
-        require(known == storage, "it describes a storage in two ways")
-        self.stack.append(known)
+        same = storage.dtype in (known.dtype, "") and storage.nbytes == known.nbytes
+        require(same, "it describes a storage in two ways")
+        self.stack.append(storage)
 
     def _storage(self, identifier: Any) -> Storage:
         require(type(identifier) is tuple and len(identifier) == 5, "it refers to something that is not a storage")
