@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from levit_cli import __version__
-from levit_cli.checkpoints.hub import client_constants
 from levit_cli.checkpoints.load import Checkpoint
 from levit_cli.checkpoints.metadata_parts import Evaluation
 from levit_cli.choices import CheckpointFormat
@@ -55,6 +54,8 @@ def _front_matter(library: str, title: str, evaluation: Evaluation | None) -> st
     Raises:
         UsageError: an environment variable of the hub client is invalid.
     """
+    from levit_cli.checkpoints.hub import client_constants  # predictions import this module, but write no card
+
     client_constants()
     from huggingface_hub import EvalResult, ModelCardData
 
