@@ -211,6 +211,7 @@ def run_bench(
         ({"fail_below": 0, "compare_with": MISSING}, "--fail-below 0"),
         ({"fail_below": float("nan"), "compare_with": MISSING}, "--fail-below nan"),
         ({"selection": Selection(against="resnet50", no_baselines=True)}, "contradict each other"),
+        ({"fail_below": 0.9, "protocol": "paper", "folder": MISSING}, r"has 2 faults.*add --compare FILE.*leave"),
         ({"protocol": "paper", "folder": MISSING}, "leave --protocol out"),
         ({"folder": MISSING}, "unlikely-to-exist is not a folder"),
         ({"outputs": Outputs(plot=Path("speed.jpg"))}, "ends in .png or .svg"),

@@ -281,7 +281,7 @@ def test_labels_with_synonyms_get_their_wordnet_ids(tmp_path: Path) -> None:
         ({"preprocessor_config": {"size": {"shortest_edge": 224, "longest_edge": 300}}}, "only shortest_edge"),
         ({"preprocessor_config": {"size": 10**30}}, "Cannot resize to"),
         ({"config": timm_with(crop_pct=1e-9)}, "Cannot resize to 224,0"),
-        ({"preprocessor_config": {"size": "224"}}, "'224' is not a number"),
+        ({"preprocessor_config": {"size": "224"}}, r"invalid · '224' is not a number"),
         ({"preprocessor_config": {"size": 224.7}}, "224.7 is not a number of pixels"),
         ({"preprocessor_config": {"size": True}}, "True is not a number"),
         ({"preprocessor_config": {"size": -224}}, "-224 is not a number of pixels"),

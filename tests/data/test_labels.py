@@ -95,6 +95,9 @@ def test_config_labels_are_sorted_by_index() -> None:
         ("indices.csv", b"0,cat\n1, dog\n2,bird\n"),
         ("indices.txt", b"0: cat\n1: dog\n2: bird\n"),
         ("spaces.txt", b"0 cat\n1 dog\n2 bird\n"),
+        ("semicolons.csv", b"0;cat\n2;bird\n1;dog\n"),
+        ("names-first.csv", b"cat,0\nbird,2\ndog,1\n"),
+        ("names-first.yaml", b"cat: 0\nbird: 2\ndog: 1\n"),
     ],
 )
 def test_a_label_file_is_read(tmp_path: Path, name: str, content: bytes) -> None:
@@ -145,6 +148,7 @@ def test_names_that_are_wordnet_ids_are_also_ids(tmp_path: Path, content: str) -
         ("0\t7\n1\t5\n", ("7", "5")),
         ("7\t0\n5\t1\n", ("7", "5")),
         ("1 cent\n2 euro\n", ("1 cent", "2 euro")),
+        ("room, 0\nroom, 1\n", ("room, 0", "room, 1")),
         ("cat\ncat\n", ("cat", "cat")),  # as ImageNet's cranes: the index tells them apart
         ("LABEL_0\nLABEL_1\n", ("LABEL_0", "LABEL_1")),
         ("[red]\n{blue}\n", ("[red]", "{blue}")),
@@ -175,6 +179,11 @@ def test_a_name_may_contain_any_character_except_a_newline(tmp_path: Path) -> No
     ("name", "content", "reason"),
     [
         ("bytes.txt", b"caf\xe9\n", "utf-8"),
+        ("heading.csv", b"index,label\n0,cat\n1,dog\n", "line 1 is a heading.*index,label"),
+        ("heading-names-first.csv", b"label;index\ncat;0\ndog;1\n", "line 1 is a heading"),
+        ("heading-of-ids.txt", b"id name\nn02121620 cat\nn02084071 dog\n", "line 1 is a heading"),
+        ("map.yaml", b"names:\n  0: cat\n  1: dog\n", "line 1 is a heading.*names:"),
+        ("list.yaml", b"names:\n- cat\n- dog\n", "line 1 is a heading.*names:"),
         ("broken.json", b'["cat", ', "Expecting value"),
         ("deep.json", b"[" * 200_000, "recursion"),
         ("number.json", b"7", "list of names"),

@@ -103,6 +103,15 @@ def test_an_empty_run_folder_in_the_class_folders_is_no_empty_class(tmp_path: Pa
     assert plan(tmp_path, tmp_path / "run").split.classes == ("a", "b")
 
 
+@pytest.mark.guarantee("impossible-training")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_class_folder_is_no_run_folder(tmp_path: Path, overwrite: bool) -> None:
+    write_class_folders(tmp_path, ("a", "b", "c"), 3)
+    request = FinetuneRequest(tmp_path, tmp_path / "c", None, None, {}, overwrite=overwrite)
+    with pytest.raises(UsageError, match="c is a folder of images"):
+        make_plan(request, RunFolder(tmp_path / "c"), {})
+
+
 def test_all_classes_with_one_image_are_named(tmp_path: Path) -> None:
     write_class_folders(tmp_path, ("a", "b"), 1)
     write_class_folders(tmp_path, ("c",), 3)

@@ -29,7 +29,7 @@ from levit_cli.bench.runners import ModelRunner, make_runner, protocol_spec
 from levit_cli.choices import BenchFormat
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import EngineSpec, keep_until_exit, resolve_spec
-from levit_cli.errors import ExitCode, RefusedError, UsageError
+from levit_cli.errors import ExitCode, RefusedError, UsageError, raise_faults
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
 from levit_cli.system.cpu import cpu_name
 from levit_cli.system.extras import extra, pip_command, require_extra
@@ -168,16 +168,15 @@ def bench(
 def _check_options(
     selection: Selection, protocol: Protocol, folder: Path | None, compare_with: Path | None, fail_below: float | None
 ) -> None:
+    faults = []
     if selection.against is not None and selection.no_baselines:
-        raise UsageError("--against and --no-baselines contradict each other", hint="use one of them")
+        faults.append(UsageError("--against and --no-baselines contradict each other", hint="use one of them"))
     if fail_below is not None and compare_with is None:
-        raise UsageError("--fail-below needs an earlier run", hint="add --compare FILE")
+        faults.append(UsageError("--fail-below needs an earlier run", hint="add --compare FILE"))
     if folder and protocol.name == "paper":
-        raise UsageError(
-            "--end-to-end cannot be used with --protocol paper",
-            why="it measures levit predict",
-            hint="leave --protocol out",
-        )
+        what = "--end-to-end cannot be used with --protocol paper"
+        faults.append(UsageError(what, why="it measures levit predict", hint="leave --protocol out"))
+    raise_faults(faults)
     require_number("--fail-below", fail_below)
 
 

@@ -46,7 +46,10 @@ def read_metadata(folder: Path, *, with_transform: bool = True) -> Metadata:
         what = f"The metadata in {folder} is refused: {error.what}"
         raise RefusedError(what, why=error.why, hint=error.hint) from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise RefusedError(f"The metadata in {folder} is invalid", why=repr(error)) from error
+        raise RefusedError(
+            f"The metadata in {folder} is invalid",
+            why=repr(error) if isinstance(error, LookupError) else reason_of(error),
+        ) from error
 
 
 def _read_processor(folder: Path) -> dict[str, Any]:

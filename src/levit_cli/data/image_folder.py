@@ -121,6 +121,15 @@ def _reason_to_skip(path: str, name: str) -> Reason | None:
     return "run folder" if is_run else None
 
 
+def holds_images(path: Path) -> bool:
+    """Whether this is a folder with images that is neither a run folder nor a model folder.
+
+    Raises:
+        UsageError: a folder cannot be read.
+    """
+    return path.is_dir() and not _reason_to_skip(str(path), path.name) and bool(_images(path, Skipped()))
+
+
 def _unusable(folders: Mapping[str, list[Path]], images: Mapping[str, list[Path]]) -> UsageError | None:
     """Return one error for all classes without images and all names that two folders share."""
     twice = [" and ".join(ascii(path.name) for path in paths) for paths in folders.values() if len(paths) > 1]

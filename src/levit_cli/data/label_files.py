@@ -26,8 +26,9 @@ from levit_cli.errors import RefusedError, reason_of
 from levit_cli.system.text import parse_json
 
 Rows = list[list[str]]
-ID_IN_FRONT = re.compile(rf"({WORDNET_ID.pattern})[ ,:]+(.+)")  # as in ImageNet's synset_words.txt
-INDEX_IN_FRONT = re.compile(rf"({INDEX.pattern})([ ,:]+)(.+)")
+ID_IN_FRONT = re.compile(rf"({WORDNET_ID.pattern})[ ,;:]+(.+)")  # as in ImageNet's synset_words.txt
+INDEX_IN_FRONT = re.compile(rf"({INDEX.pattern})([ ,;:]+)(.+)")
+INDEX_BEHIND = re.compile(rf"(.+?) ?[,;:] ?({INDEX.pattern})")  # as in tables of names and indices
 
 
 def read_labels(path: Path) -> Labels:
@@ -79,8 +80,16 @@ def _from_text(text: str) -> Labels:
         raise RefusedError("the file is empty" if lines == [""] else f"line {lines.index('') + 1} is empty")
     if "\0" in text:
         raise RefusedError("it contains NUL bytes", hint="save it as UTF-8")
-    rows = _tab_separated(lines) or _with_ids(lines) or _with_indices(lines)
-    return _from_table(rows) if rows else from_list(lines)
+    if rows := _rows(lines):
+        return _from_table(rows)
+    if len(lines) > 2 and (_rows(lines[1:]) or all(line.startswith("- ") for line in lines[1:])):
+        raise RefusedError(f"line 1 is a heading or another kind of line than those after it: {lines[0][:80]}")
+    return from_list(lines)
+
+
+def _rows(lines: Sequence[str]) -> Rows:
+    """Return the cells of a table; no rows if the lines are names."""
+    return _tab_separated(lines) or _with_ids(lines) or _with_indices(lines) or _before_indices(lines)
 
 
 def _tab_separated(lines: Sequence[str]) -> Rows:
@@ -106,6 +115,14 @@ def _with_indices(lines: Sequence[str]) -> Rows:
     if len(matches) < len(lines) or numbers != list(range(first, first + len(lines))):
         return []
     return [[match[1], match[3]] for match in matches]
+
+
+def _before_indices(lines: Sequence[str]) -> Rows:
+    """Return name and class index if all lines end with an index and the names differ."""
+    matches = [match for match in map(INDEX_BEHIND.fullmatch, lines) if match]
+    indices = sorted(int(match[2]) for match in matches)
+    is_table = indices == list(range(len(lines))) and len({match[1] for match in matches}) == len(lines) > 1
+    return [[match[1], match[2]] for match in matches] if is_table else []
 
 
 def _from_table(rows: Rows) -> Labels:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from levit_cli.data.image_folder import holds_images
 from levit_cli.errors import LevitError, OutputError, RefusedError, UsageError, reason_of
 from levit_cli.finetune.images_file import StoredImage, as_lines, from_lines, key_of
 from levit_cli.finetune.settings import Settings, as_toml, given_options, read_toml, same_setting
@@ -110,12 +111,17 @@ class RunFolder:
         """Check that the folder can be created, or that its files may be replaced. Nothing is written.
 
         Raises:
-            UsageError: it is the image folder, or not empty and ``overwrite`` is false.
+            UsageError: it is the image folder or a folder of images in it, or not empty and ``overwrite`` is false.
             OutputError: it cannot be written.
         """
         if self.path.resolve() == data.resolve():
             what = f"The run folder {self.path} is also the image folder"
             raise UsageError(what, hint="choose another folder with -o")
+        if self.path.resolve().is_relative_to(data.resolve()) and holds_images(self.path):
+            what = f"The run folder {self.path} is a folder of images"
+            raise UsageError(
+                what, why="its images would be left out of the data set", hint="choose another folder with -o"
+            )
         if self.path.exists():
             require_free(self.path, overwrite=overwrite, resume=False, folder=True)
         parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
