@@ -25,6 +25,7 @@ from levit_cli.system.text import count_noun
 
 __all__ = ["Network", "Prediction", "Prefetcher", "Ranked", "Stats", "logits_of", "predict", "probabilities", "rank"]
 
+CLOSED_POOL = "cannot schedule new futures"  # in the message of a ThreadPoolExecutor that accepts no more work
 # Parts of the out-of-memory messages of libraries that do not raise MemoryError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
 
@@ -191,9 +192,10 @@ class _Batches:
     def _start(self, batch: list[Task]) -> None:
         try:
             self._running.put(self._streams.submit(self._run, batch))
-        except RuntimeError:  # ``stop`` was called meanwhile, so the pool accepts no more work
-            if not self._stopped.is_set():
+        except RuntimeError as error:
+            if CLOSED_POOL not in str(error):
                 raise
+            self._stopped.set()  # ``stop`` was called, or the interpreter is exiting
 
     def _run(self, batch: list[Task]) -> _BatchResult:
         start = time.perf_counter()
