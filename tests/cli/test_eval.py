@@ -305,6 +305,9 @@ def test_what_is_not_evaluated_is_counted(data: Path, model: Path, tmp_path: Pat
             if line.startswith("Skipped 1 folder created by the system (@eaDir), 1 image in a format")
         ]
         assert len(counted) == (not quiet)
+    lines = []
+    run(replace(request(copy, model, output=tmp_path / "verbose.json"), quiet=False, verbose=True), lines.append)
+    assert f"Skipped {folder / 'x.heic'}: image in a format that is not supported" in lines
 
 
 def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def bench(
         folder: images for the end-to-end measurement; None to skip it.
         compare_with: JSON document of an earlier run.
         fail_below: minimum ratio of a row's speed to its earlier speed.
-        verbose: log the engine of each model.
+        verbose: log the engine of each model and each skipped file.
 
     Returns:
         ``SOME_FAILED`` if a row is slower than ``fail_below`` allows.
@@ -135,7 +135,7 @@ def bench(
     outputs.require_free([compare_with] if compare_with else [])
     format = outputs.chosen_format()
     earlier = read_earlier_run(compare_with) if compare_with else None
-    skipped = Skipped()
+    skipped = Skipped(log if verbose and not quiet else None)
     if folder:
         images_of(folder, skipped)
         if skipped.counts and not quiet:

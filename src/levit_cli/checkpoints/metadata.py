@@ -46,10 +46,8 @@ def read_metadata(folder: Path, *, with_transform: bool = True) -> Metadata:
         what = f"The metadata in {folder} is refused: {error.what}"
         raise RefusedError(what, why=error.why, hint=error.hint) from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise RefusedError(
-            f"The metadata in {folder} is invalid",
-            why=repr(error) if isinstance(error, LookupError) else reason_of(error),
-        ) from error
+        why = repr(error) if isinstance(error, LookupError) else reason_of(error)
+        raise RefusedError(f"The metadata in {folder} is invalid", why=why) from error
 
 
 def _read_processor(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from levit_cli.checkpoints import Checkpoint, own_folder
 from levit_cli.checkpoints.metadata import store_temperature
 from levit_cli.choices import Decoding
 from levit_cli.data.image_folder import ClassFolders, class_folders, validation_folder
+from levit_cli.data.skipped import Skipped
 from levit_cli.engines import EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, UsageError, raise_faults
 from levit_cli.eval.evaluate import TOP_K, Evaluated, evaluate
@@ -135,11 +136,12 @@ def _model_folder(request: EvalRequest) -> Path | None:
 def _class_folders(request: EvalRequest, log: Log) -> ClassFolders:
     """Return the class folders in the named folder, or in the validation folder inside it."""
     validation = validation_folder(request.folder)
-    folders = class_folders(validation or request.folder)
+    skipped = Skipped(log if request.verbose and not request.quiet else None)
+    folders = class_folders(validation or request.folder, skipped)
     if validation and not request.quiet:
         log(f"Evaluating on {validation}")
-    if not request.quiet and (skipped := folders.skipped.sentence()):
-        log(skipped)
+    if not request.quiet and (sentence := skipped.sentence()):
+        log(sentence)
     return folders
 
 

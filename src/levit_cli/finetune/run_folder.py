@@ -119,9 +119,8 @@ class RunFolder:
             raise UsageError(what, hint="choose another folder with -o")
         if self.path.resolve().is_relative_to(data.resolve()) and holds_images(self.path):
             what = f"The run folder {self.path} is a folder of images"
-            raise UsageError(
-                what, why="its images would be left out of the data set", hint="choose another folder with -o"
-            )
+            why = "its images would be left out of the data set"
+            raise UsageError(what, why=why, hint="choose another folder with -o")
         if self.path.exists():
             require_free(self.path, overwrite=overwrite, resume=False, folder=True)
         parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
