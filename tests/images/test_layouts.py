@@ -6,6 +6,7 @@ import struct
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -121,6 +122,8 @@ READABLE: dict[str, tuple[bytes, NDArray[Any], int]] = {
 @pytest.mark.guarantee("high-bit-depth", "color-modes")
 @pytest.mark.parametrize("name", READABLE)
 def test_a_tiff_that_pillow_does_not_write_is_read(name: str) -> None:
+    if name == "gray and another band" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("needs Pillow 13, which reads this layout")
     data, expected, tolerance = READABLE[name]
     assert np.abs(pixels_of(data) - expected.astype(np.int16)).max() <= tolerance
 

@@ -44,8 +44,9 @@ def require_known_layout(image: Image.Image) -> None:
         return
     bits, bands, formats = _tuple(tags, BITS, 1), tags.get(BANDS, 1), _tuple(tags, SAMPLE_FORMAT, UNSIGNED)
     is_signed_byte = SIGNED in formats and 8 in bits  # Pillow reads unsigned bytes
-    # Pillow reads 8 bits of each band, and the signed bands of Lab as unsigned ones.
-    is_planar = tags.get(PLANAR) == 2 and bands > 1 and (set(bits) != {8} or tags.get(PHOTOMETRIC) == LAB)
+    # Pillow reads 8 bits of each band, the signed bands of Lab as unsigned ones, and Pillow 12 YCbCr as interleaved.
+    has_misread_colors = tags.get(PHOTOMETRIC) in (YCBCR, LAB)
+    is_planar = tags.get(PLANAR) == 2 and bands > 1 and (set(bits) != {8} or has_misread_colors)
     is_multi_band = tags.get(PHOTOMETRIC) in (WHITE_IS_ZERO, BLACK_IS_ZERO) and bands > 2  # Pillow reads the first
     is_compressed = tags.get(COMPRESSION, 1) != UNCOMPRESSED
     is_swapped = image.mode in ("I", "F") and is_compressed and tags.prefix == b"MM"  # Pillow swaps the bytes again
