@@ -113,7 +113,6 @@ def test_the_names_of_the_api_can_be_listed_and_imported() -> None:
         {"threads": 1, "precision": "fp32", "decode": "fast"},
         {"engine": "torch"},
         {"engine": "torch", "preprocessing": "hf-tensor"},
-        pytest.param({"engine": "compile"}, marks=pytest.mark.exhaustive),
     ],
     ids=str,
 )

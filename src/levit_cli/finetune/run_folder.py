@@ -155,8 +155,10 @@ class RunFolder:
         with deferred_signals():
             created = self._make_folders(overwrite=overwrite)
             self.lock.acquire()
-            is_empty = not self._files()
+            is_empty = self.path.absolute() in created
             try:
+                with writing(self.path):
+                    is_empty = not self._files()
                 self._delete_run()
                 replace_text(self.images_file, as_lines(split))
                 self.write_unreadable(split)
@@ -197,11 +199,12 @@ class RunFolder:
 
     def _remove_created(self, created: list[Path]) -> None:
         """Remove the files, and the folders that this process created unless another one uses them."""
-        for path in self._files():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            for path in self._files():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
         self.lock.release()
         with suppress(OSError):
             for folder in created:
