@@ -14,19 +14,15 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.measuring import collect
+from benchmarks.measuring import collect, cpu_s
 from levit_cli.data.inputs import walk
 
 MODES = {"threads": (), "processes": ("--isolate",)}
 
 
-def cpu_s(command: list[str]) -> float:
-    """Run a command and return the user and system seconds of its processes."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode in (0, 1)
-    return usage.ru_utime + usage.ru_stime
+def run(command: list[str]) -> float:
+    """Run a command and return its CPU seconds."""
+    return cpu_s(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
 
 def main() -> None:
@@ -43,7 +39,7 @@ def main() -> None:
             listed = Path(temporary, "list")
             listed.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in paths[:count]))
             base = [levit, "predict", "-m", options.model, "--files-from", str(listed), "-0", "-f", "jsonl", "-q"]
-            runs = {mode: partial(cpu_s, [*base, *flags]) for mode, flags in MODES.items()}
+            runs = {mode: partial(run, [*base, *flags]) for mode, flags in MODES.items()}
             for mode, seconds in collect(runs, options.rounds).items():
                 spread = f"({min(seconds):.2f} to {max(seconds):.2f})"
                 print(f"{count:6} images, {mode:<9} {median(seconds):6.2f} s  {spread}")

@@ -43,6 +43,14 @@ def run_process(command: Sequence[str], environment: Mapping[str, str] | None = 
     return Run(wall_s, usage.ru_maxrss / 1024, messages)
 
 
+def cpu_s(process: "subprocess.Popen[bytes]") -> float:
+    """Wait for a ``levit predict``, and return the user and system seconds of its processes."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode in (0, 1)
+    return usage.ru_utime + usage.ru_stime
+
+
 def random_model(variant: str, folder: str) -> str:
     """Write a model with random weights, in another process so that this one stays small, and return its folder."""
     subprocess.run([sys.executable, "-m", "benchmarks.models", variant, folder], check=True)

@@ -15,12 +15,12 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 
-from benchmarks.measuring import collect
+from benchmarks.measuring import collect, cpu_s
 from levit_cli.data.inputs import walk
 
 
-def cpu_s(command: list[str], paths: list[str], pause_s: float) -> float:
-    """Run a command, write one path after each pause, and return the user and system seconds of the process."""
+def run(command: list[str], paths: list[str], pause_s: float) -> float:
+    """Run a command, write one path after each pause, and return the command's CPU seconds."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     for path in paths:
@@ -29,10 +29,7 @@ def cpu_s(command: list[str], paths: list[str], pause_s: float) -> float:
             process.stdin.flush()
             time.sleep(pause_s)
     process.stdin.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode in (0, 1)
-    return usage.ru_utime + usage.ru_stime
+    return cpu_s(process)
 
 
 def main() -> None:
@@ -47,7 +44,7 @@ def main() -> None:
     levit = str(Path(sys.executable).with_name("levit"))
     base = [levit, "predict", "-m", options.model, "--files-from", "-", "-0", "-f", "jsonl", "-q"]
     runs = {
-        f"{kind} list, -b {size}": partial(cpu_s, [*base, "-b", str(size)], paths, pause_s)
+        f"{kind} list, -b {size}": partial(run, [*base, "-b", str(size)], paths, pause_s)
         for kind, pause_s in (("quick", 0.0), ("slow", options.pause))
         for size in (16, 256)
     }

@@ -3,7 +3,6 @@
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,6 @@ from levit_cli.predict.pipeline import probabilities
 from tests.support.fake_hub import FakeSite
 from tests.support.random_weights import TINY, random_state, write_folder
 from tests.support.sample_images import sample_image, write_images
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small model of ImageNet's classes."""
-    return write_folder(tmp_path_factory.mktemp("model") / "hf", config=replace(TINY, num_classes=1000))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Classifier:
-    return levit_cli.load(folder)
 
 
 def saved(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:

@@ -4,7 +4,6 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,8 @@ import pytest
 import levit_cli
 from levit_cli import Classifier, InputError, Prediction
 from tests.support.binary import levit, records
-from tests.support.random_weights import TINY, write_folder
+from tests.support.random_weights import TINY
 from tests.support.sample_images import sample_image, write_images
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small model of ImageNet's classes."""
-    return write_folder(tmp_path_factory.mktemp("model") / "hf", config=replace(TINY, num_classes=1000))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Classifier:
-    return levit_cli.load(folder)
 
 
 def record(prediction: Prediction) -> dict[str, Any]:
