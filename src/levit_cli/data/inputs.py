@@ -8,7 +8,7 @@ import glob
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
@@ -31,12 +31,15 @@ class Input:
     Args:
         path: a path, a URL, or ``-`` for an image on standard input.
         error: why it cannot be read, if that is already known, as for a folder without read permission.
-        content: the bytes from a URL or from standard input, once they were fetched.
+        content: the bytes, once they were fetched from a URL, from standard input or with ``load``.
+        load: returns the bytes of an input that is not a file of its own, such as the member of an archive; called at
+            most once, in any thread.
     """
 
     path: str
     error: InputError | None = None
     content: bytes | None = field(default=None, repr=False)
+    load: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_stdin(self) -> bool:

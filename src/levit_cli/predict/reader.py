@@ -42,9 +42,11 @@ class Reader:
         self._preprocess = _preprocessor(transform)
 
     def fetch(self, item: Input) -> Input:
-        """Load the content of an input from standard input or a URL; return other inputs unchanged."""
+        """Load the content of an input that is no file of its own; return the others unchanged."""
         if item.content is not None:
             return item
+        if item.load is not None:
+            return replace(item, content=item.load(), load=None)
         if item.is_stdin:
             return replace(item, content=_read_stdin())
         return replace(item, content=self._download(item.path)) if is_url(item.path) else item

@@ -12,6 +12,10 @@ from levit_cli.errors import LevitError, RefusedError, UsageError
 PACKAGES = {
     "torch": ("torch", "torchvision"),
     "plot": ("matplotlib", "jinja2"),
+    "export": ("nncf", "onnx", "onnxruntime"),
+    "parquet": ("pyarrow",),
+    "remote": ("fsspec", "s3fs"),
+    "jxl": ("pillow_jxl",),
 }
 
 
