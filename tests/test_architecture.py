@@ -37,6 +37,8 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "torchmetrics": set(),  # the tests compare the metrics with it
     "matplotlib": {"system.plotting"},
     "jinja2": {"eval.report"},
+    "pi_heif": {"images.heif"},
+    "pillow_jxl": set(),  # images.jxl loads its compiled module alone
     "PIL": {"api", "images", "predict.reader", "finetune.split", "bench.end_to_end"},
 }
 

@@ -21,9 +21,18 @@ PACKAGES = {
 
 def pip_command(name: str) -> str:
     """Return the command that installs an extra for the running interpreter."""
+    return f"{_pip_install()} 'levit-cli[{name}]'"
+
+
+def reinstall_command(package: str) -> str:
+    """Return the command that installs a package of the core again, such as one that was built without a decoder."""
+    return f"{_pip_install()} --force-reinstall {package}"
+
+
+def _pip_install() -> str:
     import shlex  # imported here because predictions import this module, but seldom call it
 
-    return f"{shlex.quote(sys.executable)} -m pip install 'levit-cli[{name}]'"
+    return f"{shlex.quote(sys.executable)} -m pip install"
 
 
 def missing_package(name: str) -> str | None:
