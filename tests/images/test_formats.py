@@ -290,7 +290,7 @@ REFUSED: dict[tuple[str, str], list[tuple[bytes, str]]] = {
     ("PNM", "floating point (PFM)"): [(encoded(SMALL.convert("F"), "PPM"), "floating-point")],
     ("PNM", "arbitrary map (PAM)"): [(b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 255\nENDHDR\n\0", "PAM")],
     ("JPEG XL", "an animation"): [(fixture("animated.jxl"), "animated")],
-    ("JPEG XL", "CMYK (a black channel)"): [(CMYK_JXL, "1 channels beside its colors")],
+    ("JPEG XL", "CMYK (a black channel)"): [(CMYK_JXL, "1 channel beside its colors")],
 }
 
 
