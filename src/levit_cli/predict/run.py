@@ -97,7 +97,7 @@ def classify(
     with open_output(output.path, overwrite=output.overwrite, resume=output.resume) as file:
         skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
         stream, is_single = _require_some(inputs, skipped)
-        checkpoint = load_model(model, log, verbose=display.verbose)
+        checkpoint = load_model(model, log, verbose=display.verbose, single=is_single)
         reader = Reader(checkpoint.transform, decode_options.decoding, offline=model.offline)
         # A run is often resumed because an image crashed it, and that image is usually the next one.
         with Decoder(reader, replace(decode_options, isolate=decode_options.isolate or output.resume)) as decoder:
@@ -316,4 +316,6 @@ class _Run:
         if self.display.stats:
             self.log(self.stats.timings())
         self.engine.save_cache()
+        with suppress(RefusedError):  # the weights can no longer be read
+            self.checkpoint.remember()
         return ExitCode.SOME_FAILED if self.stats.failed else ExitCode.OK
