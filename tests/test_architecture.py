@@ -37,6 +37,7 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "torchmetrics": set(),  # the tests compare the metrics with it
     "matplotlib": {"system.plotting"},
     "jinja2": {"eval.report"},
+    "cykooz_resizer": {"images.resize_simd"},
     "PIL": {"api", "images", "predict.reader", "finetune.split", "bench.end_to_end"},
 }
 

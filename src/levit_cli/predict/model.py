@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levit_cli.checkpoints import Checkpoint, load, unused_hash
-from levit_cli.choices import PreprocessingName
+from levit_cli.choices import PreprocessingName, Resizer
 from levit_cli.engines import EngineSpec, LevitEngine, make_engine, wrong_device
 from levit_cli.errors import UsageError
+from levit_cli.images.resizers import resizer_faults
 from levit_cli.system.cache import FolderCache, cache_folder
 from levit_cli.system.progress import Log
 from levit_cli.system.text import count_noun
@@ -31,7 +32,7 @@ class ModelOptions:
     offline: bool = False
 
 
-def conflicts(model: ModelOptions, spec: EngineSpec) -> list[UsageError]:
+def conflicts(model: ModelOptions, spec: EngineSpec, resizer: Resizer = "auto") -> list[UsageError]:
     """Return the faults of these options that are known without loading the model."""
     uses_openvino = spec.engine == "openvino" or (spec.engine == "auto" and spec.device in ("auto", "cpu"))
     needs_torch = model.preprocessing == "hf-tensor" and uses_openvino
@@ -39,6 +40,7 @@ def conflicts(model: ModelOptions, spec: EngineSpec) -> list[UsageError]:
         *unused_hash(model.name, model.sha256),
         *wrong_device(spec),
         *([_needs_torch("hf-tensor", "openvino")] if needs_torch else []),
+        *resizer_faults(model.preprocessing, resizer),
     ]
 
 

@@ -3,7 +3,6 @@
 import os
 import stat
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -11,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from levit_cli.choices import Decoding
+from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.inputs import Input, is_url
 from levit_cli.errors import InputError, reason_of
 from levit_cli.images.decode import decode
-from levit_cli.images.preprocess import preprocess
+from levit_cli.images.resizers import choose_resizer
 from levit_cli.images.transforms import Transform
-from levit_cli.system.extras import extra
 
 MAX_DOWNLOAD_BYTES = 100 << 20
 MAX_STDIN_BYTES = 1 << 30
@@ -31,15 +29,21 @@ class Reader:
     Args:
         transform: the preprocessing.
         decoding: ``fast`` lets the JPEG decoder scale large photos down.
+        resizer: what resizes; ``auto`` is SIMD if its package can be imported.
         offline: do not download URLs.
+
+    Raises:
+        UsageError, RefusedError: see ``choose_resizer``.
     """
 
-    def __init__(self, transform: Transform, decoding: Decoding = "exact", *, offline: bool = False) -> None:
-        self.transform = transform
+    def __init__(
+        self, transform: Transform, decoding: Decoding = "exact", resizer: Resizer = "auto", *, offline: bool = False
+    ) -> None:
+        self.transform, self.decoding = transform, decoding
         # The decoder may scale an image down to the size that the preprocessing resizes to, but not below it.
         self._shrink_to = (transform.resize_to[1], transform.resize_to[0]) if decoding == "fast" else None
         self._offline = offline
-        self._preprocess = _preprocessor(transform)
+        self.resizer = choose_resizer(transform, resizer)
 
     def fetch(self, item: Input) -> Input:
         """Load the content of an input that is no file of its own; return the others unchanged."""
@@ -61,7 +65,7 @@ class Reader:
 
     def preprocess(self, image: Image) -> NDArray[np.uint8]:
         """Return the pixels (H, W, 3) of an upright RGB image."""
-        return self._preprocess(image, self.transform)
+        return self.resizer.preprocess(image, self.transform)
 
     def _image(self, item: Input) -> Image:
         if item.content is not None:
@@ -78,15 +82,6 @@ class Reader:
             return web.fetch(url, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=DOWNLOAD_TIMEOUT_S)
         except web.FetchError as error:
             raise InputError("download", str(error)) from error
-
-
-def _preprocessor(transform: Transform) -> Callable[[Image, Transform], NDArray[np.uint8]]:
-    if transform.resizer == "pillow":
-        return preprocess
-    with extra("torch", f"The preprocessing {transform.name}"):
-        from levit_cli.images.resize_torch import preprocess_tensor
-
-    return preprocess_tensor
 
 
 def open_regular(path: str) -> BinaryIO:

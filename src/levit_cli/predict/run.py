@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levit_cli.checkpoints import Checkpoint
-from levit_cli.choices import Decoding, Format
+from levit_cli.choices import Format
 from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, keep_until_exit
@@ -89,7 +89,7 @@ def classify(
     Raises:
         LevitError: the options, the output, the model or the engine were refused, or the output cannot be written.
     """
-    format = _consistent_format(inputs, output, conflicts(model, spec))
+    format = _consistent_format(inputs, output, conflicts(model, spec, decode_options.resizer))
     require_free(
         output.path, [*inputs.arguments, inputs.files_from or ""],
         overwrite=output.overwrite, resume=output.resume, replaces=format == "json",
@@ -98,7 +98,11 @@ def classify(
         skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
         stream, is_single = _require_some(inputs, skipped)
         checkpoint = load_model(model, log, verbose=display.verbose, single=is_single)
-        reader = Reader(checkpoint.transform, decode_options.decoding, offline=model.offline)
+        reader = Reader(
+            checkpoint.transform, decode_options.decoding, decode_options.resizer, offline=model.offline
+        )  # fmt: skip
+        if display.verbose:
+            log(f"resizer {reader.resizer}")
         # A run is often resumed because an image crashed it, and that image is usually the next one.
         with Decoder(reader, replace(decode_options, isolate=decode_options.isolate or output.resume)) as decoder:
             spec = spec.with_batching(batch_size, single=is_single)
@@ -109,7 +113,7 @@ def classify(
             engine = make_prediction_engine(checkpoint, spec, log, verbose=display.verbose)
             keep_until_exit(engine)
             run = _Run(
-                checkpoint, engine, prefetch, decode_options.decoding, top_k, format, output.path, display, log, skipped
+                checkpoint, engine, prefetch, reader, top_k, format, output.path, display, log, skipped
             )  # fmt: skip
             if prefetcher is None:
                 assert isinstance(file, OutputFile)
@@ -185,7 +189,7 @@ class _Run:
     checkpoint: Checkpoint
     engine: Engine
     prefetch: Prefetch
-    decoding: Decoding
+    reader: Reader
     top_k: int
     format: Format
     path: Path | None
@@ -250,7 +254,7 @@ class _Run:
         return fingerprint_of(self._description(with_hash=True), self.checkpoint.labels, self.format)
 
     def _description(self, *, with_hash: bool) -> RunDescription:
-        return describe_run(self.checkpoint, self.engine.spec, self.decoding, self.top_k, with_hash=with_hash)
+        return describe_run(self.checkpoint, self.engine.spec, self.reader, self.top_k, with_hash=with_hash)
 
     def _store_fingerprint(self, descriptor: int, end: int | None = None) -> None:
         from levit_cli.predict.resume.fingerprint import store_fingerprint
