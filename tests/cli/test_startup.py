@@ -67,6 +67,7 @@ def test_an_evaluation_on_a_cpu_imports_no_torch_and_draws_only_for_a_report(
         ["eval", "--help"],
         ["bench", "--help"],
         ["finetune", "--help"],
+        ["export", "--help"],
         ["predict", "--nope"],
     ],
 )

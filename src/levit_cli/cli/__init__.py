@@ -19,6 +19,7 @@ from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
 from levit_cli.cli.errors import exit_now
 from levit_cli.cli.eval import evaluate
+from levit_cli.cli.export import export
 from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
@@ -121,6 +122,7 @@ app.command(cls=Command)(finetune)
 app.command(cls=Command)(bench)
 app.command(cls=Command)(info)
 app.command(cls=Command)(convert_checkpoint)
+app.command(cls=Command)(export)
 
 
 def _version(shown: bool) -> None:
