@@ -32,6 +32,7 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "onnx": {"export.onnx_graph"},
     "onnxruntime": {"export.onnx_graph"},
     "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card"},
+    "pyarrow": {"data.parquet", "predict.parquet_output"},
     "platformdirs": {"system.cache"},
     "safetensors": {"checkpoints.weights"},
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},
