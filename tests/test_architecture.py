@@ -32,6 +32,7 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "onnx": {"export.onnx_graph"},
     "onnxruntime": {"export.onnx_graph"},
     "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card"},
+    "pyarrow": {"data.parquet", "predict.parquet_output"},
     "platformdirs": {"system.cache"},
     "safetensors": {"checkpoints.weights"},
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},
@@ -39,6 +40,7 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "torchmetrics": set(),  # the tests compare the metrics with it
     "matplotlib": {"system.plotting"},
     "jinja2": {"eval.report"},
+    "cykooz_resizer": {"images.resize_simd"},
     "PIL": {"api", "images", "predict.reader", "finetune.split", "bench.end_to_end"},
 }
 

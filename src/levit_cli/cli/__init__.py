@@ -24,6 +24,7 @@ from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
+from levit_cli.cli.values import convert_quickly
 from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
 
@@ -44,6 +45,11 @@ class _ExamplesFirst(_Base):
     def __init__(self, *args: Any, help: str | None = None, **attributes: Any) -> None:  # noqa: A002
         sentence, _, self.examples = inspect.cleandoc(help or "").partition("\n\nExamples:\n")
         super().__init__(*args, **{**attributes, "help": None, "short_help": sentence})
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for parameter in self.get_params(ctx):
+            convert_quickly(parameter)
+        return list(super().parse_args(ctx, args))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         columns = shutil.get_terminal_size().columns
