@@ -13,13 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from levit_cli import choices
 from levit_cli.data.inputs import walk
 
-# Pillow is the only resizer before the option exists.
-RESIZER = ("--resizer", "pillow") if "simd" in get_args(choices.Resizer) else ()
 IMAGES_PER_CALL = 500  # the length of a command line is limited
 
 
@@ -80,7 +77,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for model in options.models:
         listed = "".join(f"{path}\n" for path in images)
-        settings = ("--precision", "fp32", *RESIZER, "-f", "jsonl", "-q")
+        settings = ("--precision", "fp32", "--resizer", "pillow", "-f", "jsonl", "-q")
         expected = records(levit("predict", "-m", model, "--files-from", "-", *settings, stdin=listed))
         for target in options.to:
             with TemporaryDirectory() as folder:

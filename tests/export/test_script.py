@@ -8,13 +8,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from levit_cli import choices
 from levit_cli.checkpoints.metadata import store_temperature
 from levit_cli.choices import ExportTarget
 from levit_cli.data.labels import imagenet1k
@@ -34,8 +33,7 @@ OTHER_RUNTIME: dict[ExportTarget, tuple[str, ...]] = {
     "openvino": ("onnxruntime", "onnx", "nncf"),
 }
 LABELS = ("plain", "two\nlines", '"quoted"', "café", " spaces ", "\u2028", "x\\y")
-# Pillow is the only resizer before the option exists.
-AS_EXPORTED = ("--precision", "fp32", *(("--resizer", "pillow") if "simd" in get_args(choices.Resizer) else ()))
+AS_EXPORTED = ("--precision", "fp32", "--resizer", "pillow")
 TARGETS = [pytest.param("onnx", marks=needs_export), "openvino"]
 
 
