@@ -28,10 +28,11 @@ from levit_cli.errors import InputError, UsageError
 from levit_cli.images.decode import decode
 from levit_cli.images.transforms import Transform
 from levit_cli.predict.pipeline import Prefetcher, Stats, predict
-from levit_cli.predict.reader import Reader, open_regular
+from levit_cli.predict.reader import Reader
 from levit_cli.predict.records import JsonLines
 from levit_cli.predict.writers import Records
 from levit_cli.system.cpu import usable_threads
+from levit_cli.system.files import open_regular
 from levit_cli.system.output import Sink
 
 MAX_IMAGES = 256
@@ -171,7 +172,6 @@ class _TimedReader(Reader):
         super().__init__(transform)
         self.decode_s: list[float] = []  # appended to by several threads
         self.resize_s: list[float] = []
-        self._resize, self._preprocess = self._preprocess, self._timed_resize
 
     def _image(self, item: Input) -> Image:
         start = time.perf_counter()
@@ -179,9 +179,9 @@ class _TimedReader(Reader):
         self.decode_s.append(time.perf_counter() - start)
         return image
 
-    def _timed_resize(self, image: Image, transform: Transform) -> NDArray[np.uint8]:
+    def preprocess(self, image: Image) -> NDArray[np.uint8]:
         start = time.perf_counter()
-        pixels = self._resize(image, transform)
+        pixels = super().preprocess(image)
         self.resize_s.append(time.perf_counter() - start)
         return pixels
 

@@ -1,28 +1,24 @@
 """Read one input: get its bytes, decode the image, and apply the preprocessing."""
 
-import os
-import stat
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from levit_cli.choices import Decoding
+from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.inputs import Input, is_url
 from levit_cli.errors import InputError, reason_of
 from levit_cli.images.decode import decode
-from levit_cli.images.preprocess import preprocess
+from levit_cli.images.resizers import choose_resizer
 from levit_cli.images.transforms import Transform
-from levit_cli.system.extras import extra
+from levit_cli.system.files import open_regular
 
 MAX_DOWNLOAD_BYTES = 100 << 20
 MAX_STDIN_BYTES = 1 << 30
 DOWNLOAD_TIMEOUT_S = 60.0
-NOT_REGULAR = "it is a folder, pipe, socket or device"
 
 
 class Reader:
@@ -31,22 +27,28 @@ class Reader:
     Args:
         transform: the preprocessing.
         decoding: ``fast`` lets the JPEG decoder scale large photos down.
+        resizer: what resizes; ``auto`` is SIMD if its package can be imported.
         offline: do not download URLs.
+
+    Raises:
+        UsageError, RefusedError: see ``choose_resizer``.
     """
 
-    def __init__(self, transform: Transform, decoding: Decoding = "exact", *, offline: bool = False) -> None:
-        self.transform = transform
+    def __init__(
+        self, transform: Transform, decoding: Decoding = "exact", resizer: Resizer = "auto", *, offline: bool = False
+    ) -> None:
+        self.transform, self.decoding = transform, decoding
         # The decoder may scale an image down to the size that the preprocessing resizes to, but not below it.
         self._shrink_to = (transform.resize_to[1], transform.resize_to[0]) if decoding == "fast" else None
         self._offline = offline
-        self._preprocess = _preprocessor(transform)
+        self.resizer = choose_resizer(transform, resizer)
 
     def fetch(self, item: Input) -> Input:
         """Load the content of an input that is no file of its own; return the others unchanged."""
         if item.content is not None:
             return item
         if item.load is not None:
-            return replace(item, content=item.load(), load=None)
+            return replace(item, content=_loaded(item.load), load=None)
         if item.is_stdin:
             return replace(item, content=_read_stdin())
         return replace(item, content=self._download(item.path)) if is_url(item.path) else item
@@ -61,7 +63,7 @@ class Reader:
 
     def preprocess(self, image: Image) -> NDArray[np.uint8]:
         """Return the pixels (H, W, 3) of an upright RGB image."""
-        return self._preprocess(image, self.transform)
+        return self.resizer.preprocess(image, self.transform)
 
     def _image(self, item: Input) -> Image:
         if item.content is not None:
@@ -80,51 +82,13 @@ class Reader:
             raise InputError("download", str(error)) from error
 
 
-def _preprocessor(transform: Transform) -> Callable[[Image, Transform], NDArray[np.uint8]]:
-    if transform.resizer == "pillow":
-        return preprocess
-    with extra("torch", f"The preprocessing {transform.name}"):
-        from levit_cli.images.resize_torch import preprocess_tensor
-
-    return preprocess_tensor
-
-
-def open_regular(path: str) -> BinaryIO:
-    """Open a regular file for reading; never wait for a pipe or a device.
-
-    Raises:
-        InputError: ``not_found``, ``permission`` or ``not_regular``.
-    """
+def _loaded(load: Callable[[], bytes]) -> bytes:
     try:
-        descriptor = _open_without_waiting(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError("not_found", "no such file") from None
-    except PermissionError:
-        raise InputError("permission", "no permission to read the file") from None
-    except (OSError, ValueError) as error:  # ENXIO: a socket; ValueError: a NUL in the name
-        why = reason_of(error)  # str of an OSError would include the path
-        raise InputError("not_regular" if _is_special(path) else "not_found", why) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError("not_regular", NOT_REGULAR)
-    return open(descriptor, "rb")
-
-
-def _open_without_waiting(path: str) -> int:
-    """Open a file. Opening a FIFO that has no writer would wait forever."""
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
-    if hasattr(os, "O_NONBLOCK"):
-        return os.open(path, flags | os.O_NONBLOCK)
-    if _is_special(path):  # on Windows also names such as NUL, and folders, which it does not open
-        raise InputError("not_regular", NOT_REGULAR)
-    return os.open(path, flags)
-
-
-def _is_special(path: str) -> bool:
-    try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return False
+        return load()
+    except MemoryError:
+        raise InputError("too_large", "not enough memory to read it") from None
+    except OSError as error:
+        raise InputError("corrupt", f"it cannot be read: {reason_of(error)}") from error
 
 
 def _read_stdin() -> bytes:
