@@ -432,6 +432,19 @@ def test_broken_metadata_in_heif_is_ignored(name: str, block: bytes) -> None:
     assert np.array_equal(pixels_of(write([image, exif_item(block, 1), xmp_item(block, 1)])), pixels_of(data))
 
 
+def test_a_heic_that_is_identical_to_another_item_is_decoded() -> None:
+    tile = coded(fixture("tile.heic"))
+    same = Part(b"iden", b"", [ispe(64, 64), irot(1)], {b"dimg": [2]})
+    assert np.array_equal(pixels_of(heif([same, tile])), np.rot90(pixels_of(fixture("tile.heic"))))
+
+
+def test_a_heif_sequence_without_a_still_image_is_refused() -> None:
+    data = box(b"ftyp", b"hevc\0\0\0\0hevcmsf1") + box(b"moov", bytes(40)) + box(b"mdat", bytes(40))
+    error = error_of(data)
+    assert error.kind == "unsupported_mode"
+    assert "sequence" in error.message
+
+
 def test_av1_is_decoded_in_a_file_of_any_heif_brand() -> None:
     data = encoded(TILE, "AVIF")
     for brands in ((b"mif1",), (b"heic", b"mif1"), (b"mif1", b"avif")):
