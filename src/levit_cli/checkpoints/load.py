@@ -5,14 +5,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from levit_cli.checkpoints.detect import StateDictConversion, convert_state_dict
 from levit_cli.checkpoints.metadata import read_metadata
 from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluation, Metadata
-from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
+from levit_cli.checkpoints.weights import (
+    INT8_DESCRIPTION,
+    WEIGHT_SUFFIXES,
+    Weights,
+    read_weights,
+    sha256_of,
+    unwrap,
+    weight_files,
+)
 from levit_cli.choices import CheckpointFormat, Dtype, PreprocessingName
 from levit_cli.data.inputs import is_url
 from levit_cli.data.labels import Labels, imagenet1k, numbered, require_length
@@ -20,6 +28,9 @@ from levit_cli.errors import RefusedError, UsageError, raise_faults, reason_of
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
 from levit_cli.system.text import count_noun
+
+if TYPE_CHECKING:
+    from levit_cli.checkpoints.quantized import QuantizedGraph
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
@@ -41,6 +52,7 @@ class Checkpoint:
         notes: further remarks for ``--verbose`` and ``levit info``.
         evaluation: measured accuracy, if the metadata states it.
         temperature: the logits are divided by it before the softmax, so that the probabilities are well calibrated.
+        int8: the int8 graph of a folder that ``levit quantize`` made.
     """
 
     config: LevitConfig
@@ -55,6 +67,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
     temperature: float = 1.0
+    int8: "QuantizedGraph | None" = None
 
     @cached_property
     def sha256(self) -> str:
@@ -119,6 +132,7 @@ def load(
         notes=weights.notes,
         evaluation=metadata.evaluation,
         temperature=metadata.temperature,
+        int8=_int8_graph(path),
     )
 
 
@@ -201,6 +215,15 @@ def _has_own_metadata(path: Path) -> bool:
     They do if ``path`` is a model folder, or a weight file with the standard name inside one.
     """
     return path.is_dir() or path.name.split(".")[0] in ("model", "pytorch_model")
+
+
+def _int8_graph(path: Path) -> "QuantizedGraph | None":
+    """Return the int8 graph of a model folder, if it has one. A weight file in the folder has none."""
+    if not (path.is_dir() and (path / INT8_DESCRIPTION).is_file()):
+        return None
+    from levit_cli.checkpoints.quantized import QuantizedGraph  # most models have none
+
+    return QuantizedGraph(path)
 
 
 def _labels(config: LevitConfig, metadata: Metadata, file: Path | None, source: str) -> Labels:

@@ -23,6 +23,7 @@ from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
+from levit_cli.cli.quantize import quantize
 from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
 
@@ -115,6 +116,7 @@ app.command(cls=Command)(finetune)
 app.command(cls=Command)(bench)
 app.command(cls=Command)(info)
 app.command(cls=Command)(convert_checkpoint)
+app.command(cls=Command)(quantize)
 
 
 def _version(shown: bool) -> None:
