@@ -29,7 +29,9 @@ TORCH_ALLOWED = {
 }
 MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "openvino": {"engines.openvino", "engines.openvino_converter"},
-    "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card"},
+    "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card", "data.remote.stores"},
+    "fsspec": {"data.remote.stores"},
+    "s3fs": {"data.remote.stores"},
     "platformdirs": {"system.cache"},
     "safetensors": {"checkpoints.weights"},
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},

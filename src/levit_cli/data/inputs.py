@@ -1,7 +1,8 @@
 """List the inputs: files, folders, archives, globs, URLs, lists of paths and stdin, as one stream in a stable order.
 
-This module opens folders and lists of paths, but not images. The stream starts at once, and only the entries of the
-folders that are being walked are held in memory.
+This module opens folders and lists of paths, but not images. ``archives`` and ``remote`` list what is in an archive and
+in object storage. The stream starts at once, and only the entries of the folders that are being walked are held in
+memory.
 """
 
 import glob
@@ -10,9 +11,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypedDict
 
 from levit_cli.data.input import STDIN, Input, is_url
+from levit_cli.data.remote.names import is_remote
 from levit_cli.data.skipped import READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UsageError, reason_of
 
@@ -23,17 +25,25 @@ NO_MATCH = "no such file, and as a pattern it matches nothing"
 RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # ** as a whole component of a path
 
 
-def expand(arguments: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
+def expand(
+    arguments: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False, offline: bool = False
+) -> Iterator[Input]:
     """Yield the inputs of command-line arguments: walk folders, expand globs and keep everything else.
 
     Args:
         skipped: counts what is skipped in folders.
         follow_links: include symbolic links in folders.
+        offline: send no request to object storage.
+
+    Raises:
+        UnreachableError: a folder in object storage cannot be listed.
     """
     skipped = skipped or Skipped()
     for argument in arguments:
         if argument == STDIN or is_url(argument):
             yield Input(argument)
+        elif is_remote(argument):
+            yield from _remote(argument, skipped, literal=False, offline=offline)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             matches = sorted({*_matches(argument, skipped, follow_links)}, key=os.fsencode)
             if matches:
@@ -69,6 +79,13 @@ def _folders(start: str, skipped: Skipped, follow_links: bool) -> Iterator[str]:
         yield entry.path if start else entry.path[len(os.curdir + os.sep) :]
 
 
+class _How(TypedDict):
+    """How folders and object storage are listed."""
+
+    follow_links: bool
+    offline: bool
+
+
 @dataclass(frozen=True)
 class InputOptions:
     """The inputs that the user named.
@@ -78,12 +95,14 @@ class InputOptions:
         files_from: file that lists paths, or ``-`` for standard input.
         null: whether the paths in that list end in NUL, see ``read_list``.
         follow_links: include symbolic links in folders.
+        offline: send no request to object storage.
     """
 
     arguments: tuple[str, ...]
     files_from: str | None = None
     null: bool = False
     follow_links: bool = False
+    offline: bool = False
 
     def stream(self, skipped: Skipped | None = None) -> Iterator[Input]:
         """Yield the inputs of the arguments, then those of the list.
@@ -94,12 +113,13 @@ class InputOptions:
         Raises:
             UsageError: the list cannot be read.
         """
-        yield from expand(self.arguments, skipped, follow_links=self.follow_links)
+        how: _How = {"follow_links": self.follow_links, "offline": self.offline}
+        yield from expand(self.arguments, skipped, **how)
         if self.files_from is None:
             return
         try:
             with _open_list(self.files_from) as file:
-                yield from from_paths(read_list(file, null=self.null), skipped, follow_links=self.follow_links)
+                yield from from_paths(read_list(file, null=self.null), skipped, **how)
         except OSError as error:
             raise UsageError(f"Cannot read the list {self.files_from}", why=reason_of(error)) from error
 
@@ -114,13 +134,24 @@ def _open_list(path: str) -> BinaryIO:
     return io.FileIO(0, closefd=False) if path == STDIN else open(path, "rb")
 
 
-def from_paths(paths: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
+def from_paths(
+    paths: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False, offline: bool = False
+) -> Iterator[Input]:
     """Yield the inputs of literal paths: walk folders, list archives, and keep everything else, whatever its suffix."""
     skipped = skipped or Skipped()
     for path in paths:
         if path == STDIN:
             path = os.path.join(os.curdir, path)  # in a list, - is a file name
-        yield from _named(path, skipped, follow_links)
+        if is_remote(path):
+            yield from _remote(path, skipped, literal=True, offline=offline)
+        else:
+            yield from _named(path, skipped, follow_links)
+
+
+def _remote(url: str, skipped: Skipped, *, literal: bool, offline: bool) -> Iterator[Input]:
+    from levit_cli.data.remote.sources import expand as expand_remote  # imported here because few runs need it
+
+    return expand_remote(url, skipped, literal=literal, offline=offline)
 
 
 def _named(path: str, skipped: Skipped, follow_links: bool) -> Iterator[Input]:

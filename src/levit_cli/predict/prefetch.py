@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.choices import Decoding
-from levit_cli.data.inputs import Input
+from levit_cli.data.input import Input
+from levit_cli.data.remote.ahead import ReadAhead
 from levit_cli.errors import InputError
 from levit_cli.predict.reader import Reader
 from levit_cli.system.cpu import usable_threads
@@ -92,6 +93,7 @@ class Prefetcher:
         timeout_s: wall-clock limit for ``decode``; None if ``decode`` has its own limit or needs none.
         on_timeout: called after the first timeout; returns the function that decodes all further inputs, to which
             ``timeout_s`` does not apply.
+        on_stop: called by ``stop``, for ``inputs`` that wait for something.
     """
 
     def __init__(
@@ -104,9 +106,10 @@ class Prefetcher:
         fetch: Callable[[Input], Input] = identity,
         timeout_s: float | None = None,
         on_timeout: Callable[[], Decode] | None = None,
+        on_stop: Callable[[], None] | None = None,
     ) -> None:
         self._inputs, self._batch_size, self._workers, self._fetch = inputs, batch_size, workers, fetch
-        self._decode, self._timeout_s, self._on_timeout = decode, timeout_s, on_timeout
+        self._decode, self._timeout_s, self._on_timeout, self._on_stop = decode, timeout_s, on_timeout, on_stop
         self._free_slots = threading.Semaphore(workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size)
         self._tasks: SimpleQueue[Task | End] = SimpleQueue()  # in input order, for ``take``
         self._waiting: SimpleQueue[Task | None] = SimpleQueue()  # the same tasks, for the worker threads
@@ -153,6 +156,8 @@ class Prefetcher:
         """Start no further decoding; do not wait for images that are being decoded."""
         self._stopped.set()
         self._free_slots.release()
+        if self._on_stop is not None:
+            self._on_stop()
         for _ in range(self._workers):
             self._waiting.put(None)
         self._tasks.put(End())
@@ -233,14 +238,16 @@ class Decoder:
     def prefetch(self, inputs: Iterable[Input], batch_size: int) -> Prefetcher:
         """Start to decode inputs in the background, for batches of at most ``batch_size`` images."""
         options = self._options
+        ahead = ReadAhead(inputs)
         return Prefetcher(
-            inputs,
+            ahead,
             self._isolated_reader() if options.isolate else self._reader,
             batch_size=batch_size,
             workers=options.workers or usable_threads(),
             fetch=self._reader.fetch,
             timeout_s=None if options.isolate else options.timeout_s,
             on_timeout=self._isolated_reader,
+            on_stop=ahead.stop,
         )
 
     def __enter__(self) -> "Decoder":

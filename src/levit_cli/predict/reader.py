@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from levit_cli.choices import Decoding
-from levit_cli.data.inputs import Input, is_url
+from levit_cli.data.input import Input, is_url
+from levit_cli.data.remote.names import is_remote
 from levit_cli.errors import InputError, reason_of
 from levit_cli.images.decode import decode
 from levit_cli.images.preprocess import preprocess
@@ -35,7 +36,7 @@ class Reader:
         self.transform = transform
         # The decoder may scale an image down to the size that the preprocessing resizes to, but not below it.
         self._shrink_to = (transform.resize_to[1], transform.resize_to[0]) if decoding == "fast" else None
-        self._offline = offline
+        self.offline = offline
         self._preprocess = _preprocessor(transform)
 
     def fetch(self, item: Input) -> Input:
@@ -46,7 +47,9 @@ class Reader:
             return replace(item, content=_loaded(item.load), load=None)
         if item.is_stdin:
             return replace(item, content=_read_stdin())
-        return replace(item, content=self._download(item.path)) if is_url(item.path) else item
+        if is_url(item.path):
+            return replace(item, content=self._download(item.path))
+        return replace(item, content=self._read_remote(item.path)) if is_remote(item.path) else item
 
     def __call__(self, item: Input) -> NDArray[np.uint8]:
         try:
@@ -67,14 +70,23 @@ class Reader:
             return decode(file, self._shrink_to)
 
     def _download(self, url: str) -> bytes:
-        if self._offline:
-            raise InputError("download", "not downloaded, because --offline is set")
+        self._require_online()
         from levit_cli.system import http as web  # importing it takes 40 ms, which local files do not need
 
         try:
             return web.fetch(url, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=DOWNLOAD_TIMEOUT_S)
         except web.FetchError as error:
             raise InputError("download", str(error)) from error
+
+    def _read_remote(self, url: str) -> bytes:
+        self._require_online()
+        from levit_cli.data.remote.sources import load
+
+        return load(url)
+
+    def _require_online(self) -> None:
+        if self.offline:
+            raise InputError("download", "not downloaded, because --offline is set")
 
 
 def _loaded(load: Callable[[], bytes]) -> bytes:
