@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from levit_cli.data.labels import composed
+from levit_cli.data.remote.names import url_of, without_secrets
 from levit_cli.data.skipped import SUFFIXES, Reason, Skipped, reason_to_skip
 from levit_cli.errors import UsageError
 from levit_cli.system.atomic import same_file
@@ -71,6 +72,9 @@ def read_class_folders(
     Raises:
         UsageError: the folder does not exist, cannot be read or has no class folders.
     """
+    if url := url_of(root):
+        why = "only predict reads object storage"
+        raise UsageError(f"Cannot read class folders in {without_secrets(url)}", why=why, hint="copy the folder first")
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
     folders = _class_paths(root, skipped, ignored)

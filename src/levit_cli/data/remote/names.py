@@ -5,8 +5,10 @@ This module is imported for local inputs too, so it imports no library.
 
 import os
 import re
+from pathlib import Path
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # two letters at least: C: is a drive of Windows
+SHORTENED = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
 DOWNLOADED = ("http", "https")  # these are downloaded without fsspec
 # In these URLs, the text before @ names a repository and not a user.
 NAMES_BEFORE_AT = ("git", "github", "gist", "hf")
@@ -30,6 +32,15 @@ def is_remote(text: str) -> bool:
         return False
     scheme = scheme_of(text)
     return bool(scheme) and scheme not in DOWNLOADED and not os.path.lexists(text)
+
+
+def url_of(path: Path) -> str | None:
+    """Return the URL that was given as the path of a file; None for a path. ``Path`` makes one slash of two."""
+    match = SHORTENED.match(path.as_posix())
+    if match is None or Path(match[0]).exists():
+        return None
+    slashes = "///" if match[1].lower() in ("file", "local") else "//"
+    return f"{match[1]}:{slashes}{path.as_posix()[match.end() :]}"
 
 
 def without_secrets(text: str) -> str:

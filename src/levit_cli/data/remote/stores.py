@@ -9,8 +9,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from levit_cli.data.remote.names import one_line, scheme_of, without_secrets
 from levit_cli.data.remote.retry import ChangedError, RemoteError, Retry
@@ -19,6 +20,8 @@ from levit_cli.system.extras import extra, pip_command
 
 MAX_OBJECT_BYTES = 100 << 20
 CHUNK_BYTES = 1 << 20
+PART_BYTES = 16 << 20  # of an upload; a smaller file is uploaded in one request
+TRANSFER_S = 6 * 3600.0  # for all attempts to copy an output
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 30
 S3_SCHEMES = ("s3", "s3a")
@@ -76,6 +79,7 @@ class Store:
         self._fs, self._base, self._retry = fs, base, retry or Retry()
         # Only one thread at a time may use a file system that is not made for several.
         is_shared = fs.async_impl or base.partition(":")[0] in THREAD_SAFE
+        self._patient = replace(self._retry, total_s=TRANSFER_S)
         self._turn = nullcontext() if is_shared else threading.Lock()
 
     def name(self, path: str) -> str:
@@ -161,11 +165,11 @@ class Store:
             self._call(self._fs.put_file, local, temporary)
             self._call(self._fs.mv, temporary, path)
 
-        self._retry(attempt)
+        self._patient(attempt)
 
     def download(self, path: str, local: str) -> None:
         """Copy an object to a local file."""
-        self._retry(lambda _: self._call(self._fs.get_file, path, local))
+        self._patient(lambda _: self._call(self._fs.get_file, path, local))
 
     def require_writable(self, path: str) -> None:
         """Check that an object may be written, if the store has a way to ask."""
@@ -178,14 +182,17 @@ class Store:
 class _Uploads(Store):
     """A store in which an uploaded object appears when it is complete."""
 
+    _how: ClassVar[dict[str, int]] = {}
+
     def upload(self, local: str, path: str) -> None:
-        self._retry(lambda _: self._fs.put_file(local, path))
+        self._patient(lambda _: self._fs.put_file(local, path, **self._how))
 
 
 class _S3(_Uploads):
     """S3 and stores with its interface, listed in pages of 1,000 keys in the order of their bytes."""
 
     is_flat = True
+    _how: ClassVar[dict[str, int]] = {"chunksize": PART_BYTES, "max_concurrency": 4}
 
     def level(self, folder: str, starts: str = "") -> Iterator[Entry]:
         bucket, prefix = self._prefix(folder)
