@@ -10,6 +10,7 @@ from levit_cli.system.extras import PACKAGES, missing_package
 
 needs_torch = pytest.mark.skipif(missing_package("torch") is not None, reason="needs the extra 'torch'")
 needs_plot = pytest.mark.skipif(missing_package("plot") is not None, reason="needs the extra 'plot'")
+needs_remote = pytest.mark.skipif(missing_package("remote") is not None, reason="needs the extra 'remote'")
 
 FINDER = """
 import sys

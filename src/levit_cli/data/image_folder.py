@@ -72,9 +72,7 @@ def read_class_folders(
     Raises:
         UsageError: the folder does not exist, cannot be read or has no class folders.
     """
-    if url := url_of(root):
-        why = "only predict reads object storage"
-        raise UsageError(f"Cannot read class folders in {without_secrets(url)}", why=why, hint="copy the folder first")
+    require_local(root)
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
     folders = _class_paths(root, skipped, ignored)
@@ -84,6 +82,17 @@ def read_class_folders(
     classes = tuple(sorted(images))
     samples = tuple((path, index) for index, name in enumerate(classes) for path in images[name])
     return ClassFolders(root, classes, samples, skipped), _unusable(folders, images)
+
+
+def require_local(root: Path) -> None:
+    """Refuse a URL of object storage as the folder of a data set.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if url := url_of(root):
+        why = "only predict reads object storage"
+        raise UsageError(f"Cannot read class folders in {without_secrets(url)}", why=why, hint="copy the folder first")
 
 
 def class_images(root: Path) -> dict[str, list[Path]]:

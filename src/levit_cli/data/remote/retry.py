@@ -27,6 +27,7 @@ REFUSALS = (
 )  # fmt: skip
 # Classes of botocore and huggingface_hub, by name, because they are imported only if they are used.
 CONNECTION_ERRORS = ("HTTPClientError", "ConnectionError", "IncompleteReadError", "ResponseStreamingError")
+CUT_OFF = ("ClientPayloadError", "IncompleteReadError", "ResponseStreamingError", "ConnectionResetError")
 LIBRARY_ERRORS = ("BotoCoreError", "OfflineModeIsEnabled", "HFValidationError")
 
 
@@ -71,12 +72,16 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(_answer(status, chain), is_refusal, status, after)
     if any(isinstance(link, TimeoutError) or type(link).__name__.endswith("TimeoutError") for link in chain):
         return Failure("the store did not answer in time", is_refusal=False)
-    names = {base.__name__ for base in type(error).__mro__}
+    names = _class_names(error)
     is_refusal = isinstance(error, REFUSALS) or (
         not names.isdisjoint(LIBRARY_ERRORS) and names.isdisjoint(CONNECTION_ERRORS)
     )
     missing = 404 if isinstance(error, FileNotFoundError) else None
     return Failure(_text(error), is_refusal, missing)
+
+
+def _class_names(error: BaseException) -> set[str]:
+    return {base.__name__ for base in type(error).__mro__}
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -89,6 +94,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _status(error: BaseException) -> int | None:
     """Return the HTTP status in an exception of botocore, huggingface_hub, aiohttp, gcsfs or azure; None if none."""
+    if "HttpProcessingError" in _class_names(error):  # of aiohttp: the answer is broken; its code is not the server's
+        return None
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -122,6 +129,8 @@ def _text(error: BaseException) -> str:
         return "it changed while it was read"
     if isinstance(error, FileNotFoundError):
         return "the store has no such object"
+    if not _class_names(error).isdisjoint(CUT_OFF):
+        return "the store closed the connection too early"
     lines = str(error).strip().splitlines()
     return one_line(lines[0]) if lines else type(error).__name__
 

@@ -296,7 +296,7 @@ async def _get_object(fs: Any, bucket: str, key: str, options: dict[str, str]) -
             data += chunk
             require_size(len(data))
     if len(data) < declared:
-        raise ConnectionError(f"the answer was cut off after {len(data):,} of {declared:,} bytes")
+        raise ConnectionResetError(f"the answer was cut off after {len(data):,} of {declared:,} bytes")
     return _Content(bytes(data), response.get("ETag"))
 
 
@@ -458,7 +458,7 @@ def _store(kind: str, base: str, options: tuple[tuple[str, Any], ...], process: 
     scheme = kind.partition(" ")[0]
 
     if scheme in S3_SCHEMES:
-        fs = fsspec.filesystem(scheme, **dict(options), config_kwargs=_s3_config())
+        fs = fsspec.filesystem(scheme, **dict(options), config_kwargs=_s3_config(), skip_instance_cache=True)
         fs.retries = 1  # requests are repeated here, with one limit on the time
         return _S3(fs, base)
     kept = {} if scheme == "hf" else {"use_listings_cache": False, "skip_instance_cache": True}
