@@ -30,7 +30,7 @@ TORCH_ALLOWED = {
 MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "openvino": {"engines.openvino", "engines.openvino_converter"},
     "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card"},
-    "pyarrow": {"data.parquet", "predict.parquet_output"},
+    "pyarrow": {"data.parquet.columns", "data.parquet.reading", "predict.parquet_output"},
     "platformdirs": {"system.cache"},
     "safetensors": {"checkpoints.weights"},
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},

@@ -15,7 +15,7 @@ from levit_cli.system.progress import log
 def predict(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT...", help="Files, folders, globs, URLs, or - for an image on stdin."),
+        typer.Argument(metavar="INPUT...", help="Files, folders, Parquet, globs, URLs, or - for an image on stdin."),
     ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
     labels: options.LabelsOption = None,
@@ -46,6 +46,8 @@ def predict(
             help="Include symbolic links in folders. Without this option they are skipped.",
         ),
     ] = False,
+    image_column: options.ImageColumnOption = None,
+    key_column: options.KeyColumnOption = None,
     top_k: Annotated[
         int,
         typer.Option(
@@ -119,6 +121,7 @@ def predict(
         fd -e jpg -0 | levit predict --files-from - -0 --format jsonl
         curl -s URL | levit predict -
     """
+    from levit_cli.data.input import ImageColumns
     from levit_cli.data.inputs import InputOptions
     from levit_cli.engines import EngineSpec
     from levit_cli.predict.model import ModelOptions
@@ -129,7 +132,7 @@ def predict(
     if not debug:
         silence_native_stderr()
     return classify(
-        InputOptions(tuple(inputs or ()), files_from, null, follow_links),
+        InputOptions(tuple(inputs or ()), files_from, null, follow_links, ImageColumns(image_column, key_column)),
         ModelOptions(model, labels, preprocessing, sha256, offline),
         EngineSpec(device, engine, precision, threads),
         DecodeOptions(decode, timeout, isolate, workers),

@@ -12,23 +12,32 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from levit_cli.data.input import STDIN, Input, is_url
+from levit_cli.data.input import STDIN, ImageColumns, Input, is_url
 from levit_cli.data.skipped import READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UsageError, reason_of
 
 __all__ = ["STDIN", "SUFFIXES", "Input", "InputOptions", "expand", "from_paths", "is_url", "read_list", "walk"]
 
 CHUNK_BYTES = 1 << 16
+PARQUET_SUFFIX = ".parquet"
+DEFAULT_COLUMNS = ImageColumns()
 NO_MATCH = "no such file, and as a pattern it matches nothing"
 RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # ** as a whole component of a path
 
 
-def expand(arguments: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
+def expand(
+    arguments: Iterable[str],
+    skipped: Skipped | None = None,
+    *,
+    follow_links: bool = False,
+    columns: ImageColumns = DEFAULT_COLUMNS,
+) -> Iterator[Input]:
     """Yield the inputs of command-line arguments: walk folders, expand globs and keep everything else.
 
     Args:
         skipped: counts what is skipped in folders.
         follow_links: include symbolic links in folders.
+        columns: the columns of Parquet files.
     """
     skipped = skipped or Skipped()
     for argument in arguments:
@@ -37,11 +46,11 @@ def expand(arguments: Iterable[str], skipped: Skipped | None = None, *, follow_l
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             matches = sorted({*_matches(argument, skipped, follow_links)}, key=os.fsencode)
             if matches:
-                yield from from_paths(matches, skipped, follow_links=follow_links)
+                yield from from_paths(matches, skipped, follow_links=follow_links, columns=columns)
             else:
                 yield Input(argument, InputError("not_found", NO_MATCH))
         else:
-            yield from from_paths([argument], skipped, follow_links=follow_links)
+            yield from from_paths([argument], skipped, follow_links=follow_links, columns=columns)
 
 
 def _matches(pattern: str, skipped: Skipped, follow_links: bool) -> Iterator[str]:
@@ -78,12 +87,14 @@ class InputOptions:
         files_from: file that lists paths, or ``-`` for standard input.
         null: whether the paths in that list end in NUL, see ``read_list``.
         follow_links: include symbolic links in folders.
+        columns: the columns of Parquet files.
     """
 
     arguments: tuple[str, ...]
     files_from: str | None = None
     null: bool = False
     follow_links: bool = False
+    columns: ImageColumns = DEFAULT_COLUMNS
 
     def stream(self, skipped: Skipped | None = None) -> Iterator[Input]:
         """Yield the inputs of the arguments, then those of the list.
@@ -94,14 +105,21 @@ class InputOptions:
         Raises:
             UsageError: the list cannot be read.
         """
-        yield from expand(self.arguments, skipped, follow_links=self.follow_links)
+        yield from expand(self.arguments, skipped, follow_links=self.follow_links, columns=self.columns)
         if self.files_from is None:
             return
         try:
             with _open_list(self.files_from) as file:
-                yield from from_paths(read_list(file, null=self.null), skipped, follow_links=self.follow_links)
+                paths = read_list(file, null=self.null)
+                yield from from_paths(paths, skipped, follow_links=self.follow_links, columns=self.columns)
         except OSError as error:
             raise UsageError(f"Cannot read the list {self.files_from}", why=reason_of(error)) from error
+
+    @property
+    def may_name_parquet(self) -> bool:
+        """Whether an input can be a Parquet file, as far as the command line tells."""
+        may_be = (glob.has_magic(name) or name.lower().endswith(PARQUET_SUFFIX) for name in self.arguments)
+        return self.files_from is not None or any(may_be)
 
     @property
     def can_be_read_again(self) -> bool:
@@ -114,16 +132,22 @@ def _open_list(path: str) -> BinaryIO:
     return io.FileIO(0, closefd=False) if path == STDIN else open(path, "rb")
 
 
-def from_paths(paths: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
+def from_paths(
+    paths: Iterable[str],
+    skipped: Skipped | None = None,
+    *,
+    follow_links: bool = False,
+    columns: ImageColumns = DEFAULT_COLUMNS,
+) -> Iterator[Input]:
     """Yield the inputs of literal paths: walk folders, list archives, and keep everything else, whatever its suffix."""
     skipped = skipped or Skipped()
     for path in paths:
         if path == STDIN:
             path = os.path.join(os.curdir, path)  # in a list, - is a file name
-        yield from _named(path, skipped, follow_links)
+        yield from _named(path, skipped, follow_links, columns)
 
 
-def _named(path: str, skipped: Skipped, follow_links: bool) -> Iterator[Input]:
+def _named(path: str, skipped: Skipped, follow_links: bool, columns: ImageColumns) -> Iterator[Input]:
     """Yield the inputs of one literal path or URL. The kinds of sources are told apart here."""
     if is_url(path):
         yield Input(path)
@@ -133,6 +157,10 @@ def _named(path: str, skipped: Skipped, follow_links: bool) -> Iterator[Input]:
         from levit_cli.data.archives import members_of_file  # imported here because few runs read archives
 
         yield from members_of_file(path, skipped)
+    elif path.lower().endswith(PARQUET_SUFFIX):
+        from levit_cli.data.parquet import rows_of_file
+
+        yield from rows_of_file(path, columns, skipped)
     else:
         yield Input(path)
 

@@ -14,7 +14,7 @@ UNSUPPORTED_SUFFIXES = (
     ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".psd",
     ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2",
 )  # fmt: skip
-ARCHIVE_SUFFIXES = (".tar", ".tgz", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
+ARCHIVE_SUFFIXES = (".tar", ".tgz", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".parquet")
 READ_ARCHIVE_SUFFIXES = (".tar", ".zip")  # of archives that are read if they are named
 # Folders of thumbnails, copies and deleted files.
 SYSTEM_FOLDERS = ("@eaDir", ".ipynb_checkpoints", "__MACOSX", ".thumbnails", "#recycle", "$RECYCLE.BIN")
