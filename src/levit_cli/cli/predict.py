@@ -16,7 +16,8 @@ def predict(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUT...", help="Files, folders, globs, URLs (https, s3, hf …), or - for an image on stdin."
+            metavar="INPUT...",
+            help="Files, folders, archives, Parquet, globs, URLs (https, s3, hf …), or - for an image on stdin.",
         ),
     ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
@@ -48,6 +49,8 @@ def predict(
             help="Include symbolic links in folders. Without this option they are skipped.",
         ),
     ] = False,
+    image_column: options.ImageColumnOption = None,
+    key_column: options.KeyColumnOption = None,
     top_k: Annotated[
         int,
         typer.Option(
@@ -123,6 +126,7 @@ def predict(
         fd -e jpg -0 | levit predict --files-from - -0 --format jsonl
         curl -s URL | levit predict -
     """
+    from levit_cli.data.input import ImageColumns
     from levit_cli.data.inputs import InputOptions
     from levit_cli.engines import EngineSpec
     from levit_cli.predict.model import ModelOptions
@@ -134,7 +138,9 @@ def predict(
         silence_native_stderr()
         silence_libraries()
     return classify(
-        InputOptions(tuple(inputs or ()), files_from, null, follow_links, offline),
+        InputOptions(
+            tuple(inputs or ()), files_from, null, follow_links, ImageColumns(image_column, key_column), offline
+        ),
         ModelOptions(model, labels, preprocessing, sha256, offline),
         EngineSpec(device, engine, precision, threads),
         DecodeOptions(decode, resizer, timeout, isolate, workers),

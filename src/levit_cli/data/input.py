@@ -31,6 +31,19 @@ class Input:
         return self.path == STDIN
 
 
+@dataclass(frozen=True)
+class ImageColumns:
+    """The columns of Parquet files that the user chose.
+
+    Args:
+        image: the column of images; None for the column ``image``, or the only one that can hold images.
+        key: the column of the paths in the records; None for the name of the file and the number of the row.
+    """
+
+    image: str | None = None
+    key: str | None = None
+
+
 def is_url(text: str) -> bool:
     """Whether the text is a URL that is downloaded, not a path."""
     return text.lower().startswith(URL_SCHEMES)

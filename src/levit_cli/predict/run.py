@@ -208,6 +208,14 @@ def _input_faults(inputs: InputOptions) -> Iterator[UsageError]:
             why="it tells how the paths in that list are separated",
             hint="add --files-from FILE, or leave it out",
         )
+    chosen = {"--image-column": inputs.columns.image, "--key-column": inputs.columns.key}
+    if (names := [name for name, column in chosen.items() if column is not None]) and not inputs.may_name_parquet:
+        verb, it = ("has", "it") if len(names) == 1 else ("have", "they")
+        yield UsageError(
+            f"{' and '.join(names)} {verb} no effect without a Parquet file",
+            why=f"{it} {'names' if len(names) == 1 else 'name'} columns of such files, whose names end in .parquet",
+            hint="name such a file, or leave them out",
+        )
 
 
 def _output_faults(output: OutputOptions) -> Iterator[UsageError]:

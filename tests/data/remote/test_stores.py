@@ -5,7 +5,7 @@ import pytest
 from levit_cli.data.inputs import expand
 from levit_cli.data.remote import stores
 from levit_cli.data.remote.file import buffered
-from levit_cli.data.remote.retry import RemoteError, Retry
+from levit_cli.data.remote.retry import Retry
 from levit_cli.data.remote.stores import Entry, open_store
 from levit_cli.errors import InputError
 from tests.support.extras import needs_remote
@@ -127,5 +127,5 @@ def test_parts_of_two_versions_are_not_joined(s3: FakeS3) -> None:
     part = store.ranges(store.find(path) or Entry(path))
     assert part(0, 10) == CONTENT[:10]
     s3.add("bucket", {"a.tar": b"!" + CONTENT})
-    with pytest.raises(RemoteError, match="it changed while it was read"):
+    with pytest.raises(InputError, match="it changed while it was read"):
         part(10, 20)

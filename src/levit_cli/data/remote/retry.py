@@ -31,6 +31,9 @@ CUT_OFF = ("ClientPayloadError", "IncompleteReadError", "ResponseStreamingError"
 LIBRARY_ERRORS = ("BotoCoreError", "OfflineModeIsEnabled", "HFValidationError")
 
 
+CHANGED = "it changed while it was read"
+
+
 class RemoteError(Exception):
     """A request to a store failed for good. The message is one line without secrets.
 
@@ -117,6 +120,8 @@ def _retry_after_s(error: BaseException) -> float | None:
 
 
 def _answer(status: int, chain: list[BaseException]) -> str:
+    if status == HTTPStatus.PRECONDITION_FAILED:  # we ask for a part of the version that was listed
+        return CHANGED
     phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
     codes = (getattr(link, "response", None) for link in chain)
     code = next((code.get("Error", {}).get("Code", "") for code in codes if isinstance(code, dict)), "")
@@ -126,7 +131,7 @@ def _answer(status: int, chain: list[BaseException]) -> str:
 
 def _text(error: BaseException) -> str:
     if isinstance(error, ChangedError):
-        return "it changed while it was read"
+        return CHANGED
     if isinstance(error, FileNotFoundError):
         return "the store has no such object"
     if not _class_names(error).isdisjoint(CUT_OFF):

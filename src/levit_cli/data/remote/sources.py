@@ -9,16 +9,17 @@ import glob
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 
-from levit_cli.data.input import Input
+from levit_cli.data.input import ImageColumns, Input
 from levit_cli.data.remote.ahead import RemoteRead
 from levit_cli.data.remote.file import buffered
 from levit_cli.data.remote.names import without_secrets
 from levit_cli.data.remote.retry import RemoteError
 from levit_cli.data.remote.stores import Entry, Store, open_store
-from levit_cli.data.skipped import READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
+from levit_cli.data.skipped import PARQUET_SUFFIX, READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UnreachableError
 
 OFFLINE = "not downloaded, because --offline is set"
@@ -26,11 +27,14 @@ NO_OBJECT = "the store has no object and no folder with this name"
 NO_MATCH = "the store has no such object, and as a pattern it matches nothing"
 
 
-def expand(url: str, skipped: Skipped, *, literal: bool = False, offline: bool = False) -> Iterator[Input]:
+def expand(
+    url: str, skipped: Skipped, columns: ImageColumns, *, literal: bool = False, offline: bool = False
+) -> Iterator[Input]:
     """Yield the inputs of a URL.
 
     Args:
         skipped: counts what is skipped in folders.
+        columns: the columns of Parquet files.
         literal: the URL is no pattern, because it is from a list.
         offline: send no request.
 
@@ -49,7 +53,8 @@ def expand(url: str, skipped: Skipped, *, literal: bool = False, offline: bool =
         yield named(url)
     else:
         with _listing(shown):
-            yield from _listed(*open_store(url), url, shown, skipped, is_pattern=is_pattern)
+            store, path = open_store(url)
+            yield from _Named(store, path, shown, skipped, columns).inputs(is_pattern=is_pattern, is_object=is_object)
 
 
 def named(url: str) -> Input:
@@ -87,14 +92,90 @@ def _listing(shown: str) -> Iterator[None]:
         raise UnreachableError(f"Cannot list {shown}", why=str(error), hint=hint) from None
 
 
-def _listed(store: Store, path: str, url: str, shown: str, skipped: Skipped, *, is_pattern: bool) -> Iterator[Input]:
-    if is_pattern and not _exists(store, path):
-        yield from _matches(store, path, shown, skipped)
-    elif _is_image(url):
-        entry = _found(store, path) or Entry(path)
-        yield from _inputs(store, entry, skipped)
-    else:
-        yield from _folder_or_object(store, store.find(path), shown, skipped)
+@dataclass(frozen=True)
+class _Named:
+    """A URL that names an object or a folder, or is a pattern.
+
+    Args:
+        path: the path in the store.
+        shown: the URL without secrets.
+    """
+
+    store: Store
+    path: str
+    shown: str
+    skipped: Skipped
+    columns: ImageColumns
+
+    def inputs(self, *, is_pattern: bool, is_object: bool) -> Iterator[Input]:
+        """Yield the inputs.
+
+        Args:
+            is_object: the name looks like that of an object, so it is one even if the store does not say so.
+        """
+        if is_pattern and not _exists(self.store, self.path):
+            return self._matches()
+        if is_object:
+            return self._of(_found(self.store, self.path) or Entry(self.path))
+        return self._folder_or_object(self.store.find(self.path))
+
+    def _folder_or_object(self, found: Entry | None) -> Iterator[Input]:
+        if found is None:
+            yield Input(self.shown, InputError("not_found", NO_OBJECT))
+            return
+        is_empty = True
+        for item in self._of(found):
+            is_empty = False
+            yield item
+        if is_empty:
+            self.skipped.add_empty(self.shown)
+
+    def _matches(self) -> Iterator[Input]:
+        parts = self.path.split("/")
+        first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+        is_empty = True
+        for entry in _glob(self.store, "/".join(parts[:first]), parts[first:], self.skipped):
+            for item in self._of(entry):
+                is_empty = False
+                yield item
+        if is_empty:
+            yield Input(self.shown, InputError("not_found", NO_MATCH))
+
+    def _of(self, entry: Entry) -> Iterator[Input]:
+        """Yield the inputs of an object or folder that was named or matched."""
+        if entry.is_folder:
+            yield from _walk(self.store, entry.path, self.skipped)
+        elif entry.path.lower().endswith((*READ_ARCHIVE_SUFFIXES, PARQUET_SUFFIX)):
+            yield from self._inside(entry)
+        else:
+            yield _input(self.store, entry)
+
+    def _inside(self, entry: Entry) -> Iterator[Input]:
+        """Yield the images in an archive or a Parquet file."""
+        name = self.store.name(entry.path)
+        try:
+            entry = entry if entry.size is not None else self.store.find(entry.path) or entry
+            if entry.size is None:
+                yield _input(self.store, entry)
+                return
+            for item in self._members(name, entry, entry.size):
+                is_whole = item.path == name and item.error is None  # it is no archive, whatever its name
+                yield _input(self.store, entry) if is_whole else item
+        except RemoteError as error:
+            yield Input(name, InputError("download", str(error)))
+        except InputError as error:  # of a part of the object
+            yield Input(name, error)
+
+    def _members(self, name: str, entry: Entry, size: int) -> Iterator[Input]:
+        """Yield what is in an object. An archive is read front to back, ahead of the decoders."""
+        file = buffered(self.store.ranges(entry), size)
+        if entry.path.lower().endswith(PARQUET_SUFFIX):
+            from levit_cli.data.parquet import rows  # imported here because few runs read these files
+
+            return rows(name, file, self.columns, self.skipped, lambda: buffered(self.store.ranges(entry), size))
+        from levit_cli.data.archives import members
+
+        return members(name, file, self.skipped)
 
 
 def _exists(store: Store, path: str) -> bool:
@@ -108,45 +189,6 @@ def _found(store: Store, path: str) -> Entry | None:
         return store.find(path)
     except RemoteError:  # an object may be readable without the right to ask
         return None
-
-
-def _folder_or_object(store: Store, found: Entry | None, shown: str, skipped: Skipped) -> Iterator[Input]:
-    if found is None:
-        yield Input(shown, InputError("not_found", NO_OBJECT))
-        return
-    is_empty = True
-    for item in _inputs(store, found, skipped):
-        is_empty = False
-        yield item
-    if is_empty:
-        skipped.add_empty(shown)
-
-
-def _inputs(store: Store, entry: Entry, skipped: Skipped) -> Iterator[Input]:
-    """Yield the inputs of an object or folder that was named or matched."""
-    if entry.is_folder:
-        yield from _walk(store, entry.path, skipped)
-    elif entry.path.lower().endswith(READ_ARCHIVE_SUFFIXES):
-        yield from _members(store, entry, skipped)
-    else:
-        yield _input(store, entry)
-
-
-def _members(store: Store, entry: Entry, skipped: Skipped) -> Iterator[Input]:
-    """Yield the images in an archive, which is read front to back, ahead of the decoders."""
-    from levit_cli.data.archives import members  # imported here because few runs read archives
-
-    name = store.name(entry.path)
-    try:
-        entry = entry if entry.size is not None else store.find(entry.path) or entry
-        if entry.size is None:
-            yield _input(store, entry)
-            return
-        for item in members(name, buffered(store.ranges(entry), entry.size), skipped):
-            is_whole = item.path == name and item.error is None  # the object is no archive, whatever its name
-            yield _input(store, entry) if is_whole else item
-    except RemoteError as error:
-        yield Input(name, InputError("download", str(error)))
 
 
 def _input(store: Store, entry: Entry) -> Input:
@@ -209,18 +251,6 @@ def _last_name(path: str) -> str:
 
 def _is_image(url: str) -> bool:
     return url.lower().endswith(SUFFIXES)
-
-
-def _matches(store: Store, pattern: str, shown: str, skipped: Skipped) -> Iterator[Input]:
-    parts = pattern.split("/")
-    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    is_empty = True
-    for entry in _glob(store, "/".join(parts[:first]), parts[first:], skipped):
-        for item in _inputs(store, entry, skipped):
-            is_empty = False
-            yield item
-    if is_empty:
-        yield Input(shown, InputError("not_found", NO_MATCH))
 
 
 def _glob(store: Store, folder: str, parts: list[str], skipped: Skipped) -> Iterator[Entry]:

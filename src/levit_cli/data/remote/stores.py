@@ -148,14 +148,28 @@ class Store:
         return _Content(bytes(data), info.tag)
 
     def ranges(self, entry: Entry) -> Callable[[int, int], bytes]:
-        """Return a function that reads the bytes of an object from an offset to another, all of one version."""
-        file = self._retry(lambda _: self._call(self._fs.open, entry.path, "rb"))
+        """Return a function that reads the bytes of an object from an offset to another, all of one version.
+
+        It raises ``InputError`` with the kind ``download``.
+        """
+        part = self._part(entry)
 
         def read(start: int, end: int) -> bytes:
+            try:
+                return self._retry(lambda seconds: part(start, end, seconds))
+            except RemoteError as error:
+                raise InputError("download", str(error)) from None
+
+        return read
+
+    def _part(self, entry: Entry) -> Callable[[int, int, float], bytes]:
+        file = self._retry(lambda _: self._call(self._fs.open, entry.path, "rb"))
+
+        def part(start: int, end: int) -> bytes:
             file.seek(start)
             return bytes(file.read(end - start))
 
-        return lambda start, end: self._retry(lambda _: self._call(read, start, end))
+        return lambda start, end, _: self._call(part, start, end)
 
     def upload(self, local: str, path: str) -> None:
         """Write a local file to the store under a name that appears when it is complete."""
@@ -228,18 +242,16 @@ class _S3(_Uploads):
     def _read(self, entry: Entry, seconds: float) -> _Content:
         return self._get(entry.path, seconds)
 
-    def ranges(self, entry: Entry) -> Callable[[int, int], bytes]:
-        def read(start: int, end: int) -> bytes:
-            options = {"Range": f"bytes={start}-{end - 1}", **({"IfMatch": entry.tag} if entry.tag else {})}
-            return self._retry(lambda seconds: self._part(entry, seconds, options))
+    def _part(self, entry: Entry) -> Callable[[int, int, float], bytes]:
+        condition = {"IfMatch": entry.tag} if entry.tag else {}
 
-        return read
+        def part(start: int, end: int, seconds: float) -> bytes:
+            content = self._get(entry.path, seconds, Range=f"bytes={start}-{end - 1}", **condition)
+            if entry.tag and content.tag != entry.tag:
+                raise RemoteError("it changed while it was read")
+            return content.data
 
-    def _part(self, entry: Entry, seconds: float, options: dict[str, str]) -> bytes:
-        content = self._get(entry.path, seconds, **options)
-        if entry.tag and content.tag != entry.tag:
-            raise RemoteError("it changed while it was read")
-        return content.data
+        return part
 
     def _get(self, path: str, seconds: float, **options: str) -> _Content:
         from fsspec.asyn import sync
