@@ -214,7 +214,8 @@ class _Run:
 
         records = record_format(self.format, self.checkpoint.labels, self.top_k)
         assert records is not None
-        existing = compatible_records(output, records, self._fingerprint(), self._classify_again)
+        list_again = inputs.stream if inputs.can_be_read_again else tuple
+        existing = compatible_records(output, records, self._fingerprint(), self._classify_again, list_again)
         if existing is None:
             return self.start(self.prefetch(stream), output)
         if inputs.can_be_read_again:
