@@ -22,11 +22,12 @@ from PIL import Image, ImageOps
 
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.checkpoints import load as load_checkpoint
-from levit_cli.choices import DEFAULT_MODEL, Decoding, Device, EngineName, Precision, PreprocessingName
+from levit_cli.choices import DEFAULT_MODEL, Decoding, Device, EngineName, Precision, PreprocessingName, Resizer
 from levit_cli.data.inputs import STDIN, Input
 from levit_cli.data.labels import Labels
 from levit_cli.engines import EngineSpec, LevitEngine
-from levit_cli.errors import InputError, UsageError
+from levit_cli.errors import InputError, UsageError, raise_faults
+from levit_cli.images.resizers import resizer_faults
 from levit_cli.images.rgb import to_rgb
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
@@ -93,6 +94,7 @@ def load(
     threads: int = 0,
     preprocessing: PreprocessingName | None = None,
     decode: Decoding = "exact",
+    resizer: Resizer = "auto",
     labels: PathInput | None = None,
     offline: bool = False,
     sha256: str | None = None,
@@ -109,6 +111,7 @@ def load(
             ``torch.get_num_threads()`` instead.
         preprocessing: a published preprocessing that replaces the checkpoint's own.
         decode: ``exact``, or ``fast`` to decode large JPEGs at a reduced size.
+        resizer: ``simd`` or ``pillow``; ``auto`` is ``simd`` if its package, cykooz-resizer, can be imported.
         labels: a file of class names that replace the checkpoint's own.
         offline: use cached models only, and download no images.
         sha256: the expected hash of the weights, if the model is a URL.
@@ -124,6 +127,8 @@ def load(
     _require_choice("engine", engine, get_args(EngineName))
     _require_choice("preprocessing", preprocessing, (None, *get_args(PreprocessingName)))
     _require_choice("decode", decode, get_args(Decoding))
+    _require_choice("resizer", resizer, get_args(Resizer))
+    raise_faults(resizer_faults(preprocessing, resizer))
     if threads < 0:
         raise UsageError(f"threads must be at least 0, not {threads}")
     if threads and engine in ("torch", "compile"):
@@ -139,15 +144,15 @@ def load(
     )
     for message in messages:
         warnings.warn(message, stacklevel=2)
-    return Classifier(checkpoint, EngineSpec(device, engine, precision, threads), decode, offline=offline)
+    reader = Reader(checkpoint.transform, decode, resizer, offline=offline)
+    return Classifier(checkpoint, EngineSpec(device, engine, precision, threads), reader)
 
 
 class Classifier:
     """A loaded model. ``load`` returns it. All methods may be called from several threads at the same time."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: EngineSpec, decode: Decoding, *, offline: bool) -> None:
-        self._checkpoint, self._spec, self._decode = checkpoint, spec, decode
-        self._reader = Reader(checkpoint.transform, decode, offline=offline)
+    def __init__(self, checkpoint: Checkpoint, spec: EngineSpec, reader: Reader) -> None:
+        self._checkpoint, self._spec, self._reader = checkpoint, spec, reader
         self._engines: dict[int, LevitEngine] = {}
         self._engines_lock = Lock()
         self._single = self._make_engine(1, single=True)
@@ -270,7 +275,7 @@ class Classifier:
 
     def _stream(self, inputs: Iterable[Input], batch_size: int, top_k: int) -> Generator[Prediction, None, None]:
         engine = self._batch_engine(batch_size)
-        with Decoder(self._reader, DecodeOptions(self._decode)) as decoder:
+        with Decoder(self._reader, DecodeOptions()) as decoder:
             predictions = pipeline.predict(
                 decoder.prefetch(inputs, batch_size),
                 engine,

@@ -14,11 +14,12 @@ from levit_cli.errors import InputError
 from levit_cli.eval.evaluate import TOP_K, Evaluated
 from levit_cli.images.transforms import transform_for
 from levit_cli.predict.pipeline import Prediction, Stats, probabilities
+from levit_cli.predict.reader import Reader
 from levit_cli.predict.run_description import ModelDescription, RunDescription
 
 RUN = RunDescription(
     ModelDescription("tiny", "levit-tiny", 7, 1.0, sha256="ab" * 32),
-    transform_for("fb", (64, 64)), "exact", "openvino", "cpu", "fp32", threads=2, top_k=5, version="0.1.0",
+    transform_for("fb", (64, 64)), "exact", "simd", "openvino", "cpu", "fp32", threads=2, top_k=5, version="0.1.0",
 )  # fmt: skip
 
 
@@ -71,6 +72,7 @@ def evaluation(
         logits=logits,
         failures=tuple(Prediction(str(path), error=error) for path, error in failures),
         temperature=temperature,
+        reader=Reader(transform_for("fb", (64, 64))),
         engine=NoEngine(),
         stats=Stats(),
     )

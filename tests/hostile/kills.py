@@ -15,13 +15,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from levit_cli.system.extras import missing_package
 from tests.support.archives import tar_of_folder, zip_of_folder
 from tests.support.binary import LEVIT, environment, levit
 from tests.support.random_weights import write_folder
 from tests.support.sample_images import write_images
 
 IMAGES = 60
-FORMATS = ("jsonl", "csv", "tsv")
+FORMATS = ("jsonl", "csv", "tsv", *["parquet"] * (missing_package("parquet") is None))
 SOURCES: dict[str, Callable[[Path], Path]] = {
     "folder": lambda folder: folder,
     "tar": lambda folder: tar_of_folder(folder.with_name("photos.tar"), folder),

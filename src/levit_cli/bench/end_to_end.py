@@ -169,7 +169,6 @@ class _TimedReader(Reader):
         super().__init__(transform)
         self.decode_s: list[float] = []  # appended to by several threads
         self.resize_s: list[float] = []
-        self._resize, self._preprocess = self._preprocess, self._timed_resize
 
     def _image(self, item: Input) -> Image:
         start = time.perf_counter()
@@ -177,9 +176,9 @@ class _TimedReader(Reader):
         self.decode_s.append(time.perf_counter() - start)
         return image
 
-    def _timed_resize(self, image: Image, transform: Transform) -> NDArray[np.uint8]:
+    def preprocess(self, image: Image) -> NDArray[np.uint8]:
         start = time.perf_counter()
-        pixels = self._resize(image, transform)
+        pixels = super().preprocess(image)
         self.resize_s.append(time.perf_counter() - start)
         return pixels
 

@@ -50,6 +50,13 @@ DecodeOption = Annotated[
         help="JPEG decoding: exact, or fast, which decodes large photos at a reduced size.",
     ),
 ]
+ResizerOption = Annotated[
+    choices.Resizer,
+    typer.Option(
+        rich_help_panel=PREPROCESSING,
+        help="Library that resizes: simd is cykooz-resizer, pillow is slower. auto is simd where it is installed.",
+    ),
+]
 WorkersOption = Annotated[
     int,
     typer.Option(

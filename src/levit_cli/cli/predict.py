@@ -74,6 +74,7 @@ def predict(
     ] = False,
     preprocessing: options.PreprocessingOption = None,
     decode: options.DecodeOption = "exact",
+    resizer: options.ResizerOption = "auto",
     workers: options.WorkersOption = 0,
     isolate: Annotated[
         bool,
@@ -132,7 +133,7 @@ def predict(
         InputOptions(tuple(inputs or ()), files_from, null, follow_links),
         ModelOptions(model, labels, preprocessing, sha256, offline),
         EngineSpec(device, engine, precision, threads),
-        DecodeOptions(decode, timeout, isolate, workers),
+        DecodeOptions(decode, resizer, timeout, isolate, workers),
         OutputOptions(format, output, overwrite, resume),
         DisplayOptions(color=not no_color, stats=stats, quiet=quiet, verbose=verbose),
         log,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from levit_cli.checkpoints import Checkpoint, own_folder
 from levit_cli.checkpoints.metadata import store_temperature
-from levit_cli.choices import Decoding
+from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.image_folder import ClassFolders, class_folders, validation_folder
 from levit_cli.data.labeled_files import is_labeled_file, read_labeled_file
 from levit_cli.data.skipped import Skipped
@@ -47,6 +47,7 @@ class EvalRequest:
     model: ModelOptions
     spec: EngineSpec
     decoding: Decoding = "exact"
+    resizer: Resizer = "auto"
     batch_size: int = 16
     workers: int = 0
     format: EvalFormat | None = None
@@ -90,7 +91,7 @@ def _require_consistent(request: EvalRequest) -> tuple[EvalFormat, Path | None]:
     Raises:
         UsageError: options contradict each other or have no effect. The message names all faults.
     """
-    faults = conflicts(request.model, request.spec)
+    faults = conflicts(request.model, request.spec, request.resizer)
     if request.overwrite and request.output is None and request.report is None:
         hint = "add --output FILE or --report FILE, or leave it out"
         faults.append(UsageError("--overwrite has no effect without --output or --report", hint=hint))
@@ -166,6 +167,7 @@ def _evaluate(request: EvalRequest, checkpoint: Checkpoint, folders: ClassFolder
             folders,
             request.spec,
             decoding=request.decoding,
+            resizer=request.resizer,
             batch_size=request.batch_size,
             workers=request.workers,
             verbose=request.verbose,
@@ -190,7 +192,7 @@ def _write(
     The report is written first, because the program that reads standard output may close it early. The results are
     written even if the report cannot be.
     """
-    description = describe_run(checkpoint, evaluated.engine.spec, request.decoding, TOP_K, with_hash=True)
+    description = describe_run(checkpoint, evaluated.engine.spec, evaluated.reader, TOP_K, with_hash=True)
     if format == "json":
         content = as_json(document(evaluated, summary, description)) + b"\n"
     else:

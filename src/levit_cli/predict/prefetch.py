@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.choices import Decoding
+from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError
 from levit_cli.predict.reader import Reader
@@ -249,12 +249,14 @@ class DecodeOptions:
 
     Args:
         decoding: ``exact``, or ``fast`` to let the JPEG decoder scale large photos down.
+        resizer: what resizes the images.
         timeout_s: wall-clock limit for one image; it begins after the image's bytes were fetched.
         isolate: decode in separate processes from the start.
         workers: number of decode threads; 0 for one per usable core.
     """
 
     decoding: Decoding = "exact"
+    resizer: Resizer = "auto"
     timeout_s: float = DECODE_TIMEOUT_S
     isolate: bool = False
     workers: int = 0

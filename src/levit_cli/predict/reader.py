@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from levit_cli.choices import Decoding
+from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.inputs import Input, is_url
 from levit_cli.errors import InputError, reason_of
 from levit_cli.images.decode import decode
-from levit_cli.images.preprocess import preprocess
+from levit_cli.images.resizers import choose_resizer
 from levit_cli.images.transforms import Transform
-from levit_cli.system.extras import extra
 from levit_cli.system.files import open_regular
 
 MAX_DOWNLOAD_BYTES = 100 << 20
@@ -28,15 +27,21 @@ class Reader:
     Args:
         transform: the preprocessing.
         decoding: ``fast`` lets the JPEG decoder scale large photos down.
+        resizer: what resizes; ``auto`` is SIMD if its package can be imported.
         offline: do not download URLs.
+
+    Raises:
+        UsageError, RefusedError: see ``choose_resizer``.
     """
 
-    def __init__(self, transform: Transform, decoding: Decoding = "exact", *, offline: bool = False) -> None:
-        self.transform = transform
+    def __init__(
+        self, transform: Transform, decoding: Decoding = "exact", resizer: Resizer = "auto", *, offline: bool = False
+    ) -> None:
+        self.transform, self.decoding = transform, decoding
         # The decoder may scale an image down to the size that the preprocessing resizes to, but not below it.
         self._shrink_to = (transform.resize_to[1], transform.resize_to[0]) if decoding == "fast" else None
         self._offline = offline
-        self._preprocess = _preprocessor(transform)
+        self.resizer = choose_resizer(transform, resizer)
 
     def fetch(self, item: Input) -> Input:
         """Load the content of an input that is no file of its own; return the others unchanged."""
@@ -58,7 +63,7 @@ class Reader:
 
     def preprocess(self, image: Image) -> NDArray[np.uint8]:
         """Return the pixels (H, W, 3) of an upright RGB image."""
-        return self._preprocess(image, self.transform)
+        return self.resizer.preprocess(image, self.transform)
 
     def _image(self, item: Input) -> Image:
         return read_image(item, self._shrink_to)
@@ -98,15 +103,6 @@ def _loaded(load: Callable[[], bytes]) -> bytes:
         raise InputError("too_large", "not enough memory to read it") from None
     except OSError as error:
         raise InputError("corrupt", f"it cannot be read: {reason_of(error)}") from error
-
-
-def _preprocessor(transform: Transform) -> Callable[[Image, Transform], NDArray[np.uint8]]:
-    if transform.resizer == "pillow":
-        return preprocess
-    with extra("torch", f"The preprocessing {transform.name}"):
-        from levit_cli.images.resize_torch import preprocess_tensor
-
-    return preprocess_tensor
 
 
 def _read_stdin() -> bytes:

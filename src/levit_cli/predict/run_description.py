@@ -7,7 +7,9 @@ from levit_cli import __version__
 from levit_cli.checkpoints import Checkpoint, Evaluation
 from levit_cli.choices import Decoding, Device, EngineName, Precision
 from levit_cli.engines import EngineSpec
+from levit_cli.images.resizers import ResizerName
 from levit_cli.images.transforms import Transform
+from levit_cli.predict.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class RunDescription:
     model: ModelDescription
     transform: Transform
     decode: Decoding
+    resizer: ResizerName
     engine: EngineName
     device: Device
     precision: Precision
@@ -51,7 +54,7 @@ class RunDescription:
         return {
             "version": self.version,
             "model": self.model.as_json(),
-            "preprocessing": {**asdict(self.transform), "decode": self.decode},
+            "preprocessing": {**asdict(self.transform), "decode": self.decode, "resizer": self.resizer},
             "engine": self.engine,
             "device": self.device,
             "precision": self.precision,
@@ -61,7 +64,12 @@ class RunDescription:
 
 
 def describe_run(
-    checkpoint: Checkpoint, spec: EngineSpec, decoding: Decoding, top_k: int, *, with_hash: bool
+    checkpoint: Checkpoint,
+    spec: EngineSpec,
+    reader: Reader,
+    top_k: int,
+    *,
+    with_hash: bool,
 ) -> RunDescription:
     """Return the description of a run.
 
@@ -74,5 +82,6 @@ def describe_run(
         checkpoint.sha256 if with_hash else None, checkpoint.evaluation,
     )  # fmt: skip
     return RunDescription(
-        model, checkpoint.transform, decoding, spec.engine, spec.device, spec.precision, spec.threads, top_k
-    )
+        model, checkpoint.transform, reader.decoding, reader.resizer.name,
+        spec.engine, spec.device, spec.precision, spec.threads, top_k,
+    )  # fmt: skip

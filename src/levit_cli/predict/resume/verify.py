@@ -26,6 +26,8 @@ def compatible_records(
     fingerprint: Fingerprint,
     classify: Classify,
     list_again: Callable[[], Iterable[Input]] = tuple,
+    *,
+    is_verified: bool = False,
 ) -> ExistingRecords | None:
     """Return the complete records of an output; None if it has none.
 
@@ -33,6 +35,7 @@ def compatible_records(
         fingerprint: the fingerprint of this run.
         classify: classifies inputs as this run does; used for the spot check of a file without a fingerprint.
         list_again: lists the inputs of this run, in which the spot check finds the members of archives.
+        is_verified: the fingerprint was compared already, so a file without one needs no spot check.
 
     Raises:
         UsageError: the file is damaged, or its model, preprocessing, top-k or format differs from this run's.
@@ -44,7 +47,7 @@ def compatible_records(
     existing = _read(output, format)
     if not len(existing):
         return None
-    if stored is None:
+    if stored is None and not is_verified:
         _spot_check(output, format, existing, classify, list_again)
     return existing
 
