@@ -297,7 +297,12 @@ class _Run:
         restored = self._restore_journal(output, records)
         try:
             existing = compatible_records(
-                output, records, self._fingerprint(), self._classify_again, is_verified=restored
+                output,
+                records,
+                self._fingerprint(),
+                self._classify_again,
+                inputs.stream if inputs.can_be_read_again else tuple,
+                is_verified=restored,
             )
             if existing is not None and inputs.can_be_read_again:
                 require_shared_inputs(output, existing, inputs.stream())
