@@ -69,6 +69,10 @@ kills-archives: $(VENV)/dev
 	$(BIN)/python -m tests.hostile.kills --kills 50 --source tar.gz
 	$(BIN)/python -m tests.hostile.kills --kills 50 --source zip
 
+# The same on objects in an S3 server.
+kills-remote: $(VENV)/dev
+	$(BIN)/python -m tests.hostile.kills --kills 50 --source s3
+
 fuzz: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz image .fuzz/image -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096

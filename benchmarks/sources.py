@@ -8,9 +8,12 @@ divided by the source's, computed for each round: below 1, the source is slower.
 """
 
 import argparse
+import atexit
 import itertools
 import json
+import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -59,12 +62,28 @@ def in_zip(photos: list[Path], target: Path) -> list[str]:
     return [str(target / "photos.zip")]
 
 
+def in_bucket(photos: list[Path], _: Path) -> list[str]:
+    """Serve the photos with ``benchmarks.static_s3``, which uses the same cores, but little of them."""
+    command = [sys.executable, "-m", "benchmarks.static_s3", str(photos[0].parent)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.kill)
+    assert server.stdout is not None
+    os.environ |= {
+        "AWS_ENDPOINT_URL": server.stdout.readline().strip(),
+        "AWS_ACCESS_KEY_ID": "benchmark",
+        "AWS_SECRET_ACCESS_KEY": "benchmark",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    return ["s3://bucket/"]
+
+
 SOURCES: dict[str, Make] = {
     "folder": in_folder,
     "tar": partial(in_tars, shards=1),
     "4 tars": partial(in_tars, shards=4),
     "tar.gz": partial(in_tars, shards=1, suffix=".tar.gz"),
     "zip": in_zip,
+    "s3": in_bucket,
 }
 
 

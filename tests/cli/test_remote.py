@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import signal
 import subprocess
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile.kills import killed_within
 from tests.support.binary import LEVIT, environment, levit, records
 from tests.support.extras import hide_extra, names_pip_command, needs_remote
 from tests.support.fake_hub import running
@@ -161,6 +163,22 @@ def test_a_listing_that_fails_keeps_the_records_and_can_be_resumed(
     resumed = predict("s3://bucket/", "-o", output, "--resume", env=env, model=tiny_folder)
     assert resumed.returncode == 1
     assert output.read_bytes() == predict("s3://bucket/", env=env, model=tiny_folder).stdout
+
+
+@pytest.mark.guarantee("resume-after-kill")
+def test_killed_runs_over_objects_are_resumed(fake: FakeS3, photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    fake.add("bucket", {f"{number}.jpg": (photos / "sub" / "first.jpg").read_bytes() for number in range(60)})
+    fake.page_size, rng, kills = 7, random.Random(5), 0
+    env = environment(**fake.environment())
+    start = time.monotonic()
+    expected = predict("s3://bucket/", "-b", "2", env=env, model=tiny_folder).stdout
+    seconds = time.monotonic() - start
+    output = tmp_path / "records.jsonl"
+    resuming = [LEVIT, "predict", "-m", str(tiny_folder), "s3://bucket/", "-b", "2", "-o", str(output), "--resume"]
+    while kills < 2 and killed_within(resuming, rng.uniform(0.5, 1.5) * seconds, env):
+        kills += 1
+    assert not killed_within(resuming, 600, env)
+    assert output.read_bytes() == expected
 
 
 @pytest.mark.guarantee("remote-faults")

@@ -1,34 +1,58 @@
 """Kill ``levit predict --resume`` at random moments: ``make kills``, or ``python -m tests.hostile.kills``.
 
-``--source tar`` reads the images from an archive: ``make kills-archives``.
+``--source tar`` reads the images from an archive (``make kills-archives``), ``--source s3`` from an S3 server on
+127.0.0.1 (``make kills-remote``).
 
 A round starts without an output, or with one in which some images failed. It is killed repeatedly until a run finishes.
 The output must then equal that of an uninterrupted run, byte for byte.
 """
 
 import argparse
+import atexit
+import os
 import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 from levit_cli.system.extras import missing_package
 from tests.support.archives import tar_of_folder, zip_of_folder
 from tests.support.binary import LEVIT, environment, levit
+from tests.support.fake_s3 import FakeS3
 from tests.support.random_weights import write_folder
 from tests.support.sample_images import write_images
 
 IMAGES = 60
 FORMATS = ("jsonl", "csv", "tsv", *["parquet"] * (missing_package("parquet") is None))
-SOURCES: dict[str, Callable[[Path], Path]] = {
+# Each returns the argument of levit for the photos of a folder.
+SOURCES: dict[str, Callable[[Path], str | Path]] = {
     "folder": lambda folder: folder,
+    "s3": lambda folder: in_bucket(folder),
     "tar": lambda folder: tar_of_folder(folder.with_name("photos.tar"), folder),
     "tar.gz": lambda folder: tar_of_folder(folder.with_name("photos.tar.gz"), folder),
     "zip": lambda folder: zip_of_folder(folder.with_name("photos.zip"), folder),
 }
+
+
+def in_bucket(folder: Path) -> str:
+    """Serve the photos as objects, from a server that is started at the first call."""
+    server = fake_s3()
+    server.objects.clear()
+    server.add("bucket", {path.name: path.read_bytes() for path in folder.iterdir()})
+    return "s3://bucket/"
+
+
+@cache
+def fake_s3() -> FakeS3:
+    server = FakeS3()
+    server.start()
+    server.page_size = 7
+    atexit.register(server.stop)
+    os.environ |= server.environment()
+    return server
 
 
 def uninterrupted(command: list[str], folder: Path, suffix: str) -> tuple[bytes, float]:
@@ -40,9 +64,9 @@ def uninterrupted(command: list[str], folder: Path, suffix: str) -> tuple[bytes,
     return output.read_bytes(), time.perf_counter() - start
 
 
-def killed_within(command: list[str], seconds: float) -> bool:
+def killed_within(command: list[str], seconds: float, env: Mapping[str, str] | None = None) -> bool:
     """Run a command and kill it after some seconds. Returns whether it was killed before it finished."""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment()) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=env or environment()) as process:
         try:
             _, stderr = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -85,7 +109,7 @@ def main() -> None:
 
 
 def half_done(
-    command: list[str], photos: list[Path], output: Path, rng: random.Random, pack: Callable[[], Path]
+    command: list[str], photos: list[Path], output: Path, rng: random.Random, pack: Callable[[], str | Path]
 ) -> None:
     """Write an output in which some images failed and some are missing, then restore the images.
 
