@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+import time
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -13,8 +14,9 @@ from PIL.Image import Image
 from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.inputs import Input, is_url
 from levit_cli.errors import InputError, reason_of
-from levit_cli.images.decode import decode
+from levit_cli.images.decode import decode, is_much_larger
 from levit_cli.images.resizers import choose_resizer
+from levit_cli.images.signatures import JPEG
 from levit_cli.images.transforms import Transform
 
 MAX_DOWNLOAD_BYTES = 100 << 20
@@ -32,6 +34,9 @@ class Reader:
         resizer: what resizes; ``auto`` is SIMD if its package can be imported.
         offline: do not download URLs.
 
+    Attributes:
+        large_jpeg_s: seconds, summed over threads, for decoding exactly the JPEGs that ``fast`` would scale.
+
     Raises:
         UsageError, RefusedError: see ``choose_resizer``.
     """
@@ -41,8 +46,9 @@ class Reader:
     ) -> None:
         self.transform, self.decoding = transform, decoding
         # The decoder may scale an image down to the size that the preprocessing resizes to, but not below it.
-        self._shrink_to = (transform.resize_to[1], transform.resize_to[0]) if decoding == "fast" else None
+        self._needed = (transform.resize_to[1], transform.resize_to[0])
         self._offline = offline
+        self.large_jpeg_s = 0.0
         self.resizer = choose_resizer(transform, resizer)
 
     def fetch(self, item: Input) -> Input:
@@ -69,9 +75,18 @@ class Reader:
 
     def _image(self, item: Input) -> Image:
         if item.content is not None:
-            return decode(item.content, self._shrink_to)
+            return self._decode(item.content)
         with open_regular(item.path) as file:
-            return decode(file, self._shrink_to)
+            return self._decode(file)
+
+    def _decode(self, source: bytes | BinaryIO) -> Image:
+        if self.decoding == "fast":
+            return decode(source, self._needed)
+        start = time.perf_counter()
+        image = decode(source)
+        if is_much_larger(image.size, self._needed) and _first_bytes(source).startswith(JPEG):
+            self.large_jpeg_s += time.perf_counter() - start  # threads may lose one of two additions, which is harmless
+        return image
 
     def _download(self, url: str) -> bytes:
         if self._offline:
@@ -82,6 +97,13 @@ class Reader:
             return web.fetch(url, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=DOWNLOAD_TIMEOUT_S)
         except web.FetchError as error:
             raise InputError("download", str(error)) from error
+
+
+def _first_bytes(source: bytes | BinaryIO) -> bytes:
+    if isinstance(source, bytes):
+        return source[: len(JPEG)]
+    source.seek(0)
+    return source.read(len(JPEG))
 
 
 def open_regular(path: str) -> BinaryIO:
