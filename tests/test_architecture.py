@@ -17,7 +17,7 @@ LAYERS = (
     {"model", "images"},
     {"checkpoints", "data"},
     {"engines"},
-    {"predict", "eval", "finetune", "bench", "convert", "info"},
+    {"predict", "eval", "finetune", "bench", "convert", "info", "export"},
     {"api"},
     {"cli", "__main__", "__init__"},
 )
@@ -28,8 +28,11 @@ TORCH_ALLOWED = {
     "engines.openvino_converter",
 }
 MODULES_OF_LIBRARY: dict[str, set[str]] = {
-    "openvino": {"engines.openvino", "engines.openvino_converter"},
+    "openvino": {"engines.openvino", "engines.openvino_converter", "export.openvino_ir"},
+    "onnx": {"export.onnx_graph"},
+    "onnxruntime": {"export.onnx_graph"},
     "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card"},
+    "pyarrow": {"data.parquet", "predict.parquet_output"},
     "platformdirs": {"system.cache"},
     "safetensors": {"checkpoints.weights"},
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},

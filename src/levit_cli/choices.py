@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 CheckpointFormat = Literal["fb", "timm", "hf"]  # fb: Meta's code; hf: Hugging Face
+ExportTarget = Literal["openvino", "onnx"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 PreprocessingName = Literal["fb", "hf", "timm", "hf-tensor"]  # hf-tensor: Hugging Face's processor in torch
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -14,7 +15,7 @@ Preset = Literal["small", "paper"]
 Distillation = Literal["hard", "soft"]
 Frozen = Literal["nothing", "backbone"]
 ClipMode = Literal["norm", "agc"]  # norm: clip the global norm; agc: adaptive gradient clipping
-Format = Literal["table", "jsonl", "json", "csv", "tsv"]
+Format = Literal["table", "jsonl", "json", "csv", "tsv", "parquet"]
 BenchFormat = Literal["table", "json", "csv"]
 BenchProtocol = Literal["quick", "paper"]
 BaselineName = Literal[

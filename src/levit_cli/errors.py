@@ -95,6 +95,12 @@ class UnreachableError(LevitError):
     exit_code = ExitCode.UNREACHABLE
 
 
+class GateError(LevitError):
+    """A result does not meet a limit, such as that an exported model answers like the original. Nothing was written."""
+
+    exit_code = ExitCode.SOME_FAILED
+
+
 class TrainingStoppedError(LevitError):
     """Training stopped before its last epoch. The run folder keeps what was saved."""
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from levit_cli.bench.compare import Comparison, compare, read_earlier_run
 from levit_cli.bench.models import RandomWeights, Selection, select_baselines, select_levits
-from levit_cli.bench.paper import CLAIMS, PUBLISHED
+from levit_cli.bench.paper import CLAIMS, OTHER_TOP1, PUBLISHED
 from levit_cli.bench.protocol import PROTOCOLS
 from levit_cli.bench.results import Row, as_csv, as_json, verdicts
 from levit_cli.bench.run import Outputs, bench
@@ -284,3 +284,14 @@ def test_the_figure_shows_the_three_families_of_models() -> None:
     colors = {color for _, color in image.getcolors(maxcolors=1 << 20) or []}
     assert {(37, 99, 168), (217, 115, 13), (47, 125, 79)} <= colors  # a line for each of the three families
     assert draw([row("levit-256", 100)], META, "png").startswith(b"\x89PNG")
+
+
+@needs_plot
+def test_the_figure_shows_resnet50_with_the_accuracy_that_torchvision_publishes() -> None:
+    from levit_cli.bench.plot import draw, short_name
+
+    without, with_resnet = (draw([row("levit-256", 100), *more], META, "svg") for more in ([], [row("resnet50", 40)]))
+    assert b"ResNet, torchvision" not in without
+    assert b"ResNet, torchvision" in with_resnet
+    assert OTHER_TOP1["resnet50"] == 80.858
+    assert short_name("resnet50") == "50"

@@ -11,12 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from levit_cli.system.extras import missing_package
 from tests.support.binary import LEVIT, environment, levit
 from tests.support.random_weights import write_folder
 from tests.support.sample_images import write_images
 
 IMAGES = 60
-FORMATS = ("jsonl", "csv", "tsv")
+FORMATS = ("jsonl", "csv", "tsv", *["parquet"] * (missing_package("parquet") is None))
 
 
 def uninterrupted(command: list[str], folder: Path, suffix: str) -> tuple[bytes, float]:

@@ -9,7 +9,8 @@ from levit_cli.choices import Decoding
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError
 from levit_cli.images.transforms import transform_for
-from levit_cli.predict.reader import Reader, open_regular
+from levit_cli.predict.reader import Reader
+from levit_cli.system.files import open_regular
 from tests.support.foreign_systems import IS_ROOT, linux_only, posix_only
 from tests.support.sample_images import sample_image
 

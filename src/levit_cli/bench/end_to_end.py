@@ -28,10 +28,11 @@ from levit_cli.errors import InputError, UsageError
 from levit_cli.images.decode import decode
 from levit_cli.images.transforms import Transform
 from levit_cli.predict.pipeline import Prefetcher, Stats, predict
-from levit_cli.predict.reader import Reader, open_regular
+from levit_cli.predict.reader import Reader
 from levit_cli.predict.records import JsonLines
 from levit_cli.predict.writers import Records
 from levit_cli.system.cpu import usable_threads
+from levit_cli.system.files import open_regular
 from levit_cli.system.output import Sink
 
 MAX_IMAGES = 256

@@ -1,4 +1,4 @@
-"""List the inputs: files, folders, globs, URLs, lists of paths and standard input, as one stream in a stable order.
+"""List the inputs: files, folders, archives, globs, URLs, lists of paths and stdin, as one stream in a stable order.
 
 This module opens folders and lists of paths, but not images. The stream starts at once, and only the entries of the
 folders that are being walked are held in memory.
@@ -8,47 +8,19 @@ import glob
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from levit_cli.data.skipped import SUFFIXES, Skipped, reason_to_skip
+from levit_cli.data.input import STDIN, Input, is_url
+from levit_cli.data.skipped import READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UsageError, reason_of
 
-__all__ = ["SUFFIXES", "Input", "InputOptions", "expand", "from_paths", "is_url", "read_list", "walk"]
+__all__ = ["STDIN", "SUFFIXES", "Input", "InputOptions", "expand", "from_paths", "is_url", "read_list", "walk"]
 
-STDIN = "-"
-URL_SCHEMES = ("http://", "https://")
 CHUNK_BYTES = 1 << 16
 NO_MATCH = "no such file, and as a pattern it matches nothing"
 RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # ** as a whole component of a path
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input to classify.
-
-    Args:
-        path: a path, a URL, or ``-`` for an image on standard input.
-        error: why it cannot be read, if that is already known, as for a folder without read permission.
-        content: the bytes, once they were fetched from a URL, from standard input or with ``load``.
-        load: returns the bytes of an input that is not a file of its own, such as the member of an archive; called at
-            most once, in any thread.
-    """
-
-    path: str
-    error: InputError | None = None
-    content: bytes | None = field(default=None, repr=False)
-    load: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def is_stdin(self) -> bool:
-        return self.path == STDIN
-
-
-def is_url(text: str) -> bool:
-    """Whether the text is a URL, not a path."""
-    return text.lower().startswith(URL_SCHEMES)
 
 
 def expand(arguments: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
@@ -143,20 +115,35 @@ def _open_list(path: str) -> BinaryIO:
 
 
 def from_paths(paths: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
-    """Yield the inputs of literal paths: walk folders and keep everything else, whatever its suffix."""
+    """Yield the inputs of literal paths: walk folders, list archives, and keep everything else, whatever its suffix."""
     skipped = skipped or Skipped()
     for path in paths:
         if path == STDIN:
             path = os.path.join(os.curdir, path)  # in a list, - is a file name
-        if is_url(path) or not os.path.isdir(path):
-            yield Input(path)
-            continue
-        is_empty = True
-        for item in walk(path, skipped, follow_links=follow_links):
-            is_empty = False
-            yield item
-        if is_empty:
-            skipped.add_empty(path)
+        yield from _named(path, skipped, follow_links)
+
+
+def _named(path: str, skipped: Skipped, follow_links: bool) -> Iterator[Input]:
+    """Yield the inputs of one literal path or URL. The kinds of sources are told apart here."""
+    if is_url(path):
+        yield Input(path)
+    elif os.path.isdir(path):
+        yield from _folder(path, skipped, follow_links)
+    elif path.lower().endswith(READ_ARCHIVE_SUFFIXES):
+        from levit_cli.data.archives import members_of_file  # imported here because few runs read archives
+
+        yield from members_of_file(path, skipped)
+    else:
+        yield Input(path)
+
+
+def _folder(path: str, skipped: Skipped, follow_links: bool) -> Iterator[Input]:
+    is_empty = True
+    for item in walk(path, skipped, follow_links=follow_links):
+        is_empty = False
+        yield item
+    if is_empty:
+        skipped.add_empty(path)
 
 
 def walk(folder: str, skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:

@@ -30,8 +30,8 @@ from levit_cli.eval.wording import (
     worst_first,
 )
 from levit_cli.images.decode import decode
-from levit_cli.predict.reader import open_regular
 from levit_cli.predict.run_description import RunDescription
+from levit_cli.system.files import open_regular
 from levit_cli.system.text import count_noun, printable
 
 MATRIX_CLASSES = 30  # the largest confusion matrix that is shown completely

@@ -13,8 +13,8 @@ from levit_cli.data.skipped import Skipped
 from levit_cli.errors import InputError, RefusedError, UsageError
 from levit_cli.finetune.faults import Faults
 from levit_cli.images.decode import decode
-from levit_cli.predict.reader import open_regular
 from levit_cli.system.cpu import usable_threads
+from levit_cli.system.files import open_regular
 from levit_cli.system.text import count_noun, is_utf8, printable
 
 Sample = tuple[Path, int]  # path, class index

@@ -8,7 +8,7 @@ from levit_cli.choices import PreprocessingName, Resizer
 from levit_cli.engines import EngineSpec, LevitEngine, make_engine, wrong_device
 from levit_cli.errors import UsageError
 from levit_cli.images.resizers import resizer_faults
-from levit_cli.system.cache import GraphCache, cache_folder
+from levit_cli.system.cache import FolderCache, cache_folder
 from levit_cli.system.progress import Log
 from levit_cli.system.text import count_noun
 
@@ -52,14 +52,19 @@ def _needs_torch(preprocessing: str, engine: str) -> UsageError:
     )
 
 
-def load_model(options: ModelOptions, log: Log, *, verbose: bool) -> Checkpoint:
-    """Load a model; with ``verbose``, log its architecture, format and preprocessing."""
+def load_model(options: ModelOptions, log: Log, *, verbose: bool, single: bool = False) -> Checkpoint:
+    """Load a model; with ``verbose``, log its architecture, format and preprocessing.
+
+    Args:
+        single: there is one image, so that it pays not to read the weights of a known file.
+    """
     checkpoint = load(
         options.name,
         preprocessing=options.preprocessing,
         labels=options.labels,
         offline=options.offline,
         sha256=options.sha256,
+        cache=FolderCache(cache_folder() / "weights") if single else None,
         warn=lambda message: log(f"Warning: {message}"),
     )
     if verbose:
@@ -82,7 +87,7 @@ def make_prediction_engine(
         UsageError: the model's preprocessing resizes with torch, and the engine is not torch.
     """
     # Cache the compiled graph only for a single image: for many images, the time to compile it does not matter.
-    cache = GraphCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
+    cache = FolderCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
     engine = make_engine(checkpoint, spec, cache, owns_process=owns_process)
     chosen = engine.spec
     if checkpoint.transform.resizer == "torch" and chosen.engine != "torch":

@@ -1,9 +1,8 @@
 """Read one input: get its bytes, decode the image, and apply the preprocessing."""
 
-import os
-import stat
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -18,11 +17,11 @@ from levit_cli.images.decode import decode, is_much_larger
 from levit_cli.images.resizers import choose_resizer
 from levit_cli.images.signatures import JPEG
 from levit_cli.images.transforms import Transform
+from levit_cli.system.files import open_regular
 
 MAX_DOWNLOAD_BYTES = 100 << 20
 MAX_STDIN_BYTES = 1 << 30
 DOWNLOAD_TIMEOUT_S = 60.0
-NOT_REGULAR = "it is a folder, pipe, socket or device"
 
 
 class Reader:
@@ -56,7 +55,7 @@ class Reader:
         if item.content is not None:
             return item
         if item.load is not None:
-            return replace(item, content=item.load(), load=None)
+            return replace(item, content=_loaded(item.load), load=None)
         if item.is_stdin:
             return replace(item, content=_read_stdin())
         return replace(item, content=self._download(item.path)) if is_url(item.path) else item
@@ -106,42 +105,13 @@ def _first_bytes(source: bytes | BinaryIO) -> bytes:
     return source.read(len(JPEG))
 
 
-def open_regular(path: str) -> BinaryIO:
-    """Open a regular file for reading; never wait for a pipe or a device.
-
-    Raises:
-        InputError: ``not_found``, ``permission`` or ``not_regular``.
-    """
+def _loaded(load: Callable[[], bytes]) -> bytes:
     try:
-        descriptor = _open_without_waiting(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError("not_found", "no such file") from None
-    except PermissionError:
-        raise InputError("permission", "no permission to read the file") from None
-    except (OSError, ValueError) as error:  # ENXIO: a socket; ValueError: a NUL in the name
-        why = reason_of(error)  # str of an OSError would include the path
-        raise InputError("not_regular" if _is_special(path) else "not_found", why) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError("not_regular", NOT_REGULAR)
-    return open(descriptor, "rb")
-
-
-def _open_without_waiting(path: str) -> int:
-    """Open a file. Opening a FIFO that has no writer would wait forever."""
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
-    if hasattr(os, "O_NONBLOCK"):
-        return os.open(path, flags | os.O_NONBLOCK)
-    if _is_special(path):  # on Windows also names such as NUL, and folders, which it does not open
-        raise InputError("not_regular", NOT_REGULAR)
-    return os.open(path, flags)
-
-
-def _is_special(path: str) -> bool:
-    try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return False
+        return load()
+    except MemoryError:
+        raise InputError("too_large", "not enough memory to read it") from None
+    except OSError as error:
+        raise InputError("corrupt", f"it cannot be read: {reason_of(error)}") from error
 
 
 def _read_stdin() -> bytes:

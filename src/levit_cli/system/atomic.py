@@ -44,7 +44,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # already renamed, or the disk failed
             os.unlink(temporary)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def replace_text(path: Path, content: str) -> None:
@@ -66,7 +66,7 @@ class Replacement:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self._temporary = path, path.with_name(_temporary_name(path.name))
+        self.path, self._temporary = path, path.with_name(temporary_name(path.name))
         self.size = 0
         with writing(path):
             remove_leftover(path)
@@ -94,7 +94,7 @@ class Replacement:
         """Replace the target with the synced file. The descriptor stays open unless it was closed."""
         with writing(self.path):
             _replace(self._temporary, self.path)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Close and remove the temporary file."""
@@ -112,7 +112,7 @@ def same_file(path: str, other: str) -> bool:
 def remove_leftover(path: Path) -> None:
     """Remove the temporary file that a killed run left for ``path``."""
     with suppress(OSError):
-        path.with_name(_temporary_name(path.name)).unlink()
+        path.with_name(temporary_name(path.name)).unlink()
 
 
 def read_at(descriptor: int, length: int, offset: int) -> bytes:
@@ -147,7 +147,8 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(f"Cannot write {path}", why=reason_of(error)) from error
 
 
-def _temporary_name(name: str) -> str:
+def temporary_name(name: str) -> str:
+    """Return the name of the temporary file or folder that later replaces ``name``."""
     # a hash, because the name may already have the maximum length
     return f".levit-{blake2b(os.fsencode(name), digest_size=8).hexdigest()}.part"
 
@@ -168,7 +169,7 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Sync a folder, so that a rename in it survives a power failure. Ignore systems that cannot sync folders."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

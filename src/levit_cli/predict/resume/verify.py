@@ -21,13 +21,14 @@ Classify = Callable[[Iterable[Input]], Iterator[Prediction]]
 
 
 def compatible_records(
-    output: OutputFile, format: RecordFormat, fingerprint: Fingerprint, classify: Classify
+    output: OutputFile, format: RecordFormat, fingerprint: Fingerprint, classify: Classify, *, is_verified: bool = False
 ) -> ExistingRecords | None:
     """Return the complete records of an output; None if it has none.
 
     Args:
         fingerprint: the fingerprint of this run.
         classify: classifies inputs as this run does; used for the spot check of a file without a fingerprint.
+        is_verified: the fingerprint was compared already, so a file without one needs no spot check.
 
     Raises:
         UsageError: the file is damaged, or its model, preprocessing, top-k or format differs from this run's.
@@ -39,7 +40,7 @@ def compatible_records(
     existing = _read(output, format)
     if not len(existing):
         return None
-    if stored is None:
+    if stored is None and not is_verified:
         _spot_check(output, format, existing, classify)
     return existing
 
