@@ -21,6 +21,8 @@ from levit_cli.images.signatures import JPEG, PNG, decoding_error, read_from_sta
 
 HEAD_BYTES = 512
 FAST_FROM = 4  # how many times larger than needed a JPEG must be before its decoder may scale
+# ... and how many times larger than needed it stays. Scaling further saves little time and costs accuracy (dev/log.md).
+FAST_KEEPS = 2
 TIFF_TILE_SIZE = (322, 323)  # tags for width and length
 
 
@@ -29,8 +31,8 @@ def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -
 
     Args:
         source: the bytes, or a seekable binary file at its start.
-        shrink_to: (width, height) down to which the JPEG decoder may scale an image by 4 or 8 if it is at least 4 times
-            as large; None for exact pixels.
+        shrink_to: the (width, height) that is needed. A JPEG that is at least 4 times as large may be scaled by 2, 4
+            or 8 while it is decoded, to not less than twice that size. None for exact pixels.
 
     Raises:
         InputError: the image cannot be decoded.
@@ -98,7 +100,7 @@ def _load_pixels(file: BinaryIO, shrink_to: tuple[int, int] | None = None) -> Im
 
         require_known_layout(image)
     if shrink_to and is_much_larger(image.size, shrink_to):
-        image.draft("RGB", shrink_to)
+        image.draft("RGB", (FAST_KEEPS * shrink_to[0], FAST_KEEPS * shrink_to[1]))
     image.load()
     return image
 

@@ -44,7 +44,6 @@ class Reader:
         self, transform: Transform, decoding: Decoding = "exact", resizer: Resizer = "auto", *, offline: bool = False
     ) -> None:
         self.transform, self.decoding = transform, decoding
-        # The decoder may scale an image down to the size that the preprocessing resizes to, but not below it.
         self._needed = (transform.resize_to[1], transform.resize_to[0])
         self._offline = offline
         self.large_jpeg_s = 0.0
