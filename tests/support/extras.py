@@ -32,8 +32,13 @@ def hide_extra(name: str, folder: Path) -> dict[str, str]:
     Args:
         folder: a folder for the module that hides them.
     """
+    return hide_packages(PACKAGES[name], folder)
+
+
+def hide_packages(packages: tuple[str, ...], folder: Path) -> dict[str, str]:
+    """Return the environment variables with which a process does not find some packages."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(FINDER.format(packages=PACKAGES[name]))
+    (folder / "sitecustomize.py").write_text(FINDER.format(packages=packages))
     return {"PYTHONPATH": str(folder)}
 
 

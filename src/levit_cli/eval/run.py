@@ -175,7 +175,7 @@ def _evaluate(request: EvalRequest, checkpoint: Checkpoint, folders: ClassFolder
             on_image=bar.advance,
         )
     if not request.quiet:
-        log(evaluated.stats.summary())
+        log(evaluated.stats.summary() + evaluated.stats.decoding_hint(evaluated.reader.large_jpeg_s))
     return evaluated
 
 

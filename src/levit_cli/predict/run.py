@@ -421,7 +421,7 @@ class _Run:
         if not self.display.quiet:
             if sentence := self.skipped.sentence():
                 self.log(sentence)
-            self.log(self.stats.summary() + remark)
+            self.log(self.stats.summary() + remark + self.stats.decoding_hint(self.reader.large_jpeg_s))
         if self.display.stats:
             self.log(self.stats.timings())
         self.engine.save_cache()
