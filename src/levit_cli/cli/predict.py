@@ -15,7 +15,7 @@ from levit_cli.system.progress import log
 def predict(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT...", help="Files, folders, globs, URLs, or - for an image on stdin."),
+        typer.Argument(metavar="INPUT...", help="Files, folders, archives, globs, URLs, or - for an image on stdin."),
     ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
     labels: options.LabelsOption = None,
@@ -117,6 +117,7 @@ def predict(
         levit predict photos/ -o results.jsonl
         levit predict photos/ -o results.jsonl --resume
         levit predict photos/ --format csv --top-k 1 > labels.csv
+        levit predict shard-*.tar photos.zip -o results.jsonl
         fd -e jpg -0 | levit predict --files-from - -0 --format jsonl
         curl -s URL | levit predict -
     """
