@@ -100,9 +100,7 @@ def main() -> None:
         f"{count_noun(options.count, 'photo')}, {options.model}, {machine()}; {versions('openvino', 'pillow')}; "
         f"{count_noun(options.rounds, 'interleaved round')}\n"
     )
-    print(
-        "| source | photos/s | speed / folder's (lowest to highest) | in CPU time | peak MB | peak / folder's |"
-    )
+    print("| source | photos/s | speed / folder's (lowest to highest) | in CPU time | peak MB | peak / folder's |")
     print("|---|---|---|---|---|---|")
     wall_s = {name: [run.wall_s for run in runs[name]] for name in names}
     cpu_s = {name: [run.cpu_s for run in runs[name]] for name in names}

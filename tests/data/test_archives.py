@@ -169,6 +169,8 @@ def test_the_content_decides_what_a_file_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["not_found", "not_regular"])
 def test_an_archive_that_cannot_be_opened_is_an_input_with_an_error(kind: str, tmp_path: Path) -> None:
     if kind == "not_regular":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("this system has no named pipes")
         os.mkfifo(tmp_path / "x.tar")
     (item,) = listed(tmp_path / "x.tar")
     assert (item.path, error_of(item).kind) == (str(tmp_path / "x.tar"), kind)
