@@ -4,7 +4,8 @@ python -m benchmarks.sources FOLDER [--count 2000] [--rounds 5] [--model demo] [
 
 The photos of FOLDER are copied, repeated if there are too few, and stored in each source. Each round runs all sources,
 interleaved. The records of a source must be those of the folder but for their paths. The ratio is the folder's time
-divided by the source's, computed for each round: below 1, the source is slower.
+divided by the source's, computed for each round: below 1, the source is slower. On a machine that is shared, compare
+the CPU time, which counts all threads.
 """
 
 import argparse
@@ -118,14 +119,15 @@ def main() -> None:
         f"{count_noun(options.count, 'photo')}, {options.model}, {machine()}; {versions('openvino', 'pillow')}; "
         f"{count_noun(options.rounds, 'interleaved round')}\n"
     )
-    print("| source | photos/s | speed / folder's (lowest to highest) | peak MB | peak / folder's |")
-    print("|---|---|---|---|---|")
+    print("| source | photos/s | speed / folder's (lowest to highest) | in CPU time | peak MB | peak / folder's |")
+    print("|---|---|---|---|---|---|")
     wall_s = {name: [run.wall_s for run in runs[name]] for name in names}
+    cpu_s = {name: [run.cpu_s for run in runs[name]] for name in names}
     peak_mb = {name: median(run.peak_mb for run in runs[name]) for name in names}
     for name in names:
-        low, middle, high = ratios(wall_s[name], wall_s["folder"])
+        wall, cpu = ("{1:.2f} ({0:.2f} to {2:.2f})".format(*ratios(s[name], s["folder"])) for s in (wall_s, cpu_s))
         print(
-            f"| {name} | {options.count / median(wall_s[name]):.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) | "
+            f"| {name} | {options.count / median(wall_s[name]):.0f} | {wall} | {cpu} | "
             f"{peak_mb[name]:.0f} | {peak_mb[name] / peak_mb['folder']:.2f} |"
         )
     if differing:

@@ -19,7 +19,8 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="Folder with one subfolder of images per class, directly or inside val/ or test/.",
+            help="Folder with one subfolder of images per class, directly or inside val/ or test/. "
+            "Or a .tar or .zip archive of such a folder, or a .csv file with the columns path and label.",
         ),
     ],
     model: options.ModelOption = options.DEFAULT_MODEL,
