@@ -293,7 +293,7 @@ def test_a_class_called_test_with_subfolders_is_a_class(tmp_path: Path, model: P
 def test_what_is_not_evaluated_is_counted(data: Path, model: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(data, tmp_path / "copy")
     folder = next(path for path in sorted((copy / "val").iterdir()) if path.is_dir())
-    for name in ("notes.txt", "x.heic"):
+    for name in ("notes.txt", "x.dng"):
         (folder / name).write_bytes(b"x")
     (copy / "val" / "@eaDir").mkdir()
     for quiet in (False, True):
@@ -307,7 +307,7 @@ def test_what_is_not_evaluated_is_counted(data: Path, model: Path, tmp_path: Pat
         assert len(counted) == (not quiet)
     lines = []
     run(replace(request(copy, model, output=tmp_path / "verbose.json"), quiet=False, verbose=True), lines.append)
-    assert f"Skipped {folder / 'x.heic'}: image in a format that is not supported" in lines
+    assert f"Skipped {folder / 'x.dng'}: image in a format that is not supported" in lines
 
 
 def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_path: Path) -> None:

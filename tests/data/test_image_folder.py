@@ -38,7 +38,7 @@ def test_what_is_skipped_is_counted_with_its_reason(tmp_path: Path) -> None:
     touch(
         *(
             tmp_path / "a" / name
-            for name in ("1.jpg", "2.jfif", "3.JPE", "4.mpo", "5.heic", "6.HEIC", "notes.txt", "raw")
+            for name in ("1.jpg", "2.jfif", "3.JPE", "4.mpo", "5.dng", "6.DNG", "notes.txt", "raw")
         ),
         *(tmp_path / "b" / name for name in ("1.png", "._1.png", "@eaDir/1.png", ".thumbnails/1.png", "deep/2.png")),
         *(tmp_path / name for name in ("__MACOSX/1.png", "@eaDir/1.png", ".ipynb_checkpoints/1.png", "README.md")),
@@ -53,7 +53,7 @@ def test_what_is_skipped_is_counted_with_its_reason(tmp_path: Path) -> None:
         "format": 2, "suffix": 2, "hidden": 1, "system folder": 5, "no class": 1, "run folder": 2, "loop": 1,
     }  # fmt: skip
     sentence = folders.skipped.sentence()
-    for part in ("(.heic)", "(.ipynb_checkpoints, .thumbnails, @eaDir, __MACOSX)", "2 run or model folders"):
+    for part in ("(.dng)", "(.ipynb_checkpoints, .thumbnails, @eaDir, __MACOSX)", "2 run or model folders"):
         assert part in sentence
 
 

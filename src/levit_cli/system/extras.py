@@ -31,6 +31,11 @@ def pip_install(packages: str) -> str:
     return f"{shlex.quote(sys.executable)} -m pip install {packages}"
 
 
+def reinstall_command(package: str) -> str:
+    """Return the command that installs a package of the core again, such as one that was built without a decoder."""
+    return pip_install(f"--force-reinstall {package}")
+
+
 def missing_package(name: str) -> str | None:
     """Return the first package of an extra that is not installed, or None. Nothing is imported."""
     return next((package for package in PACKAGES[name] if not is_installed(package)), None)
