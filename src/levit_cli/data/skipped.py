@@ -14,8 +14,14 @@ UNSUPPORTED_SUFFIXES = (
     ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".psd",
     ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2",
 )  # fmt: skip
-ARCHIVE_SUFFIXES = (".tar", ".tgz", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".parquet")
-READ_ARCHIVE_SUFFIXES = (".tar", ".zip")  # of archives that are read if they are named
+ARCHIVE_SUFFIXES = (
+    ".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst",
+    ".parquet",
+)  # fmt: skip
+# Archives that are read if they are named.
+READ_ARCHIVE_SUFFIXES = (
+    ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip",
+)  # fmt: skip
 # Folders of thumbnails, copies and deleted files.
 SYSTEM_FOLDERS = ("@eaDir", ".ipynb_checkpoints", "__MACOSX", ".thumbnails", "#recycle", "$RECYCLE.BIN")
 MAX_NAMED = 3  # folders without images that a sentence names

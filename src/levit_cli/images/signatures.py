@@ -53,6 +53,12 @@ SIGNATURES = (
     Signature(0, b"<html", "an HTML page", _NOT_AN_IMAGE),
     Signature(0, b"PK\3\4", "a ZIP archive", _NOT_AN_IMAGE),
     Signature(0, b"\x1f\x8b", "gzip data", _NOT_AN_IMAGE),
+    Signature(0, b"BZh", "bzip2 data", _NOT_AN_IMAGE),
+    Signature(0, b"\xfd7zXZ\0", "xz data", _NOT_AN_IMAGE),
+    Signature(0, b"\x28\xb5\x2f\xfd", "Zstandard data", _NOT_AN_IMAGE),
+    Signature(0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _NOT_AN_IMAGE),
+    Signature(0, b"Rar!\x1a\x07", "a RAR archive", _NOT_AN_IMAGE),
+    Signature(257, b"ustar", "a tar archive", _NOT_AN_IMAGE),
 )
 
 

@@ -29,6 +29,7 @@ DECODE_TIMEOUT_S = 30.0  # the largest image that is allowed takes about 5 s on 
 MAX_TIMEOUT_S = 30 * 86400.0  # no system waits much longer than this; Windows' limit is 49 days
 AHEAD_PER_WORKER = 4
 BATCHES_AHEAD = 3  # with fewer, batches would not be full, because no more inputs could be listed in time
+MAX_BYTES_AHEAD = 64 << 20  # of inputs that are read when they are listed, as in a compressed archive
 POLL_INTERVAL_S = 0.5  # how often an image whose decoding has not begun is checked
 
 Pixels = NDArray[np.uint8]
@@ -52,6 +53,7 @@ class Task:
     """An input and the future of its pixels.
 
     Attributes:
+        item: the input; without its content once it has an outcome.
         deadline: the ``time.monotonic`` at which it times out; None before decoding has begun.
     """
 
@@ -74,6 +76,31 @@ class Task:
         except InvalidStateError:
             return False
         return True
+
+
+class _ByteLimit:
+    """Limits the bytes that are held at a time. One holder may exceed the limit, if it is alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._held, self._is_lifted = limit, 0, False
+        self._changed = threading.Condition()
+
+    def take(self, count: int) -> None:
+        """Wait until there is room for ``count`` bytes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_lifted or not self._held or self._held + count <= self._limit)
+            self._held += count
+
+    def give_back(self, count: int) -> None:
+        with self._changed:
+            self._held -= count
+            self._changed.notify_all()
+
+    def lift(self) -> None:
+        """Let no thread wait any more."""
+        with self._changed:
+            self._is_lifted = True
+            self._changed.notify_all()
 
 
 def identity(item: Input) -> Input:
@@ -108,6 +135,7 @@ class Prefetcher:
         self._inputs, self._batch_size, self._workers, self._fetch = inputs, batch_size, workers, fetch
         self._decode, self._timeout_s, self._on_timeout = decode, timeout_s, on_timeout
         self._free_slots = threading.Semaphore(workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size)
+        self._bytes_ahead = _ByteLimit(MAX_BYTES_AHEAD)
         self._tasks: SimpleQueue[Task | End] = SimpleQueue()  # in input order, for ``take``
         self._waiting: SimpleQueue[Task | None] = SimpleQueue()  # the same tasks, for the worker threads
         self._stopped = threading.Event()
@@ -153,6 +181,7 @@ class Prefetcher:
         """Start no further decoding; do not wait for images that are being decoded."""
         self._stopped.set()
         self._free_slots.release()
+        self._bytes_ahead.lift()
         for _ in range(self._workers):
             self._waiting.put(None)
         self._tasks.put(End())
@@ -161,11 +190,15 @@ class Prefetcher:
         try:
             for item in self._inputs:
                 self._free_slots.acquire()
+                if item.content:
+                    self._bytes_ahead.take(len(item.content))
                 if self._stopped.is_set():
                     return
                 task = Task(item)
+                del item  # while the next one is listed, only the task holds its content
                 self._waiting.put(task)
                 self._tasks.put(task)
+                del task
             self._tasks.put(End())
         except BaseException as error:  # the pipeline raises it again
             self._tasks.put(End(error))
@@ -175,8 +208,17 @@ class Prefetcher:
 
     def _work(self) -> None:
         while (task := self._waiting.get()) is not None and not self._stopped.is_set():
-            if not task.finish(self._outcome(task)):
+            if not self._finish(task, self._outcome(task)):
                 return  # the task timed out, and another thread has replaced this one
+
+    def _finish(self, task: Task, outcome: Decoded | BaseException) -> bool:
+        """Set the outcome and drop the content; return False if there is an outcome already."""
+        if not task.finish(outcome):
+            return False
+        if task.item.content:
+            self._bytes_ahead.give_back(len(task.item.content))
+        task.item = Input(task.item.path)
+        return True
 
     def _outcome(self, task: Task) -> Decoded | BaseException:
         start = time.perf_counter()
@@ -194,7 +236,7 @@ class Prefetcher:
 
     def _time_out(self, task: Task) -> None:
         with self._timeout_lock:  # several threads of the network may reach a timeout at once
-            if not task.finish(InputError("timeout", f"not decoded within {self._timeout_s:g} s")):
+            if not self._finish(task, InputError("timeout", f"not decoded within {self._timeout_s:g} s")):
                 return  # it finished just in time
             if self._has_timeout and self._on_timeout is not None:
                 self._has_timeout, self._decode = False, self._on_timeout()

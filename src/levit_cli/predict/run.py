@@ -262,9 +262,10 @@ class _Run:
         records = record_format(self.format, self.checkpoint.labels, self.top_k)
         assert records is not None
         restored = self._restore_journal(output, records)
+        list_again = inputs.stream if inputs.can_be_read_again else tuple
         try:
             existing = compatible_records(
-                output, records, self._fingerprint(), self._classify_again, is_verified=restored
+                output, records, self._fingerprint(), self._classify_again, list_again, is_verified=restored
             )
             if existing is not None and inputs.can_be_read_again:
                 require_shared_inputs(output, existing, inputs.stream())

@@ -9,14 +9,18 @@ as paths of files.
 import os
 from collections.abc import Iterator
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from levit_cli.data.archives import tar
+from levit_cli.data.archives import zip as zip_archive
+from levit_cli.data.archives.compressed import DecompressedFile, decompressor_for
 from levit_cli.data.archives.member import ArchiveError, Member, ReadAt
 from levit_cli.data.input import Input
 from levit_cli.data.skipped import SYSTEM_FOLDERS, Reason, Skipped, reason_to_skip
 from levit_cli.errors import InputError, reason_of
+from levit_cli.images.signatures import SIGNATURES
 from levit_cli.system.files import open_regular
+from levit_cli.system.text import count_noun
 
 SEPARATOR = "!/"
 HEAD_BYTES = 512
@@ -25,8 +29,7 @@ HEAD_BYTES = 512
 def members_of_file(path: str, skipped: Skipped) -> Iterator[Input]:
     """Yield the images in an archive on disk. Their content is loaded when it is needed, in any thread.
 
-    A file that is no archive, whatever its name, is one input. An archive that cannot be opened is an input with an
-    error.
+    An archive that cannot be opened is an input with an error.
     """
     try:
         file = open_regular(path)
@@ -41,7 +44,7 @@ def members(name: str, file: BinaryIO, skipped: Skipped, read_at: ReadAt | None 
     """Yield the images in an archive.
 
     If the archive is cut or damaged, what is before the damage is listed, and then an input with an error that has the
-    path of the archive.
+    path of the archive. A file that is no archive, whatever its name, is one input without content.
 
     Args:
         name: the path or URL of the archive, which the records contain.
@@ -49,18 +52,17 @@ def members(name: str, file: BinaryIO, skipped: Skipped, read_at: ReadAt | None 
         skipped: counts the members that are skipped.
         read_at: reads from the archive, in any thread. Without it, each image is read when it is listed.
     """
-    head = file.read(HEAD_BYTES)
-    file.seek(0)
-    if not tar.is_header(head):
-        yield Input(name)  # the content decides: it may be an image
-        return
-    source = tar.ForwardReader(file, file)
-    read, is_empty, selection = read_at or source.read_at, True, _Selection(name, skipped)
+    selection, is_empty = _Selection(name, skipped), True
     try:
-        for member in tar.members(source):
+        archive = _open(file, name)
+        if archive is None:
+            yield Input(name)  # the content decides: it may be an image
+            return
+        read = read_at if read_at and archive.is_random_access else archive.read_now
+        for member in archive.members:
             if selection.takes(member):
                 is_empty = False
-                yield _input(selection.path_of(member), member, read, loads_now=read_at is None)
+                yield _input(selection.path_of(member), member, read, loads_now=read is not read_at)
     except ArchiveError as error:
         yield Input(name, error.error)
     except OSError as error:
@@ -68,6 +70,60 @@ def members(name: str, file: BinaryIO, skipped: Skipped, read_at: ReadAt | None 
     else:
         if is_empty:
             skipped.add_empty(name)
+
+
+class _Archive(NamedTuple):
+    """An archive of which nothing was read.
+
+    Args:
+        read_now: reads the content of the member that was taken last.
+        is_random_access: the offsets of members are those in the file.
+    """
+
+    members: Iterator[Member]
+    read_now: ReadAt
+    is_random_access: bool = True
+
+
+def _open(file: BinaryIO, name: str) -> _Archive | None:
+    """Identify an archive by its content; return None if it is none.
+
+    Raises:
+        ArchiveError: it is one that cannot be read.
+    """
+    head = file.read(HEAD_BYTES)
+    if start := decompressor_for(head):
+        file.seek(0)
+        return _open_compressed(DecompressedFile(file, start))
+    if zip_archive.is_zip(head):
+        return _Archive(zip_archive.members(file), partial(_read_from, file))
+    if tar.is_header(head):
+        source = tar.ForwardReader(file, file)
+        return _Archive(tar.members(source), source.read_at)
+    if head and len(head) < HEAD_BYTES and name.lower().endswith(".tar") and not _is_image(head):
+        raise ArchiveError(
+            "truncated", f"the archive ends after {count_noun(len(head), 'byte')}, within its first header"
+        )
+    return None
+
+
+def _open_compressed(file: DecompressedFile) -> _Archive:
+    source = tar.ForwardReader(file)
+    head = source.peek(HEAD_BYTES)
+    if not tar.is_header(head):
+        if not head:
+            raise ArchiveError("empty_file", "the compressed data is empty (0 bytes)")
+        raise ArchiveError("not_an_image", "this is compressed data, but not a tar archive")
+    return _Archive(tar.members(source), source.read_at, is_random_access=False)
+
+
+def _read_from(file: BinaryIO, offset: int, count: int) -> bytes:
+    file.seek(offset)
+    return file.read(count)
+
+
+def _is_image(head: bytes) -> bool:
+    return any(head[offset:].startswith(magic) for offset, magic, _, kind in SIGNATURES if kind != "not_an_image")
 
 
 def _input(path: str, member: Member, read: ReadAt, *, loads_now: bool) -> Input:

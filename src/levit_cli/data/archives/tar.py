@@ -62,22 +62,31 @@ class ForwardReader:
     def __init__(self, file: Readable, seekable: BinaryIO | None = None) -> None:
         self._file, self._seekable = file, seekable
         self.position = 0
+        self._peeked = b""
         self.num_bytes = seekable.seek(0, 2) if seekable else None
         if seekable:
             seekable.seek(0)
 
     def read(self, count: int) -> bytes:
         """Return ``count`` bytes, or fewer at the end. Memory is taken for bytes that exist only."""
-        data = self._file.read(min(count, CHUNK_BYTES))
-        if data and len(data) < count:
-            parts = [data]
-            missing = count - len(data)
-            while missing and (data := self._file.read(min(missing, CHUNK_BYTES))):
-                parts.append(data)
-                missing -= len(data)
-            data = b"".join(parts)
-        self.position += len(data)
+        parts, missing = [], count
+        while missing and (data := self._read_some(min(missing, CHUNK_BYTES))):
+            parts.append(data)
+            missing -= len(data)
+        self.position += count - missing
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read_some(self, count: int) -> bytes:
+        if not self._peeked:
+            return self._file.read(count)
+        data, self._peeked = self._peeked[:count], self._peeked[count:]
         return data
+
+    def peek(self, count: int) -> bytes:
+        """Return the next bytes of a stream without taking them."""
+        self._peeked = self.read(count)
+        self.position -= len(self._peeked)
+        return self._peeked
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Return ``count`` bytes from ``offset``, which is not before the current position.
