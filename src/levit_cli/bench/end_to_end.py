@@ -25,14 +25,12 @@ from levit_cli.data.inputs import SUFFIXES, Input, walk
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import InputError, UsageError
-from levit_cli.images.decode import decode
 from levit_cli.images.transforms import Transform
 from levit_cli.predict.pipeline import Prefetcher, Stats, predict
-from levit_cli.predict.reader import Reader
+from levit_cli.predict.reader import Reader, read_image
 from levit_cli.predict.records import JsonLines
 from levit_cli.predict.writers import Records
 from levit_cli.system.cpu import usable_threads
-from levit_cli.system.files import open_regular
 from levit_cli.system.output import Sink
 
 MAX_IMAGES = 256
@@ -95,8 +93,7 @@ def images_of(folder: Path, skipped: Skipped | None = None) -> list[Input]:
 
 def _is_readable(item: Input) -> bool:
     try:
-        with open_regular(item.path) as file:
-            decode(file)
+        read_image(item)
     except (InputError, OSError):
         return False
     return True

@@ -14,6 +14,7 @@ from levit_cli.checkpoints import Checkpoint, own_folder
 from levit_cli.checkpoints.metadata import store_temperature
 from levit_cli.choices import Decoding
 from levit_cli.data.image_folder import ClassFolders, class_folders, validation_folder
+from levit_cli.data.labeled_files import is_labeled_file, read_labeled_file
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, UsageError, raise_faults
@@ -134,12 +135,16 @@ def _model_folder(request: EvalRequest) -> Path | None:
 
 
 def _class_folders(request: EvalRequest, log: Log) -> ClassFolders:
-    """Return the class folders in the named folder, or in the validation folder inside it."""
-    validation = validation_folder(request.folder)
+    """Return the labeled images in the named folder or file, or in the validation folder inside it."""
     skipped = Skipped(log if request.verbose and not request.quiet else None)
-    folders = class_folders(validation or request.folder, skipped)
-    if validation and not request.quiet:
-        log(f"Evaluating on {validation}")
+    if is_labeled_file(request.folder):
+        train, val, is_val = read_labeled_file(request.folder, skipped)
+        folders, is_part = val or train, is_val or val is not None
+    else:
+        validation = validation_folder(request.folder)
+        folders, is_part = class_folders(validation or request.folder, skipped), validation is not None
+    if is_part and not request.quiet:
+        log(f"Evaluating on {folders.root}")
     if not request.quiet and (sentence := skipped.sentence()):
         log(sentence)
     return folders
@@ -147,7 +152,7 @@ def _class_folders(request: EvalRequest, log: Log) -> ClassFolders:
 
 def _require_outputs(request: EvalRequest, folders: ClassFolders) -> None:
     output, report = request.output, request.report
-    images = [str(path) for path, _ in folders.samples]
+    images = [str(request.folder), *(image.path for image, _ in folders.samples)]
     for file in (output, report):
         require_free(file, images, overwrite=request.overwrite)
     if output and report and (output.resolve() == report.resolve() or same_file(str(output), str(report))):

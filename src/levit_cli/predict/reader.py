@@ -61,10 +61,7 @@ class Reader:
         return self._preprocess(image, self.transform)
 
     def _image(self, item: Input) -> Image:
-        if item.content is not None:
-            return decode(item.content, self._shrink_to)
-        with open_regular(item.path) as file:
-            return decode(file, self._shrink_to)
+        return read_image(item, self._shrink_to)
 
     def _download(self, url: str) -> bytes:
         if self._offline:
@@ -75,6 +72,23 @@ class Reader:
             return web.fetch(url, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=DOWNLOAD_TIMEOUT_S)
         except web.FetchError as error:
             raise InputError("download", str(error)) from error
+
+
+def read_image(item: Input, shrink_to: tuple[int, int] | None = None) -> Image:
+    """Decode an image that is a file, or has its content or a function that loads it, to upright RGB.
+
+    Args:
+        shrink_to: as for ``decode``.
+
+    Raises:
+        InputError: the image cannot be read.
+        OSError: the file cannot be read.
+    """
+    content = _loaded(item.load) if item.content is None and item.load is not None else item.content
+    if content is not None:
+        return decode(content, shrink_to)
+    with open_regular(item.path) as file:
+        return decode(file, shrink_to)
 
 
 def _loaded(load: Callable[[], bytes]) -> bytes:

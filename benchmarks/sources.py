@@ -1,0 +1,118 @@
+"""Compare ``levit predict`` on the same photos in a folder and in other sources: speed, peak memory, records.
+
+python -m benchmarks.sources FOLDER [--count 2000] [--rounds 5] [--model demo] [--sources folder tar ...]
+
+The photos of FOLDER are copied, repeated if there are too few, and stored in each source. Each round runs all sources,
+interleaved. The records of a source must be those of the folder but for their paths. The ratio is the folder's time
+divided by the source's, computed for each round: below 1, the source is slower.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.measuring import Run, collect, machine, ratios, run_process, versions
+from levit_cli.data.inputs import walk
+from levit_cli.system.text import count_noun
+
+Make = Callable[[list[Path], Path], list[str]]  # (photos, empty folder) -> arguments of ``levit predict``
+
+
+def copy_photos(folder: Path, target: Path, count: int) -> list[Path]:
+    """Copy photos to files whose names have the order of the copies."""
+    target.mkdir()
+    copies = []
+    for number, item in enumerate(itertools.islice(itertools.cycle([*walk(str(folder))]), count)):
+        copies.append(target / f"{number:06d}{Path(item.path).suffix}")
+        shutil.copyfile(item.path, copies[-1])
+    return copies
+
+
+def in_folder(photos: list[Path], _: Path) -> list[str]:
+    return [str(photos[0].parent)]
+
+
+def in_tars(photos: list[Path], target: Path, *, shards: int, suffix: str = ".tar") -> list[str]:
+    size = -(-len(photos) // shards)
+    names = [str(target / f"{number}{suffix}") for number in range(shards)]
+    for number, name in enumerate(names):
+        with tarfile.open(name, "w:gz" if suffix.endswith("gz") else "w") as archive:
+            for photo in photos[number * size : (number + 1) * size]:
+                archive.add(photo, photo.name)
+    return names
+
+
+def in_zip(photos: list[Path], target: Path) -> list[str]:
+    with zipfile.ZipFile(target / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for photo in photos:
+            archive.write(photo, photo.name)
+    return [str(target / "photos.zip")]
+
+
+SOURCES: dict[str, Make] = {
+    "folder": in_folder,
+    "tar": partial(in_tars, shards=1),
+    "4 tars": partial(in_tars, shards=4),
+    "tar.gz": partial(in_tars, shards=1, suffix=".tar.gz"),
+    "zip": in_zip,
+}
+
+
+def records_without_paths(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) | {"path": ""} for line in output.read_bytes().splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of photos")
+    parser.add_argument("--count", type=int, default=2000, help="number of photos")
+    parser.add_argument("--rounds", type=int, default=5, help="number of interleaved rounds")
+    parser.add_argument("--model", default="demo", help="model as for levit predict")
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=[*SOURCES], help="the sources to compare")
+    options = parser.parse_args()
+    levit = str(Path(sys.executable).with_name("levit"))
+    names = list(dict.fromkeys(["folder", *options.sources]))
+    with TemporaryDirectory() as temporary:
+        photos = copy_photos(options.folder, Path(temporary) / "photos", options.count)
+        functions: dict[str, Callable[[], Run]] = {}
+        outputs: dict[str, Path] = {}
+        for number, name in enumerate(names):
+            target = Path(temporary) / str(number)
+            target.mkdir()
+            outputs[name] = target / "out.jsonl"
+            command = [levit, "predict", "-m", options.model, "-q", "-o", str(outputs[name]), "--overwrite"]
+            functions[name] = partial(run_process, [*command, *SOURCES[name](photos, target)])
+        runs = collect(functions, options.rounds)
+        expected = records_without_paths(outputs["folder"])
+        differing = [name for name in names if records_without_paths(outputs[name]) != expected]
+    print(
+        f"{count_noun(options.count, 'photo')}, {options.model}, {machine()}; {versions('openvino', 'pillow')}; "
+        f"{count_noun(options.rounds, 'interleaved round')}\n"
+    )
+    print("| source | photos/s | speed / folder's (lowest to highest) | peak MB | peak / folder's |")
+    print("|---|---|---|---|---|")
+    wall_s = {name: [run.wall_s for run in runs[name]] for name in names}
+    peak_mb = {name: median(run.peak_mb for run in runs[name]) for name in names}
+    for name in names:
+        low, middle, high = ratios(wall_s[name], wall_s["folder"])
+        print(
+            f"| {name} | {options.count / median(wall_s[name]):.0f} | {middle:.2f} ({low:.2f} to {high:.2f}) | "
+            f"{peak_mb[name]:.0f} | {peak_mb[name] / peak_mb['folder']:.2f} |"
+        )
+    if differing:
+        raise SystemExit(f"The records differ from those of the folder: {', '.join(differing)}")
+    print("\nThe records are those of the folder, but for the paths.")
+
+
+if __name__ == "__main__":
+    main()
