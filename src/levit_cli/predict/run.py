@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import Decoding, Format
-from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions
+from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions, unused_columns
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UsageError, raise_faults
@@ -175,14 +175,8 @@ def _input_faults(inputs: InputOptions) -> Iterator[UsageError]:
             why="it tells how the paths in that list are separated",
             hint="add --files-from FILE, or leave it out",
         )
-    chosen = {"--image-column": inputs.columns.image, "--key-column": inputs.columns.key}
-    if (names := [name for name, column in chosen.items() if column is not None]) and not inputs.may_name_parquet:
-        verb, it = ("has", "it") if len(names) == 1 else ("have", "they")
-        yield UsageError(
-            f"{' and '.join(names)} {verb} no effect without a Parquet file",
-            why=f"{it} {'names' if len(names) == 1 else 'name'} columns of such files, whose names end in .parquet",
-            hint="name such a file, or leave them out",
-        )
+    if not inputs.may_name_parquet:
+        yield from unused_columns(inputs.columns)
 
 
 def _output_faults(output: OutputOptions) -> Iterator[UsageError]:
