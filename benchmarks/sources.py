@@ -78,6 +78,19 @@ def in_bucket(photos: list[Path], _: Path) -> list[str]:
     return ["s3://bucket/"]
 
 
+def in_parquet(photos: list[Path], target: Path) -> list[str]:
+    """Write the photos as the library datasets of Hugging Face does, in row groups of 100."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))])
+    with pq.ParquetWriter(target / "photos.parquet", schema) as writer:
+        for start in range(0, len(photos), 100):
+            rows = [{"bytes": photo.read_bytes(), "path": photo.name} for photo in photos[start : start + 100]]
+            writer.write_table(pa.table({"image": rows}, schema))
+    return [str(target / "photos.parquet")]
+
+
 SOURCES: dict[str, Make] = {
     "folder": in_folder,
     "tar": partial(in_tars, shards=1),
@@ -85,6 +98,7 @@ SOURCES: dict[str, Make] = {
     "tar.gz": partial(in_tars, shards=1, suffix=".tar.gz"),
     "zip": in_zip,
     "s3": in_bucket,
+    "parquet": in_parquet,
 }
 
 
