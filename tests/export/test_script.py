@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from levit_cli.checkpoints.metadata import store_temperature
 from levit_cli.choices import ExportTarget
@@ -96,6 +96,9 @@ def image_files(folder: Path) -> list[Path]:
         "photo.webp": photo,
         "frames.gif": photo.quantize(32),
         "photo.bmp": photo,
+        "photo.jp2": photo,
+        "photo.ppm": photo,
+        **({"photo.avif": photo} if features.check("avif") else {}),
     }
     for name, image in images.items():
         image.save(folder / name)
