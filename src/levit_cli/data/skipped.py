@@ -20,11 +20,13 @@ UNSUPPORTED_SUFFIXES = (
 JXL_SUFFIX = ".jxl"
 ARCHIVE_SUFFIXES = (
     ".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst",
+    ".parquet",
 )  # fmt: skip
 # Archives that are read if they are named.
 READ_ARCHIVE_SUFFIXES = (
     ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip",
 )  # fmt: skip
+PARQUET_SUFFIX = ".parquet"
 # Folders of thumbnails, copies and deleted files.
 SYSTEM_FOLDERS = ("@eaDir", ".ipynb_checkpoints", "__MACOSX", ".thumbnails", "#recycle", "$RECYCLE.BIN")
 MAX_NAMED = 3  # folders without images that a sentence names
