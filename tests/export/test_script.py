@@ -22,7 +22,7 @@ from levit_cli.images.preprocess import preprocess
 from levit_cli.images.transforms import Transform, transform_for
 from tests.support.binary import environment, levit, records
 from tests.support.extras import FINDER, needs_export
-from tests.support.foreign_systems import posix_only
+from tests.support.foreign_systems import linux_only
 from tests.support.random_weights import TINY, write_folder
 from tests.support.sample_images import sample_image
 
@@ -159,7 +159,7 @@ def test_the_script_prints_the_records_of_levit_predict(
     assert {entry["label"] for record in found for entry in record.get("top", ())} >= {"two\nlines", " spaces "}
 
 
-@posix_only
+@linux_only
 def test_names_that_are_not_utf8_and_the_locale_change_no_record(
     exported: Callable[[ExportTarget], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
