@@ -63,12 +63,16 @@ def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     return export
 
 
-def run(script: Path, *arguments: str | bytes | Path, hidden: tuple[str, ...] = ()) -> Any:
-    """Run ``predict.py`` in a process that finds neither levit nor the hidden packages."""
+def run(script: Path, *arguments: str | bytes | Path, hidden: tuple[str, ...] = (), **changes: str) -> Any:
+    """Run ``predict.py`` in a process that finds neither levit nor the hidden packages.
+
+    Args:
+        changes: of the environment.
+    """
     site = script.parent.parent / f"site-{script.parent.name}"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(FINDER.format(packages=(*HIDDEN, *hidden)))
-    env = environment(PYTHONPATH=str(site))
+    env = environment(PYTHONPATH=str(site), **changes)
     return subprocess.run([sys.executable, script, *arguments], capture_output=True, env=env, timeout=120, check=False)
 
 
@@ -161,15 +165,13 @@ def test_the_script_prints_the_records_of_levit_predict(
 
 @linux_only
 def test_names_that_are_not_utf8_and_the_locale_change_no_record(
-    exported: Callable[[ExportTarget], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Callable[[ExportTarget], Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("LC_ALL", "C")
-    monkeypatch.setenv("PYTHONUTF8", "0")
-    monkeypatch.setenv("PYTHONCOERCECLOCALE", "0")
     name = os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xa9.png"
     sample_image().save(os.fsdecode(tmp_path / "image.png"))
     os.rename(tmp_path / "image.png", name)
-    done = run(exported("openvino") / "predict.py", name)
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run(exported("openvino") / "predict.py", name, **plain)
     assert (done.returncode, done.stderr) == (0, b"")
     (record,) = records(done.stdout)
     assert record["path"].encode("utf-8", "surrogateescape") == name or os.fsencode(record["path"]) == name
