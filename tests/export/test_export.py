@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from levit_cli.checkpoints import load
+from levit_cli.checkpoints import Checkpoint, load
 from levit_cli.choices import Dtype, ExportTarget
 from levit_cli.errors import ExitCode, GateError, OutputError, RefusedError
 from levit_cli.export.proof import proof_images
@@ -179,3 +180,16 @@ def test_labels_and_preprocessing_are_those_of_the_options(tiny_folder: Path, tm
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "labels.txt").read_text() == "a\nb\nc\nd\ne\nf\ng\n"
     assert json.loads((tmp_path / "out" / "preprocessing.json").read_text())["resize_to"] == [71, 71]
+
+
+@pytest.mark.skipif("int8" not in Checkpoint.__dataclass_fields__, reason="there is no levit quantize")
+def test_of_a_quantized_model_the_original_weights_are_exported_and_a_line_says_so(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "int8")
+    (tmp_path / "int8" / "int8.json").write_text("{}")
+    done = levit("export", tmp_path / "int8", "-o", tmp_path / "out", "--to", "openvino")
+    assert done.returncode == 0, done.stderr
+    assert b"its original weights are exported" in done.stderr
+    facts = json.loads((tmp_path / "out" / "preprocessing.json").read_text())
+    assert facts["weights_sha256"] == load(tiny_folder).sha256

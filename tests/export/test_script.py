@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from levit_cli.checkpoints.metadata import store_temperature
 from levit_cli.choices import ExportTarget
@@ -22,7 +22,7 @@ from levit_cli.images.preprocess import preprocess
 from levit_cli.images.transforms import Transform, transform_for
 from tests.support.binary import environment, levit, records
 from tests.support.extras import FINDER, needs_export
-from tests.support.foreign_systems import posix_only
+from tests.support.foreign_systems import linux_only
 from tests.support.random_weights import TINY, write_folder
 from tests.support.sample_images import sample_image
 
@@ -63,12 +63,16 @@ def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     return export
 
 
-def run(script: Path, *arguments: str | bytes | Path, hidden: tuple[str, ...] = ()) -> Any:
-    """Run ``predict.py`` in a process that finds neither levit nor the hidden packages."""
+def run(script: Path, *arguments: str | bytes | Path, hidden: tuple[str, ...] = (), **changes: str) -> Any:
+    """Run ``predict.py`` in a process that finds neither levit nor the hidden packages.
+
+    Args:
+        changes: of the environment.
+    """
     site = script.parent.parent / f"site-{script.parent.name}"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(FINDER.format(packages=(*HIDDEN, *hidden)))
-    env = environment(PYTHONPATH=str(site))
+    env = environment(PYTHONPATH=str(site), **changes)
     return subprocess.run([sys.executable, script, *arguments], capture_output=True, env=env, timeout=120, check=False)
 
 
@@ -96,6 +100,9 @@ def image_files(folder: Path) -> list[Path]:
         "photo.webp": photo,
         "frames.gif": photo.quantize(32),
         "photo.bmp": photo,
+        "photo.jp2": photo,
+        "photo.ppm": photo,
+        **({"photo.avif": photo} if features.check("avif") else {}),
     }
     for name, image in images.items():
         image.save(folder / name)
@@ -156,17 +163,15 @@ def test_the_script_prints_the_records_of_levit_predict(
     assert {entry["label"] for record in found for entry in record.get("top", ())} >= {"two\nlines", " spaces "}
 
 
-@posix_only
+@linux_only
 def test_names_that_are_not_utf8_and_the_locale_change_no_record(
-    exported: Callable[[ExportTarget], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Callable[[ExportTarget], Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("LC_ALL", "C")
-    monkeypatch.setenv("PYTHONUTF8", "0")
-    monkeypatch.setenv("PYTHONCOERCECLOCALE", "0")
     name = os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xa9.png"
     sample_image().save(os.fsdecode(tmp_path / "image.png"))
     os.rename(tmp_path / "image.png", name)
-    done = run(exported("openvino") / "predict.py", name)
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run(exported("openvino") / "predict.py", name, **plain)
     assert (done.returncode, done.stderr) == (0, b"")
     (record,) = records(done.stdout)
     assert record["path"].encode("utf-8", "surrogateescape") == name or os.fsencode(record["path"]) == name
