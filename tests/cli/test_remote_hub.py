@@ -45,13 +45,12 @@ class FakeDatasets(Server):
 
     def _entries(self) -> list[dict[str, object]]:
         folders = {"/".join(name.split("/")[:end]) for name in self.files for end in range(1, name.count("/") + 1)}
-        return [
-            *({"type": "directory", "path": folder, "oid": "0"} for folder in sorted(folders)),
-            *(
-                {"type": "file", "path": name, "size": len(content), "oid": git_hash(content)}
-                for name, content in sorted(self.files.items())
-            ),
+        entries: list[dict[str, object]] = [
+            {"type": "directory", "path": folder, "oid": "0"} for folder in sorted(folders)
         ]
+        for name, content in sorted(self.files.items()):
+            entries.append({"type": "file", "path": name, "size": len(content), "oid": git_hash(content)})
+        return entries
 
     def _tree(self, exchange: Exchange, folder: str) -> None:
         query = {name: values[0] for name, values in parse_qs(urlsplit(exchange.path).query).items()}
