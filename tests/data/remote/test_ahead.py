@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -65,17 +66,24 @@ def test_several_are_read_at_once_and_given_in_order() -> None:
 
 def test_the_size_of_what_waits_is_bounded() -> None:
     gate = Gate()
+    listed, thread = start(ReadAhead(gate.inputs(5, size=40), reads_at_once=4, max_bytes=100))
+    thread.join(10)
+    wait_for(lambda: gate.running == 2)
+    time.sleep(0.02)
+    assert (len(listed), gate.running) == (5, 2)  # all are listed; a third read would be above 100 bytes
     gate.open.set()
-    listed: list[Input] = []
-    iterator = iter(ReadAhead(gate.inputs(4, size=40), reads_at_once=4, max_bytes=100))
-    listed += [next(iterator), next(iterator)]
-    third = threading.Thread(target=lambda: listed.append(next(iterator)), daemon=True)
-    third.start()
-    third.join(0.05)
-    assert len(listed) == 2  # a third one would be above 100 bytes
-    content(listed[0])
-    third.join(10)
-    assert len(listed) == 3
+    assert [content(item) for item in listed] == [str(number).encode() for number in range(5)]
+    assert gate.highest == 2
+
+
+def test_threads_end_with_the_stream() -> None:
+    gate = Gate()
+    gate.open.set()
+    before = {*threading.enumerate()}
+    for item in [*ReadAhead(gate.inputs(20))]:
+        content(item)
+    wait_for(lambda: {*threading.enumerate()} <= before)
+    assert {*threading.enumerate()} <= before
 
 
 def test_an_object_above_the_limit_is_read_alone() -> None:
@@ -93,7 +101,19 @@ def test_stop_ends_a_stream_that_waits() -> None:
     ahead.stop()
     thread.join(10)
     assert not thread.is_alive()
-    assert len(listed) <= 2
+    gate.open.set()
+    time.sleep(0.02)
+    assert (len(listed), gate.highest) == (10, 2)  # nothing was read after it
+
+
+def test_stop_ends_decoders_that_wait() -> None:
+    gate = Gate()
+    ahead = ReadAhead(gate.inputs(3), reads_at_once=1)
+    listed = [*ahead]
+    ahead.stop()
+    for item in listed[:2]:  # one is being read, the other is not
+        with pytest.raises(CancelledError):
+            content(item)
     gate.open.set()
 
 

@@ -6,10 +6,10 @@ The module imports no library, because it also passes the inputs of local runs t
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
+from queue import SimpleQueue
 
 from levit_cli.data.input import Input
 from levit_cli.errors import InputError
@@ -17,7 +17,8 @@ from levit_cli.errors import InputError
 READS_AT_ONCE = 16
 MAX_AHEAD_BYTES = 64 << 20
 UNKNOWN_BYTES = 4 << 20  # assumed for an object whose size was not listed
-READ_LIMIT_S = 75.0  # a read that has not ended by then is abandoned; the store's own time limit is shorter
+READ_LIMIT_S = 75.0  # a read that takes longer is abandoned; retries end before
+POLL_INTERVAL_S = 0.5  # how often a decoder that waits looks whether the stream was stopped
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RemoteRead:
 
 
 class ReadAhead:
-    """Yields inputs in order and starts to read those that are objects in a store. Other inputs pass unchanged.
+    """Yields inputs in order, and reads those that are objects in a store in the background. Others pass unchanged.
 
     Args:
         inputs: the inputs; iterated over by one thread.
@@ -54,86 +55,118 @@ class ReadAhead:
         limit_s: float = READ_LIMIT_S,
     ) -> None:
         self._inputs, self._reads_at_once, self._max_bytes, self._limit_s = inputs, reads_at_once, max_bytes, limit_s
+        self._waiting: SimpleQueue[_Reading | None] = SimpleQueue()
+        self._turn = threading.Lock()  # reads begin in order, else a later one could hold the bytes that this one needs
         self._changed = threading.Condition()
-        self._num_reading = self._held_bytes = 0
-        self._is_stopped = False
+        self._num_threads = self._held_bytes = 0
+        self._stopped = threading.Event()
 
     def __iter__(self) -> Iterator[Input]:
-        for item in self._inputs:
-            if isinstance(item.load, RemoteRead):
-                size = UNKNOWN_BYTES if item.load.size is None else item.load.size
-                if not self._reserve(size):
-                    return
-                item = replace(item, load=_Reading(item.load, size, self))
-            yield item
+        try:
+            for item in self._inputs:
+                yield replace(item, load=self._later(item.load)) if isinstance(item.load, RemoteRead) else item
+        finally:
+            self._end_threads()
 
     def stop(self) -> None:
         """Start no further reads."""
         with self._changed:
-            self._is_stopped = True
+            self._stopped.set()
             self._changed.notify_all()
+        self._end_threads()
 
-    def _reserve(self, size: int) -> bool:
-        """Wait until an object of this size may be read; return False if the stream was stopped."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_stopped or self._has_room(size))
-            self._num_reading += 1
-            self._held_bytes += size
-            return not self._is_stopped
+    def _later(self, read: RemoteRead) -> Callable[[], bytes]:
+        """Read an object as soon as others are done; return a function that waits for its content."""
+        reading = _Reading(read, UNKNOWN_BYTES if read.size is None else read.size)
+        self._waiting.put(reading)
+        if self._num_threads < self._reads_at_once:
+            self._start_thread()
+        return partial(self._take, reading)
+
+    def _start_thread(self) -> None:
+        self._num_threads += 1
+        threading.Thread(target=self._work, name="read ahead", daemon=True).start()
+
+    def _end_threads(self) -> None:
+        for _ in range(self._num_threads):
+            self._waiting.put(None)
+
+    def _work(self) -> None:
+        while (reading := self._next()) is not None:
+            reading.run()
+            if reading.is_abandoned.is_set():
+                return  # another thread has replaced this one
+            del reading
+
+    def _next(self) -> "_Reading | None":
+        """Return the next object as soon as there is room for it; None at the end."""
+        with self._turn:
+            reading = self._waiting.get()
+            if reading is not None:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopped.is_set() or self._has_room(reading.size))
+                    self._held_bytes += reading.size
+            return None if self._stopped.is_set() else reading
 
     def _has_room(self, size: int) -> bool:
-        fits = self._held_bytes == 0 or self._held_bytes + size <= self._max_bytes
-        return fits and self._num_reading < self._reads_at_once
+        return self._held_bytes == 0 or self._held_bytes + size <= self._max_bytes
 
-    def release(self, *, reading: bool = False, size: int = 0) -> None:
-        """Give back the room of a read that ended, or the bytes that a decoder took."""
-        with self._changed:
-            self._num_reading -= reading
-            self._held_bytes -= size
-            self._changed.notify_all()
+    def _take(self, reading: "_Reading") -> bytes:
+        try:
+            return reading.wait(self._limit_s, self._stopped)
+        except _HangsError:
+            self._start_thread()  # Python cannot stop the other one
+            raise InputError("download", f"not read within {self._limit_s:g} s") from None
+        finally:
+            with self._changed:
+                self._held_bytes -= reading.size
+                self._changed.notify_all()
 
-    @property
-    def limit_s(self) -> float:
-        return self._limit_s
+
+class _HangsError(Exception):
+    """A read did not end in time."""
 
 
 class _Reading:
-    """One read in a thread of its own. A thread that hangs is abandoned; Python cannot stop it."""
+    """One object that is being read, or will be.
 
-    def __init__(self, load: Callable[[], bytes], size: int, ahead: ReadAhead) -> None:
-        self._size, self._ahead = size, ahead
-        self._deadline = time.monotonic() + ahead.limit_s
-        self._content: Future[bytes] = Future()
-        self._release_once = _once(partial(ahead.release, reading=True))
-        threading.Thread(target=self._run, args=(load,), name="read ahead", daemon=True).start()
+    Attributes:
+        is_abandoned: set if it took too long.
+    """
 
-    def _run(self, load: Callable[[], bytes]) -> None:
+    def __init__(self, read: RemoteRead, size: int) -> None:
+        self.size, self.is_abandoned = size, threading.Event()
+        self._read, self._started, self._content = read, threading.Event(), Future[bytes]()
+
+    def run(self) -> None:
+        self._started.set()
         try:
-            self._content.set_result(load())
+            self._content.set_result(self._read())
         except BaseException as error:
             self._content.set_exception(error)
-        finally:
-            self._release_once()
 
-    def __call__(self) -> bytes:
+    def wait(self, limit_s: float, stopped: threading.Event) -> bytes:
+        """Return the content.
+
+        Raises:
+            CancelledError: the stream was stopped.
+            _HangsError: it was not read within ``limit_s`` after its turn came.
+        """
+        while not self._started.wait(POLL_INTERVAL_S):
+            _require_running(stopped)
+        deadline = time.monotonic() + limit_s
+        while not self._content.done():
+            _require_running(stopped)
+            if (left_s := deadline - time.monotonic()) <= 0:
+                self.is_abandoned.set()
+                raise _HangsError
+            wait([self._content], min(left_s, POLL_INTERVAL_S))
         try:
-            return self._content.result(max(self._deadline - time.monotonic(), 0))
-        except FutureTimeoutError:
-            self._release_once()
-            if self._content.done():  # the read itself raised a TimeoutError
-                raise
-            raise InputError("download", f"not read within {self._ahead.limit_s:g} s") from None
+            return self._content.result()
         finally:
-            self._ahead.release(size=self._size)
-            del self._content
+            self._content = Future()  # drop the content
 
 
-def _once(action: Callable[[], object]) -> Callable[[], None]:
-    """Return a function that runs an action the first time it is called."""
-    lock = threading.Lock()
-
-    def call() -> None:
-        if lock.acquire(blocking=False):  # never given back
-            action()
-
-    return call
+def _require_running(stopped: threading.Event) -> None:
+    if stopped.is_set():
+        raise CancelledError
