@@ -9,6 +9,7 @@ import pytest
 from levit_cli.system.extras import PACKAGES, missing_package
 
 needs_torch = pytest.mark.skipif(missing_package("torch") is not None, reason="needs the extra 'torch'")
+needs_export = pytest.mark.skipif(missing_package("export") is not None, reason="needs the extra 'export'")
 needs_plot = pytest.mark.skipif(missing_package("plot") is not None, reason="needs the extra 'plot'")
 
 FINDER = """
