@@ -46,7 +46,8 @@ def quantize_graph(
             preset=nncf.QuantizationPreset.MIXED,  # symmetric weights, asymmetric activations
             subset_size=len(images),
             ignored_scope=nncf.IgnoredScope(names=float_nodes(graph)),
-            # The fix halves the range of weights so that AVX2 without VNNI, where int8 is no faster, does not overflow.
+            # The fix halves the range of the weights for CPUs without VNNI. Without it, the model is more accurate, and
+            # AVX2 computes the same (docs/dev/log.md).
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE),
         )
     save_graph(quantized, path)
