@@ -1,9 +1,12 @@
 """Time a cold process that classifies a folder of photos, and compare it with transformers' pipeline.
 
 python -m benchmarks.folder FOLDER [--count 1000] [--variant levit-128S] [--rounds 3] [--decode exact|fast]
+python -m benchmarks.folder FOLDER --precision int8 [--model INT8_FOLDER]
 
-Both libraries read the same local Hugging Face folder (random weights) and the same photos; transformers uses batches
-of 16. The bound is the time that levit's decoding and network would take if they kept all cores busy. Both are timed
+Both libraries read the same local Hugging Face folder (random weights, or --model) and the same photos; transformers
+uses batches of 16. An int8 folder also holds the original weights, which transformers reads.
+
+The bound is the time that levit's decoding and network would take if they kept all cores busy. Both are timed
 separately, on one thread, in the same run. The speed of levit is also printed as a percentage of the bound, for the
 whole process and for the time from the first image to the last record, which levit reports in its last line.
 """
@@ -72,13 +75,16 @@ def main() -> None:
     parser.add_argument("--variant", default="levit-128S", help="published variant; its weights are random")
     parser.add_argument("--rounds", type=int, default=3, help="number of interleaved rounds")
     parser.add_argument("--decode", default="exact", choices=("exact", "fast"), help="decoding of levit")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="precision of levit")
+    parser.add_argument("--model", help="local Hugging Face folder to use instead of a variant")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32", "bf16", "int8"), help="precision of levit"
+    )
     parser.add_argument("--alone", action="store_true", help="do not run transformers")
     options = parser.parse_args()
     paths = [item.path for item in walk(str(options.folder))][: options.count]
     levit = str(Path(sys.executable).with_name("levit"))
     with TemporaryDirectory() as temporary:
-        model = random_model(options.variant, f"{temporary}/model")
+        model = options.model or random_model(options.variant, f"{temporary}/model", int8=options.precision == "int8")
         listed = Path(temporary) / "list.txt"
         listed.write_text("".join(f"{path}\n" for path in paths))
         ours = [levit, "predict", "-m", model, "--files-from", str(listed), "-f", "jsonl"]
@@ -96,8 +102,8 @@ def main() -> None:
     cores = usable_threads()
     bound = len(paths) * (decode_s + network_s) / cores
     print(
-        f"{count_noun(len(paths), 'photo')}, {options.variant}, {options.precision}, --decode {options.decode}, "
-        f"{machine()}; {versions('torch', 'transformers', 'openvino', 'pillow')}; "
+        f"{count_noun(len(paths), 'photo')}, {options.model or options.variant}, {options.precision}, "
+        f"--decode {options.decode}, {machine()}; {versions('torch', 'transformers', 'openvino', 'pillow')}; "
         f"{count_noun(options.rounds, 'interleaved round')}\n"
     )
     print("| command | wall s, median | photos/s |\n|---|---|---|")

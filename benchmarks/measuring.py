@@ -56,9 +56,13 @@ def cpu_s(process: "subprocess.Popen[bytes]") -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def random_model(variant: str, folder: str) -> str:
-    """Write a model with random weights, in another process so that this one stays small, and return its folder."""
-    subprocess.run([sys.executable, "-m", "benchmarks.models", variant, folder], check=True)
+def random_model(variant: str, folder: str, *, int8: bool = False) -> str:
+    """Write a model with random weights, in another process so that this one stays small, and return its folder.
+
+    Args:
+        int8: with an int8 graph, as ``levit quantize`` makes it.
+    """
+    subprocess.run([sys.executable, "-m", "benchmarks.models", variant, folder, *["int8"] * int8], check=True)
     return folder
 
 

@@ -59,7 +59,7 @@ class Int8Description:
 
     Args:
         levit, openvino, nncf: the versions that made the graph.
-        files: SHA-256 of the graph's files and of the weights, by file name.
+        files: SHA-256 of the graph's files and, once they are written, of the weights, by file name.
         image_size: (height, width) of the graph's input.
         mean, std: the normalization in the graph.
         data: the folder of images, as the user named it.
@@ -145,8 +145,8 @@ class QuantizedGraph:
         """
         self._require_versions(openvino)
         xml, constants = (self._content(name) for name in (GRAPH, CONSTANTS))
-        (weights,) = (name for name in self.description.files if name not in (GRAPH, CONSTANTS))
-        self._require_hash(weights, self._hash_of(weights))
+        for weights in self.description.files.keys() - {GRAPH, CONSTANTS}:
+            self._require_hash(weights, self._hash_of(weights))
         return GraphFiles(xml, constants)
 
     def problem(self, openvino: str) -> str:

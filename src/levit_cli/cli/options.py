@@ -97,8 +97,8 @@ PrecisionOption = Annotated[
     choices.Precision,
     typer.Option(
         rich_help_panel=ENGINE,
-        help="Number format of the computation. auto is bf16 for openvino on a CPU that supports it, fp16 on a GPU, "
-        "and fp32 otherwise.",
+        help="Number format of the computation. auto is int8 for a model of levit quantize and bf16 for others on a "
+        "CPU that supports it, fp16 on a GPU, and fp32 otherwise.",
     ),
 ]
 BatchSizeOption = Annotated[

@@ -70,7 +70,6 @@ def quantize(
         levit quantize runs/flowers --data flowers/train -o runs/flowers-int8
         levit quantize runs/flowers --data flowers/train -o runs/flowers-int8 --max-drop 0.5
         levit quantize levit-256 --data photos/ -o levit-256-int8
-        levit predict -m runs/flowers-int8 new/
     """
     from levit_cli.predict.model import ModelOptions
     from levit_cli.quantize.run import Calibration

@@ -41,6 +41,7 @@ from levit_cli import __version__
 from levit_cli.choices import Precision
 from levit_cli.engines.small_batches import Graph, SmallBatches
 from levit_cli.engines.spec import Cache, EngineSpec, pad_batch, require_precision
+from levit_cli.errors import OutputError
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import Grid, LevitConfig
 from levit_cli.model.folded import fold, forward
@@ -189,8 +190,18 @@ def _nodes(
 
 
 def save_graph(graph: ov.Model, path: Path) -> None:
-    """Write a graph in OpenVINO's IR format: ``path``, which ends in .xml, and its constants in a .bin file."""
-    ov.save_model(graph, path, compress_to_fp16=False)
+    """Write a graph in OpenVINO's IR format: ``path``, which ends in .xml, and its constants in a .bin file.
+
+    OpenVINO does not notice that a disk is full, so the files are read again.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    try:
+        ov.save_model(graph, path, compress_to_fp16=False)
+        shared_core().read_model(path)
+    except RuntimeError as error:
+        raise OutputError(f"Cannot write {path.parent}", why="the disk is full or the folder is read-only") from error
 
 
 def read_graph(xml: bytes, constants: bytes, batch_size: int = 0, output: int = LOGITS) -> ov.Model:
@@ -309,9 +320,10 @@ class InferRequestPool:
 
 
 def properties(spec: EngineSpec) -> dict[str, Any]:
-    """Return the OpenVINO properties that implement a spec."""
+    """Return the OpenVINO properties that implement a spec. What an int8 graph leaves in float is bf16 if possible."""
+    uses_bf16 = spec.precision == "bf16" or (spec.precision == "int8" and _computes_bf16(shared_core()))
     return {
-        "INFERENCE_PRECISION_HINT": "bf16" if spec.precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if uses_bf16 else "f32",
         "INFERENCE_NUM_THREADS": spec.threads,
         "NUM_STREAMS": spec.streams,
         "ENABLE_CPU_PINNING": False,  # decoding threads share the cores
@@ -350,8 +362,11 @@ def with_precision(core: ov.Core, spec: EngineSpec, *, has_int8: bool = False) -
     Raises:
         RefusedError: the precision is not supported.
     """
-    native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    supported: tuple[Precision, ...] = ("fp32", "bf16") if native_bf16 else ("fp32",)
+    supported: tuple[Precision, ...] = ("fp32", "bf16") if _computes_bf16(core) else ("fp32",)
     if has_int8:
         supported += ("int8",)
     return require_precision(spec, supported, supported[-1])
+
+
+def _computes_bf16(core: ov.Core) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -2,16 +2,14 @@
 
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.checkpoints.model_card import LIBRARIES, card_text
-from levit_cli.checkpoints.quantized import CONSTANTS, GRAPH, Int8Description
+from levit_cli.checkpoints.quantized import CONSTANTS, GRAPH, Gate, Int8Description
 from levit_cli.model.tensors import count_parameters
 from levit_cli.quantize.gate import drop_points
 from levit_cli.system.text import count_noun, printable
 
 
-def int8_card(checkpoint: Checkpoint, description: Int8Description) -> str:
+def int8_card(checkpoint: Checkpoint, description: Int8Description, gate: Gate) -> str:
     """Return the card: what is in the folder, and how accurate the int8 graph is."""
-    gate = description.gate
-    assert gate is not None
     rows = {
         "parameters": f"{count_parameters(checkpoint.config):,}",
         "classes": str(checkpoint.config.num_classes),

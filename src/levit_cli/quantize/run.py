@@ -41,6 +41,7 @@ from levit_cli.system.progress import Log, progress, shows_progress
 from levit_cli.system.text import count_noun, printable
 
 MIN_IMAGES = 100
+MIN_COMPARED = 25  # fewer are left only if many images cannot be read
 BATCH_SIZE = 16
 FP32 = EngineSpec("cpu", "openvino", "fp32")
 
@@ -99,12 +100,9 @@ def quantize(
         spec = replace(FP32, threads=threads).with_batching(BATCH_SIZE, single=False)
         original = make_prediction_engine(checkpoint, spec, log, verbose=False)
         run = _Run(checkpoint, original, calibration, decoder, None if quiet else log)
-        description = run.make(folder, shuffled(samples, calibration.seed))
-        gate = description.gate
-        assert gate is not None
+        description, gate = run.make_graph(folder, shuffled(samples, calibration.seed))
         require_accurate(gate, calibration.max_drop, checkpoint.origin)
-        replace_text(folder / INT8_DESCRIPTION, write_description(description))
-        replace_text(folder / "README.md", int8_card(checkpoint, description))
+        _complete(folder, checkpoint, replace(description, gate=gate), gate)
     rows = {
         "model": f"{checkpoint.origin} ({checkpoint.architecture})",
         "int8 model": str(output),
@@ -112,6 +110,13 @@ def quantize(
         **as_rows(gate, calibration.max_drop),
     }
     return "".join(f"{name:<14}{value}\n" for name, value in rows.items())
+
+
+def _complete(folder: Path, checkpoint: Checkpoint, description: Int8Description, gate: Gate) -> None:
+    """Write the original weights, and the file that ties the graph to them, beside the graph."""
+    (weights, *_) = save(checkpoint, folder, "hf", card=int8_card(checkpoint, description, gate))
+    files = {**description.files, weights.name: sha256_of(weights)}
+    replace_text(folder / INT8_DESCRIPTION, write_description(replace(description, files=files)))
 
 
 def _require_separate(output: Path, data: Path) -> None:
@@ -130,22 +135,22 @@ class _Run:
     decoder: Decoder
     log: Log | None
 
-    def make(self, folder: Path, samples: Sequence[Sample]) -> Int8Description:
-        """Write the weights and the int8 graph into a folder, and return their description with the figures."""
-        (weights, *_) = save(self.checkpoint, folder / "", "hf", card="")
+    def make_graph(self, folder: Path, samples: Sequence[Sample]) -> tuple[Int8Description, Gate]:
+        """Write the int8 graph into a folder, and return its description and how accurate it is."""
         chosen, failures, used = self._calibration_images(samples)
         require_readable(len(samples) - len(failures), MIN_IMAGES, str(self.calibration.data), failures)
         if self.log:
             images = count_noun(len(chosen), "image")
             self.log(f"Calibrating on {images}, then comparing on up to {len(samples) - used:,}")
         self._write_graph(folder, chosen)
-        description = self._describe(folder, weights, len(chosen))
-        gate = self._compare(QuantizedGraph(folder, description), samples[used:], failures)
-        return replace(description, gate=gate)
+        description = self._describe(folder, len(chosen))
+        return description, self._compare(QuantizedGraph(folder, description), samples[used:], failures)
 
     def _calibration_images(self, samples: Sequence[Sample]) -> tuple[list[Pixels], list[str], int]:
-        """Return the pixels of the first readable images, the unreadable ones, and how many samples that took."""
-        wanted = min(self.calibration.samples, len(samples) // 2)
+        """Return the pixels of the first readable images, the unreadable ones, and how many samples that took.
+
+        They are at most half of the images that are not known to be unreadable.
+        """
         pixels: list[Pixels] = []
         failures: list[str] = []
         prefetcher = self.decoder.prefetch(inputs(samples), BATCH_SIZE)
@@ -155,7 +160,7 @@ class _Run:
                     failures.append(describe_failure(sample.path, result))
                 else:
                     pixels.append(result)
-                if len(pixels) == wanted:
+                if len(pixels) >= min(self.calibration.samples, (len(samples) - len(failures)) // 2):
                     break
         finally:
             prefetcher.stop()
@@ -167,17 +172,16 @@ class _Run:
         with progress(shown=self._shows_progress, title="calibrating") as bar:
             quantize_graph(self.checkpoint, images, folder / GRAPH, bar.advance)
 
-    def _describe(self, folder: Path, weights: Path, samples: int) -> Int8Description:
+    def _describe(self, folder: Path, samples: int) -> Int8Description:
         from levit_cli.engines.openvino import OPENVINO_VERSION
         from levit_cli.quantize.nncf_graph import nncf_version
 
         transform = self.checkpoint.transform
-        names = (GRAPH, CONSTANTS, weights.name)
         return Int8Description(
             levit=__version__,
             openvino=OPENVINO_VERSION,
             nncf=nncf_version(),
-            files={name: sha256_of(folder / name) for name in names},
+            files={name: sha256_of(folder / name) for name in (GRAPH, CONSTANTS)},
             image_size=self.checkpoint.config.image_size,
             mean=transform.mean,
             std=transform.std,
@@ -207,8 +211,8 @@ class _Run:
                 else:
                     kept.append(sample)
                     classes.append(pair.first_classes(prediction.logits))
-        readable = len(kept) + graph.description.samples
-        require_readable(readable, MIN_IMAGES, str(self.calibration.data), failures)
+        require_readable(len(kept) + graph.description.samples, MIN_IMAGES, str(self.calibration.data), failures)
+        require_readable(len(kept), MIN_COMPARED, f"The rest of {self.calibration.data}", failures)
         before, after = np.array(classes, np.int64).T
         targets = None if kept[0].target is None else np.array([sample.target for sample in kept], np.int64)
         return Compared(before, after, targets, len(failures)).gate()
