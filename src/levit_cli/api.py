@@ -25,6 +25,7 @@ from levit_cli.checkpoints import load as load_checkpoint
 from levit_cli.choices import DEFAULT_MODEL, Decoding, Device, EngineName, Precision, PreprocessingName, Resizer
 from levit_cli.data.inputs import STDIN, Input
 from levit_cli.data.labels import Labels
+from levit_cli.data.remote.names import is_remote
 from levit_cli.engines import EngineSpec, LevitEngine
 from levit_cli.errors import InputError, UsageError, raise_faults
 from levit_cli.images.resizers import resizer_faults
@@ -214,7 +215,7 @@ class Classifier:
         batches ahead, in a thread. Closing the generator stops the threads.
 
         Args:
-            paths: paths, URLs or the bytes of files. Folders and globs are not expanded.
+            paths: paths, URLs (also of object storage) or the bytes of files. Folders and globs are not expanded.
             batch_size: the number of images per batch.
             top_k: the maximum number of classes per image.
 
@@ -224,7 +225,7 @@ class Classifier:
         _require_several("predict", paths)
         _require_positive("batch_size", batch_size)
         _require_positive("top_k", top_k)
-        return self._stream(map(_input, paths), batch_size, top_k)
+        return self._stream(map(self._input, paths), batch_size, top_k)
 
     def embed(self, images: Iterable[ImageInput]) -> Array:
         """Return the features (N, C) of N images: the mean of the last stage's tokens, which the heads receive.
@@ -297,11 +298,29 @@ class Classifier:
         try:
             if isinstance(image, (Image.Image, np.ndarray)):
                 return self._reader.preprocess(_upright_rgb(image))
-            return self._reader(_input(image))
+            return self._reader(self._input(image))
         except MemoryError:
             raise InputError("too_large", "not enough memory to preprocess it", _in_error(path)) from None
         except InputError as error:
             raise _with_path(error, path) from error.__cause__
+
+    def _input(self, image: PathInput | BytesInput) -> Input:
+        """Return the input of a path, a URL or the bytes of a file.
+
+        Raises:
+            TypeError: it is none of them.
+            UsageError: an object storage that is not known, or whose package is not installed.
+        """
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            return Input(STDIN, content=bytes(image))
+        path = os.fspath(image)
+        if not isinstance(path, str):
+            raise TypeError(f"expected a path or the bytes of an image, got {type(image).__name__}")
+        if not self._reader.offline and is_remote(path):
+            from levit_cli.data.remote.sources import named
+
+            return named(path)  # which is read ahead
+        return Input(os.path.join(os.curdir, path) if path == STDIN else path)
 
     def _pixels_in_chunks(self, images: Iterable[ImageInput]) -> Iterator[Pixels]:
         """Read images in threads and yield the pixels (B, H, W, 3) of as many as the engine computes at a time."""
@@ -345,20 +364,6 @@ def _logits(engine: LevitEngine, pixels: Pixels) -> Array:
 
 def _features(engine: LevitEngine, pixels: Pixels) -> Array:
     return engine.features(pixels)
-
-
-def _input(image: PathInput | BytesInput) -> Input:
-    """Return the input of a path, a URL or the bytes of a file.
-
-    Raises:
-        TypeError: it is none of them.
-    """
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return Input(STDIN, content=bytes(image))
-    path = os.fspath(image)
-    if not isinstance(path, str):
-        raise TypeError(f"expected a path or the bytes of an image, got {type(image).__name__}")
-    return Input(os.path.join(os.curdir, path) if path == STDIN else path)
 
 
 def _path_of(image: ImageInput, in_memory: str = STDIN) -> str:

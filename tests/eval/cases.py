@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.data.image_folder import ClassFolders
+from levit_cli.data.input import Input
 from levit_cli.data.labels import Labels
 from levit_cli.engines import EngineSpec
 from levit_cli.errors import InputError
@@ -57,8 +58,8 @@ def evaluation(
     names = [labels.names[index] for index in targets]
     paths = paths if paths is not None else [root / name / f"{number}.jpg" for number, name in enumerate(names)]
     folder_number = {index: number for number, index in enumerate(classes)}
-    samples = [(path, folder_number[index]) for path, index in zip(paths, targets, strict=True)]
-    samples += [(path, 0) for path, _ in failures]
+    samples = [(Input(str(path)), folder_number[index]) for path, index in zip(paths, targets, strict=True)]
+    samples += [(Input(str(path)), 0) for path, _ in failures]
     ranked = np.argsort(-logits, axis=1, kind="stable")
     return Evaluated(
         folders=ClassFolders(root, tuple(labels.names[index] for index in classes), tuple(samples)),

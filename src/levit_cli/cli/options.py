@@ -36,6 +36,20 @@ Sha256Option = Annotated[
         help="Expected SHA-256 hash of the weight file, if the model is a URL.",
     ),
 ]  # fmt: skip
+ImageColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", show_default=False, rich_help_panel=INPUT,
+        help="Column of the images in Parquet files. The default is image, or the only column that can hold images.",
+    ),
+]  # fmt: skip
+KeyColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", show_default=False, rich_help_panel=INPUT,
+        help="Column of Parquet files whose values are the paths in the records. The default is FILE#ROW.",
+    ),
+]  # fmt: skip
 PreprocessingOption = Annotated[
     choices.PreprocessingName | None,
     typer.Option(

@@ -1,7 +1,8 @@
 """List the inputs: files, folders, archives, globs, URLs, lists of paths and stdin, as one stream in a stable order.
 
-This module opens folders and lists of paths, but not images. The stream starts at once, and only the entries of the
-folders that are being walked are held in memory.
+This module opens folders and lists of paths, but not images. ``archives`` and ``remote`` list what is in an archive and
+in object storage. The stream starts at once, and only the entries of the folders that are being walked are held in
+memory.
 """
 
 import glob
@@ -10,38 +11,65 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypedDict
 
-from levit_cli.data.input import STDIN, Input, is_url
-from levit_cli.data.skipped import READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
+from levit_cli.data.input import STDIN, ImageColumns, Input, is_url
+from levit_cli.data.remote.names import is_remote
+from levit_cli.data.skipped import PARQUET_SUFFIX, READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UsageError, reason_of
 
-__all__ = ["STDIN", "SUFFIXES", "Input", "InputOptions", "expand", "from_paths", "is_url", "read_list", "walk"]
+__all__ = [
+    "STDIN",
+    "SUFFIXES",
+    "Input",
+    "InputOptions",
+    "expand",
+    "from_paths",
+    "is_url",
+    "read_list",
+    "unused_columns",
+    "walk",
+]
 
 CHUNK_BYTES = 1 << 16
+DEFAULT_COLUMNS = ImageColumns()
 NO_MATCH = "no such file, and as a pattern it matches nothing"
 RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # ** as a whole component of a path
 
 
-def expand(arguments: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
+def expand(
+    arguments: Iterable[str],
+    skipped: Skipped | None = None,
+    *,
+    follow_links: bool = False,
+    columns: ImageColumns = DEFAULT_COLUMNS,
+    offline: bool = False,
+) -> Iterator[Input]:
     """Yield the inputs of command-line arguments: walk folders, expand globs and keep everything else.
 
     Args:
         skipped: counts what is skipped in folders.
         follow_links: include symbolic links in folders.
+        columns: the columns of Parquet files.
+        offline: send no request to object storage.
+
+    Raises:
+        UnreachableError: a folder in object storage cannot be listed.
     """
     skipped = skipped or Skipped()
     for argument in arguments:
         if argument == STDIN or is_url(argument):
             yield Input(argument)
+        elif is_remote(argument):
+            yield from _remote(argument, skipped, columns, literal=False, offline=offline)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             matches = sorted({*_matches(argument, skipped, follow_links)}, key=os.fsencode)
             if matches:
-                yield from from_paths(matches, skipped, follow_links=follow_links)
+                yield from from_paths(matches, skipped, follow_links=follow_links, columns=columns)
             else:
                 yield Input(argument, InputError("not_found", NO_MATCH))
         else:
-            yield from from_paths([argument], skipped, follow_links=follow_links)
+            yield from from_paths([argument], skipped, follow_links=follow_links, columns=columns)
 
 
 def _matches(pattern: str, skipped: Skipped, follow_links: bool) -> Iterator[str]:
@@ -69,6 +97,14 @@ def _folders(start: str, skipped: Skipped, follow_links: bool) -> Iterator[str]:
         yield entry.path if start else entry.path[len(os.curdir + os.sep) :]
 
 
+class _How(TypedDict):
+    """How folders, Parquet files and object storage are listed."""
+
+    follow_links: bool
+    columns: ImageColumns
+    offline: bool
+
+
 @dataclass(frozen=True)
 class InputOptions:
     """The inputs that the user named.
@@ -78,12 +114,16 @@ class InputOptions:
         files_from: file that lists paths, or ``-`` for standard input.
         null: whether the paths in that list end in NUL, see ``read_list``.
         follow_links: include symbolic links in folders.
+        columns: the columns of Parquet files.
+        offline: send no request to object storage.
     """
 
     arguments: tuple[str, ...]
     files_from: str | None = None
     null: bool = False
     follow_links: bool = False
+    columns: ImageColumns = DEFAULT_COLUMNS
+    offline: bool = False
 
     def stream(self, skipped: Skipped | None = None) -> Iterator[Input]:
         """Yield the inputs of the arguments, then those of the list.
@@ -94,14 +134,21 @@ class InputOptions:
         Raises:
             UsageError: the list cannot be read.
         """
-        yield from expand(self.arguments, skipped, follow_links=self.follow_links)
+        how: _How = {"follow_links": self.follow_links, "columns": self.columns, "offline": self.offline}
+        yield from expand(self.arguments, skipped, **how)
         if self.files_from is None:
             return
         try:
             with _open_list(self.files_from) as file:
-                yield from from_paths(read_list(file, null=self.null), skipped, follow_links=self.follow_links)
+                yield from from_paths(read_list(file, null=self.null), skipped, **how)
         except OSError as error:
             raise UsageError(f"Cannot read the list {self.files_from}", why=reason_of(error)) from error
+
+    @property
+    def may_name_parquet(self) -> bool:
+        """Whether an input can be a Parquet file, as far as the command line tells."""
+        may_be = (glob.has_magic(name) or name.lower().endswith(PARQUET_SUFFIX) for name in self.arguments)
+        return self.files_from is not None or any(may_be)
 
     @property
     def can_be_read_again(self) -> bool:
@@ -109,21 +156,49 @@ class InputOptions:
         return self.files_from is None or os.path.isfile(self.files_from)
 
 
+def unused_columns(columns: ImageColumns) -> Iterator[UsageError]:
+    """Yield the error of columns that are chosen without a Parquet file, if there are any."""
+    chosen = {"--image-column": columns.image, "--key-column": columns.key}
+    names = [name for name, column in chosen.items() if column is not None]
+    if names:
+        yield UsageError(
+            f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no effect without a Parquet file",
+            why="only names that end in .parquet are read as such",
+            hint=f"name such a file, or leave {'it' if len(names) == 1 else 'them'} out",
+        )
+
+
 def _open_list(path: str) -> BinaryIO:
     # Unbuffered: a thread that waits for input would hold the buffer's lock, which aborts the interpreter at exit.
     return io.FileIO(0, closefd=False) if path == STDIN else open(path, "rb")
 
 
-def from_paths(paths: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
+def from_paths(
+    paths: Iterable[str],
+    skipped: Skipped | None = None,
+    *,
+    follow_links: bool = False,
+    columns: ImageColumns = DEFAULT_COLUMNS,
+    offline: bool = False,
+) -> Iterator[Input]:
     """Yield the inputs of literal paths: walk folders, list archives, and keep everything else, whatever its suffix."""
     skipped = skipped or Skipped()
     for path in paths:
         if path == STDIN:
             path = os.path.join(os.curdir, path)  # in a list, - is a file name
-        yield from _named(path, skipped, follow_links)
+        if is_remote(path):
+            yield from _remote(path, skipped, columns, literal=True, offline=offline)
+        else:
+            yield from _named(path, skipped, follow_links, columns)
 
 
-def _named(path: str, skipped: Skipped, follow_links: bool) -> Iterator[Input]:
+def _remote(url: str, skipped: Skipped, columns: ImageColumns, *, literal: bool, offline: bool) -> Iterator[Input]:
+    from levit_cli.data.remote.sources import expand as expand_remote  # imported here because few runs need it
+
+    return expand_remote(url, skipped, columns, literal=literal, offline=offline)
+
+
+def _named(path: str, skipped: Skipped, follow_links: bool, columns: ImageColumns) -> Iterator[Input]:
     """Yield the inputs of one literal path or URL. The kinds of sources are told apart here."""
     if is_url(path):
         yield Input(path)
@@ -133,6 +208,10 @@ def _named(path: str, skipped: Skipped, follow_links: bool) -> Iterator[Input]:
         from levit_cli.data.archives import members_of_file  # imported here because few runs read archives
 
         yield from members_of_file(path, skipped)
+    elif path.lower().endswith(PARQUET_SUFFIX):
+        from levit_cli.data.parquet import rows_of_file
+
+        yield from rows_of_file(path, columns, skipped)
     else:
         yield Input(path)
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.image_folder import ClassFolders
-from levit_cli.data.inputs import Input
 from levit_cli.data.labels import Labels
 from levit_cli.engines import Engine, EngineSpec
 from levit_cli.errors import RefusedError
@@ -90,7 +89,7 @@ def evaluate(
         raise RefusedError("Cannot evaluate a model with only one class", why="all of its predictions are correct")
     class_of_folder = match(folders.classes, checkpoint.labels)
     spec = spec.with_batching(batch_size, single=len(folders.samples) == 1)
-    inputs = (Input(str(path)) for path, _ in folders.samples)
+    inputs = (image for image, _ in folders.samples)
     reader = Reader(checkpoint.transform, decoding, resizer)
     if verbose:
         log(f"resizer {reader.resizer}")

@@ -23,7 +23,7 @@ RUNTIMES: dict[ExportTarget, dict[str, str]] = {
         "runtime": "onnxruntime",
         "package": "onnxruntime",
         "load": """\
-SESSION = onnxruntime.InferenceSession(HERE / "model.onnx", providers=["CPUExecutionProvider"])
+SESSION = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=["CPUExecutionProvider"])
 
 
 def network(pixels):

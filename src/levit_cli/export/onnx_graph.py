@@ -149,5 +149,5 @@ def run_onnx(path: Path, batches: Sequence[NDArray[np.uint8]]) -> list[NDArray[n
     """Return the logits of batches of pixels, computed by onnxruntime from the file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return [session.run([OUTPUT], {INPUT: pixels})[0] for pixels in batches]

@@ -1,7 +1,7 @@
 """Decode image bytes to an upright RGB image, or raise an ``InputError`` that says what is wrong.
 
-Six formats are supported. The format is detected from the content, never from the file name. The declared size is
-checked before any pixel is allocated, and every exception of a decoder becomes an ``InputError`` of this image.
+``docs/formats.md`` lists the formats. The format is detected from the content, never from the file name. The declared
+size is checked before any pixel is allocated, and every exception of a decoder becomes an ``InputError`` of this image.
 
 An image with missing data is an error (``truncated``). Defects outside the image data are tolerated: broken or huge
 metadata (texts, profiles) is skipped, and a JPEG may lack its end marker.
@@ -17,7 +17,15 @@ from levit_cli.images import jpeg
 from levit_cli.images.orientation import Metadata, metadata_of, upright
 from levit_cli.images.plugins import check_size, open_image
 from levit_cli.images.rgb import to_rgb
-from levit_cli.images.signatures import JPEG, PNG, decoding_error, read_from_start, unidentified_error
+from levit_cli.images.signatures import (
+    JPEG,
+    PNG,
+    OtherFormat,
+    decoding_error,
+    other_format,
+    read_from_start,
+    unidentified_error,
+)
 
 HEAD_BYTES = 512
 FAST_FROM = 4  # how many times larger than needed a JPEG must be before its decoder may scale
@@ -77,8 +85,33 @@ def _load(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> tup
 
         file, metadata = png.split(file)
         return _load_pixels(file), metadata
+    if other := other_format(head):
+        return _load_other(other, file, shrink_to)
     image = _load_pixels(file)
     return image, metadata_of(image)
+
+
+def _load_other(format: OtherFormat, file: BinaryIO, shrink_to: tuple[int, int] | None) -> tuple[Image.Image, Metadata]:
+    """Return an image in a format that has a module of its own, which is imported for such images alone."""
+    if format == "HEIF":
+        from levit_cli.images import heif
+
+        return heif.load(file), Metadata()
+    if format == "PNM":
+        from levit_cli.images import pnm
+
+        return pnm.load(file), Metadata()
+    if format == "JPEG 2000":
+        from levit_cli.images import jpeg2000
+
+        return jpeg2000.load(file), Metadata()
+    from levit_cli.images import jxl
+
+    image = jxl.load(file)
+    if isinstance(image, Image.Image):
+        return image, Metadata()
+    data, metadata = jpeg.split(image)
+    return _load_jpeg(data, shrink_to), metadata
 
 
 def _load_jpeg(data: bytes, shrink_to: tuple[int, int] | None) -> Image.Image:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from levit_cli.choices import Decoding, Resizer
-from levit_cli.data.inputs import Input, is_url
+from levit_cli.data.input import Input, is_url
+from levit_cli.data.remote.names import is_remote
 from levit_cli.errors import InputError, reason_of
 from levit_cli.images.decode import decode, is_much_larger
 from levit_cli.images.resizers import choose_resizer
@@ -45,7 +46,7 @@ class Reader:
     ) -> None:
         self.transform, self.decoding = transform, decoding
         self._needed = (transform.resize_to[1], transform.resize_to[0])
-        self._offline = offline
+        self.offline = offline
         self.large_jpeg_s = 0.0
         self.resizer = choose_resizer(transform, resizer)
 
@@ -57,7 +58,9 @@ class Reader:
             return replace(item, content=_loaded(item.load), load=None)
         if item.is_stdin:
             return replace(item, content=_read_stdin())
-        return replace(item, content=self._download(item.path)) if is_url(item.path) else item
+        if is_url(item.path):
+            return replace(item, content=self._download(item.path))
+        return replace(item, content=self._read_remote(item.path)) if is_remote(item.path) else item
 
     def __call__(self, item: Input) -> NDArray[np.uint8]:
         try:
@@ -72,10 +75,7 @@ class Reader:
         return self.resizer.preprocess(image, self.transform)
 
     def _image(self, item: Input) -> Image:
-        if item.content is not None:
-            return self._decode(item.content)
-        with open_regular(item.path) as file:
-            return self._decode(file)
+        return read_image(item, self._decode)
 
     def _decode(self, source: bytes | BinaryIO) -> Image:
         if self.decoding == "fast":
@@ -87,14 +87,37 @@ class Reader:
         return image
 
     def _download(self, url: str) -> bytes:
-        if self._offline:
-            raise InputError("download", "not downloaded, because --offline is set")
+        self._require_online()
         from levit_cli.system import http as web  # importing it takes 40 ms, which local files do not need
 
         try:
             return web.fetch(url, max_bytes=MAX_DOWNLOAD_BYTES, timeout_s=DOWNLOAD_TIMEOUT_S)
         except web.FetchError as error:
             raise InputError("download", str(error)) from error
+
+    def _read_remote(self, url: str) -> bytes:
+        self._require_online()
+        from levit_cli.data.remote.sources import load
+
+        return load(url)
+
+    def _require_online(self) -> None:
+        if self.offline:
+            raise InputError("download", "not downloaded, because --offline is set")
+
+
+def read_image(item: Input, decode_source: Callable[[bytes | BinaryIO], Image] = decode) -> Image:
+    """Decode an image that is a file, or has its content or a function that loads it, to upright RGB.
+
+    Raises:
+        InputError: the image cannot be read.
+        OSError: the file cannot be read.
+    """
+    content = _loaded(item.load) if item.content is None and item.load is not None else item.content
+    if content is not None:
+        return decode_source(content)
+    with open_regular(item.path) as file:
+        return decode_source(file)
 
 
 def _first_bytes(source: bytes | BinaryIO) -> bytes:

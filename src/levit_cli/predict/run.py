@@ -6,7 +6,7 @@ Checks run from cheap to expensive: the options, the output file, the first inpu
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import Format
-from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions
+from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions, unused_columns
+from levit_cli.data.remote.names import url_of, without_secrets
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, keep_until_exit
-from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UsageError, raise_faults
+from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UnreachableError, UsageError, raise_faults
 from levit_cli.predict.model import ModelOptions, conflicts, load_model, make_prediction_engine
 from levit_cli.predict.pipeline import Prediction, Stats, predict
 from levit_cli.predict.prefetch import DecodeOptions, Decoder, Prefetcher
@@ -27,7 +28,7 @@ from levit_cli.predict.run_description import RunDescription, describe_run
 from levit_cli.predict.writers import Writer, format_for, make_writer
 from levit_cli.system.extras import extra
 from levit_cli.system.output import Document, OutputFile, Sink, Target, is_terminal, open_output, require_free
-from levit_cli.system.progress import Log, progress, shows_progress
+from levit_cli.system.progress import Log, progress, shows_progress, silent
 from levit_cli.system.text import count_noun
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from levit_cli.predict.resume.plan import ExistingRecords
 
 CAN_RESUME: tuple[Format, ...] = (*RESUMABLE, "parquet")
+
+# What ends a run that --resume can continue.
+INTERRUPTIONS = (KeyboardInterrupt, Terminated, UnreachableError)
 
 Prefetch = Callable[[Iterable[Input]], Prefetcher]
 
@@ -94,11 +98,10 @@ def classify(
         LevitError: the options, the output, the model or the engine were refused, or the output cannot be written.
     """
     format = _consistent_format(inputs, output, conflicts(model, spec, decode_options.resizer))
-    require_free(
-        output.path, [*inputs.arguments, inputs.files_from or ""],
-        overwrite=output.overwrite, resume=output.resume, replaces=format in ("json", "parquet"),
-    )  # fmt: skip
-    with open_output(_file_of_records(output, format), overwrite=output.overwrite, resume=output.resume) as file:
+    with (
+        _local(output, inputs, format, display, log) as output,
+        open_output(_file_of_records(output, format), overwrite=output.overwrite, resume=output.resume) as file,
+    ):
         skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
         stream, is_single = _require_some(inputs, skipped)
         checkpoint = load_model(model, log, verbose=display.verbose, single=is_single)
@@ -123,6 +126,32 @@ def classify(
                 assert isinstance(file, OutputFile)
                 return run.resume(stream, file, inputs)
             return run.start(prefetcher, file)
+
+
+@contextmanager
+def _local(
+    output: OutputOptions, inputs: InputOptions, format: Format, display: DisplayOptions, log: Log
+) -> Iterator[OutputOptions]:
+    """Yield the output as a file on this machine, after the checks. One in object storage is uploaded at the end."""
+    named = [*inputs.arguments, inputs.files_from or ""]
+    with _path_of(output, named, inputs, silent if display.quiet else log) as path:
+        require_free(
+            path, named, overwrite=output.overwrite, resume=output.resume, replaces=format in ("json", "parquet")
+        )  # fmt: skip
+        yield replace(output, path=path)
+
+
+def _path_of(
+    output: OutputOptions, named: Sequence[str], inputs: InputOptions, log: Log
+) -> AbstractContextManager[Path | None]:
+    url = url_of(output.path) if output.path else None
+    if url is None:
+        return nullcontext(output.path)
+    if inputs.offline:
+        raise UsageError(f"Cannot write {without_secrets(url)}", why="--offline is set", hint="choose a local file")
+    from levit_cli.predict.remote_output import local_copy  # imported here because few runs need it
+
+    return local_copy(url, named, overwrite=output.overwrite, resume=output.resume, log=log)
 
 
 def _consistent_format(inputs: InputOptions, output: OutputOptions, others: Sequence[UsageError]) -> Format:
@@ -179,6 +208,8 @@ def _input_faults(inputs: InputOptions) -> Iterator[UsageError]:
             why="it tells how the paths in that list are separated",
             hint="add --files-from FILE, or leave it out",
         )
+    if not inputs.may_name_parquet:
+        yield from unused_columns(inputs.columns)
 
 
 def _output_faults(output: OutputOptions) -> Iterator[UsageError]:
@@ -258,9 +289,10 @@ class _Run:
         records = record_format(self.format, self.checkpoint.labels, self.top_k)
         assert records is not None
         restored = self._restore_journal(output, records)
+        list_again = inputs.stream if inputs.can_be_read_again else tuple
         try:
             existing = compatible_records(
-                output, records, self._fingerprint(), self._classify_again, is_verified=restored
+                output, records, self._fingerprint(), self._classify_again, list_again, is_verified=restored
             )
             if existing is not None and inputs.can_be_read_again:
                 require_shared_inputs(output, existing, inputs.stream())
@@ -363,7 +395,7 @@ class _Run:
             raise
 
     def _log_how_to_continue(self, error: BaseException) -> None:
-        if isinstance(error, (KeyboardInterrupt, Terminated)) and self._is_resumable and not self.display.quiet:
+        if isinstance(error, INTERRUPTIONS) and self._is_resumable and not self.display.quiet:
             self.log("To continue, run the same command with --resume.")
 
     @property

@@ -31,6 +31,11 @@ def pip_install(packages: str) -> str:
     return f"{shlex.quote(sys.executable)} -m pip install {packages}"
 
 
+def reinstall_command(package: str) -> str:
+    """Return the command that installs a package of the core again, such as one that was built without a decoder."""
+    return pip_install(f"--force-reinstall {package}")
+
+
 def missing_package(name: str) -> str | None:
     """Return the first package of an extra that is not installed, or None. Nothing is imported."""
     return next((package for package in PACKAGES[name] if not is_installed(package)), None)
@@ -74,6 +79,17 @@ def extra(name: str, what: str, *, otherwise: str = "") -> Iterator[None]:
         RefusedError: the packages are installed, but an import fails.
     """
     require_extra(name, what, otherwise=otherwise)
+    with import_errors(name, what, otherwise=otherwise):
+        yield
+
+
+@contextmanager
+def import_errors(name: str, what: str, *, otherwise: str = "") -> Iterator[None]:
+    """As ``extra``, for packages that are known to be installed.
+
+    Raises:
+        RefusedError: an import fails.
+    """
     try:
         yield
     except LevitError:

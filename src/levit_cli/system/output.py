@@ -383,6 +383,14 @@ def silence_native_stderr() -> None:
     sys.stderr = open(stderr, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
 
 
+def silence_libraries() -> None:
+    """Discard what libraries log about failed requests, with tracebacks. Our own message names the cause."""
+    import logging
+
+    logging.lastResort = None
+    logging.raiseExceptions = False  # else a line says that there is no handler
+
+
 def is_terminal() -> bool:
     """Return whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()

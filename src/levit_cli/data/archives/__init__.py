@@ -128,7 +128,7 @@ def _is_image(head: bytes) -> bool:
 
 def _input(path: str, member: Member, read: ReadAt, *, loads_now: bool) -> Input:
     if not loads_now:
-        return Input(path, load=partial(member.read, read))
+        return Input(path, load=partial(member.read, read), num_bytes=member.num_bytes)
     try:
         return Input(path, content=member.read(read))
     except InputError as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from levit_cli.errors import InputError, InputErrorKind
@@ -29,21 +30,23 @@ class Member:
 
     Args:
         name: its name in the archive; bytes that are not UTF-8 are surrogates, as in file names.
+        num_bytes: the size of its content, as the archive says.
         read: returns its content, given a function that reads from the archive. It raises ``InputError``.
     """
 
     name: str
     kind: MemberKind
+    num_bytes: int
     read: Callable[[ReadAt], bytes]
 
 
 def unreadable(kind: InputErrorKind, message: str) -> Callable[[ReadAt], bytes]:
     """Return the ``read`` of a member whose content cannot be read."""
+    return partial(_fail, kind, message)
 
-    def fail(_: ReadAt) -> bytes:
-        raise InputError(kind, message)
 
-    return fail
+def _fail(kind: InputErrorKind, message: str, _: ReadAt) -> bytes:
+    raise InputError(kind, message)
 
 
 def too_large(num_bytes: int) -> Callable[[ReadAt], bytes]:

@@ -296,9 +296,9 @@ def _pax_attributes(data: bytes) -> dict[bytes, bytes] | None:
 def _member(header: _Header) -> Member:
     name = header.name.decode("utf-8", "surrogateescape")
     if header.type in FOLDERS or (header.type == b"\0" and name.endswith("/")):
-        return Member(name, "folder", unreadable("not_regular", "it is a folder"))
+        return Member(name, "folder", 0, unreadable("not_regular", "it is a folder"))
     kind: MemberKind = "link" if header.type == SYMBOLIC_LINK else "file"
-    return Member(name, kind, _content(header))
+    return Member(name, kind, header.content_bytes, _content(header))
 
 
 def _content(header: _Header) -> Callable[[ReadAt], bytes]:

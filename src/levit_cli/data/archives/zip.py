@@ -85,7 +85,7 @@ def members(file: BinaryIO) -> Iterator[Member]:
     while position < directory.stop:
         entry, position = _entry(file, position)
         count += 1
-        yield Member(entry.name, entry.kind, _content(entry, archive_bytes))
+        yield Member(entry.name, entry.kind, entry.num_bytes, _content(entry, archive_bytes))
     if (count - directory.num_members) % 0x10000:  # archives without zip64 store the number modulo 65,536
         raise _damaged(f"it lists {count:,} members instead of {directory.num_members:,}")
 
