@@ -180,7 +180,7 @@ def test_workers_of_the_data_loader_read_all_formats_as_predict_does(tmp_path: P
     names = sorted(files_of(sample_image(96, 80)))
     for name in names:
         (tmp_path / name).write_bytes(files_of(sample_image(96, 80))[name])
-    images = ValidationImages([(tmp_path / name, 0) for name in names], transform)
+    images = ValidationImages([(Input(str(tmp_path / name)), 0) for name in names], transform)
     found = torch.cat([pixels for pixels, _ in validation_loader(images, 4, 2)])
     expected = [torch.tensor(Reader(transform)(Input(str(tmp_path / name)))) for name in names]
     assert torch.equal(found, torch.stack(expected).permute(0, 3, 1, 2))

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from levit_cli.data.image_folder import ClassFolders, listed
 from levit_cli.data.input import ImageColumns, Input
-from levit_cli.data.inputs import PARQUET_SUFFIX
 from levit_cli.data.labels import composed
 from levit_cli.data.parquet import labeled_rows_of_file
-from levit_cli.data.skipped import Skipped
+from levit_cli.data.skipped import PARQUET_SUFFIX, Skipped
 from levit_cli.errors import InputError, UsageError
 
 
