@@ -172,10 +172,10 @@ def test_end_to_end_times_the_parts_of_the_pipeline(tiny_folder: Path, tmp_path:
     folder = tmp_path / "photos"
     write_images(folder, 9)
     (folder / "000.jpg").write_bytes(b"no image")
-    done = levit("bench", tiny_folder, "--end-to-end", folder, *SHORT, "-f", "json")
+    done = levit("bench", tiny_folder, "--end-to-end", folder, *SHORT, "-f", "json", "--resizer", "pillow")
     assert done.returncode == 0, done.stderr
     (run,) = json.loads(done.stdout)["end_to_end"]
-    assert (run["images"], run["failed"]) == (9, 1)
+    assert (run["images"], run["failed"], run["resizer"]) == (9, 1, "pillow")
     assert list(run["ms_per_image"]) == ["decode", "resize", "network", "output"]
     assert min(run["ms_per_image"].values()) > 0
     done = levit("bench", tiny_folder, "--end-to-end", folder, *SHORT)
@@ -204,6 +204,7 @@ def test_end_to_end_times_the_parts_of_the_pipeline(tiny_folder: Path, tmp_path:
         (["demo", "--plot", "speed.svg"], 2, b"There is nothing to plot"),
         (["--compare", "nowhere.json"], 2, b"Cannot read nowhere.json"),
         (["--fail-below", "0.9"], 2, b"add --compare FILE"),
+        (["--resizer", "pillow"], 2, b"--resizer has no effect without --end-to-end"),
         (["--end-to-end", "nowhere"], 2, b"nowhere is not a folder"),
         (["--end-to-end", "."], 2, b"No images in ."),
     ],

@@ -9,9 +9,9 @@ from PIL import Image
 from levit_cli.checkpoints import load
 from levit_cli.choices import PreprocessingName
 from levit_cli.engines import EngineSpec, make_engine
-from levit_cli.images.preprocess import preprocess
 from levit_cli.images.resize_torch import preprocess_tensor
 from levit_cli.images.transforms import Transform, transform_for
+from levit_cli.predict.pipeline import probabilities
 from tests.support.preprocess_oracle import (
     EVERY_REMAINDER,
     SHAPES,
@@ -20,6 +20,7 @@ from tests.support.preprocess_oracle import (
     noise_and_edges,
     resize_then_crop,
 )
+from tests.support.resizers import AVAILABLE, RESIZERS, preprocess_with
 from tests.support.shared_data import shared_photos
 
 timm_data = pytest.importorskip("timm.data")
@@ -84,11 +85,14 @@ def test_the_oracle_equals_the_reference_on_photos(pair: tuple[Transform, Refere
         assert not differences(resize_then_crop(image, transform), reference(image)).any(), image.size
 
 
-def test_our_pixels_are_within_two_levels_of_the_reference(pair: tuple[Transform, Reference]) -> None:
+@pytest.mark.guarantee("pixels")
+@pytest.mark.parametrize("resizer", RESIZERS)
+def test_our_pixels_are_within_two_levels_of_the_reference(pair: tuple[Transform, Reference], resizer: str) -> None:
     transform, reference = pair
+    preprocess = preprocess_with(resizer)
     errors = [differences(preprocess(image, transform), reference(image)) for image in generated()]
     assert max(difference.max() for difference in errors) <= 2
-    assert np.mean([np.mean(difference > 0) for difference in errors]) <= 0.001
+    assert np.mean([np.mean(difference > 0) for difference in errors]) <= {"simd": 0.005, "pillow": 0.001}[resizer]
 
 
 @pytest.mark.parametrize("side", [224, 96])
@@ -117,6 +121,11 @@ def test_the_top_1_class_equals_that_of_the_reference(transform_name: Preprocess
     }[transform_name]
     engine = make_engine(demo, EngineSpec(device="cpu", engine="openvino", precision="fp32"))
     photos = list(shared_photos("clothing.tar", 200))
-    ours = np.stack([preprocess(photo, transform) for photo in photos])
-    theirs = np.stack([reference(photo) for photo in photos])
-    np.testing.assert_array_equal(engine(ours).argmax(axis=1), engine(theirs).argmax(axis=1))
+    probs = probabilities(engine(np.stack([reference(photo) for photo in photos])))
+    for resizer in AVAILABLE:
+        preprocess = preprocess_with(resizer)
+        ours = engine(np.stack([preprocess(photo, transform) for photo in photos])).argmax(axis=1)
+        # The model does not know such photos. Where two classes are nearly equally likely, 2 levels may swap them.
+        lost = probs.max(axis=1) - probs[np.arange(len(photos)), ours]
+        assert np.count_nonzero(lost) <= {"simd": 1, "pillow": 0}[resizer]
+        assert lost.max() <= 0.02

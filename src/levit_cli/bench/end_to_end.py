@@ -21,10 +21,12 @@ from levit_cli.bench.models import BenchModel, RandomWeights
 from levit_cli.bench.protocol import Step, Timing, interleave, single_steps
 from levit_cli.bench.results import rounded, utf8_name
 from levit_cli.checkpoints import Checkpoint
+from levit_cli.choices import Resizer
 from levit_cli.data.inputs import SUFFIXES, Input, from_paths
 from levit_cli.data.skipped import READ_ARCHIVE_SUFFIXES, Skipped
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import InputError, UsageError
+from levit_cli.images.resizers import ResizerName, choose_resizer
 from levit_cli.images.transforms import Transform
 from levit_cli.predict.pipeline import Prefetcher, Stats, predict
 from levit_cli.predict.reader import Reader, read_image
@@ -48,6 +50,7 @@ class EndToEndRun:
     Args:
         images: number of images in one step.
         failed: number of them that could not be decoded.
+        resizer: what resized the images.
         parts_s: thread seconds per image, for each of ``PARTS``.
     """
 
@@ -59,6 +62,7 @@ class EndToEndRun:
     images: int
     failed: int
     timing: Timing
+    resizer: ResizerName
     parts_s: dict[str, float]
 
     @property
@@ -104,12 +108,17 @@ def _is_readable(item: Input) -> bool:
 
 
 def measure_folder(
-    folder: Path, models: list[BenchModel], spec: EngineSpec, batch_size: int | None, on_turn: Callable[[str], None]
+    folder: Path,
+    models: list[BenchModel],
+    spec: EngineSpec,
+    batch_size: int | None,
+    resizer: Resizer,
+    on_turn: Callable[[str], None],
 ) -> list[EndToEndRun]:
     """Time each LeViT on a folder, interleaved. Baselines are left out."""
     images = images_of(folder)
     pipelines = {
-        model.name: _TimedPipeline(model.weights, images, spec, batch_size or BATCH_SIZE)
+        model.name: _TimedPipeline(model.weights, images, spec, batch_size or BATCH_SIZE, resizer)
         for model in models
         if not isinstance(model.weights, str)
     }
@@ -131,10 +140,15 @@ class _TimedPipeline:
     """The pipeline of ``levit predict`` for one model, with its parts timed."""
 
     def __init__(
-        self, weights: RandomWeights | Checkpoint, images: list[Input], spec: EngineSpec, batch_size: int
+        self,
+        weights: RandomWeights | Checkpoint,
+        images: list[Input],
+        spec: EngineSpec,
+        batch_size: int,
+        resizer: Resizer,
     ) -> None:
         self.images, self.batch_size, self.workers = images, batch_size, usable_threads()
-        self.transform, self.labels = weights.transform, weights.labels
+        self.transform, self.labels, self.resizer = weights.transform, weights.labels, resizer
         threads = usable_threads(spec.threads)
         spec = replace(spec, threads=threads, streams=threads, batch_size=batch_size)
         self.engine = make_engine(weights, spec)
@@ -143,7 +157,7 @@ class _TimedPipeline:
 
     def run(self) -> None:
         """Classify all images once."""
-        reader, stats, output_s = _TimedReader(self.transform), Stats(), 0.0
+        reader, stats, output_s = _TimedReader(self.transform, self.resizer), Stats(), 0.0
         prefetcher = Prefetcher(self.images, reader, batch_size=self.batch_size, workers=self.workers)
         predictions = predict(prefetcher, self.engine, top_k=TOP_K, streams=self.engine.spec.streams, stats=stats)
         with Sink(Path(os.devnull)) as sink:
@@ -162,15 +176,15 @@ class _TimedPipeline:
         per_image = (median(seconds) / len(self.images) for seconds in zip(*timed, strict=True))
         return EndToEndRun(
             model, folder, self.engine.spec, self.workers, self.batch_size, len(self.images), self.failed, timing,
-            dict(zip(PARTS, per_image, strict=True)),
+            choose_resizer(self.transform, self.resizer).name, dict(zip(PARTS, per_image, strict=True)),
         )  # fmt: skip
 
 
 class _TimedReader(Reader):
     """A ``Reader`` that records the seconds of decoding and of resizing each image."""
 
-    def __init__(self, transform: Transform) -> None:
-        super().__init__(transform)
+    def __init__(self, transform: Transform, resizer: Resizer) -> None:
+        super().__init__(transform, resizer=resizer)
         self.decode_s: list[float] = []  # appended to by several threads
         self.resize_s: list[float] = []
 
@@ -197,6 +211,7 @@ def end_to_end_records(runs: list[EndToEndRun]) -> list[dict[str, Any]]:
             "batch_size": run.batch_size,
             "threads": run.spec.threads,
             "workers": run.workers,
+            "resizer": run.resizer,
             "images": run.images,
             "failed": run.failed,
             "images_per_s": rounded(run.images_per_s),

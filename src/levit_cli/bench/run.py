@@ -26,10 +26,11 @@ from levit_cli.bench.paper import Claim
 from levit_cli.bench.protocol import Protocol, interleave, require_number
 from levit_cli.bench.results import Row, as_csv, as_json
 from levit_cli.bench.runners import ModelRunner, make_runner, protocol_spec
-from levit_cli.choices import BenchFormat
+from levit_cli.choices import BenchFormat, Resizer
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import EngineSpec, keep_until_exit, resolve_spec, wrong_precision
 from levit_cli.errors import ExitCode, RefusedError, UsageError, raise_faults
+from levit_cli.images.resizers import resizer_faults
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
 from levit_cli.system.cpu import cpu_name
 from levit_cli.system.extras import extra, pip_command, require_extra
@@ -109,6 +110,7 @@ def bench(
     outputs: Outputs,
     *,
     folder: Path | None = None,
+    resizer: Resizer = "auto",
     compare_with: Path | None = None,
     fail_below: float | None = None,
     quiet: bool = False,
@@ -120,6 +122,7 @@ def bench(
     Args:
         batch_size: None for the default of the device or of the paper.
         folder: images for the end-to-end measurement; None to skip it.
+        resizer: what resizes them.
         compare_with: JSON document of an earlier run.
         fail_below: minimum ratio of a row's speed to its earlier speed.
         verbose: log the engine of each model and each skipped file.
@@ -130,7 +133,7 @@ def bench(
     Raises:
         LevitError: the models cannot be measured, or the results cannot be written.
     """
-    _check_options(selection, protocol, folder, compare_with, fail_below)
+    _check_options(selection, protocol, folder, resizer, compare_with, fail_below)
     _require_torch(selection, spec, protocol)
     outputs.require_free([compare_with] if compare_with else [])
     format = outputs.chosen_format()
@@ -154,7 +157,7 @@ def bench(
         if earlier and fail_below is not None:
             require_common_row(runners, earlier)
         rows = _measure(runners, protocol, on_turn)
-        end_to_end_runs = measure_folder(folder, models, spec, batch_size, on_turn) if folder else []
+        end_to_end_runs = measure_folder(folder, models, spec, batch_size, resizer, on_turn) if folder else []
     comparisons = compare(rows, earlier) if earlier else None
     results = Results(_meta(runners[0].spec, protocol), rows, comparisons, end_to_end_runs, selected.unjudged)
     _write(results, outputs, format, draw)
@@ -166,9 +169,16 @@ def bench(
 
 
 def _check_options(
-    selection: Selection, protocol: Protocol, folder: Path | None, compare_with: Path | None, fail_below: float | None
+    selection: Selection,
+    protocol: Protocol,
+    folder: Path | None,
+    resizer: Resizer,
+    compare_with: Path | None,
+    fail_below: float | None,
 ) -> None:
-    faults = []
+    faults = resizer_faults(None, resizer)
+    if resizer != "auto" and not folder:
+        faults.append(UsageError("--resizer has no effect without --end-to-end", hint="leave it out"))
     if selection.against is not None and selection.no_baselines:
         faults.append(UsageError("--against and --no-baselines contradict each other", hint="use one of them"))
     if fail_below is not None and compare_with is None:

@@ -202,7 +202,7 @@ def _add_end_to_end(page: Page, runs: Sequence[EndToEndRun]) -> None:
     )
     page.add_note(
         f"the pipeline of levit predict: {count_noun(first.workers, 'decoding thread')}, "
-        f"{count_noun(first.spec.streams, 'network thread')}, batch size {first.batch_size}"
+        f"{count_noun(first.spec.streams, 'network thread')}, batch size {first.batch_size}, resizer {first.resizer}"
     )
     page.add_blank_line()
     page.add_table(

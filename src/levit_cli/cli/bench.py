@@ -99,6 +99,12 @@ def bench(
             rich_help_panel=MEASUREMENT,
         ),
     ] = None,
+    resizer: Annotated[
+        choices.Resizer,
+        typer.Option(
+            help="Library that resizes the images of --end-to-end, as for predict.", rich_help_panel=MEASUREMENT
+        ),
+    ] = "auto",
     format: Annotated[
         choices.BenchFormat | None,
         typer.Option(
@@ -168,6 +174,7 @@ def bench(
         make_protocol(protocol, warmup_s=warmup, duration_s=duration),
         Outputs(output, format, plot, overwrite, not no_color),
         folder=end_to_end,
+        resizer=resizer,
         compare_with=compare,
         fail_below=fail_below,
         quiet=quiet,
