@@ -53,6 +53,14 @@ def test_train_and_val_are_found_also_in_a_folder(wrapper: str, tmp_path: Path) 
     assert skipped.counts == {"no class": 2, "suffix": 1}
 
 
+def test_names_that_climb_out_are_no_classes(tmp_path: Path) -> None:
+    skipped = Skipped()
+    names = ["../x/1.jpg", "a/../../2.jpg", "a/3.jpg", "/b/4.jpg"]
+    train, *_ = halves_of(write_tar(tmp_path / "x.tar", dict.fromkeys(names, b"")), skipped)
+    assert train.classes == ("a", "b")
+    assert skipped.counts == {"no class": 2}
+
+
 def test_a_validation_half_alone(tmp_path: Path) -> None:
     halves = halves_of(write_tar(tmp_path / "x.tar", {"val/a/1.jpg": b"", "val/b/1.jpg": b""}))
     assert halves.is_val_only

@@ -47,6 +47,12 @@ def base_of(root: Path) -> str:
     return f"{root}{SEPARATOR}"
 
 
+def path_in(root: Path, key: str) -> str:
+    """Return the path of an image from the part of it after ``base_of``."""
+    is_absolute = root.name.lower().endswith(CSV_SUFFIX) and os.path.isabs(key)
+    return key if is_absolute else base_of(root) + key
+
+
 def read_labeled_file(root: Path, skipped: Skipped) -> Halves:
     """Return the labeled images of an archive or a CSV file.
 
@@ -129,7 +135,7 @@ def _classes(tree: _Tree, skipped: Skipped) -> ClassFolders:
     images: dict[str, list[_Image]] = {}
     spellings: dict[str, set[str]] = {}
     for image in tree.images:
-        if len(image.parts) < 2:
+        if len(image.parts) < 2 or ".." in image.parts:
             skipped.add(image.item.path, "no class")
             continue
         name = composed(image.parts[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from levit_cli.data.image_folder import class_images, listed, split_folders
 from levit_cli.data.input import Input
-from levit_cli.data.labeled_files import base_of, is_labeled_file, read_labeled_file
+from levit_cli.data.labeled_files import base_of, is_labeled_file, path_in, read_labeled_file
 from levit_cli.data.labels import composed
 from levit_cli.data.skipped import Skipped
 from levit_cli.errors import UsageError
@@ -49,7 +49,7 @@ def key_of(path: str, root: Path) -> str:
 
 def path_of(key: str, root: Path) -> str:
     """Return the path of an image that is not in the data set any more or was left out."""
-    return base_of(root) + key if is_labeled_file(root) else str(root / key)
+    return path_in(root, key) if is_labeled_file(root) else str(root / key)
 
 
 def as_lines(split: Split) -> str:
