@@ -170,8 +170,8 @@ def test_names_that_are_not_utf8_and_the_locale_change_no_record(
     name = os.fsencode(tmp_path) + b"/caf\xe9 \xc3\xa9.png"
     sample_image().save(os.fsdecode(tmp_path / "image.png"))
     os.rename(tmp_path / "image.png", name)
-    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = run(exported("openvino") / "predict.py", name, **plain)
+    script = exported("openvino") / "predict.py"
+    done = run(script, name, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert (done.returncode, done.stderr) == (0, b"")
     (record,) = records(done.stdout)
     assert record["path"].encode("utf-8", "surrogateescape") == name or os.fsencode(record["path"]) == name
