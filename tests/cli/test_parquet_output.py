@@ -193,7 +193,7 @@ def test_a_file_that_this_run_did_not_write_is_refused_and_not_touched(
         (whole, ("--resume", "-k", "2"), b"top-k was 3 and is 2"),
         (whole, ("--resume", "-m", other), b"model: sha256 was"),
         ((tmp_path / "mine.parquet").read_bytes(), ("--resume",), b"levit predict did not write it"),
-        (whole[:900] + bytes(100) + whole[1000:], ("--resume",), b"it is damaged: "),
+        (whole[:900] + bytes(100) + whole[1000:], ("--resume",), b"it cannot be read as Parquet: "),
     ]
     output = tmp_path / "out.parquet"
     for content, options, words in cases:

@@ -231,7 +231,7 @@ def restore_journal(
             _require_same_run(output, parquet.schema_arrow.metadata or {}, fingerprint)
             _write_records(parquet, Replacement(journal.path), journal, records, before_commit)
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _cannot_resume(output, f"it is damaged: {first_line(error)}") from error
+        raise _cannot_resume(output, f"it cannot be read as Parquet: {first_line(error)}") from error
 
 
 def _require_same_run(output: Path, metadata: Metadata, fingerprint: Fingerprint) -> None:
