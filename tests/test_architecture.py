@@ -17,7 +17,7 @@ LAYERS = (
     {"model", "images"},
     {"checkpoints", "data"},
     {"engines"},
-    {"predict", "eval", "finetune", "bench", "convert", "info", "export"},
+    {"predict", "eval", "finetune", "bench", "convert", "info", "export", "quantize"},
     {"api"},
     {"cli", "__main__", "__init__"},
 )
@@ -39,6 +39,7 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "safetensors": {"checkpoints.weights"},
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},
     "typer": {"cli"},
+    "nncf": {"quantize.nncf_graph"},
     "torchmetrics": set(),  # the tests compare the metrics with it
     "matplotlib": {"system.plotting"},
     "jinja2": {"eval.report"},

@@ -111,7 +111,7 @@ def load(
         threads: CPU threads of the network; 0 for all that the process may use. The torch engines use
             ``torch.get_num_threads()`` instead.
         preprocessing: a published preprocessing that replaces the checkpoint's own.
-        decode: ``exact``, or ``fast`` to decode large JPEGs at a reduced size.
+        decode: ``exact``, or ``fast`` to decode JPEGs that are at least 4 times larger than needed at a reduced size.
         resizer: ``simd`` or ``pillow``; ``auto`` is ``simd`` if its package, cykooz-resizer, can be imported.
         labels: a file of class names that replace the checkpoint's own.
         offline: use cached models only, and download no images.

@@ -65,7 +65,7 @@ def test_features_of_other_shapes_equal_those_of_the_training_form(tmp_path: Pat
     from levit_cli.model.levit import from_arrays
 
     class Weights:
-        state, transform, sha256 = random_state(config), transform_for("fb", config.image_size), ""
+        state, transform, sha256, int8 = random_state(config), transform_for("fb", config.image_size), "", None
 
     Weights.config = config  # type: ignore[attr-defined]
     pixels = random_pixels(config, 2)

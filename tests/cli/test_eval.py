@@ -21,6 +21,7 @@ from levit_cli.eval.run import EvalRequest, run
 from levit_cli.predict.model import ModelOptions
 from levit_cli.predict.reader import Reader
 from levit_cli.system.progress import silent
+from tests.support.archives import tar_of_folder, zip_of_folder
 from tests.support.binary import LEVIT, environment, installed_levit, levit, unprivileged
 from tests.support.extras import hide_extra, names_pip_command, needs_plot
 from tests.support.sample_images import sample_image, write_class_folders
@@ -123,6 +124,30 @@ def test_one_run_tells_everything_and_fails_its_gate(data: Path, model: Path, tm
     assert document["meta"]["model"]["name"] == str(model)
     assert len(document["meta"]["model"]["sha256"]) == 64
     assert report.read_text(encoding="utf-8").count("<img ") == 4
+
+
+@needs_plot
+@pytest.mark.guarantee("labeled-files")
+@pytest.mark.parametrize("suffix", [".tar", ".zip", ".csv"])
+def test_an_archive_or_a_list_gives_the_results_of_its_folder(
+    suffix: str, data: Path, model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / f"data{suffix}"
+    if suffix == ".csv":
+        rows = [f"{image},{image.parent.name}" for image in sorted((data / "val").rglob("*.png"))]
+        path.write_text("\n".join(["path,label", *rows]))
+    else:
+        (tar_of_folder if suffix == ".tar" else zip_of_folder)(path, data)
+    report = tmp_path / "report.html"
+    results = []
+    for source in (data, path):
+        done = levit("eval", source, "-m", model, *IN_FP32, "-f", "json", "--report", report, "--overwrite")
+        assert done.returncode == 1, done.stderr
+        document = json.loads(done.stdout)
+        results.append({key: document[key] for key in ("top1", "top5", "classes", "confusion", "calibration")})
+        assert report.read_text(encoding="utf-8").count("<img ") == 4
+        assert [failure["error"]["kind"] for failure in document["failures"]] == ["truncated"]
+    assert results[0] == results[1]
 
 
 def test_calibrating_stores_what_predict_then_uses(data: Path, model: Path, tmp_path: Path) -> None:

@@ -182,6 +182,36 @@ def convert(work: Path, model: Path, step: int, *, lasting: bool) -> int:
     return tried(attempt, step, check)
 
 
+def export(work: Path, model: Path, step: int, *, lasting: bool) -> int:
+    """Exporting creates the whole folder or none, and the next run creates the same one."""
+    folder = work / "folder"
+    shutil.copytree(model, folder / "source")
+    (work / "scratch").mkdir()
+    driver, result = Driver(folder, work / "scratch"), folder / "result"
+    command = ("export", folder / "source", "-o", result, "--to", "openvino")
+    done = driver.run(*command)
+    assert done.code == 0, done
+    whole = contents_of(result)
+
+    def attempt(number: int) -> Outcome:
+        shutil.rmtree(result, ignore_errors=True)
+        return driver.run(*command, fail=number, lasting=lasting)
+
+    def check(outcome: Outcome) -> None:
+        assert contents_of(result) == whole if result.exists() else outcome.code != 0
+        if not result.exists():
+            again = driver.run(*command)
+            assert again.code == 0, again
+        assert contents_of(result) == whole
+        assert {path.name for path in folder.iterdir()} == {"source", "result"}
+
+    return tried(attempt, step, check)
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def finetune(work: Path, model: Path, step: int, *, lasting: bool) -> int:
     """A training that is resumed, or restarted if it had not begun, ends as an uninterrupted one."""
     folder = work / "folder"

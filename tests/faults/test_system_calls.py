@@ -17,7 +17,7 @@ from tests.support.foreign_systems import linux_only
 pytestmark = linux_only  # the driver forks processes
 ROOT = Path(__file__).parents[2]
 SCENARIOS = (
-    *("predict", "resume", "document", "convert"),
+    *("predict", "resume", "document", "convert", "export"),
     *(pytest.param(name, marks=needs_parquet) for name in ("parquet", "parquet_resume")),
     pytest.param("finetune", marks=needs_torch),
 )

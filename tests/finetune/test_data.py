@@ -23,6 +23,8 @@ from levit_cli.finetune.split import find_images, scan, stratified
 from levit_cli.images.transforms import transform_for
 from levit_cli.predict.reader import Reader
 from tests.finetune.sets import COLORS
+from tests.support.format_files import files_of
+from tests.support.sample_images import sample_image
 
 
 def test_train_and_val_folders_are_used_as_given(dataset: Path) -> None:
@@ -170,3 +172,15 @@ def test_an_image_that_disappears_is_an_error(dataset: Path) -> None:
     Path(split.train[0][0].path).unlink()
     with pytest.raises(LostImageError, match="no such file"):
         images[(0, 0, 0)]
+
+
+@pytest.mark.guarantee("formats")
+def test_workers_of_the_data_loader_read_all_formats_as_predict_does(tmp_path: Path) -> None:
+    transform = transform_for("hf", (32, 32))
+    names = sorted(files_of(sample_image(96, 80)))
+    for name in names:
+        (tmp_path / name).write_bytes(files_of(sample_image(96, 80))[name])
+    images = ValidationImages([(Input(str(tmp_path / name)), 0) for name in names], transform)
+    found = torch.cat([pixels for pixels, _ in validation_loader(images, 4, 2)])
+    expected = [torch.tensor(Reader(transform)(Input(str(tmp_path / name)))) for name in names]
+    assert torch.equal(found, torch.stack(expected).permute(0, 3, 1, 2))

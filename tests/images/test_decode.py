@@ -669,9 +669,12 @@ def test_an_extreme_shape_within_the_limits_is_decoded(size: tuple[int, int]) ->
     assert decode(encoded(Image.new("RGB", size, (9, 8, 7)), "PNG")).size == size
 
 
-def test_a_jpeg_is_scaled_down_but_not_below_the_requested_size() -> None:
+def test_a_jpeg_that_is_4_times_too_large_is_scaled_down_but_not_below_twice_the_requested_size() -> None:
     data = encoded(IMAGE.resize((640, 480)), "JPEG")
-    assert decode(data, shrink_to=(160, 120)).size == (160, 120)
-    assert decode(data, shrink_to=(161, 120)).size == (320, 240)
-    assert decode(data[:-2], shrink_to=(160, 120)).size == (160, 120)
+    assert decode(data, shrink_to=(161, 120)).size == (640, 480)
+    assert decode(data, shrink_to=(160, 120)).size == (320, 240)
+    assert decode(data, shrink_to=(81, 60)).size == (320, 240)
+    assert decode(data, shrink_to=(80, 60)).size == (160, 120)
+    assert decode(data, shrink_to=(10, 10)).size == (80, 60)
+    assert decode(data[:-2], shrink_to=(80, 60)).size == (160, 120)
     assert decode(FILES["png"], shrink_to=(8, 8)).size == IMAGE.size

@@ -25,7 +25,7 @@ Load = Callable[[str], Checkpoint]
 class RandomWeights:
     """A variant with random weights. They are generated at each access, so that they do not stay in memory."""
 
-    sha256 = ""
+    sha256, int8 = "", None
 
     def __init__(self, config: LevitConfig) -> None:
         self.config = config
@@ -135,7 +135,8 @@ def select_levits(names: tuple[str, ...], load_model: Load) -> list[BenchModel]:
             models[variant] = BenchModel(variant, variant, RandomWeights(VARIANTS[variant]))
         elif name not in models:
             checkpoint = load_model(name)
-            models[name] = BenchModel(name, _published_name(checkpoint.config), checkpoint)
+            published = None if checkpoint.int8 else _published_name(checkpoint.config)  # the paper has no int8
+            models[name] = BenchModel(name, published, checkpoint)
     return [*models.values()]
 
 

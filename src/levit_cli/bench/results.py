@@ -194,8 +194,9 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
 def describe_machine(meta: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """Return the device, the engine and the precision of a run; for a CPU also the number of threads."""
     spec = rows[0].runner.spec
+    precisions = " and ".join(dict.fromkeys(row.runner.spec.precision for row in rows))
     device = f"{meta['cpu']}, {count_noun(spec.threads, 'thread')}" if meta["device"] == "cpu" else meta["device"]
-    return f"{device}, {spec.engine} in {spec.precision}"
+    return f"{device}, {spec.engine} in {precisions}"
 
 
 def utf8_name(name: str) -> str:

@@ -28,7 +28,7 @@ from levit_cli.bench.results import Row, as_csv, as_json
 from levit_cli.bench.runners import ModelRunner, make_runner, protocol_spec
 from levit_cli.choices import BenchFormat
 from levit_cli.data.skipped import Skipped
-from levit_cli.engines import EngineSpec, keep_until_exit, resolve_spec
+from levit_cli.engines import EngineSpec, keep_until_exit, resolve_spec, wrong_precision
 from levit_cli.errors import ExitCode, RefusedError, UsageError, raise_faults
 from levit_cli.predict.pipeline import OUT_OF_MEMORY
 from levit_cli.system.cpu import cpu_name
@@ -181,7 +181,8 @@ def _check_options(
 
 
 def _require_torch(selection: Selection, spec: EngineSpec, protocol: Protocol) -> None:
-    """Check that torch is installed if an option needs it."""
+    """Check that torch is installed if an option needs it, and that a torch engine need not compute in int8."""
+    raise_faults(wrong_precision(spec))
     needs_torch = {
         "--against": selection.against is not None,
         "--protocol paper": protocol.name == "paper",

@@ -11,7 +11,7 @@ import numpy as np
 from levit_cli.bench.models import BenchModel
 from levit_cli.bench.protocol import Step
 from levit_cli.choices import BenchProtocol
-from levit_cli.engines import Engine, EngineSpec, make_engine, make_engine_of_module
+from levit_cli.engines import Engine, EngineSpec, make_engine, make_engine_of_module, require_int8_graph
 from levit_cli.model.config import Grid
 from levit_cli.model.tensors import count_parameters
 
@@ -79,6 +79,7 @@ def make_runner(model: BenchModel, spec: EngineSpec, batch_size: int | None, *, 
 
 def _make_engine(model: BenchModel, spec: EngineSpec) -> Engine:
     if not isinstance(model.weights, str):
+        require_int8_graph(model.weights, spec, model.name)
         return make_engine(model.weights, spec)
     from levit_cli.bench.baselines import make_baseline
 

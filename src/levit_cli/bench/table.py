@@ -127,8 +127,9 @@ def _weights(rows: Sequence[Row]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     timing, published = row.timing, row.published_images_per_s
+    is_int8 = row.runner.spec.precision == "int8"
     return (
-        printable(row.name),
+        printable(row.name) + " (int8)" * is_int8,
         format_number(row.images_per_s),
         format_number(1000 * timing.average_s(row.average)),
         format_number(1000 * timing.p90_s),
@@ -223,7 +224,7 @@ def _add_end_to_end(page: Page, runs: Sequence[EndToEndRun]) -> None:
 def _end_to_end_cells(run: EndToEndRun) -> tuple[str, ...]:
     slowest = max(run.parts_s, key=lambda part: run.parts_s[part])
     return (
-        printable(run.model),
+        printable(run.model) + " (int8)" * (run.spec.precision == "int8"),
         format_number(run.images_per_s),
         *(f"{1000 * seconds:.2f}" for seconds in run.parts_s.values()),
         f"{100 * run.timing.cv:.0f} %",

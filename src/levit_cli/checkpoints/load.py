@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -13,7 +13,15 @@ from levit_cli.checkpoints.detect import StateDictConversion, convert_state_dict
 from levit_cli.checkpoints.known import KnownWeights, Network
 from levit_cli.checkpoints.metadata import read_metadata
 from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluation, Metadata
-from levit_cli.checkpoints.weights import WEIGHT_SUFFIXES, Weights, read_weights, sha256_of, unwrap, weight_files
+from levit_cli.checkpoints.weights import (
+    INT8_DESCRIPTION,
+    WEIGHT_SUFFIXES,
+    Weights,
+    read_weights,
+    sha256_of,
+    unwrap,
+    weight_files,
+)
 from levit_cli.choices import CheckpointFormat, Dtype, PreprocessingName
 from levit_cli.data.inputs import is_url
 from levit_cli.data.labels import Labels, imagenet1k, numbered, require_length
@@ -22,6 +30,9 @@ from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
 from levit_cli.system.cache import FolderCache
 from levit_cli.system.text import count_noun
+
+if TYPE_CHECKING:
+    from levit_cli.checkpoints.quantized import QuantizedGraph
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent.parent / "assets" / "demo"
@@ -45,6 +56,7 @@ class Checkpoint:
         temperature: the logits are divided by it before the softmax, so that the probabilities are well calibrated.
         known_sha256: the hash of the weight files if it is known from an earlier run, else empty.
         known: where facts about the weight files are stored.
+        int8: the int8 graph of a folder that ``levit quantize`` made.
     """
 
     config: LevitConfig
@@ -61,6 +73,7 @@ class Checkpoint:
     temperature: float = 1.0
     known_sha256: str = ""
     known: KnownWeights | None = field(default=None, repr=False, compare=False)
+    int8: "QuantizedGraph | None" = None
 
     @cached_property
     def sha256(self) -> str:
@@ -135,6 +148,7 @@ def load(
         temperature=metadata.temperature,
         known_sha256=network.sha256,
         known=known,
+        int8=_int8_graph(path),
     )
 
 
@@ -219,6 +233,15 @@ def _has_own_metadata(path: Path) -> bool:
     They do if ``path`` is a model folder, or a weight file with the standard name inside one.
     """
     return path.is_dir() or path.name.split(".")[0] in ("model", "pytorch_model")
+
+
+def _int8_graph(path: Path) -> "QuantizedGraph | None":
+    """Return the int8 graph of a model folder, if it has one. A weight file in the folder has none."""
+    if not (path.is_dir() and (path / INT8_DESCRIPTION).is_file()):
+        return None
+    from levit_cli.checkpoints.quantized import QuantizedGraph  # most models have none
+
+    return QuantizedGraph(path)
 
 
 def _labels(config: LevitConfig, metadata: Metadata, file: Path | None, source: str) -> Labels:

@@ -39,6 +39,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+INT8_DESCRIPTION = "int8.json"  # beside the weights in a folder that levit quantize made
 # Prefixes of DistributedDataParallel, torch.compile, Lightning modules and other wrappers, transformers' timm wrapper.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "timm_model.")
 HEADS = ("head.", "head_dist.", "classifier")  # first names of the heads in the three formats

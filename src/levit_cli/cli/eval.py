@@ -19,12 +19,15 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="Folder with one subfolder of images per class, directly or inside val/ or test/.",
+            help="Folder with one subfolder of images per class, directly or inside val/ or test/. "
+            "Or a .tar or .zip archive of such a folder, or a .csv file with the columns path and label.",
         ),
     ],
     model: options.ModelOption = options.DEFAULT_MODEL,
     labels: options.LabelsOption = None,
     sha256: options.Sha256Option = None,
+    image_column: options.ImageColumnOption = None,
+    key_column: options.KeyColumnOption = None,
     calibrate: Annotated[
         bool,
         typer.Option(
@@ -88,6 +91,7 @@ def evaluate(
         levit eval flowers/val -m runs/flowers --report report.html --fail-under 0.9
         levit eval photos/ -m demo --format json | jq .top1.value
     """
+    from levit_cli.data.input import ImageColumns
     from levit_cli.engines import EngineSpec
     from levit_cli.eval.run import EvalRequest, run
     from levit_cli.predict.model import ModelOptions
@@ -107,6 +111,7 @@ def evaluate(
         overwrite=overwrite,
         calibrate=calibrate,
         fail_under=fail_under,
+        columns=ImageColumns(image_column, key_column),
         color=not no_color,
         quiet=quiet,
         verbose=verbose,

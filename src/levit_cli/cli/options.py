@@ -61,7 +61,8 @@ DecodeOption = Annotated[
     choices.Decoding,
     typer.Option(
         rich_help_panel=PREPROCESSING,
-        help="JPEG decoding: exact, or fast, which decodes large photos at a reduced size.",
+        help="JPEG decoding: exact, or fast, which decodes photos that are at least 4 times larger than needed at a "
+        "reduced size.",
     ),
 ]
 ResizerOption = Annotated[

@@ -17,7 +17,7 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="INPUT...",
-            help="Files, folders, archives, Parquet, globs, URLs (https, s3, hf …), or - for an image on stdin.",
+            help="Files, folders, archives, Parquet, globs, URLs (https, s3, hf and others), or - for an image on stdin.",
         ),
     ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
@@ -123,6 +123,7 @@ def predict(
         levit predict photos/ -o results.jsonl --resume
         levit predict s3://bucket/2024/ -o s3://bucket/results.jsonl
         levit predict photos/ --format csv --top-k 1 > labels.csv
+        levit predict shard-*.tar photos.zip -o results.jsonl
         fd -e jpg -0 | levit predict --files-from - -0 --format jsonl
         curl -s URL | levit predict -
     """

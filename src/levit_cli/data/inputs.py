@@ -18,7 +18,18 @@ from levit_cli.data.remote.names import is_remote
 from levit_cli.data.skipped import PARQUET_SUFFIX, READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UsageError, reason_of
 
-__all__ = ["STDIN", "SUFFIXES", "Input", "InputOptions", "expand", "from_paths", "is_url", "read_list", "walk"]
+__all__ = [
+    "STDIN",
+    "SUFFIXES",
+    "Input",
+    "InputOptions",
+    "expand",
+    "from_paths",
+    "is_url",
+    "read_list",
+    "unused_columns",
+    "walk",
+]
 
 CHUNK_BYTES = 1 << 16
 DEFAULT_COLUMNS = ImageColumns()
@@ -143,6 +154,18 @@ class InputOptions:
     def can_be_read_again(self) -> bool:
         """Whether ``stream`` yields the same inputs a second time; a list from a pipe can be read only once."""
         return self.files_from is None or os.path.isfile(self.files_from)
+
+
+def unused_columns(columns: ImageColumns) -> Iterator[UsageError]:
+    """Yield the error of columns that are chosen without a Parquet file, if there are any."""
+    chosen = {"--image-column": columns.image, "--key-column": columns.key}
+    names = [name for name, column in chosen.items() if column is not None]
+    if names:
+        yield UsageError(
+            f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no effect without a Parquet file",
+            why="only names that end in .parquet are read as such",
+            hint=f"name such a file, or leave {'it' if len(names) == 1 else 'them'} out",
+        )
 
 
 def _open_list(path: str) -> BinaryIO:

@@ -18,6 +18,7 @@ from levit_cli.model.config import LevitConfig
 from levit_cli.system.cpu import usable_threads
 
 if TYPE_CHECKING:
+    from levit_cli.checkpoints.quantized import QuantizedGraph
     from levit_cli.engines.torch import BytesNetwork
 
 __all__ = [
@@ -28,8 +29,14 @@ __all__ = [
     "keep_until_exit",
     "make_engine",
     "make_engine_of_module",
+    "require_int8_graph",
     "resolve_spec",
+    "wrong_device",
+    "wrong_precision",
 ]
+
+
+CPU_DEVICES = ("auto", "cpu")  # values of ``device`` with which the engine ``auto`` is openvino
 
 
 class Engine(Protocol):
@@ -65,6 +72,8 @@ class EngineModel(Protocol):
     def transform(self) -> Transform: ...
     @property
     def sha256(self) -> str: ...
+    @property
+    def int8(self) -> "QuantizedGraph | None": ...
 
 
 def make_engine(
@@ -82,7 +91,8 @@ def make_engine(
             threads. A command may, a library may not.
 
     Raises:
-        RefusedError: the device is not available or does not support the precision.
+        RefusedError: the device is not available or does not support the precision, or the model's int8 graph is
+            needed and cannot be used.
         UsageError: the engine does not run on that device, or torch is not installed.
     """
     spec = resolve_spec(spec)
@@ -95,8 +105,24 @@ def make_engine(
     from levit_cli.engines import openvino as openvino_engine
 
     return openvino_engine.OpenVinoEngine(
-        checkpoint.state, checkpoint.config, checkpoint.transform, spec, cache, checkpoint.sha256 if cache else ""
-    )
+        checkpoint.state, checkpoint.config, checkpoint.transform, spec, cache, checkpoint.sha256 if cache else "",
+        checkpoint.int8,
+    )  # fmt: skip
+
+
+def require_int8_graph(checkpoint: EngineModel, spec: EngineSpec, name: str) -> None:
+    """Check that a model can run in int8 if that is requested.
+
+    Args:
+        name: the model as the user named it.
+
+    Raises:
+        RefusedError: it has no int8 graph.
+    """
+    if spec.precision == "int8" and checkpoint.int8 is None:
+        from levit_cli.checkpoints.quantized import no_graph
+
+        raise no_graph(name)
 
 
 def make_engine_of_module(network: "BytesNetwork", spec: EngineSpec) -> Engine:
@@ -128,6 +154,15 @@ def resolve_spec(spec: EngineSpec) -> EngineSpec:
     with extra("torch", f"The {name} engine"):
         from levit_cli.engines.torch import resolve_torch_spec
     return resolve_torch_spec(spec)
+
+
+def wrong_precision(spec: EngineSpec) -> list[UsageError]:
+    """Return the fault of int8 with a torch engine, which has no int8 kernels for these networks."""
+    if spec.precision != "int8" or spec.engine == "openvino" or (spec.engine == "auto" and spec.device in CPU_DEVICES):
+        return []
+    requested = f"--device {spec.device}" if spec.engine == "auto" else f"--engine {spec.engine}"
+    why = "int8 models run in the OpenVINO engine on a CPU"
+    return [UsageError(f"--precision int8 cannot be used with {requested}", why=why, hint=f"leave {requested} out")]
 
 
 def wrong_device(spec: EngineSpec) -> list[UsageError]:

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,10 @@ from levit_cli.engines.spec import Cache, EngineSpec, pad_batch, require_precisi
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import Grid, LevitConfig
 from levit_cli.model.folded import fold, forward
+from levit_cli.system.cpu import has_int8_instructions
+
+if TYPE_CHECKING:
+    from levit_cli.checkpoints.quantized import QuantizedGraph
 
 
 def _import_converter(name: str) -> Any:
@@ -60,6 +65,7 @@ if not hasattr(ov, "convert_model"):
 LOGITS, FEATURES = 0, 1  # the outputs of ``forward``
 Node = Any  # openvino's opset functions are untyped
 _cached_core = functools.cache(ov.Core)
+OPENVINO_VERSION: str = ov.__version__
 _core_lock = Lock()
 
 
@@ -72,6 +78,17 @@ def shared_core() -> ov.Core:
     """
     with _core_lock:
         return _cached_core()
+
+
+@contextmanager
+def only_shared_core() -> Iterator[None]:
+    """Let other libraries use the shared core inside the block when they create one."""
+    kind = ov.Core
+    ov.Core = shared_core
+    try:
+        yield
+    finally:
+        ov.Core = kind
 
 
 class OpenVinoOps:
@@ -154,19 +171,46 @@ def build_graph(
         batch_size: fixed B; 0 allows any B, which is a few percent slower.
         output: ``LOGITS``, (B, classes), or ``FEATURES``, (B, C).
     """
-    pixels = opset.parameter([batch_size or -1, *config.image_size, 3], np.uint8, name="pixels")
-    outputs = forward(OpenVinoOps(weights, transform), config, pixels)
+    pixels, outputs = _nodes(weights, config, transform, batch_size)
     return ov.Model([outputs[output]], [pixels], "levit")
 
 
-class OpenVinoEngine:
-    """A LeViT as a compiled OpenVINO graph. The precision ``auto`` is bf16 if the CPU has instructions for it.
+def build_both_outputs(weights: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform) -> ov.Model:
+    """Build the graph from pixels (B, H, W, 3) uint8, for any B, to logits and features."""
+    pixels, outputs = _nodes(weights, config, transform, batch_size=0)
+    return ov.Model([*outputs], [pixels], "levit")
 
-    The graph of the features is compiled when they are first requested.
+
+def _nodes(
+    weights: Mapping[str, NDArray[Any]], config: LevitConfig, transform: Transform, batch_size: int
+) -> tuple[Node, tuple[Node, Node]]:
+    pixels = opset.parameter([batch_size or -1, *config.image_size, 3], np.uint8, name="pixels")
+    return pixels, forward(OpenVinoOps(weights, transform), config, pixels)
+
+
+def save_graph(graph: ov.Model, path: Path) -> None:
+    """Write a graph in OpenVINO's IR format: ``path``, which ends in .xml, and its constants in a .bin file."""
+    ov.save_model(graph, path, compress_to_fp16=False)
+
+
+def read_graph(xml: bytes, constants: bytes, batch_size: int = 0, output: int = LOGITS) -> ov.Model:
+    """Read a graph of both outputs in the IR format, and return one of them for a batch size as in ``build_graph``."""
+    whole = shared_core().read_model(xml, constants)
+    graph = ov.Model([whole.output(output).get_node().input_value(0)], whole.get_parameters(), "levit")
+    graph.reshape([batch_size or -1, *graph.input(0).get_partial_shape()[1:]])
+    return graph
+
+
+class OpenVinoEngine:
+    """A LeViT as a compiled OpenVINO graph.
+
+    The precision ``auto`` is int8 if the model has a graph for it and the CPU has instructions for it; otherwise bf16
+    if the CPU has instructions for it. The graph of the features is compiled when they are first requested.
 
     Args:
         cache: storage for the compiled graph between runs.
         weights_id: identifier of the weights in the cache, such as their hash.
+        int8: the model's int8 graph, if it has one.
     """
 
     def __init__(
@@ -177,9 +221,13 @@ class OpenVinoEngine:
         spec: EngineSpec,
         cache: Cache | None = None,
         weights_id: str = "",
+        int8: "QuantizedGraph | None" = None,
     ) -> None:
         core = shared_core()
-        self.spec = with_precision(core, spec)
+        int8 = _useful_int8(int8, config, transform, spec.precision)
+        self.spec = with_precision(core, spec, has_int8=int8 is not None)
+        self._int8 = int8.read(OPENVINO_VERSION) if int8 else None
+        weights_id = int8.sha256 if int8 else weights_id
         self._state, self._config, self._transform = state, config, transform
         self._weights: dict[str, NDArray[Any]] = {}  # folded; the graphs share their memory
         self._features: InferRequestPool | None = None
@@ -205,10 +253,14 @@ class OpenVinoEngine:
         )
 
     def _compile(self, output: int, batch_size: int) -> Any:
+        return shared_core().compile_model(self._graph(output, batch_size), "CPU", properties(self.spec))
+
+    def _graph(self, output: int, batch_size: int) -> ov.Model:
+        if self._int8 is not None:
+            return read_graph(*self._int8, batch_size, output)
         if not self._weights:
             self._weights, self._state = fold(self._state, self._config), {}
-        graph = build_graph(self._weights, self._config, self._transform, batch_size, output)
-        return shared_core().compile_model(graph, "CPU", properties(self.spec))
+        return build_graph(self._weights, self._config, self._transform, batch_size, output)
 
     def _from_cache(self, core: ov.Core) -> Any | None:
         blob = self._cache.load(self._key) if self._cache else None
@@ -272,12 +324,34 @@ def _cache_key(core: ov.Core, transform: Transform, spec: EngineSpec, weights_id
     return repr((__version__, ov.__version__, cpu, weights_id, transform, spec))
 
 
-def with_precision(core: ov.Core, spec: EngineSpec) -> EngineSpec:
-    """Resolve the precision: ``auto`` becomes bf16 if the CPU has instructions for it, otherwise fp32.
+def _useful_int8(
+    int8: "QuantizedGraph | None", config: LevitConfig, transform: Transform, precision: Precision
+) -> "QuantizedGraph | None":
+    """Return the int8 graph if it is requested, or if it is faster than the original weights on this CPU.
+
+    Raises:
+        RefusedError: it is requested, and was made for another preprocessing.
+    """
+    if int8 is None or not (precision == "int8" or (precision == "auto" and has_int8_instructions())):
+        return None
+    if int8.matches(config, transform):
+        return int8
+    if precision == "int8":
+        raise int8.other_preprocessing()
+    return None
+
+
+def with_precision(core: ov.Core, spec: EngineSpec, *, has_int8: bool = False) -> EngineSpec:
+    """Resolve the precision: ``auto`` becomes the fastest one for which the CPU has instructions.
+
+    Args:
+        has_int8: whether the model has an int8 graph that shall be used.
 
     Raises:
         RefusedError: the precision is not supported.
     """
     native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     supported: tuple[Precision, ...] = ("fp32", "bf16") if native_bf16 else ("fp32",)
+    if has_int8:
+        supported += ("int8",)
     return require_precision(spec, supported, supported[-1])

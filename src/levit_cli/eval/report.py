@@ -32,6 +32,7 @@ from levit_cli.eval.wording import (
     relative_path,
     worst_first,
 )
+from levit_cli.images.decode import decode
 from levit_cli.predict.reader import read_image
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.text import count_noun, printable
@@ -144,7 +145,7 @@ def _matrix(evaluated: Evaluated, summary: Summary) -> _Matrix:
 def _thumbnail(images: Mapping[str, Input], path: str) -> str | None:
     """Return the image as a small JPEG in base64; None if it can no longer be read."""
     with suppress(InputError, OSError):
-        image = read_image(images[path], THUMBNAIL)
+        image = read_image(images[path], partial(decode, shrink_to=THUMBNAIL))
         image.thumbnail(THUMBNAIL)
         jpeg = io.BytesIO()
         image.save(jpeg, "JPEG", quality=82)

@@ -14,7 +14,10 @@ from levit_cli.checkpoints import Checkpoint, own_folder
 from levit_cli.checkpoints.metadata import store_temperature
 from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.image_folder import ClassFolders, class_folders, validation_folder
+from levit_cli.data.input import ImageColumns
+from levit_cli.data.inputs import DEFAULT_COLUMNS, unused_columns
 from levit_cli.data.labeled_files import is_labeled_file, read_labeled_file
+from levit_cli.data.labeled_rows import is_parquet, read_labeled_rows
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, UsageError, raise_faults
@@ -59,6 +62,7 @@ class EvalRequest:
     color: bool = True
     quiet: bool = False
     verbose: bool = False
+    columns: ImageColumns = DEFAULT_COLUMNS
 
 
 def run(request: EvalRequest, log: Log) -> ExitCode:
@@ -92,6 +96,8 @@ def _require_consistent(request: EvalRequest) -> tuple[EvalFormat, Path | None]:
         UsageError: options contradict each other or have no effect. The message names all faults.
     """
     faults = conflicts(request.model, request.spec, request.resizer)
+    if not is_parquet(request.folder):
+        faults += unused_columns(request.columns)
     if request.overwrite and request.output is None and request.report is None:
         hint = "add --output FILE or --report FILE, or leave it out"
         faults.append(UsageError("--overwrite has no effect without --output or --report", hint=hint))
@@ -138,7 +144,9 @@ def _model_folder(request: EvalRequest) -> Path | None:
 def _class_folders(request: EvalRequest, log: Log) -> ClassFolders:
     """Return the labeled images in the named folder or file, or in the validation folder inside it."""
     skipped = Skipped(log if request.verbose and not request.quiet else None)
-    if is_labeled_file(request.folder):
+    if is_parquet(request.folder):
+        folders, is_part = read_labeled_rows(request.folder, request.columns, skipped), False
+    elif is_labeled_file(request.folder):
         train, val, is_val = read_labeled_file(request.folder, skipped)
         folders, is_part = val or train, is_val or val is not None
     else:
@@ -175,7 +183,7 @@ def _evaluate(request: EvalRequest, checkpoint: Checkpoint, folders: ClassFolder
             on_image=bar.advance,
         )
     if not request.quiet:
-        log(evaluated.stats.summary())
+        log(evaluated.stats.summary() + evaluated.stats.decoding_hint(evaluated.reader.large_jpeg_s))
     return evaluated
 
 

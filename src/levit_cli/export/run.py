@@ -65,9 +65,10 @@ def export(checkpoint: Checkpoint, output: Path, target: ExportTarget) -> Report
             graph.write(folder / GRAPHS[target])
         pixels = proof_images(*checkpoint.config.image_size)
         reference = reference_logits(graph.weights, checkpoint.config, checkpoint.transform, pixels)
-        difference = largest_difference(
-            lambda batches: graph.run(folder / GRAPHS[target], batches), pixels, reference, checkpoint.temperature
-        )
+        with writing(path):  # the graph is read back
+            difference = largest_difference(
+                lambda batches: graph.run(folder / GRAPHS[target], batches), pixels, reference, checkpoint.temperature
+            )
         if not difference <= TOLERANCE:
             raise _unequal(checkpoint, graph.kind, difference)
         for name, text in text_files(checkpoint, target, graph.facts).items():

@@ -28,6 +28,9 @@ from levit_cli.images.signatures import (
 )
 
 HEAD_BYTES = 512
+FAST_FROM = 4  # how many times larger than needed a JPEG must be before its decoder may scale
+# ... and how many times larger than needed it stays. Scaling further saves little time and costs accuracy (dev/log.md).
+FAST_KEEPS = 2
 TIFF_TILE_SIZE = (322, 323)  # tags for width and length
 
 
@@ -36,7 +39,8 @@ def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -
 
     Args:
         source: the bytes, or a seekable binary file at its start.
-        shrink_to: (width, height) down to which the JPEG decoder may scale by 2, 4 or 8; None for exact pixels.
+        shrink_to: the (width, height) that is needed. A JPEG that is at least 4 times as large may be scaled by 2, 4
+            or 8 while it is decoded, to not less than twice that size. None for exact pixels.
 
     Raises:
         InputError: the image cannot be decoded.
@@ -128,10 +132,15 @@ def _load_pixels(file: BinaryIO, shrink_to: tuple[int, int] | None = None) -> Im
         from levit_cli.images.layouts import require_known_layout
 
         require_known_layout(image)
-    if shrink_to:
-        image.draft("RGB", shrink_to)
+    if shrink_to and is_much_larger(image.size, shrink_to):
+        image.draft("RGB", (FAST_KEEPS * shrink_to[0], FAST_KEEPS * shrink_to[1]))
     image.load()
     return image
+
+
+def is_much_larger(size: tuple[int, int], needed: tuple[int, int]) -> bool:
+    """Whether an image of that (width, height) is so large that ``--decode fast`` lets the decoder scale it."""
+    return min(size[0] / needed[0], size[1] / needed[1]) >= FAST_FROM
 
 
 def _tile_size(image: Image.Image) -> tuple[int, int]:

@@ -19,12 +19,15 @@ from levit_cli.images.isobmff import Box, boxes, children
 from levit_cli.images.plugins import check_size, open_as
 from levit_cli.images.signatures import read_from_start
 from levit_cli.system.extras import reinstall_command
+from levit_cli.system.text import count_noun
 
 CODESTREAM = b"\xff\x4f\xff\x51"
 JP2 = (b"jP  ", b"ftyp", b"jp2h", b"jp2c", b"jp2i", b"xml ", b"uuid", b"uinf", b"rreq", b"asoc", b"free", b"res ",
        b"jpch", b"jplh", b"nlst", b"lbl ", b"cref", b"ftbl", b"dtbl", b"drep", b"roid")  # fmt: skip
 TILE_PART, END = b"\xff\x90", b"\xff\xd9"
 MAX_TILES = 16_384
+FIRST_COMPONENT = 42  # where the bits of the first component are declared
+TRANSFORM = {b"\xff\x52": 13, b"\xff\x53": 10}  # where the segments for coding styles hold the transform
 CMYK, SRGB, GRAY, YCC = 12, 16, 17, 18  # color spaces
 NUM_COMPONENTS = {CMYK: (4,), SRGB: (3, 4), GRAY: (1, 2), YCC: (3, 4)}
 HINT = "convert it to RGB or gray"
@@ -75,11 +78,35 @@ def load(file: BinaryIO) -> Image.Image:
     frame = _frame(codestream)
     check_size(frame.size)
     _require_known_layout(frame, colors)
-    image = open_as("JPEG2000", BytesIO(_complete(codestream, frame)))
-    if image.size != frame.size:
-        raise ValueError("the size is declared twice with different values")
-    image.load()
+    codestream = _complete(codestream, frame)
+    image = _loaded(codestream)
+    if any(component.bits > 8 for component in frame.components) and len(frame.components) > 1:
+        image = _with_white(image, codestream, frame)
     return _colored(image, frame, colors)
+
+
+def _loaded(codestream: bytes) -> Image.Image:
+    image = open_as("JPEG2000", BytesIO(codestream))
+    image.load()
+    return image
+
+
+def _with_white(image: Image.Image, codestream: bytes, frame: Frame) -> Image.Image:
+    """Correct the values of several bands with more than 8 bits that are almost white.
+
+    Pillow rounds 4088 to 4095 of 12 bits up to 256 and stores 0. The codestream is decoded once more with a bit more
+    for each value, so that black is 64 and white is 192. This is possible only if the coding is without loss.
+    """
+    if _is_lossy(codestream):
+        raise InputError("unsupported_mode", f"a lossy JPEG 2000 image with {_bands(frame)}; {HINT} with 8 bits")
+    pixels = np.array(image)
+    if pixels.all():
+        return image
+    widened = bytearray(codestream)
+    for number, component in enumerate(frame.components):
+        widened[FIRST_COMPONENT + 3 * number] += component.bits > 8
+    pixels[(pixels == 0) & (np.asarray(_loaded(bytes(widened))) >= 128)] = 255
+    return Image.fromarray(pixels, image.mode) if image.mode == "LA" else Image.fromarray(pixels)
 
 
 # --- the header of a JP2 file --------------------------------------------------------------------------------------
@@ -136,13 +163,13 @@ def _is_in_order(content: bytes) -> bool:
 
 
 def _frame(codestream: bytes) -> Frame:
-    if len(codestream) < 42:
+    if len(codestream) < FIRST_COMPONENT:
         raise ValueError("the image is truncated in its header")
     _, right, bottom, left, top, *tiles, count = struct.unpack_from(">HIIIIIIIIH", codestream, 6)
     tile_width, tile_height, first_x, first_y = tiles
-    if len(codestream) < 42 + 3 * count:
+    if len(codestream) < FIRST_COMPONENT + 3 * count:
         raise ValueError("the image is truncated in its header")
-    fields = struct.iter_unpack("BBB", codestream[42 : 42 + 3 * count])
+    fields = struct.iter_unpack("BBB", codestream[FIRST_COMPONENT : FIRST_COMPONENT + 3 * count])
     components = tuple(Component((bits & 0x7F) + 1, steps == [1, 1]) for bits, *steps in fields)
     if right <= left or bottom <= top:
         raise ValueError("the image is empty")
@@ -150,10 +177,14 @@ def _frame(codestream: bytes) -> Frame:
     return Frame((right - left, bottom - top), components, across * down)
 
 
+def _bands(frame: Frame) -> str:
+    bits = " and ".join(str(each) for each in sorted({component.bits for component in frame.components}))
+    return f"{count_noun(len(frame.components), 'band')} of {bits} bits"
+
+
 def _require_known_layout(frame: Frame, colors: Colors) -> None:
     count = len(frame.components)
-    bits = " and ".join(str(each) for each in sorted({component.bits for component in frame.components}))
-    layout = f"a JPEG 2000 image with {count} band{'s' if count != 1 else ''} of {bits} bits"
+    layout = f"a JPEG 2000 image with {_bands(frame)}"
     if frame.num_tiles > MAX_TILES:
         raise InputError("too_large", f"{frame.num_tiles:,} tiles; the limit is {MAX_TILES:,}")
     if not 1 <= count <= 4:
@@ -175,7 +206,7 @@ def _complete(codestream: bytes, frame: Frame) -> bytes:
     """
     num_parts: dict[int, int] = {}  # as declared
     seen: Counter[int] = Counter()
-    end = _start_of_tiles(codestream)
+    end = max(end for _, end in _header_segments(codestream))
     for part in _tile_parts(codestream, end):
         seen[part.tile] += 1
         num_parts[part.tile] = max(part.num_parts, num_parts.get(part.tile, 0))
@@ -186,7 +217,8 @@ def _complete(codestream: bytes, frame: Frame) -> bytes:
     return codestream[:end] + END
 
 
-def _start_of_tiles(codestream: bytes) -> int:
+def _header_segments(codestream: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the (start, end) of the segments before the tiles."""
     position = len(END)
     while not codestream.startswith(TILE_PART, position):
         if position + 4 > len(codestream):
@@ -194,8 +226,14 @@ def _start_of_tiles(codestream: bytes) -> int:
         marker, length = struct.unpack_from(">HH", codestream, position)
         if marker < 0xFF00 or length < 2:
             raise ValueError("the header has no marker where one is required")
+        yield position, position + 2 + length
         position += 2 + length
-    return position
+
+
+def _is_lossy(codestream: bytes) -> bool:
+    """Whether the transform of the image or of a component is the one that loses information."""
+    styles = [(start, TRANSFORM.get(codestream[start : start + 2])) for start, _ in _header_segments(codestream)]
+    return any(codestream[start + offset] == 0 for start, offset in styles if offset is not None)
 
 
 class TilePart(NamedTuple):

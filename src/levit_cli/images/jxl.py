@@ -21,6 +21,7 @@ from levit_cli.images.isobmff import Box, boxes
 from levit_cli.images.plugins import check_size
 from levit_cli.images.signatures import read_from_start
 from levit_cli.system.extras import missing_package, pip_command
+from levit_cli.system.text import count_noun
 
 CODESTREAM = b"\xff\x0a"
 CODED = (b"jxlc", b"jxlp")
@@ -122,7 +123,8 @@ def _require_known_channels(header: Header) -> None:
     if header.is_animated:  # the decoder returns the last frame
         raise InputError("unsupported_mode", f"an animated JPEG XL image; {HINT}")
     if BLACK in extra or COLOR_FILTER in extra or len(extra) > MAX_EXTRA_CHANNELS:
-        raise InputError("unsupported_mode", f"a JPEG XL image with {len(extra)} channels beside its colors; {HINT}")
+        channels = count_noun(len(extra), "channel")
+        raise InputError("unsupported_mode", f"a JPEG XL image with {channels} beside its colors; {HINT}")
 
 
 @cache

@@ -36,8 +36,9 @@ def preprocess(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
 
     If the package fails on an image, Pillow resizes it.
     """
+    plan, convolution = plan_passes(image.size, transform), FILTERS[transform.filter]
     try:
-        return _preprocess(image, plan_passes(image.size, transform), FILTERS[transform.filter])
+        return _preprocess(image, plan, convolution)
     except MemoryError:
         raise
     except BaseException as error:

@@ -5,7 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from levit_cli.checkpoints import Checkpoint
+from levit_cli.errors import RefusedError
 from levit_cli.model.tensors import count_folded_parameters, count_parameters
+from levit_cli.system.cpu import has_int8_instructions
 from levit_cli.system.text import count_noun
 
 SHOWN_LABELS = 5
@@ -29,6 +31,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "labels": {"count": len(checkpoint.labels), "first": list(checkpoint.labels.names[:SHOWN_LABELS])},
         "evaluation": asdict(checkpoint.evaluation) if checkpoint.evaluation else None,
         "temperature": checkpoint.temperature,
+        "int8": _int8(checkpoint),
         "tensors": {
             "mapped": conversion.mapped,
             "derived": list(conversion.derived),
@@ -36,6 +39,25 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         "notes": list(checkpoint.notes),
     }
+
+
+def _int8(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Describe the int8 graph of a folder that ``levit quantize`` made.
+
+    ``problem`` tells why it cannot be run. ``is_default`` is whether this CPU runs it without ``--precision int8``.
+    """
+    graph = checkpoint.int8
+    if graph is None:
+        return None
+    from importlib.metadata import version
+
+    try:
+        made = graph.description.as_json()
+    except RefusedError as error:
+        return {"problem": error.why, "is_default": False}
+    problem = graph.problem(version("openvino"))
+    is_default = has_int8_instructions() and graph.matches(checkpoint.config, checkpoint.transform)
+    return {**made, "problem": problem or None, "is_default": is_default}
 
 
 def as_json(facts: dict[str, Any]) -> str:
@@ -69,6 +91,7 @@ def as_text(facts: dict[str, Any]) -> str:
             else "not stated in the metadata"
         ),
         "temperature": f"{facts['temperature']:.4g}{' (divides the logits)' if facts['temperature'] != 1 else ''}",
+        **_int8_rows(facts["int8"]),
         "format": f"{facts['dialect']}, {facts['dtype']}",
         "tensors": (
             f"{tensors['mapped']} mapped, {len(tensors['derived'])} derived, "
@@ -79,6 +102,22 @@ def as_text(facts: dict[str, Any]) -> str:
     }
     rows |= {f"note {number}": note for number, note in enumerate(facts["notes"], start=1)}
     return "".join(f"{name:<14} {value}\n" for name, value in rows.items())
+
+
+def _int8_rows(int8: dict[str, Any] | None) -> dict[str, str]:
+    if int8 is None:
+        return {}
+    if int8["problem"]:
+        return {"int8": f"cannot be run: {int8['problem']}"}
+    used = "is the default on this CPU" if int8["is_default"] else "runs with --precision int8"
+    gate = int8["gate"]
+    top1 = (
+        ""
+        if gate["top1_after"] is None
+        else f"top-1 {gate['top1_before']:.4f} in fp32, {gate['top1_after']:.4f} in int8; "
+    )
+    measured = f"{top1}same first class on {100 * gate['agreement']:.2f} % of {count_noun(gate['images'], 'image')}"
+    return {"int8": f"{used}; {measured}"}
 
 
 def _list(values: Any) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from levit_cli.checkpoints import Checkpoint, load, unused_hash
 from levit_cli.choices import PreprocessingName, Resizer
-from levit_cli.engines import EngineSpec, LevitEngine, make_engine, wrong_device
+from levit_cli.engines import EngineSpec, LevitEngine, make_engine, require_int8_graph, wrong_device, wrong_precision
 from levit_cli.errors import UsageError
 from levit_cli.images.resizers import resizer_faults
 from levit_cli.system.cache import FolderCache, cache_folder
@@ -39,6 +39,7 @@ def conflicts(model: ModelOptions, spec: EngineSpec, resizer: Resizer = "auto") 
     return [
         *unused_hash(model.name, model.sha256),
         *wrong_device(spec),
+        *wrong_precision(spec),
         *([_needs_torch("hf-tensor", "openvino")] if needs_torch else []),
         *resizer_faults(model.preprocessing, resizer),
     ]
@@ -85,7 +86,9 @@ def make_prediction_engine(
 
     Raises:
         UsageError: the model's preprocessing resizes with torch, and the engine is not torch.
+        RefusedError: int8 is requested, and the model has no int8 graph.
     """
+    require_int8_graph(checkpoint, spec, checkpoint.origin)
     # Cache the compiled graph only for a single image: for many images, the time to compile it does not matter.
     cache = FolderCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
     engine = make_engine(checkpoint, spec, cache, owns_process=owns_process)
@@ -95,4 +98,16 @@ def make_prediction_engine(
     if verbose:
         threads, streams = count_noun(chosen.threads, "thread"), count_noun(chosen.streams, "stream")
         log(f"engine {chosen.engine} on {chosen.device} in {chosen.precision}, {threads}, {streams}")
+        if checkpoint.int8 is not None and chosen.precision != "int8":
+            log(f"int8 graph not used: {_reason_against_int8(checkpoint, spec, chosen)}")
     return engine
+
+
+def _reason_against_int8(checkpoint: Checkpoint, requested: EngineSpec, chosen: EngineSpec) -> str:
+    if chosen.engine != "openvino":
+        return f"the {chosen.engine} engine runs the original weights"
+    if requested.precision != "auto":
+        return f"--precision {requested.precision} was requested"
+    if checkpoint.int8 and not checkpoint.int8.matches(checkpoint.config, checkpoint.transform):
+        return "it was made for another preprocessing"
+    return "this CPU has no instructions for int8 (VNNI or AMX), so it would not be faster; --precision int8 uses it"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import Format
-from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions
+from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions, unused_columns
 from levit_cli.data.remote.names import url_of, without_secrets
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, keep_until_exit
@@ -208,14 +208,8 @@ def _input_faults(inputs: InputOptions) -> Iterator[UsageError]:
             why="it tells how the paths in that list are separated",
             hint="add --files-from FILE, or leave it out",
         )
-    chosen = {"--image-column": inputs.columns.image, "--key-column": inputs.columns.key}
-    if (names := [name for name, column in chosen.items() if column is not None]) and not inputs.may_name_parquet:
-        verb, it = ("has", "it") if len(names) == 1 else ("have", "they")
-        yield UsageError(
-            f"{' and '.join(names)} {verb} no effect without a Parquet file",
-            why=f"{it} {'names' if len(names) == 1 else 'name'} columns of such files, whose names end in .parquet",
-            hint="name such a file, or leave them out",
-        )
+    if not inputs.may_name_parquet:
+        yield from unused_columns(inputs.columns)
 
 
 def _output_faults(output: OutputOptions) -> Iterator[UsageError]:
@@ -295,14 +289,10 @@ class _Run:
         records = record_format(self.format, self.checkpoint.labels, self.top_k)
         assert records is not None
         restored = self._restore_journal(output, records)
+        list_again = inputs.stream if inputs.can_be_read_again else tuple
         try:
             existing = compatible_records(
-                output,
-                records,
-                self._fingerprint(),
-                self._classify_again,
-                inputs.stream if inputs.can_be_read_again else tuple,
-                is_verified=restored,
+                output, records, self._fingerprint(), self._classify_again, list_again, is_verified=restored
             )
             if existing is not None and inputs.can_be_read_again:
                 require_shared_inputs(output, existing, inputs.stream())
@@ -421,7 +411,7 @@ class _Run:
         if not self.display.quiet:
             if sentence := self.skipped.sentence():
                 self.log(sentence)
-            self.log(self.stats.summary() + remark)
+            self.log(self.stats.summary() + remark + self.stats.decoding_hint(self.reader.large_jpeg_s))
         if self.display.stats:
             self.log(self.stats.timings())
         self.engine.save_cache()

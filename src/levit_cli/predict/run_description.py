@@ -21,6 +21,7 @@ class ModelDescription:
         classes: the number of classes.
         sha256: the hash of the weight files; None if it is not needed, because hashing large files takes time.
         evaluation: the measured accuracy that the model's files report, if any.
+        int8_sha256: identifies the int8 graph, if the predictions are computed with one.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ModelDescription:
     temperature: float
     sha256: str | None = None
     evaluation: Evaluation | None = None
+    int8_sha256: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}
@@ -80,6 +82,7 @@ def describe_run(
     model = ModelDescription(
         checkpoint.origin, checkpoint.architecture, checkpoint.config.num_classes, checkpoint.temperature,
         checkpoint.sha256 if with_hash else None, checkpoint.evaluation,
+        checkpoint.int8.sha256 if checkpoint.int8 and spec.precision == "int8" else None,
     )  # fmt: skip
     return RunDescription(
         model, checkpoint.transform, reader.decoding, reader.resizer.name,

@@ -9,6 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 CPU_CONTROLLER = "cpu"
+CPUINFO = Path("/proc/cpuinfo")
+# Linux's names of the x86 instructions that multiply and add four int8 values at once: VNNI of AVX-512 and AVX2, AMX.
+INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 V1_FILES = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
@@ -22,6 +25,19 @@ def cpu_name() -> str:
     except OSError:  # not Linux
         pass
     return platform.processor() or platform.machine()
+
+
+def has_int8_instructions(cpuinfo: Path = CPUINFO) -> bool:
+    """Return whether this is an x86 CPU with instructions for int8. Unknown on systems other than Linux: False.
+
+    Without them, int8 is not faster than fp32, and sums of two products can overflow 16 bits.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2] for line in lines if line.partition(":")[0].strip() == "flags"), "")
+    return not INT8_FLAGS.isdisjoint(flags.split())
 
 
 def usable_threads(requested: int = 0) -> int:

@@ -79,6 +79,17 @@ def extra(name: str, what: str, *, otherwise: str = "") -> Iterator[None]:
         RefusedError: the packages are installed, but an import fails.
     """
     require_extra(name, what, otherwise=otherwise)
+    with import_errors(name, what, otherwise=otherwise):
+        yield
+
+
+@contextmanager
+def import_errors(name: str, what: str, *, otherwise: str = "") -> Iterator[None]:
+    """As ``extra``, for packages that are known to be installed.
+
+    Raises:
+        RefusedError: an import fails.
+    """
     try:
         yield
     except LevitError:

@@ -74,6 +74,7 @@ def jpeg_2000() -> None:
 
     colors, gray = np.asarray(SMALL), np.asarray(SMALL.convert("L"))
     write("rgb 12 bits.jp2", scaled(colors, 12), bitspersample=12)
+    write("lossy 12 bits.jp2", scaled(colors, 12), bitspersample=12, level=60, reversible=False)
     write("gray 12 bits.jp2", scaled(gray, 12), bitspersample=12)
     write("rgb 5 bits.j2k", colors >> 3, bitspersample=5)
     write("gray 4 bits.j2k", gray >> 4, bitspersample=4)

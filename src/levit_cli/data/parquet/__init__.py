@@ -9,13 +9,16 @@ The column holds bytes, or Hugging Face's struct of ``bytes`` and ``path``. The 
 
 import os
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from levit_cli.data.input import ImageColumns, Input
 from levit_cli.data.skipped import Skipped
 from levit_cli.errors import InputError
 from levit_cli.system.extras import extra
 from levit_cli.system.files import open_regular
+
+if TYPE_CHECKING:
+    from levit_cli.data.parquet.reading import Listing
 
 MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"
 MIN_BYTES = 12  # the magic number twice, and the length of the footer
@@ -31,16 +34,36 @@ def rows_of_file(path: str, columns: ImageColumns, skipped: Skipped) -> Iterator
         yield Input(path, error)
         return
     with file:
-        version = _version_of(file)
+        yield from rows(path, file, columns, skipped, _reopening(path, file))
 
-        def reopen() -> BinaryIO:
-            again = open_regular(path)
-            if _version_of(again) != version:
-                again.close()
-                raise InputError("corrupt", "the file was changed while it was read")
-            return again
 
-        yield from rows(path, file, columns, skipped, reopen)
+def labeled_rows_of_file(path: str, columns: ImageColumns) -> tuple[list[Input], list[str | None]]:
+    """Return the images in a Parquet file on disk, and their labels; None for a row without one.
+
+    Raises:
+        InputError: it is not a Parquet file, or cannot be read.
+        UsageError: as ``rows``, or the file has no label column.
+    """
+    with open_regular(path) as file:
+        if not _begins_like_parquet(file):
+            raise InputError("format_not_allowed", "it is not a Parquet file")
+        listing = _listing(path, file, columns)
+        labels = [*listing.labels()]
+        return [*listing.inputs(_reopening(path, file))], labels
+
+
+def _reopening(path: str, file: BinaryIO) -> Open:
+    """Return a function that opens the file again, if it is still the same."""
+    version = _version_of(file)
+
+    def reopen() -> BinaryIO:
+        again = open_regular(path)
+        if _version_of(again) != version:
+            again.close()
+            raise InputError("corrupt", "the file was changed while it was read")
+        return again
+
+    return reopen
 
 
 def rows(
@@ -63,16 +86,20 @@ def rows(
         yield Input(name)  # the content decides: it may be an image
         return
     try:
-        _require_whole(file)
-        with extra("parquet", f"Reading {name}"):
-            from levit_cli.data.parquet import reading
-        listing = reading.Listing(name, file, columns)
+        listing = _listing(name, file, columns)
     except InputError as error:
         yield Input(name, error)
         return
     if not listing.num_rows:
         skipped.add_empty(name)
     yield from listing.inputs(reopen)
+
+
+def _listing(name: str, file: BinaryIO, columns: ImageColumns) -> "Listing":
+    _require_whole(file)
+    with extra("parquet", f"Reading {name}"):
+        from levit_cli.data.parquet.reading import Listing
+    return Listing(name, file, columns)
 
 
 def _begins_like_parquet(file: BinaryIO) -> bool:

@@ -1,6 +1,7 @@
 """Choose the columns of a Parquet file, and convert their values."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -43,6 +44,39 @@ def choose_columns(name: str, schema: Any, columns: ImageColumns) -> ColumnNames
         keys = [field.name for field in schema if _is_key(field.type)]
         _require_column(name, schema, columns.key, "--key-column", keys)
     return ColumnNames(image, columns.key)
+
+
+def label_column(name: str, schema: Any) -> tuple[str, dict[str, str]]:
+    """Return the label column, and the names of its numbers; no names if the labels are names themselves.
+
+    It is the column ``label``, or the only one that Hugging Face's metadata describe as a label.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    known = _class_labels(schema.metadata or {})
+    column = next(iter(known)) if len(known) == 1 else "label"
+    column = "label" if "label" in schema.names else column
+    candidates = [field.name for field in schema if _is_key(field.type)]
+    if candidates.count(column) != 1:
+        why = f"its columns are {_listed(schema.names)}"
+        hint = "the labels must be a column named label, of names or numbers"
+        raise UsageError(f"{printable(name)} has no column of labels", why=why, hint=hint)
+    return column, {str(number): label for number, label in enumerate(known.get(column, ()))}
+
+
+def _class_labels(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """Return the names of the classes by column, as Hugging Face stores them."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        described = {column: feature["names"] for column, feature in features.items() if _is_class_label(feature)}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {column: [*map(str, names)] for column, names in described.items() if isinstance(names, list)}
+
+
+def _is_class_label(feature: Any) -> bool:
+    return isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
 
 
 def _require_column(name: str, schema: Any, column: str, option: str, candidates: list[str]) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from levit_cli.data.input import ImageColumns, Input
-from levit_cli.data.parquet.columns import Image, choose_columns, images_in, texts_in
+from levit_cli.data.parquet.columns import Image, choose_columns, images_in, label_column, texts_in
 from levit_cli.data.parquet.pages import RowGroup, largest_shared_bytes, read_footer
 from levit_cli.errors import InputError, UsageError, reason_of
 
@@ -68,14 +68,32 @@ class Listing:
                 yield Input(path, load=load) if reopen else _loaded(path, load)
                 number += 1
 
+    def labels(self) -> Iterator[str | None]:
+        """Yield the label of each row; None for a row without one.
+
+        Raises:
+            InputError: the labels cannot be read.
+            UsageError: there is no label column.
+        """
+        with errors_of_the_file():
+            column, names = label_column(self._name, self._parquet.schema_arrow)
+            for group, row_group in enumerate(self._groups):
+                texts = [*self._texts(group, column)]
+                if len(texts) != row_group.num_rows:
+                    raise _no_such_row()
+                yield from (names.get(text, None if names else text) if text else None for text in texts)
+
     def _keys(self, group: int) -> Iterator[str | None]:
         """Yield the key of each row in a row group; None for each that has none or cannot be read."""
         if self._names.key is not None:
             with suppress(InputError), errors_of_the_file():
-                _check_pages(self._file, self._groups[group], self._names.key)
-                for column in _batches(self._parquet, group, self._names.key, KEY_BATCH_ROWS):
-                    yield from texts_in(column)
+                yield from self._texts(group, self._names.key)
         yield from repeat(None)
+
+    def _texts(self, group: int, column: str) -> Iterator[str | None]:
+        _check_pages(self._file, self._groups[group], column)
+        for array in _batches(self._parquet, group, column, KEY_BATCH_ROWS):
+            yield from texts_in(array)
 
 
 def _loaded(path: str, load: Callable[[], bytes]) -> Input:

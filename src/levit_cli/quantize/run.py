@@ -1,0 +1,247 @@
+"""``levit quantize``: make an int8 model and compare it with the original.
+
+Checks run from cheap to expensive: the output, the installed packages, the images, the model. Everything is written
+into a temporary folder beside the output. It is renamed to the output only if the model passes the gate, which runs the
+graph from that folder.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from levit_cli import __version__
+from levit_cli.checkpoints import Checkpoint, save
+from levit_cli.checkpoints.quantized import (
+    CONSTANTS,
+    GRAPH,
+    Gate,
+    Int8Description,
+    QuantizedGraph,
+    write_description,
+)
+from levit_cli.checkpoints.weights import INT8_DESCRIPTION, sha256_of
+from levit_cli.data.skipped import Skipped
+from levit_cli.engines import Engine, EngineSpec, keep_until_exit, make_engine
+from levit_cli.errors import InputError, RefusedError, UsageError
+from levit_cli.predict.model import ModelOptions, load_model, make_prediction_engine
+from levit_cli.predict.pipeline import Prediction, predict
+from levit_cli.predict.prefetch import DecodeOptions, Decoder
+from levit_cli.predict.reader import Reader
+from levit_cli.quantize.card import int8_card
+from levit_cli.quantize.gate import Compared, as_rows, require_accurate, require_readable
+from levit_cli.quantize.images import Sample, decoded, describe_failure, inputs, samples_of, shuffled
+from levit_cli.system.atomic import replace_text
+from levit_cli.system.extras import require_extra
+from levit_cli.system.new_folder import new_folder, require_new
+from levit_cli.system.progress import Log, progress, shows_progress
+from levit_cli.system.text import count_noun, printable
+
+MIN_IMAGES = 100
+BATCH_SIZE = 16
+FP32 = EngineSpec("cpu", "openvino", "fp32")
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the model is calibrated and how accurate it must be.
+
+    Args:
+        data: folder of images, or of class folders.
+        samples: number of images for the calibration; at most half of the images are used.
+        seed: seed of their choice.
+        max_drop: the largest allowed drop of top-1, in percentage points.
+    """
+
+    data: Path
+    samples: int = 300
+    seed: int = 0
+    max_drop: float = 1.0
+
+
+def quantize(
+    model: ModelOptions,
+    output: Path,
+    calibration: Calibration,
+    log: Log,
+    *,
+    workers: int = 0,
+    threads: int = 0,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> str:
+    """Make the int8 model in the folder ``output``, and return a report.
+
+    Raises:
+        UsageError: the output exists, there are no images, or the extra ``export`` is not installed.
+        RefusedError: the model cannot be loaded, has no such classes, or there are too few images.
+        GateError: the int8 model is not accurate enough.
+        OutputError: the output cannot be written.
+    """
+    _require_separate(output, calibration.data)
+    require_new(output)
+    require_extra("export", "Quantizing")
+    checkpoint = load_model(model, log, verbose=verbose)
+    skipped = Skipped(log if verbose and not quiet else None)
+    samples = samples_of(calibration.data, checkpoint.labels, skipped)
+    if not quiet and (sentence := skipped.sentence()):
+        log(sentence)
+    require_readable(len(samples), MIN_IMAGES, str(calibration.data), ())
+    with (
+        Decoder(Reader(checkpoint.transform), DecodeOptions(workers=workers)) as decoder,
+        new_folder(output) as folder,
+    ):
+        spec = replace(FP32, threads=threads).with_batching(BATCH_SIZE, single=False)
+        original = make_prediction_engine(checkpoint, spec, log, verbose=False)
+        run = _Run(checkpoint, original, calibration, decoder, None if quiet else log)
+        description = run.make(folder, shuffled(samples, calibration.seed))
+        gate = description.gate
+        assert gate is not None
+        require_accurate(gate, calibration.max_drop, checkpoint.origin)
+        replace_text(folder / INT8_DESCRIPTION, write_description(description))
+        replace_text(folder / "README.md", int8_card(checkpoint, description))
+    rows = {
+        "model": f"{checkpoint.origin} ({checkpoint.architecture})",
+        "int8 model": str(output),
+        "calibrated": f"on {count_noun(description.samples, 'image')} of {calibration.data}, seed {calibration.seed}",
+        **as_rows(gate, calibration.max_drop),
+    }
+    return "".join(f"{name:<14}{value}\n" for name, value in rows.items())
+
+
+def _require_separate(output: Path, data: Path) -> None:
+    """Check that the output is not among the images, where it would be taken for a class."""
+    if output.absolute().parent == data.absolute():
+        raise UsageError(f"The output {output} lies among the images of {data}", hint="choose another folder for it")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A model that is being quantized."""
+
+    checkpoint: Checkpoint
+    original: Engine
+    calibration: Calibration
+    decoder: Decoder
+    log: Log | None
+
+    def make(self, folder: Path, samples: Sequence[Sample]) -> Int8Description:
+        """Write the weights and the int8 graph into a folder, and return their description with the figures."""
+        (weights, *_) = save(self.checkpoint, folder / "", "hf", card="")
+        chosen, failures, used = self._calibration_images(samples)
+        require_readable(len(samples) - len(failures), MIN_IMAGES, str(self.calibration.data), failures)
+        if self.log:
+            images = count_noun(len(chosen), "image")
+            self.log(f"Calibrating on {images}, then comparing on up to {len(samples) - used:,}")
+        self._write_graph(folder, chosen)
+        description = self._describe(folder, weights, len(chosen))
+        gate = self._compare(QuantizedGraph(folder, description), samples[used:], failures)
+        return replace(description, gate=gate)
+
+    def _calibration_images(self, samples: Sequence[Sample]) -> tuple[list[Pixels], list[str], int]:
+        """Return the pixels of the first readable images, the unreadable ones, and how many samples that took."""
+        wanted = min(self.calibration.samples, len(samples) // 2)
+        pixels: list[Pixels] = []
+        failures: list[str] = []
+        prefetcher = self.decoder.prefetch(inputs(samples), BATCH_SIZE)
+        try:
+            for sample, result in zip(samples, decoded(prefetcher), strict=False):
+                if isinstance(result, InputError):
+                    failures.append(describe_failure(sample.path, result))
+                else:
+                    pixels.append(result)
+                if len(pixels) == wanted:
+                    break
+        finally:
+            prefetcher.stop()
+        return pixels, failures, len(pixels) + len(failures)
+
+    def _write_graph(self, folder: Path, images: Sequence[Pixels]) -> None:
+        from levit_cli.quantize.nncf_graph import quantize_graph  # needs the extra
+
+        with progress(shown=self._shows_progress, title="calibrating") as bar:
+            quantize_graph(self.checkpoint, images, folder / GRAPH, bar.advance)
+
+    def _describe(self, folder: Path, weights: Path, samples: int) -> Int8Description:
+        from levit_cli.engines.openvino import OPENVINO_VERSION
+        from levit_cli.quantize.nncf_graph import nncf_version
+
+        transform = self.checkpoint.transform
+        names = (GRAPH, CONSTANTS, weights.name)
+        return Int8Description(
+            levit=__version__,
+            openvino=OPENVINO_VERSION,
+            nncf=nncf_version(),
+            files={name: sha256_of(folder / name) for name in names},
+            image_size=self.checkpoint.config.image_size,
+            mean=transform.mean,
+            std=transform.std,
+            data=str(self.calibration.data),
+            samples=samples,
+            seed=self.calibration.seed,
+            gate=None,
+        )
+
+    def _compare(self, graph: QuantizedGraph, samples: Sequence[Sample], failures: list[str]) -> Gate:
+        """Compare both models on samples that were not used for the calibration; add those that cannot be read."""
+        spec = replace(self.original.spec, precision="int8")
+        pair = _Pair(self.original, make_engine(replace(self.checkpoint, int8=graph), spec))
+        keep_until_exit(pair)
+        prefetcher = self.decoder.prefetch(inputs(samples), BATCH_SIZE)
+        stream = predict(prefetcher, pair, top_k=1, streams=spec.streams)
+        kept: list[Sample] = []
+        classes: list[tuple[int, int]] = []
+        with (
+            closing(stream),
+            progress(shown=self._shows_progress, total=len(samples), title="comparing") as bar,
+        ):
+            for sample, prediction in zip(samples, stream, strict=True):
+                bar.advance()
+                if prediction.logits is None:
+                    failures.append(_failure(sample, prediction))
+                else:
+                    kept.append(sample)
+                    classes.append(pair.first_classes(prediction.logits))
+        readable = len(kept) + graph.description.samples
+        require_readable(readable, MIN_IMAGES, str(self.calibration.data), failures)
+        before, after = np.array(classes, np.int64).T
+        targets = None if kept[0].target is None else np.array([sample.target for sample in kept], np.int64)
+        return Compared(before, after, targets, len(failures)).gate()
+
+    @property
+    def _shows_progress(self) -> bool:
+        return shows_progress(quiet=self.log is None)
+
+
+class _Pair:
+    """Both models as one network, whose logits (B, 2 * classes) are those of the original and of the int8 model."""
+
+    def __init__(self, original: Engine, int8: Engine) -> None:
+        self._engines = original, int8
+
+    def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
+        return np.concatenate([engine(pixels) for engine in self._engines], axis=1)
+
+    @staticmethod
+    def first_classes(logits: NDArray[np.float32]) -> tuple[int, int]:
+        """Return the classes that the two models predict."""
+        before, after = (int(half.argmax()) for half in np.split(logits, 2))
+        return before, after
+
+
+def _failure(sample: Sample, prediction: Prediction) -> str:
+    """Describe an image that could not be read.
+
+    Raises:
+        RefusedError: a model computed something else than numbers for it.
+    """
+    error = prediction.error
+    assert error is not None
+    if error.kind == "non_finite":
+        raise RefusedError(f"The logits for {printable(sample.path)} are not finite", why="nothing was written")
+    return describe_failure(sample.path, error)
