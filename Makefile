@@ -6,7 +6,7 @@ CORE_VENV ?= .venv-core
 CORE_BIN := $(CORE_VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo bench test test-core test-all check lint types cold-start faults hostile kills fuzz clean
+.PHONY: demo bench test test-core test-all export-alone check lint types cold-start faults hostile kills kills-archives kills-remote fuzz clean
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 KILLS ?= 200
@@ -33,6 +33,10 @@ test-all: $(VENV)/dev
 	$(BIN)/python -m tests.hostile.images
 	$(BIN)/python -m tests.hostile.kills --kills 50
 
+# Exported models in new environments that hold NumPy, Pillow and one runtime.
+export-alone: $(VENV)/dev
+	$(BIN)/python -m tests.export.alone
+
 check: lint types test
 
 lint: $(VENV)/dev
@@ -58,6 +62,16 @@ hostile: $(VENV)/dev
 
 kills: $(VENV)/dev
 	$(BIN)/python -m tests.hostile.kills --kills $(KILLS)
+
+# The same on archives, 50 kills each.
+kills-archives: $(VENV)/dev
+	$(BIN)/python -m tests.hostile.kills --kills 50 --source tar
+	$(BIN)/python -m tests.hostile.kills --kills 50 --source tar.gz
+	$(BIN)/python -m tests.hostile.kills --kills 50 --source zip
+
+# The same on objects in an S3 server.
+kills-remote: $(VENV)/dev
+	$(BIN)/python -m tests.hostile.kills --kills 50 --source s3
 
 fuzz: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'

@@ -21,11 +21,16 @@ T = TypeVar("T")
 
 
 class Run(NamedTuple):
-    """The measurements and the standard error output of a process that has ended."""
+    """The measurements and the standard error output of a process that has ended.
+
+    Args:
+        cpu_s: user and system time of its threads and of the processes that it waited for.
+    """
 
     wall_s: float
     peak_mb: float
     stderr: str
+    cpu_s: float = 0.0
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
@@ -40,7 +45,7 @@ def run_process(command: Sequence[str], environment: Mapping[str, str] | None = 
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}")
-    return Run(wall_s, usage.ru_maxrss / 1024, messages)
+    return Run(wall_s, usage.ru_maxrss / 1024, messages, usage.ru_utime + usage.ru_stime)
 
 
 def cpu_s(process: "subprocess.Popen[bytes]") -> float:

@@ -17,7 +17,7 @@ LAYERS = (
     {"model", "images"},
     {"checkpoints", "data"},
     {"engines"},
-    {"predict", "eval", "finetune", "bench", "convert", "info", "quantize"},
+    {"predict", "eval", "finetune", "bench", "convert", "info", "export", "quantize"},
     {"api"},
     {"cli", "__main__", "__init__"},
 )
@@ -28,8 +28,13 @@ TORCH_ALLOWED = {
     "engines.openvino_converter",
 }
 MODULES_OF_LIBRARY: dict[str, set[str]] = {
-    "openvino": {"engines.openvino", "engines.openvino_converter"},
-    "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card"},
+    "openvino": {"engines.openvino", "engines.openvino_converter", "export.openvino_ir"},
+    "onnx": {"export.onnx_graph"},
+    "onnxruntime": {"export.onnx_graph"},
+    "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card", "data.remote.stores"},
+    "pyarrow": {"data.parquet.columns", "data.parquet.reading", "predict.parquet_output"},
+    "fsspec": {"data.remote.stores"},
+    "s3fs": {"data.remote.stores"},
     "platformdirs": {"system.cache"},
     "safetensors": {"checkpoints.weights"},
     "rich": {"predict.table", "eval.table", "system.progress", "bench.table"},
@@ -38,6 +43,9 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "torchmetrics": set(),  # the tests compare the metrics with it
     "matplotlib": {"system.plotting"},
     "jinja2": {"eval.report"},
+    "cykooz_resizer": {"images.resize_simd"},
+    "pi_heif": {"images.heif"},
+    "pillow_jxl": set(),  # images.jxl loads its compiled module alone
     "PIL": {"api", "images", "predict.reader", "finetune.split", "bench.end_to_end"},
 }
 

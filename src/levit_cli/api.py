@@ -22,11 +22,13 @@ from PIL import Image, ImageOps
 
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.checkpoints import load as load_checkpoint
-from levit_cli.choices import DEFAULT_MODEL, Decoding, Device, EngineName, Precision, PreprocessingName
+from levit_cli.choices import DEFAULT_MODEL, Decoding, Device, EngineName, Precision, PreprocessingName, Resizer
 from levit_cli.data.inputs import STDIN, Input
 from levit_cli.data.labels import Labels
+from levit_cli.data.remote.names import is_remote
 from levit_cli.engines import EngineSpec, LevitEngine
-from levit_cli.errors import InputError, UsageError
+from levit_cli.errors import InputError, UsageError, raise_faults
+from levit_cli.images.resizers import resizer_faults
 from levit_cli.images.rgb import to_rgb
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
@@ -93,6 +95,7 @@ def load(
     threads: int = 0,
     preprocessing: PreprocessingName | None = None,
     decode: Decoding = "exact",
+    resizer: Resizer = "auto",
     labels: PathInput | None = None,
     offline: bool = False,
     sha256: str | None = None,
@@ -108,7 +111,8 @@ def load(
         threads: CPU threads of the network; 0 for all that the process may use. The torch engines use
             ``torch.get_num_threads()`` instead.
         preprocessing: a published preprocessing that replaces the checkpoint's own.
-        decode: ``exact``, or ``fast`` to decode large JPEGs at a reduced size.
+        decode: ``exact``, or ``fast`` to decode JPEGs that are at least 4 times larger than needed at a reduced size.
+        resizer: ``simd`` or ``pillow``; ``auto`` is ``simd`` if its package, cykooz-resizer, can be imported.
         labels: a file of class names that replace the checkpoint's own.
         offline: use cached models only, and download no images.
         sha256: the expected hash of the weights, if the model is a URL.
@@ -124,6 +128,8 @@ def load(
     _require_choice("engine", engine, get_args(EngineName))
     _require_choice("preprocessing", preprocessing, (None, *get_args(PreprocessingName)))
     _require_choice("decode", decode, get_args(Decoding))
+    _require_choice("resizer", resizer, get_args(Resizer))
+    raise_faults(resizer_faults(preprocessing, resizer))
     if threads < 0:
         raise UsageError(f"threads must be at least 0, not {threads}")
     if threads and engine in ("torch", "compile"):
@@ -139,15 +145,15 @@ def load(
     )
     for message in messages:
         warnings.warn(message, stacklevel=2)
-    return Classifier(checkpoint, EngineSpec(device, engine, precision, threads), decode, offline=offline)
+    reader = Reader(checkpoint.transform, decode, resizer, offline=offline)
+    return Classifier(checkpoint, EngineSpec(device, engine, precision, threads), reader)
 
 
 class Classifier:
     """A loaded model. ``load`` returns it. All methods may be called from several threads at the same time."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: EngineSpec, decode: Decoding, *, offline: bool) -> None:
-        self._checkpoint, self._spec, self._decode = checkpoint, spec, decode
-        self._reader = Reader(checkpoint.transform, decode, offline=offline)
+    def __init__(self, checkpoint: Checkpoint, spec: EngineSpec, reader: Reader) -> None:
+        self._checkpoint, self._spec, self._reader = checkpoint, spec, reader
         self._engines: dict[int, LevitEngine] = {}
         self._engines_lock = Lock()
         self._single = self._make_engine(1, single=True)
@@ -209,7 +215,7 @@ class Classifier:
         batches ahead, in a thread. Closing the generator stops the threads.
 
         Args:
-            paths: paths, URLs or the bytes of files. Folders and globs are not expanded.
+            paths: paths, URLs (also of object storage) or the bytes of files. Folders and globs are not expanded.
             batch_size: the number of images per batch.
             top_k: the maximum number of classes per image.
 
@@ -219,7 +225,7 @@ class Classifier:
         _require_several("predict", paths)
         _require_positive("batch_size", batch_size)
         _require_positive("top_k", top_k)
-        return self._stream(map(_input, paths), batch_size, top_k)
+        return self._stream(map(self._input, paths), batch_size, top_k)
 
     def embed(self, images: Iterable[ImageInput]) -> Array:
         """Return the features (N, C) of N images: the mean of the last stage's tokens, which the heads receive.
@@ -270,7 +276,7 @@ class Classifier:
 
     def _stream(self, inputs: Iterable[Input], batch_size: int, top_k: int) -> Generator[Prediction, None, None]:
         engine = self._batch_engine(batch_size)
-        with Decoder(self._reader, DecodeOptions(self._decode)) as decoder:
+        with Decoder(self._reader, DecodeOptions()) as decoder:
             predictions = pipeline.predict(
                 decoder.prefetch(inputs, batch_size),
                 engine,
@@ -292,11 +298,29 @@ class Classifier:
         try:
             if isinstance(image, (Image.Image, np.ndarray)):
                 return self._reader.preprocess(_upright_rgb(image))
-            return self._reader(_input(image))
+            return self._reader(self._input(image))
         except MemoryError:
             raise InputError("too_large", "not enough memory to preprocess it", _in_error(path)) from None
         except InputError as error:
             raise _with_path(error, path) from error.__cause__
+
+    def _input(self, image: PathInput | BytesInput) -> Input:
+        """Return the input of a path, a URL or the bytes of a file.
+
+        Raises:
+            TypeError: it is none of them.
+            UsageError: an object storage that is not known, or whose package is not installed.
+        """
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            return Input(STDIN, content=bytes(image))
+        path = os.fspath(image)
+        if not isinstance(path, str):
+            raise TypeError(f"expected a path or the bytes of an image, got {type(image).__name__}")
+        if not self._reader.offline and is_remote(path):
+            from levit_cli.data.remote.sources import named
+
+            return named(path)  # which is read ahead
+        return Input(os.path.join(os.curdir, path) if path == STDIN else path)
 
     def _pixels_in_chunks(self, images: Iterable[ImageInput]) -> Iterator[Pixels]:
         """Read images in threads and yield the pixels (B, H, W, 3) of as many as the engine computes at a time."""
@@ -340,20 +364,6 @@ def _logits(engine: LevitEngine, pixels: Pixels) -> Array:
 
 def _features(engine: LevitEngine, pixels: Pixels) -> Array:
     return engine.features(pixels)
-
-
-def _input(image: PathInput | BytesInput) -> Input:
-    """Return the input of a path, a URL or the bytes of a file.
-
-    Raises:
-        TypeError: it is none of them.
-    """
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return Input(STDIN, content=bytes(image))
-    path = os.fspath(image)
-    if not isinstance(path, str):
-        raise TypeError(f"expected a path or the bytes of an image, got {type(image).__name__}")
-    return Input(os.path.join(os.curdir, path) if path == STDIN else path)
 
 
 def _path_of(image: ImageInput, in_memory: str = STDIN) -> str:

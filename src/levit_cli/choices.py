@@ -3,18 +3,19 @@
 from typing import Literal, get_args
 
 CheckpointFormat = Literal["fb", "timm", "hf"]  # fb: Meta's code; hf: Hugging Face
+ExportTarget = Literal["openvino", "onnx"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 PreprocessingName = Literal["fb", "hf", "timm", "hf-tensor"]  # hf-tensor: Hugging Face's processor in torch
 Device = Literal["auto", "cpu", "cuda", "mps"]
 EngineName = Literal["auto", "openvino", "torch", "compile"]
-Resizer = Literal["pillow", "torch"]
+Resizer = Literal["auto", "simd", "pillow"]  # simd: the package cykooz-resizer
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Decoding = Literal["exact", "fast"]
 Preset = Literal["small", "paper"]
 Distillation = Literal["hard", "soft"]
 Frozen = Literal["nothing", "backbone"]
 ClipMode = Literal["norm", "agc"]  # norm: clip the global norm; agc: adaptive gradient clipping
-Format = Literal["table", "jsonl", "json", "csv", "tsv"]
+Format = Literal["table", "jsonl", "json", "csv", "tsv", "parquet"]
 BenchFormat = Literal["table", "json", "csv"]
 BenchProtocol = Literal["quick", "paper"]
 BaselineName = Literal[

@@ -17,6 +17,7 @@ from levit_cli.checkpoints import load as load_checkpoint
 from levit_cli.errors import LevitError
 from levit_cli.predict.pipeline import probabilities
 from tests.support.fake_hub import FakeSite
+from tests.support.format_files import files_of
 from tests.support.random_weights import TINY, random_state, write_folder
 from tests.support.sample_images import sample_image, write_images
 
@@ -246,3 +247,22 @@ def test_warnings_of_loading_are_python_warnings(folder: Path, monkeypatch: pyte
         warnings.simplefilter("always")
         levit_cli.load(folder)
     assert [(str(warning.message), warning.filename) for warning in caught] == [("using the cached copy", __file__)]
+
+
+@pytest.mark.guarantee("formats")
+def test_all_formats_as_a_path_as_bytes_and_as_an_image_of_pillow(model: Classifier, tmp_path: Path) -> None:
+    for name, content in files_of(sample_image(96, 80)).items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        pixels = model.preprocess(path)
+        assert np.array_equal(model.preprocess(content), pixels)
+        if name.startswith(("avif", "jpeg 2000", "ppm", "pbm")):
+            with Image.open(path) as image:
+                assert np.abs(model.preprocess(image).astype(int) - pixels).max() <= 2
+
+
+def test_an_image_that_another_plugin_has_opened(model: Classifier) -> None:
+    from pi_heif import HeifFile
+
+    content = files_of(sample_image(96, 80))["heic"]
+    assert np.array_equal(model.preprocess(HeifFile(BytesIO(content)).to_pillow()), model.preprocess(content))

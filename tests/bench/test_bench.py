@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from levit_cli.bench.compare import Comparison, compare, read_earlier_run
+from levit_cli.bench.end_to_end import images_of
 from levit_cli.bench.models import RandomWeights, Selection, select_baselines, select_levits
-from levit_cli.bench.paper import CLAIMS, PUBLISHED
+from levit_cli.bench.paper import CLAIMS, OTHER_TOP1, PUBLISHED
 from levit_cli.bench.protocol import PROTOCOLS
 from levit_cli.bench.results import Row, as_csv, as_json, verdicts
 from levit_cli.bench.run import Outputs, bench
@@ -25,11 +26,15 @@ from levit_cli.bench.runners import protocol_spec
 from levit_cli.bench.table import as_table
 from levit_cli.checkpoints import load
 from levit_cli.choices import BASELINES, BenchProtocol
+from levit_cli.data.skipped import Skipped
 from levit_cli.engines import EngineSpec
 from levit_cli.errors import LevitError, OutputError, UsageError
 from levit_cli.model.config import VARIANTS
+from levit_cli.predict.reader import read_image
+from tests.support.archives import tar_of_folder, zip_of_folder
 from tests.support.extras import needs_plot
 from tests.support.measured import META, SPEC, bench_model, row
+from tests.support.sample_images import write_images
 
 ROW_KEYS = [
     *("model", "engine", "precision", "batch_size", "threads", "images_per_s", "p50_ms", "p90_ms"),
@@ -284,3 +289,24 @@ def test_the_figure_shows_the_three_families_of_models() -> None:
     colors = {color for _, color in image.getcolors(maxcolors=1 << 20) or []}
     assert {(37, 99, 168), (217, 115, 13), (47, 125, 79)} <= colors  # a line for each of the three families
     assert draw([row("levit-256", 100)], META, "png").startswith(b"\x89PNG")
+
+
+@needs_plot
+def test_the_figure_shows_resnet50_with_the_accuracy_that_torchvision_publishes() -> None:
+    from levit_cli.bench.plot import draw, short_name
+
+    without, with_resnet = (draw([row("levit-256", 100), *more], META, "svg") for more in ([], [row("resnet50", 40)]))
+    assert b"ResNet, torchvision" not in without
+    assert b"ResNet, torchvision" in with_resnet
+    assert OTHER_TOP1["resnet50"] == 80.858
+    assert short_name("resnet50") == "50"
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+def test_the_images_of_an_archive_are_those_of_its_folder(suffix: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 3)
+    path = (zip_of_folder if suffix == ".zip" else tar_of_folder)(tmp_path / f"x{suffix}", tmp_path / "photos")
+    skipped = Skipped()
+    folder, archive = (images_of(source, skipped) for source in (tmp_path / "photos", path))
+    assert [item.path.rpartition("/")[2] for item in archive] == ["000.jpg", "001.jpg", "002.jpg"]
+    assert [read_image(item).tobytes() for item in archive] == [read_image(item).tobytes() for item in folder]

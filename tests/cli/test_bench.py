@@ -308,7 +308,7 @@ def test_a_missing_extra_is_exit_2_before_measuring(tmp_path: Path, extra: str, 
 @pytest.mark.guarantee("skipped-files")
 def test_end_to_end_reports_what_it_skips(tiny_folder: Path, tmp_path: Path) -> None:
     photos = write_images(tmp_path / "photos", 2)
-    (photos[0].parent / "a.heic").write_bytes(b"x")
+    (photos[0].parent / "a.dng").write_bytes(b"x")
     (photos[0].parent / "link.jpg").symlink_to(photos[0])
     result = levit("bench", tiny_folder, "--end-to-end", photos[0].parent, *SHORT)
-    assert b"Skipped 1 symbolic link, 1 image in a format that is not supported (.heic)." in result.stderr
+    assert b"Skipped 1 symbolic link, 1 image in a format that is not supported (.dng)." in result.stderr

@@ -21,6 +21,7 @@ from levit_cli.eval.run import EvalRequest, run
 from levit_cli.predict.model import ModelOptions
 from levit_cli.predict.reader import Reader
 from levit_cli.system.progress import silent
+from tests.support.archives import tar_of_folder, zip_of_folder
 from tests.support.binary import LEVIT, environment, installed_levit, levit, unprivileged
 from tests.support.extras import hide_extra, names_pip_command, needs_plot
 from tests.support.sample_images import sample_image, write_class_folders
@@ -123,6 +124,30 @@ def test_one_run_tells_everything_and_fails_its_gate(data: Path, model: Path, tm
     assert document["meta"]["model"]["name"] == str(model)
     assert len(document["meta"]["model"]["sha256"]) == 64
     assert report.read_text(encoding="utf-8").count("<img ") == 4
+
+
+@needs_plot
+@pytest.mark.guarantee("labeled-files")
+@pytest.mark.parametrize("suffix", [".tar", ".zip", ".csv"])
+def test_an_archive_or_a_list_gives_the_results_of_its_folder(
+    suffix: str, data: Path, model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / f"data{suffix}"
+    if suffix == ".csv":
+        rows = [f"{image},{image.parent.name}" for image in sorted((data / "val").rglob("*.png"))]
+        path.write_text("\n".join(["path,label", *rows]))
+    else:
+        (tar_of_folder if suffix == ".tar" else zip_of_folder)(path, data)
+    report = tmp_path / "report.html"
+    results = []
+    for source in (data, path):
+        done = levit("eval", source, "-m", model, *IN_FP32, "-f", "json", "--report", report, "--overwrite")
+        assert done.returncode == 1, done.stderr
+        document = json.loads(done.stdout)
+        results.append({key: document[key] for key in ("top1", "top5", "classes", "confusion", "calibration")})
+        assert report.read_text(encoding="utf-8").count("<img ") == 4
+        assert [failure["error"]["kind"] for failure in document["failures"]] == ["truncated"]
+    assert results[0] == results[1]
 
 
 def test_calibrating_stores_what_predict_then_uses(data: Path, model: Path, tmp_path: Path) -> None:
@@ -293,7 +318,7 @@ def test_a_class_called_test_with_subfolders_is_a_class(tmp_path: Path, model: P
 def test_what_is_not_evaluated_is_counted(data: Path, model: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(data, tmp_path / "copy")
     folder = next(path for path in sorted((copy / "val").iterdir()) if path.is_dir())
-    for name in ("notes.txt", "x.heic"):
+    for name in ("notes.txt", "x.dng"):
         (folder / name).write_bytes(b"x")
     (copy / "val" / "@eaDir").mkdir()
     for quiet in (False, True):
@@ -307,7 +332,7 @@ def test_what_is_not_evaluated_is_counted(data: Path, model: Path, tmp_path: Pat
         assert len(counted) == (not quiet)
     lines = []
     run(replace(request(copy, model, output=tmp_path / "verbose.json"), quiet=False, verbose=True), lines.append)
-    assert f"Skipped {folder / 'x.heic'}: image in a format that is not supported" in lines
+    assert f"Skipped {folder / 'x.dng'}: image in a format that is not supported" in lines
 
 
 def test_no_temperature_is_stored_where_none_fits(data: Path, model: Path, tmp_path: Path) -> None:

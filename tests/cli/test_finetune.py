@@ -17,6 +17,7 @@ from levit_cli.checkpoints import load
 from levit_cli.finetune.run_folder import RunFolder
 from tests.cli.test_startup import HEAVY, modules_after
 from tests.finetune.sets import write_architecture, write_set
+from tests.support.archives import tar_of_folder, write_tar
 from tests.support.binary import LEVIT, TIMEOUT_S, environment, levit
 from tests.support.extras import needs_torch
 
@@ -129,6 +130,27 @@ def test_a_run_ended_by_a_signal_resumes_to_the_same_result(
     assert b"Resumed at epoch" in done.stderr or log_line == "Training on"  # no state was saved yet
     assert metrics_of(folder) == metrics_of(finished)
     assert (folder / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+@pytest.mark.guarantee("labeled-files", "training-interrupted", "resume-data")
+def test_an_archive_trains_the_same_model_as_its_folder_and_can_be_resumed(
+    finished: Path, images: Path, options: list[str], tmp_path: Path
+) -> None:
+    data = tar_of_folder(tmp_path / "images.tar", images)
+    process = start(data, tmp_path / "run", *options)
+    wait_for_line(process, "epoch 2/4")
+    process.kill()
+    process.communicate(timeout=TIMEOUT_S)
+    moved = data.rename(tmp_path / "moved.tar")
+    done = finetune(moved, tmp_path / "run", "--resume")
+    assert done.returncode == 0, done.stderr.decode()
+    assert metrics_of(tmp_path / "run") == metrics_of(finished)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+    first = next((images / "train").rglob("*.png"))
+    write_tar(moved, {first.relative_to(images).as_posix(): b"other"})
+    refused = finetune(moved, tmp_path / "run", "--resume")
+    assert refused.returncode == 2
+    assert b"was changed" in refused.stderr
 
 
 @pytest.fixture

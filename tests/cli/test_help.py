@@ -15,7 +15,7 @@ from levit_cli.cli.options import ENGINE, GENERAL, INPUT, MODEL, OUTPUT, PREPROC
 from tests.support.binary import LEVIT, environment
 from tests.support.foreign_systems import posix_only
 
-COMMANDS = ("predict", "eval", "finetune", "bench", "info", "convert-checkpoint", "quantize")
+COMMANDS = ("predict", "eval", "finetune", "bench", "info", "convert-checkpoint", "export", "quantize")
 EVERY_HELP = ((), *((command,) for command in COMMANDS))
 SHARED_PANELS = {
     "--model": MODEL, "--labels": MODEL, "--sha256": MODEL,
@@ -80,7 +80,7 @@ def test_the_general_panel_holds_general_options_only(command: tuple[str, ...]) 
     assert set(panels_of(*command)[GENERAL]) <= GENERAL_OPTIONS
 
 
-@pytest.mark.parametrize("command", ["predict", "eval", "info", "convert-checkpoint"])
+@pytest.mark.parametrize("command", ["predict", "eval", "info", "convert-checkpoint", "export"])
 def test_the_same_option_is_in_the_same_panel_of_every_command(command: str) -> None:
     panels = panels_of(command)
     del panels[GENERAL]
@@ -140,6 +140,7 @@ def test_help_shows_every_square_bracket_of_its_source(command: str, columns: in
         ("finetune", "levit finetune [OPTIONS] FOLDER"),
         ("info", "levit info [OPTIONS] MODEL"),
         ("convert-checkpoint", "levit convert-checkpoint [OPTIONS] SRC"),
+        ("export", "levit export [OPTIONS] MODEL"),
     ],
 )
 def test_usage_names_each_argument_once(command: str, usage: str) -> None:

@@ -129,6 +129,7 @@ CHANGES: dict[str, tuple[list[str], bytes]] = {
     "format": (["--format", "csv"], b"format was jsonl and is csv"),
     "labels": (["--labels", "labels.txt"], b"labels was "),
     "decode": (["--decode", "fast"], b"preprocessing: decode was exact and is fast"),
+    "resizer": (["--resizer", "pillow"], b"preprocessing: resizer was simd and is pillow"),
     "engine": (["--engine", "torch", "--precision", "fp32"], b"engine was openvino and is torch"),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import levit as levit_bytes
+from tests.support.format_files import fixture
 from tests.support.sample_images import sample_image
 
 
@@ -23,7 +24,8 @@ def phone(tmp_path: Path) -> Path:
     for number in range(2):
         sample_image(40, 30, seed=number).save(folder / f"IMG_{number}.JPG")
         sample_image(40, 30, seed=number).save(folder / f"saved{number}.jfif", "JPEG")
-        (folder / f"IMG_{number + 5}.heic").write_bytes(b"\0\0\0\x20ftypheic")
+        (folder / f"IMG_{number + 5}.HEIC").write_bytes(fixture("photo.heic"))
+        (folder / f"IMG_{number + 5}.dng").write_bytes(b"II*\0")
     sample_image(40, 30).save(folder / "@eaDir/IMG_0.JPG/SYNOPHOTO_THUMB_M.jpg")
     return folder
 
@@ -41,13 +43,13 @@ def links(tmp_path: Path, phone: Path) -> Path:
 def test_a_folder_of_a_phone(tiny_folder: Path, phone: Path) -> None:
     result = levit("predict", "-m", tiny_folder, phone, "-f", "jsonl")
     assert [Path(json.loads(line)["path"]).name for line in result.stdout.splitlines()] == [
-        "IMG_0.JPG", "IMG_1.JPG", "saved0.jfif", "saved1.jfif",
+        "IMG_0.JPG", "IMG_1.JPG", "IMG_5.HEIC", "IMG_6.HEIC", "saved0.jfif", "saved1.jfif",
     ]  # fmt: skip
     first, second = result.stderr.splitlines()
     assert first == (
-        "Skipped 1 folder created by the system (@eaDir), 2 images in formats that are not supported (.heic)."
+        "Skipped 1 folder created by the system (@eaDir), 2 images in formats that are not supported (.dng)."
     )
-    assert second.startswith("4 images in ")
+    assert second.startswith("6 images in ")
     assert result.returncode == 0
 
 
@@ -56,7 +58,7 @@ def test_quiet_reports_nothing_and_verbose_names_each(tiny_folder: Path, phone: 
     quiet = levit("predict", "-m", tiny_folder, phone, "-f", "jsonl", "-q")
     assert quiet.stderr == ""
     verbose = levit("predict", "-m", tiny_folder, phone, "-f", "jsonl", "-v")
-    assert f"Skipped {phone}/IMG_5.heic: image in a format that is not supported" in verbose.stderr.splitlines()
+    assert f"Skipped {phone}/IMG_5.dng: image in a format that is not supported" in verbose.stderr.splitlines()
     assert f"Skipped {phone}/@eaDir: folder created by the system" in verbose.stderr.splitlines()
     assert verbose.stdout == quiet.stdout
 

@@ -1,12 +1,14 @@
 """Class folders are read by the rules of torchvision."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from levit_cli.data.image_folder import class_folders, split_folders
+from levit_cli.data.input import Input
 from levit_cli.errors import UsageError
-from levit_cli.finetune.split import read_image
+from levit_cli.predict.reader import read_image
 from tests.support.sample_images import sample_image
 
 
@@ -22,7 +24,7 @@ def test_samples_and_class_indices_equal_those_of_torchvision(tmp_path: Path) ->
     touch(*(tmp_path / name for name in names))
     ours, theirs = class_folders(tmp_path), datasets.ImageFolder(str(tmp_path))
     assert list(ours.classes) == theirs.classes == ["Z", "a b", "b"]
-    assert sorted((str(path), index) for path, index in ours.samples) == sorted(theirs.samples)
+    assert sorted((image.path, index) for image, index in ours.samples) == sorted(theirs.samples)
     assert ours.counts == (1, 2, 2)
 
 
@@ -30,7 +32,7 @@ def test_hidden_entries_are_neither_classes_nor_images(tmp_path: Path) -> None:
     touch(
         tmp_path / "a" / "1.png", tmp_path / ".git" / "1.png", tmp_path / "a" / ".x" / "2.png", tmp_path / "a/._1.png"
     )
-    assert class_folders(tmp_path).samples == ((tmp_path / "a" / "1.png", 0),)
+    assert class_folders(tmp_path).samples == ((Input(str(tmp_path / "a" / "1.png")), 0),)
 
 
 @pytest.mark.guarantee("skipped-training-files")
@@ -38,7 +40,7 @@ def test_what_is_skipped_is_counted_with_its_reason(tmp_path: Path) -> None:
     touch(
         *(
             tmp_path / "a" / name
-            for name in ("1.jpg", "2.jfif", "3.JPE", "4.mpo", "5.heic", "6.HEIC", "notes.txt", "raw")
+            for name in ("1.jpg", "2.jfif", "3.JPE", "4.mpo", "5.dng", "6.DNG", "notes.txt", "raw")
         ),
         *(tmp_path / "b" / name for name in ("1.png", "._1.png", "@eaDir/1.png", ".thumbnails/1.png", "deep/2.png")),
         *(tmp_path / name for name in ("__MACOSX/1.png", "@eaDir/1.png", ".ipynb_checkpoints/1.png", "README.md")),
@@ -48,12 +50,19 @@ def test_what_is_skipped_is_counted_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "b" / "up").symlink_to(tmp_path)
     folders = class_folders(tmp_path)
     assert folders.classes == ("a", "b")
-    assert [path.name for path, _ in folders.samples] == ["1.jpg", "2.jfif", "3.JPE", "4.mpo", "1.png", "2.png"]
+    assert [Path(image.path).name for image, _ in folders.samples] == [
+        "1.jpg",
+        "2.jfif",
+        "3.JPE",
+        "4.mpo",
+        "1.png",
+        "2.png",
+    ]
     assert folders.skipped.counts == {
         "format": 2, "suffix": 2, "hidden": 1, "system folder": 5, "no class": 1, "run folder": 2, "loop": 1,
     }  # fmt: skip
     sentence = folders.skipped.sentence()
-    for part in ("(.heic)", "(.ipynb_checkpoints, .thumbnails, @eaDir, __MACOSX)", "2 run or model folders"):
+    for part in ("(.dng)", "(.ipynb_checkpoints, .thumbnails, @eaDir, __MACOSX)", "2 run or model folders"):
         assert part in sentence
 
 
@@ -63,7 +72,7 @@ def test_jpegs_under_other_suffixes_can_be_decoded(tmp_path: Path) -> None:
         sample_image().save(tmp_path / f"x.{suffix}", format="JPEG")
     sample_image().save(tmp_path / "x.mpo", format="MPO", save_all=True, append_images=[sample_image(seed=1)])
     for path in tmp_path.iterdir():
-        assert read_image(path).size == sample_image().size
+        assert read_image(Input(str(path))).size == sample_image().size
 
 
 def test_an_unreadable_class_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +95,7 @@ def test_symbolic_links_are_followed_but_not_in_cycles(tmp_path: Path) -> None:
     (root / "a" / "more").symlink_to(tmp_path / "elsewhere")
     (root / "a" / "up").symlink_to(root)
     (root / "b" / "self").symlink_to(root / "b")
-    samples = [(str(path.relative_to(root)), index) for path, index in class_folders(root).samples]
+    samples = [(os.path.relpath(image.path, root), index) for image, index in class_folders(root).samples]
     assert samples == [("a/1.png", 0), ("a/more/3.png", 0), ("b/2.png", 1)]
 
 

@@ -16,7 +16,11 @@ def walked(root: Path, *, follow_links: bool = False) -> tuple[list[str], Skippe
     return paths, skipped
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".JFIF", ".Jpg", ".webp", ".tiff"])
+@pytest.mark.parametrize("suffix", [
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".JFIF", ".Jpg", ".webp", ".tiff", ".heic", ".HEIC", ".heif", ".hif",
+        ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm",
+    ],
+)  # fmt: skip
 def test_suffixes_of_images(suffix: str) -> None:
     assert suffix.lower() in SUFFIXES
     assert reason_to_skip(f"a{suffix}", is_folder=False) is None
@@ -31,13 +35,11 @@ def test_suffixes_of_images(suffix: str) -> None:
         ("a.jpg.bak", "suffix"),
         (".hidden.jpg", "hidden"),
         (".DS_Store", "hidden"),
-        ("a.heic", "format"),
-        ("A.HEIF", "format"),
-        ("a.avif", "format"),
-        ("a.jp2", "format"),
-        ("a.jxl", "format"),
-        ("a.ppm", "format"),
         ("a.dng", "format"),
+        ("A.CR3", "format"),
+        ("a.psd", "format"),
+        ("a.svg", "format"),
+        ("a.pfm", "format"),
         ("a.zip", "archive"),
         ("a.tar.gz", "archive"),
         ("a.tgz", "archive"),
@@ -68,12 +70,12 @@ def test_a_file_that_is_named_like_a_folder_of_thumbnails_is_counted_by_its_suff
 
 @pytest.mark.guarantee("skipped-files")
 def test_the_sentence_names_all_reasons(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jpg", "b.txt", "c", ".d", "e.heic", "f.AVIF", "g.heic", "h.zip", "@eaDir/i.jpg", ".git/j.jpg")
+    touch(tmp_path, "a.jpg", "b.txt", "c", ".d", "e.dng", "f.PSD", "g.dng", "h.zip", "@eaDir/i.jpg", ".git/j.jpg")
     (tmp_path / "k.jpg").symlink_to(tmp_path / "a.jpg")
     _, skipped = walked(tmp_path)
     assert skipped.sentence() == (
         "Skipped 1 symbolic link, 1 folder created by the system (@eaDir), 2 hidden files and folders, 1 archive, "
-        "3 images in formats that are not supported (.avif, .heic), 2 files without an image suffix."
+        "3 images in formats that are not supported (.dng, .psd), 2 files without an image suffix."
     )
 
 
@@ -83,13 +85,13 @@ def test_nothing_skipped_is_no_sentence(tmp_path: Path) -> None:
 
 
 def test_each_skipped_file_is_reported_on_request(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jpg", "b\n.txt", "e.heic")
+    touch(tmp_path, "a.jpg", "b\n.txt", "e.dng")
     lines: list[str] = []
     for _ in walk(str(tmp_path), Skipped(lines.append)):
         pass
     assert sorted(lines) == [
         f"Skipped {tmp_path}/b\\n.txt: file without an image suffix",
-        f"Skipped {tmp_path}/e.heic: image in a format that is not supported",
+        f"Skipped {tmp_path}/e.dng: image in a format that is not supported",
     ]
 
 

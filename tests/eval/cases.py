@@ -7,17 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.data.image_folder import ClassFolders
+from levit_cli.data.input import Input
 from levit_cli.data.labels import Labels
 from levit_cli.engines import EngineSpec
 from levit_cli.errors import InputError
 from levit_cli.eval.evaluate import TOP_K, Evaluated
 from levit_cli.images.transforms import transform_for
 from levit_cli.predict.pipeline import Prediction, Stats, probabilities
+from levit_cli.predict.reader import Reader
 from levit_cli.predict.run_description import ModelDescription, RunDescription
 
 RUN = RunDescription(
     ModelDescription("tiny", "levit-tiny", 7, 1.0, sha256="ab" * 32),
-    transform_for("fb", (64, 64)), "exact", "openvino", "cpu", "fp32", threads=2, top_k=5, version="0.1.0",
+    transform_for("fb", (64, 64)), "exact", "simd", "openvino", "cpu", "fp32", threads=2, top_k=5, version="0.1.0",
 )  # fmt: skip
 
 
@@ -56,8 +58,8 @@ def evaluation(
     names = [labels.names[index] for index in targets]
     paths = paths if paths is not None else [root / name / f"{number}.jpg" for number, name in enumerate(names)]
     folder_number = {index: number for number, index in enumerate(classes)}
-    samples = [(path, folder_number[index]) for path, index in zip(paths, targets, strict=True)]
-    samples += [(path, 0) for path, _ in failures]
+    samples = [(Input(str(path)), folder_number[index]) for path, index in zip(paths, targets, strict=True)]
+    samples += [(Input(str(path)), 0) for path, _ in failures]
     ranked = np.argsort(-logits, axis=1, kind="stable")
     return Evaluated(
         folders=ClassFolders(root, tuple(labels.names[index] for index in classes), tuple(samples)),
@@ -70,6 +72,7 @@ def evaluation(
         logits=logits,
         failures=tuple(Prediction(str(path), error=error) for path, error in failures),
         temperature=temperature,
+        reader=Reader(transform_for("fb", (64, 64))),
         engine=NoEngine(),
         stats=Stats(),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from levit_cli.errors import ExitCode
 from tests.faults.driver import Driver, Outcome
 from tests.finetune.sets import write_set
-from tests.support.fork_server import TORCH
+from tests.support.fork_server import LIGHT, TORCH
 from tests.support.sample_images import write_images
 
 ALLOWED = {code for code in ExitCode if code != ExitCode.BUG}
@@ -48,7 +48,8 @@ class Predicting:
         self.photos = write_images(self.folder / "photos", 3)
         shutil.copytree(model, self.folder / "model")
         (work / "scratch").mkdir()
-        self.driver = Driver(self.folder, work / "scratch")
+        modules = (*LIGHT, *["levit_cli.predict.parquet_output"] * (suffix == "parquet"))
+        self.driver = Driver(self.folder, work / "scratch", modules)
         self.output = self.folder / f"out.{suffix}"
         options = ("-b", "1", "--workers", "1", "-o", str(self.output))
         self.command = ("predict", "-m", str(self.folder / "model"), str(self.folder / "photos"), *options)
@@ -56,12 +57,29 @@ class Predicting:
     def check(self, outcome: Outcome, whole: bytes, old: bytes = b"") -> None:
         """Check that the output is a part of the whole one and that resuming completes it."""
         left = self.output.read_bytes() if self.output.exists() else b""
-        if left != old:
+        if self.output.suffix == ".parquet":
+            self._check_parquet(left, whole, old, is_done=outcome.code == ExitCode.OK)
+        elif left != old:
             self._check_records(left, whole, old, is_done=outcome.code in (ExitCode.OK, ExitCode.SOME_FAILED))
         again = self.driver.run(*self.command, "--resume")
         assert again.code == 0, again
         assert self.output.read_bytes() == whole
         assert {path.name for path in self.folder.iterdir()} == {"photos", "model", self.output.name}
+
+    def _check_parquet(self, left: bytes, whole: bytes, old: bytes, *, is_done: bool) -> None:
+        """The output is the old one or a complete new one, which has error records if images could not be read."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        assert not is_done or left == whole
+        if left in (old, whole):
+            return
+        expected, found = (
+            pq.read_table(pa.BufferReader(content)).column("path").to_pylist() for content in (whole, left)
+        )
+        if found[0] == str(self.folder / "photos"):  # the folder could not be listed
+            found, expected = found[1:], [path for path in expected if path in found]
+        assert found == expected
 
     def _check_records(self, left: bytes, whole: bytes, old: bytes, *, is_done: bool) -> None:
         if self.output.suffix != ".jsonl":
@@ -112,6 +130,16 @@ def resume(work: Path, model: Path, step: int, *, lasting: bool, suffix: str = "
     return tried(attempt, step, lambda outcome: case.check(outcome, whole, old))
 
 
+def parquet(work: Path, model: Path, step: int, *, lasting: bool) -> int:
+    """A first run whose records are converted at the end."""
+    return predict(work, model, step, lasting=lasting, suffix="parquet")
+
+
+def parquet_resume(work: Path, model: Path, step: int, *, lasting: bool) -> int:
+    """A resumed run whose journal is restored from the finished output."""
+    return resume(work, model, step, lasting=lasting, suffix="parquet")
+
+
 def document(work: Path, model: Path, step: int, *, lasting: bool) -> int:
     """Overwriting a json file leaves the old or the new one."""
     case = Predicting(work, model, "json")
@@ -152,6 +180,36 @@ def convert(work: Path, model: Path, step: int, *, lasting: bool) -> int:
         assert result.read_bytes() == new or outcome.code != 0
 
     return tried(attempt, step, check)
+
+
+def export(work: Path, model: Path, step: int, *, lasting: bool) -> int:
+    """Exporting creates the whole folder or none, and the next run creates the same one."""
+    folder = work / "folder"
+    shutil.copytree(model, folder / "source")
+    (work / "scratch").mkdir()
+    driver, result = Driver(folder, work / "scratch"), folder / "result"
+    command = ("export", folder / "source", "-o", result, "--to", "openvino")
+    done = driver.run(*command)
+    assert done.code == 0, done
+    whole = contents_of(result)
+
+    def attempt(number: int) -> Outcome:
+        shutil.rmtree(result, ignore_errors=True)
+        return driver.run(*command, fail=number, lasting=lasting)
+
+    def check(outcome: Outcome) -> None:
+        assert contents_of(result) == whole if result.exists() else outcome.code != 0
+        if not result.exists():
+            again = driver.run(*command)
+            assert again.code == 0, again
+        assert contents_of(result) == whole
+        assert {path.name for path in folder.iterdir()} == {"source", "result"}
+
+    return tried(attempt, step, check)
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def finetune(work: Path, model: Path, step: int, *, lasting: bool) -> int:

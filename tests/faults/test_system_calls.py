@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.binary import environment
-from tests.support.extras import needs_torch
+from tests.support.extras import needs_parquet, needs_torch
 from tests.support.foreign_systems import linux_only
 
 pytestmark = linux_only  # the driver forks processes
 ROOT = Path(__file__).parents[2]
-SCENARIOS = ("predict", "resume", "document", "convert", pytest.param("finetune", marks=needs_torch))
+SCENARIOS = (
+    *("predict", "resume", "document", "convert", "export"),
+    *(pytest.param(name, marks=needs_parquet) for name in ("parquet", "parquet_resume")),
+    pytest.param("finetune", marks=needs_torch),
+)
 FEW = 19, 61  # steps, the second for the many calls of a training
 EACH = int(os.environ.get("LEVIT_FAULT_STEP", "1"))
 

@@ -23,12 +23,14 @@ from levit_cli.finetune.split import find_images, scan, stratified
 from levit_cli.images.transforms import transform_for
 from levit_cli.predict.reader import Reader
 from tests.finetune.sets import COLORS
+from tests.support.format_files import files_of
+from tests.support.sample_images import sample_image
 
 
 def test_train_and_val_folders_are_used_as_given(dataset: Path) -> None:
     split = find_images(dataset, 0.5, 0)
     assert (split.classes, len(split.train), len(split.val)) == (("blue", "green", "red"), 12, 6)
-    assert {path.parent.parent.name for path, _ in split.val} == {"val"}
+    assert {Path(image.path).parent.parent.name for image, _ in split.val} == {"val"}
 
 
 def test_random_split_is_stratified_and_depends_on_the_seed_only(images: Path) -> None:
@@ -72,7 +74,7 @@ def test_unreadable_images_are_listed_and_excluded(dataset: Path) -> None:
     truncated.write_bytes(truncated.read_bytes()[:200])
     split = scan(find_images(dataset, 0.1, 0), max_unreadable=0.1)
     ((path, problem),) = split.unreadable
-    assert path == truncated
+    assert path == str(truncated)
     assert problem.startswith("truncated")
     assert len(split.train) == 11
 
@@ -103,7 +105,7 @@ def test_the_split_reads_the_list_of_images_a_fixed_number_of_times(num_classes:
             Counting.passes += 1
             return super().__iter__()
 
-    samples = Counting((Path(f"{index}/{number}.png"), index) for index in range(num_classes) for number in range(5))
+    samples = Counting((Input(f"{index}/{number}.png"), index) for index in range(num_classes) for number in range(5))
     classes = tuple(str(index) for index in range(num_classes))
     train, val = stratified(ClassFolders(Path(), classes, samples), 0.2, 0)
     assert Counting.passes == 3
@@ -152,10 +154,10 @@ def test_augmentation_depends_only_on_seed_epoch_and_position(dataset: Path) -> 
 def test_validation_loads_each_image_once_with_the_pixels_of_predict(dataset: Path) -> None:
     split, transform = find_images(dataset, 0.1, 0), transform_for("hf", (48, 48))
     images = ValidationImages(split.val, transform)
-    path, target = split.val[4]
+    item, target = split.val[4]
     pixels, loaded_target = images[4]
-    assert loaded_target == target == list(COLORS).index(path.parent.name)
-    assert (pixels.permute(1, 2, 0).numpy() == Reader(transform)(Input(str(path)))).all()
+    assert loaded_target == target == list(COLORS).index(Path(item.path).parent.name)
+    assert (pixels.permute(1, 2, 0).numpy() == Reader(transform)(item)).all()
     parts = [
         [t for _, targets in validation_loader(images, 2, 0, rank, 2) for t in targets.tolist()] for rank in (0, 1)
     ]
@@ -167,6 +169,18 @@ def test_validation_loads_each_image_once_with_the_pixels_of_predict(dataset: Pa
 def test_an_image_that_disappears_is_an_error(dataset: Path) -> None:
     split = find_images(dataset, 0.1, 0)
     images = TrainingImages(split.train, Settings(), (32, 32))
-    split.train[0][0].unlink()
+    Path(split.train[0][0].path).unlink()
     with pytest.raises(LostImageError, match="no such file"):
         images[(0, 0, 0)]
+
+
+@pytest.mark.guarantee("formats")
+def test_workers_of_the_data_loader_read_all_formats_as_predict_does(tmp_path: Path) -> None:
+    transform = transform_for("hf", (32, 32))
+    names = sorted(files_of(sample_image(96, 80)))
+    for name in names:
+        (tmp_path / name).write_bytes(files_of(sample_image(96, 80))[name])
+    images = ValidationImages([(Input(str(tmp_path / name)), 0) for name in names], transform)
+    found = torch.cat([pixels for pixels, _ in validation_loader(images, 4, 2)])
+    expected = [torch.tensor(Reader(transform)(Input(str(tmp_path / name)))) for name in names]
+    assert torch.equal(found, torch.stack(expected).permute(0, 3, 1, 2))

@@ -43,7 +43,7 @@ def load_all(images: TrainingImages, workers: int) -> None:
 @pytest.mark.guarantee("worker-errors")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_is_deleted_while_workers_read_is_named_in_one_line(images: TrainingImages, workers: int) -> None:
-    path = images.samples[3][0]
+    path = Path(images.samples[3][0].path)
     path.unlink()
     with pytest.raises(LostImageError) as caught:
         load_all(images, workers)
@@ -53,7 +53,7 @@ def test_an_image_that_is_deleted_while_workers_read_is_named_in_one_line(images
 @pytest.mark.guarantee("worker-errors")
 def test_a_deleted_validation_image_is_named_in_one_line(dataset: Path) -> None:
     images = ValidationImages(find_images(dataset, 0.1, 0).val, transform_for("hf", (32, 32)))
-    path = images.samples[2][0]
+    path = Path(images.samples[2][0].path)
     path.unlink()
     with pytest.raises(LostImageError) as caught:
         list(batches_of(validation_loader(images, 2, 1)))

@@ -1,8 +1,8 @@
 """Classify damaged images in three ways and compare the records: ``python -m tests.hostile.images``.
 
-The images have every format and mode that Pillow writes, with bits flipped and pieces cut out, doubled or zeroed. Some
-more take much time or memory to decode. Each image must get one record, in order, within the time limit and in bounded
-memory. The records must be the same on threads, with another batch size and in processes.
+The images have every format and mode that is read or that Pillow writes, with bits flipped and pieces cut out, doubled
+or zeroed. Some more take much time or memory to decode. Each image must get one record, in order, within the time limit
+and in bounded memory. The records must be the same on threads, with another batch size and in processes.
 """
 
 import argparse
@@ -18,9 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from levit_cli.data.skipped import SUFFIXES
 from levit_cli.images.jpeg import SCAN, segments
 from levit_cli.images.plugins import PLUGINS
 from tests.support.binary import LEVIT, environment
+from tests.support.format_files import FOLDER, files_of
 from tests.support.random_weights import write_folder
 from tests.support.sample_images import sample_image
 
@@ -48,7 +50,13 @@ def whole_images() -> dict[str, bytes]:
                 except Exception:  # a format does not take every mode
                     continue
                 found[f"{format} {mode} {number}".replace(";", "")] = file.getvalue()
-    return found
+    return {**found, **other_images()}
+
+
+def other_images() -> dict[str, bytes]:
+    """Return images in formats and modes that Pillow does not write."""
+    written = {f"file {path.name}": path.read_bytes() for path in sorted(FOLDER.iterdir()) if path.suffix in SUFFIXES}
+    return written | {f"made {name}": content for name, content in files_of(sample_image(36, 28)).items()}
 
 
 def in_mode(mode: str) -> Image.Image:
@@ -91,7 +99,7 @@ def scan_bomb() -> bytes:
 def write_hostile(folder: Path, count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     whole = whole_images()
-    decoded = sorted(name for name in whole if name.startswith(tuple(PLUGINS)))
+    decoded = sorted(name for name in whole if name.startswith((*PLUGINS, "PPM", "file", "made")))
     for number in range(count):
         names = sorted(whole) if number % 5 == 0 else decoded  # mostly formats that levit reads
         name = names[int(rng.integers(0, len(names)))]

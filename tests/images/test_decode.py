@@ -25,6 +25,7 @@ from levit_cli.errors import InputError
 from levit_cli.images.decode import decode
 from levit_cli.images.plugins import MAX_PIXELS, MAX_SIDE
 from levit_cli.images.rgb import to_rgb
+from tests.support.format_files import files_of
 from tests.support.sample_images import sample_image
 
 OLD_PILLOW = int(PIL.__version__.partition(".")[0]) < 13
@@ -396,12 +397,11 @@ NOT_DECODED: dict[str, tuple[bytes, str, str]] = {
     "eps": (encoded(SMALL, "EPS"), "format_not_allowed", "PostScript"),
     "psd": (photoshop(), "format_not_allowed", "Photoshop"),
     "ico": (encoded(IMAGE, "ICO"), "format_not_allowed", "ICO"),
-    "jpeg 2000": (encoded(SMALL, "JPEG2000"), "format_not_allowed", "JPEG 2000"),
-    "jpeg 2000 without a box": (encoded(SMALL, "JPEG2000", no_jp2=True), "format_not_allowed", "JPEG 2000"),
-    "jpeg xl": (b"\xff\x0a" + bytes(range(99)), "format_not_allowed", "JPEG XL"),
-    "avif": (b"\0\0\0\x20ftypavif" + bytes(99), "format_not_allowed", "AVIF"),
-    "ppm": (encoded(SMALL, "PPM"), "format_not_allowed", "PNM"),
-    "pgm": (encoded(SMALL.convert("L"), "PPM"), "format_not_allowed", "PNM"),
+    "raw": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(99), "format_not_allowed", "'crx '"),
+    "mp4": (b"\0\0\0\x18ftypisom\0\0\2\0isommp42" + bytes(99), "format_not_allowed", "video"),
+    "pam": (b"P7\nWIDTH 2\nHEIGHT 2\nDEPTH 1\nMAXVAL 255\nENDHDR\n" + bytes(4), "format_not_allowed", "PAM"),
+    "pfm": (encoded(SMALL.convert("F"), "PPM"), "unsupported_mode", "floating-point"),
+    "text that begins like a graymap": (b"P2 is a type of file, and P5 another.\n", "not_an_image", "text"),
 }
 
 
@@ -435,7 +435,7 @@ for path in map(Path, sys.argv[1:]):
 
 @pytest.mark.guarantee("format-not-allowed")
 def test_other_formats_start_no_process(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{name}.jpg" for name in ("eps", "pdf", "svg", "psd", "ico", "avif", "ppm")]
+    paths = [tmp_path / f"{name}.jpg" for name in ("eps", "pdf", "svg", "psd", "ico", "raw", "pam")]
     for path in paths:
         path.write_bytes(NOT_DECODED[path.stem][0])
     result = subprocess.run([sys.executable, "-c", DECODE_SCRIPT, *map(str, paths)], capture_output=True, text=True)
@@ -476,6 +476,7 @@ FILES = {
     "tiff, packbits": encoded(IMAGE, "TIFF", compression="packbits"),
     "tiff, jpeg": encoded(IMAGE, "TIFF", compression="jpeg"),
     "tiff, fax": encoded(BILEVEL, "TIFF", compression="group4"),
+    **files_of(IMAGE),
 }
 
 
@@ -668,9 +669,12 @@ def test_an_extreme_shape_within_the_limits_is_decoded(size: tuple[int, int]) ->
     assert decode(encoded(Image.new("RGB", size, (9, 8, 7)), "PNG")).size == size
 
 
-def test_a_jpeg_is_scaled_down_but_not_below_the_requested_size() -> None:
+def test_a_jpeg_that_is_4_times_too_large_is_scaled_down_but_not_below_twice_the_requested_size() -> None:
     data = encoded(IMAGE.resize((640, 480)), "JPEG")
-    assert decode(data, shrink_to=(160, 120)).size == (160, 120)
-    assert decode(data, shrink_to=(161, 120)).size == (320, 240)
-    assert decode(data[:-2], shrink_to=(160, 120)).size == (160, 120)
+    assert decode(data, shrink_to=(161, 120)).size == (640, 480)
+    assert decode(data, shrink_to=(160, 120)).size == (320, 240)
+    assert decode(data, shrink_to=(81, 60)).size == (320, 240)
+    assert decode(data, shrink_to=(80, 60)).size == (160, 120)
+    assert decode(data, shrink_to=(10, 10)).size == (80, 60)
+    assert decode(data[:-2], shrink_to=(80, 60)).size == (160, 120)
     assert decode(FILES["png"], shrink_to=(8, 8)).size == IMAGE.size

@@ -1,6 +1,7 @@
 """The training form and both engines equal transformers and timm, with random weights in all layers."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ from levit_cli.checkpoints.save import to_format
 from levit_cli.engines import EngineSpec
 from levit_cli.engines.openvino import OpenVinoEngine
 from levit_cli.engines.torch import TorchEngine
+from levit_cli.export.openvino_ir import named_graph, run_ir, write_ir
+from levit_cli.export.reference import reference_logits
 from levit_cli.images.transforms import transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig
+from levit_cli.model.folded import fold
 from levit_cli.model.levit import Levit
 from tests.support.random_weights import random_pixels, random_state
 
@@ -159,3 +163,24 @@ def test_logits_with_other_numbers_of_stages_equal_those_of_timm(stages: int) ->
     reference = timm_network(config, state)(normalized(pixels, config))
     for engine in engines(config, state):
         assert relative_error(engine(pixels), reference) <= OPENVINO_TOLERANCE
+
+
+@pytest.mark.parametrize("distilled", [True, False], ids=["two heads", "one head"])
+@pytest.mark.parametrize("variant", EACH_VARIANT)
+@torch.inference_mode()
+def test_logits_of_the_exported_graphs_equal_those_of_transformers(
+    variant: str, distilled: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from levit_cli.export.onnx_graph import build_graph, run_onnx, write_onnx
+
+    config = replace(VARIANTS[variant], distilled=distilled)
+    state, pixels, transform = random_state(config), random_pixels(config), transform_for("hf", config.image_size)
+    theirs = hf_network(config, state)(normalized(pixels, config)).logits
+    weights = fold(state, config)
+    write_onnx(tmp_path / "model.onnx", build_graph(weights, config, transform, {}))
+    write_ir(tmp_path / "model.xml", named_graph(weights, config, transform, {}))
+    (onnx,), (ir,) = run_onnx(tmp_path / "model.onnx", [pixels]), run_ir(tmp_path / "model.xml", [pixels])
+    assert relative_error(onnx, theirs) <= OPENVINO_TOLERANCE
+    assert relative_error(ir, theirs) <= OPENVINO_TOLERANCE
+    assert relative_error(reference_logits(weights, config, transform, pixels), theirs) <= TORCH_TOLERANCE

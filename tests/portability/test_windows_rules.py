@@ -16,9 +16,9 @@ from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError, OutputError
 from levit_cli.predict import pipeline
 from levit_cli.predict.prefetch import Prefetcher
-from levit_cli.predict.reader import open_regular
 from levit_cli.system import atomic, locking
 from levit_cli.system.atomic import Replacement, read_at, replace_bytes
+from levit_cli.system.files import open_regular
 from levit_cli.system.output import Document, OutputFile, Sink
 from tests.predict.resume.test_merge import NAMES, run, uninterrupted
 from tests.support.foreign_systems import REMOVING, is_open, linux_only, posix_only, refusing_open_files

@@ -1,5 +1,6 @@
 import itertools
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -209,3 +210,15 @@ def test_decoding_begins_before_the_network_exists() -> None:
     prefetcher = Prefetcher([Input("1")], recording, batch_size=1, workers=1)
     assert decoded.wait(timeout=30)
     assert [prediction.path for prediction in predict(prefetcher, network, top_k=1)] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "large_jpeg_s", "hints"),
+    [(9, 60, True), (9, 40, False), (2, 60, False)],
+    ids=["most", "less", "short"],
+)
+def test_the_closing_line_names_fast_decoding_if_large_photos_took_most_of_the_run(
+    elapsed_s: float, large_jpeg_s: float, hints: bool
+) -> None:
+    stats = Stats(decode_s=70, network_s=30, started=time.perf_counter() - elapsed_s)
+    assert ("--decode fast" in stats.decoding_hint(large_jpeg_s)) == hints

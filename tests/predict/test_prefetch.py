@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError
+from levit_cli.predict import prefetch
 from levit_cli.predict.pipeline import predict
 from levit_cli.predict.prefetch import Prefetcher
 
@@ -129,3 +130,75 @@ def test_stop_does_not_wait_for_a_decoder_that_hangs(released: threading.Event) 
     with pytest.raises(CancelledError):
         next(predictions)
     assert time.monotonic() - start < 10
+
+
+# --- inputs that bring their bytes -----------------------------------------------------------------------------------
+
+
+class Content(bytes):
+    """Bytes that count how many of them exist."""
+
+    existing = 0
+
+    def __new__(cls, data: bytes) -> "Content":
+        Content.existing += 1
+        return super().__new__(cls, data)
+
+    def __del__(self) -> None:
+        Content.existing -= 1
+
+
+@pytest.mark.guarantee("many-members")
+def test_few_bytes_are_read_ahead_and_none_are_kept_after_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "MAX_BYTES_AHEAD", 1000)
+    most = [0]
+
+    def inputs() -> Iterator[Input]:
+        for number in range(60):
+            yield Input(str(number), content=Content(bytes(300)))
+            most.append(Content.existing)
+
+    prefetcher = Prefetcher(inputs(), pixels, batch_size=16, workers=2)
+    tasks: list[prefetch.Task] = []
+    while len(tasks) < 60:
+        tasks += prefetcher.take()[0]
+    assert {type(prefetcher.result(task)) for task in tasks} == {prefetch.Decoded}
+    assert [task.item.path for task in tasks] == [str(number) for number in range(60)]
+    assert max(most) <= 3 + 1 + 2  # in the queue, waiting for room, and being dropped by two threads
+    assert Content.existing <= 1
+
+
+def test_an_input_larger_than_the_limit_is_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "MAX_BYTES_AHEAD", 1000)
+    items = [Input(str(number), content=bytes(5000)) for number in range(8)]
+    assert set(kinds(Prefetcher(items, pixels, batch_size=2, workers=2)).values()) == {"ok"}
+
+
+def test_inputs_that_hang_give_their_bytes_back(monkeypatch: pytest.MonkeyPatch, released: threading.Event) -> None:
+    monkeypatch.setattr(prefetch, "MAX_BYTES_AHEAD", 1000)
+
+    def hanging(item: Input) -> NDArray[np.uint8]:
+        if item.path in "15":
+            released.wait()
+        return pixels(item)
+
+    items = [Input(str(number), content=bytes(900)) for number in range(9)]
+    kind_by_path = kinds(Prefetcher(items, hanging, batch_size=2, workers=1, timeout_s=LIMIT_S))
+    assert [path for path, kind in kind_by_path.items() if kind == "timeout"] == ["1", "5"]
+
+
+def test_stop_ends_the_wait_for_room(monkeypatch: pytest.MonkeyPatch, released: threading.Event) -> None:
+    monkeypatch.setattr(prefetch, "MAX_BYTES_AHEAD", 1000)
+
+    def hanging(item: Input) -> NDArray[np.uint8]:
+        released.wait()
+        return pixels(item)
+
+    before = {*threading.enumerate()}
+    items = [Input(str(number), content=bytes(900)) for number in range(9)]
+    prefetcher = Prefetcher(items, hanging, batch_size=2, workers=1)
+    prefetcher.take()
+    (listing,) = [thread for thread in threading.enumerate() if thread.name == "inputs" and thread not in before]
+    prefetcher.stop()
+    listing.join(10)
+    assert not listing.is_alive()

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from levit_cli.choices import Decoding
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError
 from levit_cli.images.transforms import transform_for
-from levit_cli.predict.reader import Reader, open_regular
+from levit_cli.predict.reader import Reader
+from levit_cli.system.files import open_regular
 from tests.support.foreign_systems import IS_ROOT, linux_only, posix_only
 from tests.support.sample_images import sample_image
 
@@ -68,6 +70,36 @@ def test_fast_decoding_lets_the_jpeg_decoder_scale_down(tmp_path: Path) -> None:
     exact, fast = (Reader(TRANSFORM, decoding)(item).astype(int) for decoding in ("exact", "fast"))
     assert (exact != fast).any(), "the decoder did not scale"
     assert np.abs(exact - fast).mean() < 3
+
+
+@pytest.mark.parametrize(("size", "scales"), [((4 * 54, 4 * 36 - 1), False), ((4 * 54, 4 * 36), True)])
+def test_fast_decoding_leaves_photos_that_are_less_than_4_times_too_large(
+    size: tuple[int, int], scales: bool, tmp_path: Path
+) -> None:
+    assert TRANSFORM.resize_to == (36, 54)
+    sample_image(*size).save(tmp_path / "a.jpg", quality=95)
+    exact, fast = (Reader(TRANSFORM, decoding)(Input(str(tmp_path / "a.jpg"))) for decoding in ("exact", "fast"))
+    assert (exact != fast).any() == scales
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "decoding", "counts"),
+    [
+        ("a.jpg", (800, 600), "exact", True),
+        ("a.png", (800, 600), "exact", False),
+        ("a.jpg", (200, 140), "exact", False),
+        ("a.jpg", (800, 600), "fast", False),
+    ],
+)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_the_time_that_fast_decoding_would_save_is_counted(
+    name: str, size: tuple[int, int], decoding: Decoding, counts: bool, in_memory: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    sample_image(*size).save(path)
+    reader = Reader(TRANSFORM, decoding)
+    reader(Input("-", content=path.read_bytes()) if in_memory else Input(str(path)))
+    assert (reader.large_jpeg_s > 0) == counts
 
 
 def test_urls_are_not_downloaded_offline() -> None:

@@ -19,8 +19,8 @@ from levit_cli.system.text import printable
 
 LABELS = Labels(("cat", "dog, or wolf", 'a "quoted"\tone'))
 RUN = RunDescription(
-    ModelDescription("m", "levit-128S", 3, 1.0), transform_for("hf", (224, 224)), "exact", "openvino", "cpu", "fp32",
-    threads=2, top_k=2,
+    ModelDescription("m", "levit-128S", 3, 1.0), transform_for("hf", (224, 224)), "exact", "simd",
+    "openvino", "cpu", "fp32", threads=2, top_k=2,
 )  # fmt: skip
 OK = Prediction("a.jpg", (Ranked(1, 0.75), Ranked(2, 0.25)))
 BAD = Prediction("b.jpg", error=InputError("truncated", "cut, short"))

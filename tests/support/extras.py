@@ -9,8 +9,11 @@ import pytest
 from levit_cli.system.extras import PACKAGES, missing_package
 
 needs_torch = pytest.mark.skipif(missing_package("torch") is not None, reason="needs the extra 'torch'")
+needs_jxl = pytest.mark.skipif(missing_package("jxl") is not None, reason="needs the extra 'jxl'")
 needs_export = pytest.mark.skipif(missing_package("export") is not None, reason="needs the extra 'export'")
 needs_plot = pytest.mark.skipif(missing_package("plot") is not None, reason="needs the extra 'plot'")
+needs_parquet = pytest.mark.skipif(missing_package("parquet") is not None, reason="needs the extra 'parquet'")
+needs_remote = pytest.mark.skipif(missing_package("remote") is not None, reason="needs the extra 'remote'")
 
 FINDER = """
 import sys
@@ -30,8 +33,13 @@ def hide_extra(name: str, folder: Path) -> dict[str, str]:
     Args:
         folder: a folder for the module that hides them.
     """
+    return hide_packages(PACKAGES[name], folder)
+
+
+def hide_packages(packages: tuple[str, ...], folder: Path) -> dict[str, str]:
+    """Return the environment variables with which a process does not find some packages."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(FINDER.format(packages=PACKAGES[name]))
+    (folder / "sitecustomize.py").write_text(FINDER.format(packages=packages))
     return {"PYTHONPATH": str(folder)}
 
 

@@ -46,7 +46,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.server.owner.requests.append(Request(self.command, path, headers))
         self.server.owner.answer(self, path)
 
-    do_HEAD = do_GET  # noqa: N815 - http.server's name
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - http.server's names
 
     def log_message(self, *arguments: Any) -> None:
         pass
@@ -59,7 +59,7 @@ class Exchange(BaseHTTPRequestHandler):
 
     def reply(self, status: int, body: bytes = b"", headers: Headers = NO_HEADERS) -> None:
         self.head(status, {"Content-Length": len(body), **headers})
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def stall(self) -> None:

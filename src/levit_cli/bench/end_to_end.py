@@ -21,14 +21,13 @@ from levit_cli.bench.models import BenchModel, RandomWeights
 from levit_cli.bench.protocol import Step, Timing, interleave, single_steps
 from levit_cli.bench.results import rounded, utf8_name
 from levit_cli.checkpoints import Checkpoint
-from levit_cli.data.inputs import SUFFIXES, Input, walk
-from levit_cli.data.skipped import Skipped
+from levit_cli.data.inputs import SUFFIXES, Input, from_paths
+from levit_cli.data.skipped import READ_ARCHIVE_SUFFIXES, Skipped
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import InputError, UsageError
-from levit_cli.images.decode import decode
 from levit_cli.images.transforms import Transform
 from levit_cli.predict.pipeline import Prefetcher, Stats, predict
-from levit_cli.predict.reader import Reader, open_regular
+from levit_cli.predict.reader import Reader, read_image
 from levit_cli.predict.records import JsonLines
 from levit_cli.predict.writers import Records
 from levit_cli.system.cpu import usable_threads
@@ -72,17 +71,21 @@ class EndToEndRun:
 
 
 def images_of(folder: Path, skipped: Skipped | None = None) -> list[Input]:
-    """Return at most ``MAX_IMAGES`` images of a folder, evenly spaced in its listing.
+    """Return at most ``MAX_IMAGES`` images of a folder or an archive, evenly spaced in its listing.
 
     Args:
         skipped: counts what is skipped in the folder.
 
     Raises:
-        UsageError: ``folder`` is not a folder, or no image in it can be decoded.
+        UsageError: ``folder`` is neither, or no image in it can be decoded.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder", hint="--end-to-end needs a folder of images")
-    listed = [item for item in itertools.islice(walk(str(folder), skipped), MAX_LISTED) if item.error is None]
+    if not folder.is_dir() and not (folder.is_file() and folder.name.lower().endswith(READ_ARCHIVE_SUFFIXES)):
+        raise UsageError(f"{folder} is not a folder", hint="--end-to-end needs a folder of images or an archive")
+    stream = from_paths([str(folder)], skipped)
+    first = [*itertools.islice(stream, 1)]
+    # the images of a compressed tar archive are read when they are listed
+    limit = MAX_IMAGES if first and first[0].content is not None else MAX_LISTED
+    listed = [item for item in itertools.islice(itertools.chain(first, stream), limit) if item.error is None]
     if not listed:
         raise UsageError(f"No images in {folder}", why=f"looked for {' '.join(SUFFIXES)}")
     count = min(len(listed), MAX_IMAGES)
@@ -94,8 +97,7 @@ def images_of(folder: Path, skipped: Skipped | None = None) -> list[Input]:
 
 def _is_readable(item: Input) -> bool:
     try:
-        with open_regular(item.path) as file:
-            decode(file)
+        read_image(item)
     except (InputError, OSError):
         return False
     return True
@@ -171,7 +173,6 @@ class _TimedReader(Reader):
         super().__init__(transform)
         self.decode_s: list[float] = []  # appended to by several threads
         self.resize_s: list[float] = []
-        self._resize, self._preprocess = self._preprocess, self._timed_resize
 
     def _image(self, item: Input) -> Image:
         start = time.perf_counter()
@@ -179,9 +180,9 @@ class _TimedReader(Reader):
         self.decode_s.append(time.perf_counter() - start)
         return image
 
-    def _timed_resize(self, image: Image, transform: Transform) -> NDArray[np.uint8]:
+    def preprocess(self, image: Image) -> NDArray[np.uint8]:
         start = time.perf_counter()
-        pixels = self._resize(image, transform)
+        pixels = super().preprocess(image)
         self.resize_s.append(time.perf_counter() - start)
         return pixels
 

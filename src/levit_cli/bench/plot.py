@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from levit_cli.bench.paper import PUBLISHED
+from levit_cli.bench.paper import OTHER_TOP1, PUBLISHED
 from levit_cli.bench.results import Row, Verdict, describe_machine, verdicts
 from levit_cli.system.plotting import (
     BLUE,
@@ -48,6 +48,7 @@ FAMILIES = (
     Family("LeViT", "levit-", BLUE, "o", label_above=True),
     Family("EfficientNet", "efficientnet_", ORANGE, "s", label_above=False),
     Family("DeiT, distilled", "deit_", GREEN, "^", label_above=True),
+    Family("ResNet, torchvision", "resnet", MUTED, "D", label_above=False),
 )
 
 
@@ -70,14 +71,14 @@ def draw(rows: Sequence[Row], meta: Mapping[str, Any], format: str) -> bytes:
 
 
 def _draw_family(axes: Axes, family: Family, rows: Sequence[Row]) -> None:
-    members = sorted((row for row in rows if (row.published or "").startswith(family.prefix)), key=_point)
+    members = sorted((row for row in rows if _name(row).startswith(family.prefix)), key=_point)
     if not members:
         return
     speeds, accuracies = zip(*map(_point, members), strict=True)
     axes.plot(speeds, accuracies, marker=family.marker, color=family.color, linewidth=1.6, label=family.name)
     for row in members:
         axes.annotate(
-            short_name(row.published or ""),
+            short_name(_name(row)),
             _point(row),
             xytext=(5, 6) if family.label_above else (-5, -6),
             textcoords="offset points",
@@ -123,10 +124,16 @@ def _format_axes(axes: Axes, rows: Sequence[Row], meta: Mapping[str, Any]) -> No
 
 
 def _point(row: Row) -> tuple[float, float]:
-    return row.images_per_s, PUBLISHED[row.published or ""].top1
+    name = _name(row)
+    return row.images_per_s, PUBLISHED[name].top1 if name in PUBLISHED else OTHER_TOP1[name]
+
+
+def _name(row: Row) -> str:
+    """Return the name under which a model's accuracy was published; empty if it was not."""
+    return row.published or (row.name if row.name in OTHER_TOP1 else "")
 
 
 def short_name(published: str) -> str:
-    """Return the short name of a model for its point in the figure: 128S, B2, Tiny."""
-    family, _, size = published.replace("_", "-").partition("-")
-    return {"levit": size, "efficientnet": size.upper(), "deit": size.capitalize()}[family]
+    """Return the short name of a model for its point in the figure: 128S, B2, Tiny, 50."""
+    family, _, size = published.replace("_", "-").replace("resnet", "resnet-").partition("-")
+    return {"levit": size, "efficientnet": size.upper(), "deit": size.capitalize(), "resnet": size}[family]

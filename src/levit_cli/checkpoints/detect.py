@@ -63,7 +63,7 @@ class StateDictConversion:
         dropped: keys of the file that are dropped on purpose.
     """
 
-    state: dict[str, Array]
+    state: Mapping[str, Array]
     config: LevitConfig
     format: CheckpointFormat
     mapped: int
@@ -94,7 +94,8 @@ def convert_state_dict(
     _require_match(known, expected, set(arrays) - set(known) - set(dropped), path)
     counters = {tensor.names.ours: np.zeros((), np.int64) for tensor in expected.values() if tensor.kind == "counter"}
     from_file = {expected[name].names.ours: array for name, array in known.items()}
-    state = {tensor.names.ours: (counters | from_file)[tensor.names.ours] for tensor in expected.values()}
+    known_or_zero = counters | from_file
+    state = {tensor.names.ours: known_or_zero[tensor.names.ours] for tensor in expected.values()}
     derived = tuple(name for name in state if name not in from_file)
     return StateDictConversion(_validated(state, path), config, format, len(from_file), derived, dropped)
 

@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from levit_cli.checkpoints.detect import StateDictConversion, convert_state_dict
+from levit_cli.checkpoints.known import KnownWeights, Network
 from levit_cli.checkpoints.metadata import read_metadata
 from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluation, Metadata
 from levit_cli.checkpoints.weights import (
@@ -27,6 +28,7 @@ from levit_cli.data.labels import Labels, imagenet1k, numbered, require_length
 from levit_cli.errors import RefusedError, UsageError, raise_faults, reason_of
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig, variant_name
+from levit_cli.system.cache import FolderCache
 from levit_cli.system.text import count_noun
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class Checkpoint:
         notes: further remarks for ``--verbose`` and ``levit info``.
         evaluation: measured accuracy, if the metadata states it.
         temperature: the logits are divided by it before the softmax, so that the probabilities are well calibrated.
+        known_sha256: the hash of the weight files if it is known from an earlier run, else empty.
+        known: where facts about the weight files are stored.
         int8: the int8 graph of a folder that ``levit quantize`` made.
     """
 
@@ -67,15 +71,22 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
     temperature: float = 1.0
+    known_sha256: str = ""
+    known: KnownWeights | None = field(default=None, repr=False, compare=False)
     int8: "QuantizedGraph | None" = None
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the weight file, or of all shards in order."""
         try:
-            return sha256_of(*self.files)
+            return self.known_sha256 or sha256_of(*self.files)
         except OSError as error:
             raise RefusedError(f"Cannot read {self.files[0]}", why=reason_of(error)) from error
+
+    def remember(self) -> None:
+        """Store the facts about the weight files, unless they came from the cache."""
+        if self.known is not None and not self.known_sha256:
+            self.known.store(Network(self.conversion, self.dtype, self.notes, self.sha256))
 
     @property
     def architecture(self) -> str:
@@ -91,6 +102,7 @@ def load(
     ema: bool = False,
     offline: bool = False,
     sha256: str | None = None,
+    cache: FolderCache | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Checkpoint:
     """Load a model by name, path, hub id or URL.
@@ -102,6 +114,7 @@ def load(
         ema: load the exponential moving average (EMA) of the weights from a training checkpoint.
         offline: do not use the network.
         sha256: expected hash of the file at a URL. Required if the file name does not contain the hash.
+        cache: storage for facts about weight files; the weights of a known file are read only if they are needed.
         warn: called with each warning message.
 
     Raises:
@@ -113,34 +126,39 @@ def load(
     raise_faults(unused_hash(str(source), sha256))
     path = _locate(str(source), offline, sha256, warn)
     files = weight_files(path)
-    weights = unwrap(_read_all(files, ema))
     metadata = (
         read_metadata(files[0].parent, with_transform=preprocessing is None) if _has_own_metadata(path) else Metadata()
     )
-    conversion = _convert(weights, path, metadata)
-    config = conversion.config
+    read = partial(_read_network, files, path, metadata, ema)
+    known = KnownWeights(cache, files, (metadata.image_size, metadata.drop_path_rate, ema)) if cache else None
+    network = (known.recall(read) if known else None) or read()
+    conversion, config = network.conversion, network.conversion.config
     return Checkpoint(
         config=config,
         labels=_labels(config, metadata, labels, str(source)),
         transform=_transform(conversion, metadata, preprocessing),
         state=conversion.state,
         format=conversion.format,
-        dtype=weights.dtype,
+        dtype=network.dtype,
         origin=str(source),
         files=files,
         conversion=conversion,
-        notes=weights.notes,
+        notes=network.notes,
         evaluation=metadata.evaluation,
         temperature=metadata.temperature,
+        known_sha256=network.sha256,
+        known=known,
         int8=_int8_graph(path),
     )
 
 
-def _convert(weights: Weights, path: Path, metadata: Metadata) -> StateDictConversion:
+def _read_network(files: tuple[Path, ...], path: Path, metadata: Metadata, ema: bool) -> Network:
+    weights = unwrap(_read_all(files, ema))
     try:
-        return convert_state_dict(
+        conversion = convert_state_dict(
             weights.arrays, path, image_size=metadata.image_size, drop_path_rate=metadata.drop_path_rate
         )
+        return Network(conversion, weights.dtype, weights.notes)
     except RefusedError as error:  # what was skipped may be the reason
         hint = "; ".join(part for part in (error.hint, *weights.notes) if part)
         raise RefusedError(error.what, why=error.why, hint=hint) from error

@@ -19,11 +19,13 @@ from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
 from levit_cli.cli.errors import exit_now
 from levit_cli.cli.eval import evaluate
+from levit_cli.cli.export import export
 from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
 from levit_cli.cli.quantize import quantize
+from levit_cli.cli.values import convert_quickly
 from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
 
@@ -44,6 +46,11 @@ class _ExamplesFirst(_Base):
     def __init__(self, *args: Any, help: str | None = None, **attributes: Any) -> None:  # noqa: A002
         sentence, _, self.examples = inspect.cleandoc(help or "").partition("\n\nExamples:\n")
         super().__init__(*args, **{**attributes, "help": None, "short_help": sentence})
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for parameter in self.get_params(ctx):
+            convert_quickly(parameter)
+        return list(super().parse_args(ctx, args))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         columns = shutil.get_terminal_size().columns
@@ -116,6 +123,7 @@ app.command(cls=Command)(finetune)
 app.command(cls=Command)(bench)
 app.command(cls=Command)(info)
 app.command(cls=Command)(convert_checkpoint)
+app.command(cls=Command)(export)
 app.command(cls=Command)(quantize)
 
 

@@ -93,7 +93,8 @@ def bench(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Also time levit predict from file to record, in total and per stage, on up to 256 images.",
+            help="Also time levit predict from file to record, in total and per stage, on up to 256 images of a folder "
+            "or an archive.",
             show_default=False,
             rich_help_panel=MEASUREMENT,
         ),

@@ -19,12 +19,15 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="Folder with one subfolder of images per class, directly or inside val/ or test/.",
+            help="Folder with one subfolder of images per class, directly or inside val/ or test/. "
+            "Or a .tar or .zip archive of such a folder, or a .csv file with the columns path and label.",
         ),
     ],
     model: options.ModelOption = options.DEFAULT_MODEL,
     labels: options.LabelsOption = None,
     sha256: options.Sha256Option = None,
+    image_column: options.ImageColumnOption = None,
+    key_column: options.KeyColumnOption = None,
     calibrate: Annotated[
         bool,
         typer.Option(
@@ -68,6 +71,7 @@ def evaluate(
     overwrite: options.OverwriteOption = False,
     preprocessing: options.PreprocessingOption = None,
     decode: options.DecodeOption = "exact",
+    resizer: options.ResizerOption = "auto",
     workers: options.WorkersOption = 0,
     device: options.DeviceOption = "auto",
     engine: options.EngineOption = "auto",
@@ -87,6 +91,7 @@ def evaluate(
         levit eval flowers/val -m runs/flowers --report report.html --fail-under 0.9
         levit eval photos/ -m demo --format json | jq .top1.value
     """
+    from levit_cli.data.input import ImageColumns
     from levit_cli.engines import EngineSpec
     from levit_cli.eval.run import EvalRequest, run
     from levit_cli.predict.model import ModelOptions
@@ -97,6 +102,7 @@ def evaluate(
         ModelOptions(model, labels, preprocessing, sha256, offline),
         EngineSpec(device, engine, precision, threads),
         decoding=decode,
+        resizer=resizer,
         batch_size=batch_size,
         workers=workers,
         format=format,
@@ -105,6 +111,7 @@ def evaluate(
         overwrite=overwrite,
         calibrate=calibrate,
         fail_under=fail_under,
+        columns=ImageColumns(image_column, key_column),
         color=not no_color,
         quiet=quiet,
         verbose=verbose,

@@ -42,6 +42,7 @@ def finetune(
             metavar="FOLDER",
             show_default=False,
             help="A folder with one folder of images per class, or with train/ and val/ folders of this layout. "
+            "Or a .tar or .zip archive of such a folder, or a .csv file with the columns path and label. "
             "With --resume it is needed only if the images were moved.",
         ),
     ] = None,

@@ -36,6 +36,20 @@ Sha256Option = Annotated[
         help="Expected SHA-256 hash of the weight file, if the model is a URL.",
     ),
 ]  # fmt: skip
+ImageColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", show_default=False, rich_help_panel=INPUT,
+        help="Column of the images in Parquet files. The default is image, or the only column that can hold images.",
+    ),
+]  # fmt: skip
+KeyColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", show_default=False, rich_help_panel=INPUT,
+        help="Column of Parquet files whose values are the paths in the records. The default is FILE#ROW.",
+    ),
+]  # fmt: skip
 PreprocessingOption = Annotated[
     choices.PreprocessingName | None,
     typer.Option(
@@ -47,7 +61,15 @@ DecodeOption = Annotated[
     choices.Decoding,
     typer.Option(
         rich_help_panel=PREPROCESSING,
-        help="JPEG decoding: exact, or fast, which decodes large photos at a reduced size.",
+        help="JPEG decoding: exact, or fast, which decodes photos that are at least 4 times larger than needed at a "
+        "reduced size.",
+    ),
+]
+ResizerOption = Annotated[
+    choices.Resizer,
+    typer.Option(
+        rich_help_panel=PREPROCESSING,
+        help="Library that resizes: simd is cykooz-resizer, pillow is slower. auto is simd where it is installed.",
     ),
 ]
 WorkersOption = Annotated[

@@ -15,7 +15,10 @@ from levit_cli.system.progress import log
 def predict(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT...", help="Files, folders, globs, URLs, or - for an image on stdin."),
+        typer.Argument(
+            metavar="INPUT...",
+            help="Files, folders, archives, Parquet, globs, URLs (https, s3, hf …), or - for an image on stdin.",
+        ),
     ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
     labels: options.LabelsOption = None,
@@ -46,6 +49,8 @@ def predict(
             help="Include symbolic links in folders. Without this option they are skipped.",
         ),
     ] = False,
+    image_column: options.ImageColumnOption = None,
+    key_column: options.KeyColumnOption = None,
     top_k: Annotated[
         int,
         typer.Option(
@@ -74,6 +79,7 @@ def predict(
     ] = False,
     preprocessing: options.PreprocessingOption = None,
     decode: options.DecodeOption = "exact",
+    resizer: options.ResizerOption = "auto",
     workers: options.WorkersOption = 0,
     isolate: Annotated[
         bool,
@@ -115,24 +121,30 @@ def predict(
         levit predict photo.jpg
         levit predict photos/ -o results.jsonl
         levit predict photos/ -o results.jsonl --resume
+        levit predict s3://bucket/2024/ -o s3://bucket/results.jsonl
         levit predict photos/ --format csv --top-k 1 > labels.csv
+        levit predict shard-*.tar photos.zip -o results.jsonl
         fd -e jpg -0 | levit predict --files-from - -0 --format jsonl
         curl -s URL | levit predict -
     """
+    from levit_cli.data.input import ImageColumns
     from levit_cli.data.inputs import InputOptions
     from levit_cli.engines import EngineSpec
     from levit_cli.predict.model import ModelOptions
     from levit_cli.predict.prefetch import DecodeOptions
     from levit_cli.predict.run import DisplayOptions, OutputOptions, classify
-    from levit_cli.system.output import silence_native_stderr
+    from levit_cli.system.output import silence_libraries, silence_native_stderr
 
     if not debug:
         silence_native_stderr()
+        silence_libraries()
     return classify(
-        InputOptions(tuple(inputs or ()), files_from, null, follow_links),
+        InputOptions(
+            tuple(inputs or ()), files_from, null, follow_links, ImageColumns(image_column, key_column), offline
+        ),
         ModelOptions(model, labels, preprocessing, sha256, offline),
         EngineSpec(device, engine, precision, threads),
-        DecodeOptions(decode, timeout, isolate, workers),
+        DecodeOptions(decode, resizer, timeout, isolate, workers),
         OutputOptions(format, output, overwrite, resume),
         DisplayOptions(color=not no_color, stats=stats, quiet=quiet, verbose=verbose),
         log,

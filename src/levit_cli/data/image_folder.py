@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from levit_cli.data.input import Input
 from levit_cli.data.labels import composed
+from levit_cli.data.remote.names import url_of, without_secrets
 from levit_cli.data.skipped import SUFFIXES, Reason, Skipped, reason_to_skip
 from levit_cli.errors import UsageError
 from levit_cli.system.atomic import same_file
@@ -25,6 +27,9 @@ LAYOUT = "a data set is a folder that contains one folder of images per class"
 MAX_LISTED = 5
 
 
+Sample = tuple[Input, int]  # image, class index
+
+
 @dataclass(frozen=True)
 class ClassFolders:
     """The images of a labeled data set.
@@ -32,13 +37,13 @@ class ClassFolders:
     Args:
         root: the folder that contains the class folders.
         classes: names of the class folders, composed and sorted; a class's index is its position.
-        samples: (path, class index), ordered by class and then by path.
+        samples: (image, class index), ordered by class and then by path.
         skipped: counts of the files and folders that are not used.
     """
 
     root: Path
     classes: tuple[str, ...]
-    samples: tuple[tuple[Path, int], ...]
+    samples: tuple[Sample, ...]
     skipped: Skipped = field(default_factory=Skipped, compare=False)
 
     @property
@@ -71,6 +76,7 @@ def read_class_folders(
     Raises:
         UsageError: the folder does not exist, cannot be read or has no class folders.
     """
+    require_local(root)
     if not root.is_dir():
         raise UsageError(f"No folder {root}", hint=LAYOUT)
     folders = _class_paths(root, skipped, ignored)
@@ -78,11 +84,22 @@ def read_class_folders(
         raise UsageError(f"No class folders in {root}", hint=LAYOUT)
     images = _images_by_class(folders, skipped)
     classes = tuple(sorted(images))
-    samples = tuple((path, index) for index, name in enumerate(classes) for path in images[name])
+    samples = tuple((image, index) for index, name in enumerate(classes) for image in images[name])
     return ClassFolders(root, classes, samples, skipped), _unusable(folders, images)
 
 
-def class_images(root: Path) -> dict[str, list[Path]]:
+def require_local(root: Path) -> None:
+    """Refuse a URL of object storage as the folder of a data set.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if url := url_of(root):
+        why = "only predict reads object storage"
+        raise UsageError(f"Cannot read class folders in {without_secrets(url)}", why=why, hint="copy the folder first")
+
+
+def class_images(root: Path) -> dict[str, list[Input]]:
     """Return the images by class, also of classes without images.
 
     Raises:
@@ -91,8 +108,11 @@ def class_images(root: Path) -> dict[str, list[Path]]:
     return _images_by_class(_class_paths(root, skipped := Skipped()), skipped)
 
 
-def _images_by_class(folders: Mapping[str, list[Path]], skipped: Skipped) -> dict[str, list[Path]]:
-    return {name: [path for folder in paths for path in _images(folder, skipped)] for name, paths in folders.items()}
+def _images_by_class(folders: Mapping[str, list[Path]], skipped: Skipped) -> dict[str, list[Input]]:
+    return {
+        name: [Input(str(path)) for folder in paths for path in _images(folder, skipped)]
+        for name, paths in folders.items()
+    }
 
 
 def _class_paths(root: Path, skipped: Skipped, ignored: Path | None = None) -> dict[str, list[Path]]:
@@ -130,7 +150,7 @@ def holds_images(path: Path) -> bool:
     return path.is_dir() and not _reason_to_skip(str(path), path.name) and bool(_images(path, Skipped()))
 
 
-def _unusable(folders: Mapping[str, list[Path]], images: Mapping[str, list[Path]]) -> UsageError | None:
+def _unusable(folders: Mapping[str, list[Path]], images: Mapping[str, list[Input]]) -> UsageError | None:
     """Return one error for all classes without images and all names that two folders share."""
     twice = [" and ".join(ascii(path.name) for path in paths) for paths in folders.values() if len(paths) > 1]
     empty = [paths[0] for name, paths in folders.items() if not images[name]]

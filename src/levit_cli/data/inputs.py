@@ -1,75 +1,75 @@
-"""List the inputs: files, folders, globs, URLs, lists of paths and standard input, as one stream in a stable order.
+"""List the inputs: files, folders, archives, globs, URLs, lists of paths and stdin, as one stream in a stable order.
 
-This module opens folders and lists of paths, but not images. The stream starts at once, and only the entries of the
-folders that are being walked are held in memory.
+This module opens folders and lists of paths, but not images. ``archives`` and ``remote`` list what is in an archive and
+in object storage. The stream starts at once, and only the entries of the folders that are being walked are held in
+memory.
 """
 
 import glob
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple, TypedDict
 
-from levit_cli.data.skipped import SUFFIXES, Skipped, reason_to_skip
+from levit_cli.data.input import STDIN, ImageColumns, Input, is_url
+from levit_cli.data.remote.names import is_remote
+from levit_cli.data.skipped import PARQUET_SUFFIX, READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UsageError, reason_of
 
-__all__ = ["SUFFIXES", "Input", "InputOptions", "expand", "from_paths", "is_url", "read_list", "walk"]
+__all__ = [
+    "STDIN",
+    "SUFFIXES",
+    "Input",
+    "InputOptions",
+    "expand",
+    "from_paths",
+    "is_url",
+    "read_list",
+    "unused_columns",
+    "walk",
+]
 
-STDIN = "-"
-URL_SCHEMES = ("http://", "https://")
 CHUNK_BYTES = 1 << 16
+DEFAULT_COLUMNS = ImageColumns()
 NO_MATCH = "no such file, and as a pattern it matches nothing"
 RECURSIVE = re.compile(r"(?:(?<=/)|(?<![^/]))\*\*(?:/|$)")  # ** as a whole component of a path
 
 
-@dataclass(frozen=True)
-class Input:
-    """One input to classify.
-
-    Args:
-        path: a path, a URL, or ``-`` for an image on standard input.
-        error: why it cannot be read, if that is already known, as for a folder without read permission.
-        content: the bytes, once they were fetched from a URL, from standard input or with ``load``.
-        load: returns the bytes of an input that is not a file of its own, such as the member of an archive; called at
-            most once, in any thread.
-    """
-
-    path: str
-    error: InputError | None = None
-    content: bytes | None = field(default=None, repr=False)
-    load: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def is_stdin(self) -> bool:
-        return self.path == STDIN
-
-
-def is_url(text: str) -> bool:
-    """Whether the text is a URL, not a path."""
-    return text.lower().startswith(URL_SCHEMES)
-
-
-def expand(arguments: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
+def expand(
+    arguments: Iterable[str],
+    skipped: Skipped | None = None,
+    *,
+    follow_links: bool = False,
+    columns: ImageColumns = DEFAULT_COLUMNS,
+    offline: bool = False,
+) -> Iterator[Input]:
     """Yield the inputs of command-line arguments: walk folders, expand globs and keep everything else.
 
     Args:
         skipped: counts what is skipped in folders.
         follow_links: include symbolic links in folders.
+        columns: the columns of Parquet files.
+        offline: send no request to object storage.
+
+    Raises:
+        UnreachableError: a folder in object storage cannot be listed.
     """
     skipped = skipped or Skipped()
     for argument in arguments:
         if argument == STDIN or is_url(argument):
             yield Input(argument)
+        elif is_remote(argument):
+            yield from _remote(argument, skipped, columns, literal=False, offline=offline)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             matches = sorted({*_matches(argument, skipped, follow_links)}, key=os.fsencode)
             if matches:
-                yield from from_paths(matches, skipped, follow_links=follow_links)
+                yield from from_paths(matches, skipped, follow_links=follow_links, columns=columns)
             else:
                 yield Input(argument, InputError("not_found", NO_MATCH))
         else:
-            yield from from_paths([argument], skipped, follow_links=follow_links)
+            yield from from_paths([argument], skipped, follow_links=follow_links, columns=columns)
 
 
 def _matches(pattern: str, skipped: Skipped, follow_links: bool) -> Iterator[str]:
@@ -97,6 +97,14 @@ def _folders(start: str, skipped: Skipped, follow_links: bool) -> Iterator[str]:
         yield entry.path if start else entry.path[len(os.curdir + os.sep) :]
 
 
+class _How(TypedDict):
+    """How folders, Parquet files and object storage are listed."""
+
+    follow_links: bool
+    columns: ImageColumns
+    offline: bool
+
+
 @dataclass(frozen=True)
 class InputOptions:
     """The inputs that the user named.
@@ -106,12 +114,16 @@ class InputOptions:
         files_from: file that lists paths, or ``-`` for standard input.
         null: whether the paths in that list end in NUL, see ``read_list``.
         follow_links: include symbolic links in folders.
+        columns: the columns of Parquet files.
+        offline: send no request to object storage.
     """
 
     arguments: tuple[str, ...]
     files_from: str | None = None
     null: bool = False
     follow_links: bool = False
+    columns: ImageColumns = DEFAULT_COLUMNS
+    offline: bool = False
 
     def stream(self, skipped: Skipped | None = None) -> Iterator[Input]:
         """Yield the inputs of the arguments, then those of the list.
@@ -122,14 +134,21 @@ class InputOptions:
         Raises:
             UsageError: the list cannot be read.
         """
-        yield from expand(self.arguments, skipped, follow_links=self.follow_links)
+        how: _How = {"follow_links": self.follow_links, "columns": self.columns, "offline": self.offline}
+        yield from expand(self.arguments, skipped, **how)
         if self.files_from is None:
             return
         try:
             with _open_list(self.files_from) as file:
-                yield from from_paths(read_list(file, null=self.null), skipped, follow_links=self.follow_links)
+                yield from from_paths(read_list(file, null=self.null), skipped, **how)
         except OSError as error:
             raise UsageError(f"Cannot read the list {self.files_from}", why=reason_of(error)) from error
+
+    @property
+    def may_name_parquet(self) -> bool:
+        """Whether an input can be a Parquet file, as far as the command line tells."""
+        may_be = (glob.has_magic(name) or name.lower().endswith(PARQUET_SUFFIX) for name in self.arguments)
+        return self.files_from is not None or any(may_be)
 
     @property
     def can_be_read_again(self) -> bool:
@@ -137,26 +156,73 @@ class InputOptions:
         return self.files_from is None or os.path.isfile(self.files_from)
 
 
+def unused_columns(columns: ImageColumns) -> Iterator[UsageError]:
+    """Yield the error of columns that are chosen without a Parquet file, if there are any."""
+    chosen = {"--image-column": columns.image, "--key-column": columns.key}
+    names = [name for name, column in chosen.items() if column is not None]
+    if names:
+        yield UsageError(
+            f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} no effect without a Parquet file",
+            why="only names that end in .parquet are read as such",
+            hint=f"name such a file, or leave {'it' if len(names) == 1 else 'them'} out",
+        )
+
+
 def _open_list(path: str) -> BinaryIO:
     # Unbuffered: a thread that waits for input would hold the buffer's lock, which aborts the interpreter at exit.
     return io.FileIO(0, closefd=False) if path == STDIN else open(path, "rb")
 
 
-def from_paths(paths: Iterable[str], skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:
-    """Yield the inputs of literal paths: walk folders and keep everything else, whatever its suffix."""
+def from_paths(
+    paths: Iterable[str],
+    skipped: Skipped | None = None,
+    *,
+    follow_links: bool = False,
+    columns: ImageColumns = DEFAULT_COLUMNS,
+    offline: bool = False,
+) -> Iterator[Input]:
+    """Yield the inputs of literal paths: walk folders, list archives, and keep everything else, whatever its suffix."""
     skipped = skipped or Skipped()
     for path in paths:
         if path == STDIN:
             path = os.path.join(os.curdir, path)  # in a list, - is a file name
-        if is_url(path) or not os.path.isdir(path):
-            yield Input(path)
-            continue
-        is_empty = True
-        for item in walk(path, skipped, follow_links=follow_links):
-            is_empty = False
-            yield item
-        if is_empty:
-            skipped.add_empty(path)
+        if is_remote(path):
+            yield from _remote(path, skipped, columns, literal=True, offline=offline)
+        else:
+            yield from _named(path, skipped, follow_links, columns)
+
+
+def _remote(url: str, skipped: Skipped, columns: ImageColumns, *, literal: bool, offline: bool) -> Iterator[Input]:
+    from levit_cli.data.remote.sources import expand as expand_remote  # imported here because few runs need it
+
+    return expand_remote(url, skipped, columns, literal=literal, offline=offline)
+
+
+def _named(path: str, skipped: Skipped, follow_links: bool, columns: ImageColumns) -> Iterator[Input]:
+    """Yield the inputs of one literal path or URL. The kinds of sources are told apart here."""
+    if is_url(path):
+        yield Input(path)
+    elif os.path.isdir(path):
+        yield from _folder(path, skipped, follow_links)
+    elif path.lower().endswith(READ_ARCHIVE_SUFFIXES):
+        from levit_cli.data.archives import members_of_file  # imported here because few runs read archives
+
+        yield from members_of_file(path, skipped)
+    elif path.lower().endswith(PARQUET_SUFFIX):
+        from levit_cli.data.parquet import rows_of_file
+
+        yield from rows_of_file(path, columns, skipped)
+    else:
+        yield Input(path)
+
+
+def _folder(path: str, skipped: Skipped, follow_links: bool) -> Iterator[Input]:
+    is_empty = True
+    for item in walk(path, skipped, follow_links=follow_links):
+        is_empty = False
+        yield item
+    if is_empty:
+        skipped.add_empty(path)
 
 
 def walk(folder: str, skipped: Skipped | None = None, *, follow_links: bool = False) -> Iterator[Input]:

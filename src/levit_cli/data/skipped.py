@@ -3,23 +3,37 @@
 import os
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from typing import Literal, get_args
 
+from levit_cli.system.extras import missing_package, pip_command
 from levit_cli.system.text import count_noun, printable
 
 SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif",
+    ".hif", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".jxl",
 )  # fmt: skip
 UNSUPPORTED_SUFFIXES = (
-    ".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".psd",
-    ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2",
+    ".heics", ".heifs", ".avifs", ".pam", ".pfm", ".ico", ".psd", ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef",
+    ".arw", ".raf", ".orf", ".rw2",
 )  # fmt: skip
-ARCHIVE_SUFFIXES = (".tar", ".tgz", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
+JXL_SUFFIX = ".jxl"
+ARCHIVE_SUFFIXES = (
+    ".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst",
+    ".parquet",
+)  # fmt: skip
+# Archives that are read if they are named.
+READ_ARCHIVE_SUFFIXES = (
+    ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".zip",
+)  # fmt: skip
+PARQUET_SUFFIX = ".parquet"
 # Folders of thumbnails, copies and deleted files.
 SYSTEM_FOLDERS = ("@eaDir", ".ipynb_checkpoints", "__MACOSX", ".thumbnails", "#recycle", "$RECYCLE.BIN")
 MAX_NAMED = 3  # folders without images that a sentence names
 
-Reason = Literal["link", "loop", "system folder", "hidden", "archive", "format", "suffix", "run folder", "no class"]
+Reason = Literal[
+    "link", "loop", "system folder", "hidden", "archive", "format", "extra", "suffix", "run folder", "no class",
+]  # fmt: skip
 NOUNS: dict[Reason, tuple[str, str]] = {
     "link": ("symbolic link", "symbolic links"),
     "loop": ("symbolic link to a parent folder", "symbolic links to parent folders"),
@@ -27,6 +41,7 @@ NOUNS: dict[Reason, tuple[str, str]] = {
     "hidden": ("hidden file or folder", "hidden files and folders"),
     "archive": ("archive", "archives"),
     "format": ("image in a format that is not supported", "images in formats that are not supported"),
+    "extra": ("image in a format whose extra is missing", "images in a format whose extra is missing"),
     "suffix": ("file without an image suffix", "files without an image suffix"),
     "run folder": ("run or model folder", "run or model folders"),
     "no class": ("file or folder outside the class folders", "files and folders outside the class folders"),
@@ -40,11 +55,18 @@ def reason_to_skip(name: str, *, is_folder: bool) -> Reason | None:
     if name.startswith("."):
         return "hidden"
     lowered = name.lower()
+    if not is_folder and lowered.endswith(JXL_SUFFIX) and not _has_jxl():
+        return "extra"
     if is_folder or lowered.endswith(SUFFIXES):
         return None
     if lowered.endswith(UNSUPPORTED_SUFFIXES):
         return "format"
     return "archive" if lowered.endswith(ARCHIVE_SUFFIXES) else "suffix"
+
+
+@cache
+def _has_jxl() -> bool:
+    return missing_package("jxl") is None
 
 
 class Skipped:
@@ -59,6 +81,7 @@ class Skipped:
         self._report = report
         self.counts: Counter[Reason] = Counter()
         self._details: dict[Reason, set[str]] = {"link": {link_hint} - {""}, "format": set(), "system folder": set()}
+        self._details["extra"] = set()
         self._empty: list[str] = []
         self._num_empty = 0
 
@@ -66,6 +89,8 @@ class Skipped:
         self.counts[reason] += 1
         if reason == "format":
             self._details[reason].add(os.path.splitext(path)[1].lower())
+        elif reason == "extra":
+            self._details[reason].add(f"{JXL_SUFFIX}: {pip_command('jxl')}")
         elif reason == "system folder":
             self._details[reason].add(os.path.basename(path))
         if self._report is not None:

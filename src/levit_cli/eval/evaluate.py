@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.checkpoints import Checkpoint
-from levit_cli.choices import Decoding
+from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.image_folder import ClassFolders
-from levit_cli.data.inputs import Input
 from levit_cli.data.labels import Labels
 from levit_cli.engines import Engine, EngineSpec
 from levit_cli.errors import RefusedError
@@ -42,6 +41,7 @@ class Evaluated:
         logits: (N, classes), not divided by the temperature.
         failures: the images that could not be read, with their errors.
         temperature: the temperature of the model.
+        reader: what decoded and resized the images.
         engine: the engine that computed the logits.
         stats: the counts and times of the run.
     """
@@ -56,6 +56,7 @@ class Evaluated:
     logits: NDArray[np.float32]
     failures: tuple[Prediction, ...]
     temperature: float
+    reader: Reader
     engine: Engine
     stats: Stats
 
@@ -66,6 +67,7 @@ def evaluate(
     spec: EngineSpec,
     *,
     decoding: Decoding = "exact",
+    resizer: Resizer = "auto",
     batch_size: int = 16,
     workers: int = 0,
     verbose: bool = False,
@@ -87,8 +89,11 @@ def evaluate(
         raise RefusedError("Cannot evaluate a model with only one class", why="all of its predictions are correct")
     class_of_folder = match(folders.classes, checkpoint.labels)
     spec = spec.with_batching(batch_size, single=len(folders.samples) == 1)
-    inputs = (Input(str(path)) for path, _ in folders.samples)
-    with Decoder(Reader(checkpoint.transform, decoding), DecodeOptions(workers=workers)) as decoder:
+    inputs = (image for image, _ in folders.samples)
+    reader = Reader(checkpoint.transform, decoding, resizer)
+    if verbose:
+        log(f"resizer {reader.resizer}")
+    with Decoder(reader, DecodeOptions(workers=workers)) as decoder:
         prefetcher = decoder.prefetch(inputs, spec.batch_size)
         try:
             engine, stats = make_prediction_engine(checkpoint, spec, log, verbose=verbose), Stats()
@@ -100,7 +105,7 @@ def evaluate(
                 stats=stats,
                 temperature=checkpoint.temperature,
             )
-            return _collect(checkpoint, folders, class_of_folder, engine, stats, _reporting(stream, on_image))
+            return _collect(checkpoint, folders, class_of_folder, reader, engine, stats, _reporting(stream, on_image))
         finally:
             prefetcher.stop()
 
@@ -115,6 +120,7 @@ def _collect(
     checkpoint: Checkpoint,
     folders: ClassFolders,
     class_of_folder: tuple[int, ...],
+    reader: Reader,
     engine: Engine,
     stats: Stats,
     stream: Iterator[Prediction],
@@ -151,6 +157,7 @@ def _collect(
         logits=logits[:stop],
         failures=tuple(failures),
         temperature=checkpoint.temperature,
+        reader=reader,
         engine=engine,
         stats=stats,
     )

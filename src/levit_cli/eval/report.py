@@ -6,7 +6,9 @@ and files are escaped by the template and always shown as text.
 
 import base64
 import io
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from levit_cli.data.input import Input
 from levit_cli.errors import InputError
 from levit_cli.eval.charts import confusion_chart, reliability_chart
 from levit_cli.eval.evaluate import Evaluated
@@ -30,7 +33,7 @@ from levit_cli.eval.wording import (
     worst_first,
 )
 from levit_cli.images.decode import decode
-from levit_cli.predict.reader import open_regular
+from levit_cli.predict.reader import read_image
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.text import count_noun, printable
 
@@ -85,7 +88,7 @@ def as_html(evaluated: Evaluated, summary: Summary, description: RunDescription)
         failures=evaluated.failures,
         num_failures=FAILURES,
         relative_path=lambda path: relative_path(path, evaluated),
-        thumbnail=_thumbnail,
+        thumbnail=partial(_thumbnail, {image.path: image for image, _ in evaluated.folders.samples}),
     )  # fmt: skip
 
 
@@ -139,10 +142,10 @@ def _matrix(evaluated: Evaluated, summary: Summary) -> _Matrix:
     return _Matrix(shown, [*shown, "other classes"], np.column_stack([rows[:, chosen], others]), caption)
 
 
-def _thumbnail(path: str) -> str | None:
+def _thumbnail(images: Mapping[str, Input], path: str) -> str | None:
     """Return the image as a small JPEG in base64; None if it can no longer be read."""
-    with suppress(InputError, OSError), open_regular(path) as file:
-        image = decode(file, THUMBNAIL)
+    with suppress(InputError, OSError):
+        image = read_image(images[path], partial(decode, shrink_to=THUMBNAIL))
         image.thumbnail(THUMBNAIL)
         jpeg = io.BytesIO()
         image.save(jpeg, "JPEG", quality=82)

@@ -12,8 +12,12 @@ from typing import Any, Literal
 
 from levit_cli.checkpoints import Checkpoint, own_folder
 from levit_cli.checkpoints.metadata import store_temperature
-from levit_cli.choices import Decoding
+from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.image_folder import ClassFolders, class_folders, validation_folder
+from levit_cli.data.input import ImageColumns
+from levit_cli.data.inputs import DEFAULT_COLUMNS, unused_columns
+from levit_cli.data.labeled_files import is_labeled_file, read_labeled_file
+from levit_cli.data.labeled_rows import is_parquet, read_labeled_rows
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, UsageError, raise_faults
@@ -46,6 +50,7 @@ class EvalRequest:
     model: ModelOptions
     spec: EngineSpec
     decoding: Decoding = "exact"
+    resizer: Resizer = "auto"
     batch_size: int = 16
     workers: int = 0
     format: EvalFormat | None = None
@@ -57,6 +62,7 @@ class EvalRequest:
     color: bool = True
     quiet: bool = False
     verbose: bool = False
+    columns: ImageColumns = DEFAULT_COLUMNS
 
 
 def run(request: EvalRequest, log: Log) -> ExitCode:
@@ -89,7 +95,9 @@ def _require_consistent(request: EvalRequest) -> tuple[EvalFormat, Path | None]:
     Raises:
         UsageError: options contradict each other or have no effect. The message names all faults.
     """
-    faults = conflicts(request.model, request.spec)
+    faults = conflicts(request.model, request.spec, request.resizer)
+    if not is_parquet(request.folder):
+        faults += unused_columns(request.columns)
     if request.overwrite and request.output is None and request.report is None:
         hint = "add --output FILE or --report FILE, or leave it out"
         faults.append(UsageError("--overwrite has no effect without --output or --report", hint=hint))
@@ -134,12 +142,18 @@ def _model_folder(request: EvalRequest) -> Path | None:
 
 
 def _class_folders(request: EvalRequest, log: Log) -> ClassFolders:
-    """Return the class folders in the named folder, or in the validation folder inside it."""
-    validation = validation_folder(request.folder)
+    """Return the labeled images in the named folder or file, or in the validation folder inside it."""
     skipped = Skipped(log if request.verbose and not request.quiet else None)
-    folders = class_folders(validation or request.folder, skipped)
-    if validation and not request.quiet:
-        log(f"Evaluating on {validation}")
+    if is_parquet(request.folder):
+        folders, is_part = read_labeled_rows(request.folder, request.columns, skipped), False
+    elif is_labeled_file(request.folder):
+        train, val, is_val = read_labeled_file(request.folder, skipped)
+        folders, is_part = val or train, is_val or val is not None
+    else:
+        validation = validation_folder(request.folder)
+        folders, is_part = class_folders(validation or request.folder, skipped), validation is not None
+    if is_part and not request.quiet:
+        log(f"Evaluating on {folders.root}")
     if not request.quiet and (sentence := skipped.sentence()):
         log(sentence)
     return folders
@@ -147,7 +161,7 @@ def _class_folders(request: EvalRequest, log: Log) -> ClassFolders:
 
 def _require_outputs(request: EvalRequest, folders: ClassFolders) -> None:
     output, report = request.output, request.report
-    images = [str(path) for path, _ in folders.samples]
+    images = [str(request.folder), *(image.path for image, _ in folders.samples)]
     for file in (output, report):
         require_free(file, images, overwrite=request.overwrite)
     if output and report and (output.resolve() == report.resolve() or same_file(str(output), str(report))):
@@ -161,6 +175,7 @@ def _evaluate(request: EvalRequest, checkpoint: Checkpoint, folders: ClassFolder
             folders,
             request.spec,
             decoding=request.decoding,
+            resizer=request.resizer,
             batch_size=request.batch_size,
             workers=request.workers,
             verbose=request.verbose,
@@ -168,7 +183,7 @@ def _evaluate(request: EvalRequest, checkpoint: Checkpoint, folders: ClassFolder
             on_image=bar.advance,
         )
     if not request.quiet:
-        log(evaluated.stats.summary())
+        log(evaluated.stats.summary() + evaluated.stats.decoding_hint(evaluated.reader.large_jpeg_s))
     return evaluated
 
 
@@ -185,7 +200,7 @@ def _write(
     The report is written first, because the program that reads standard output may close it early. The results are
     written even if the report cannot be.
     """
-    description = describe_run(checkpoint, evaluated.engine.spec, request.decoding, TOP_K, with_hash=True)
+    description = describe_run(checkpoint, evaluated.engine.spec, evaluated.reader, TOP_K, with_hash=True)
     if format == "json":
         content = as_json(document(evaluated, summary, description)) + b"\n"
     else:

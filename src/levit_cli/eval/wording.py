@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
+from levit_cli.data.archives import SEPARATOR
 from levit_cli.data.labels import Labels
 from levit_cli.eval.evaluate import Evaluated
 from levit_cli.eval.results import Calibration, ClassScore, Confusion, Proportion, Summary
@@ -91,4 +92,5 @@ def misclassified_as(index: int, confusions: Sequence[Confusion], labels: Labels
 
 def relative_path(path: str, evaluated: Evaluated) -> str:
     """Return the printable path of an image, relative to the folder of the data set."""
-    return printable(path.removeprefix(f"{evaluated.folders.root}{os.sep}"))
+    root = evaluated.folders.root
+    return printable(path.removeprefix(f"{root}{os.sep}").removeprefix(f"{root}{SEPARATOR}"))

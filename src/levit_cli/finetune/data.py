@@ -17,13 +17,12 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
-from levit_cli.data.inputs import Input
+from levit_cli.data.image_folder import Sample
 from levit_cli.errors import InputError, TrainingStoppedError, reason_of
 from levit_cli.finetune.settings import Settings
-from levit_cli.finetune.split import Sample, read_image
 from levit_cli.images.transforms import Transform
 from levit_cli.model.levit import to_tensor
-from levit_cli.predict.reader import Reader
+from levit_cli.predict.reader import Reader, read_image
 from levit_cli.system.signals import blocked_signals, ignore_signals
 
 CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratios of a training crop, as in the Inception paper and torchvision
@@ -68,8 +67,8 @@ class _Images(Dataset[Any]):
             except TrainingStoppedError as error:
                 return Failure(error.what, error.why, error.hint)
             except Exception as error:  # any error of torch, torchvision or Pillow
-                path, _ = self.samples[key[-1] if isinstance(key, tuple) else key]
-                return Failure(f"Cannot load {path}", reason_line(error))
+                image, _ = self.samples[key[-1] if isinstance(key, tuple) else key]
+                return Failure(f"Cannot load {image.path}", reason_line(error))
         return items
 
 
@@ -127,11 +126,11 @@ class TrainingImages(_Images):
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
         epoch, position, index = key
-        path, target = self.samples[index]
+        item, target = self.samples[index]
         try:
-            image = transforms.pil_to_tensor(read_image(path))
+            image = transforms.pil_to_tensor(read_image(item))
         except InputError as error:
-            raise LostImageError(f"Cannot read {path} any more", why=error.message) from error
+            raise LostImageError(f"Cannot read {item.path} any more", why=error.message) from error
         with seeded(hash((self.seed, epoch, position))):
             return self.transform(image), target
 
@@ -182,11 +181,11 @@ class ValidationImages(_Images):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, target = self.samples[index]
+        item, target = self.samples[index]
         try:
-            pixels = self.read(Input(str(path)))
+            pixels = self.read(item)
         except InputError as error:
-            raise LostImageError(f"Cannot read {path} any more", why=error.message) from error
+            raise LostImageError(f"Cannot read {item.path} any more", why=error.message) from error
         return to_tensor(pixels).permute(2, 0, 1), target
 
 

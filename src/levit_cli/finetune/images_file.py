@@ -6,12 +6,16 @@ on another file system may store accents differently.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from levit_cli.data.image_folder import class_images, listed, split_folders
+from levit_cli.data.input import Input
+from levit_cli.data.labeled_files import base_of, is_labeled_file, read_labeled_file
 from levit_cli.data.labels import composed
+from levit_cli.data.skipped import Skipped
 from levit_cli.errors import UsageError
 from levit_cli.finetune.split import Split
 from levit_cli.system.text import count_noun
@@ -31,21 +35,29 @@ class StoredImage:
 class PresentImage:
     """An image that is in the data set now."""
 
-    path: Path
+    image: Input
     class_name: str
     size: int
 
 
-def key_of(path: Path, root: Path) -> str:
-    return composed(path.relative_to(root).as_posix())
+def key_of(path: str, root: Path) -> str:
+    """Return the path of an image relative to the data set, with slashes; for a list, to its folder."""
+    if is_labeled_file(root) and path.startswith(base_of(root)):
+        return composed(path.removeprefix(base_of(root)).replace(os.sep, "/"))
+    return composed(Path(path).relative_to(root).as_posix() if root.is_dir() else path)
+
+
+def path_of(key: str, root: Path) -> str:
+    """Return the path of an image that is not in the data set any more or was left out."""
+    return base_of(root) + key if is_labeled_file(root) else str(root / key)
 
 
 def as_lines(split: Split) -> str:
     """Return the content of ``images.jsonl``."""
     lines = (
-        json.dumps([part, split.classes[index], path.stat().st_size, key_of(path, split.root)])
+        json.dumps([part, split.classes[index], image.size, key_of(image.path, split.root)])
         for part, samples in (("train", split.train), ("val", split.val))
-        for path, index in samples
+        for image, index in samples
     )
     return "".join(f"{line}\n" for line in lines)
 
@@ -81,10 +93,10 @@ def restore_split(images: Sequence[StoredImage], unreadable: Sequence[tuple[str,
     classes = tuple(sorted({image.class_name for image in images if image.part == "train"}))
     indices = {name: index for index, name in enumerate(classes)}
     train, val = (
-        tuple((present[image.key].path, indices[image.class_name]) for image in images if image.part == part)
+        tuple((present[image.key].image, indices[image.class_name]) for image in images if image.part == part)
         for part in ("train", "val")
     )
-    return Split(root, classes, train, val, tuple((root / key, problem) for key, problem in unreadable))
+    return Split(root, classes, train, val, tuple((path_of(key, root), problem) for key, problem in unreadable))
 
 
 def find_present(root: Path) -> dict[str, PresentImage]:
@@ -93,15 +105,28 @@ def find_present(root: Path) -> dict[str, PresentImage]:
     Raises:
         UsageError: there is no such folder, or it cannot be read.
     """
+    if is_labeled_file(root) and root.exists():
+        return _present_in_file(root)
     if not root.is_dir():
         hint = "give the folder where the images are now: levit finetune FOLDER -o RUN --resume"
         raise UsageError(f"No folder {root}", hint=hint)
     return {
-        key_of(path, root): PresentImage(path, name, path.stat().st_size)
+        key_of(image.path, root): PresentImage(image, name, image.size)
         for side in split_folders(root)
         if side
-        for name, paths in class_images(side).items()
-        for path in paths
+        for name, images in class_images(side).items()
+        for image in images
+    }
+
+
+def _present_in_file(root: Path) -> dict[str, PresentImage]:
+    train, val, _ = read_labeled_file(root, Skipped())
+    return {
+        key_of(image.path, root): PresentImage(image, side.classes[index], image.size)
+        for side in (train, val)
+        if side
+        for image, index in side.samples
+        if image.load or os.path.exists(image.path)
     }
 
 

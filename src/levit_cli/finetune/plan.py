@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from levit_cli.data.image_folder import require_local
 from levit_cli.errors import RefusedError, UsageError, reason_of
 from levit_cli.finetune.conflicts import NETWORK_SUFFIXES, option
 from levit_cli.finetune.faults import Faults
@@ -71,6 +72,7 @@ def _plan_rest(request: FinetuneRequest, folder: RunFolder) -> Plan:
 def _plan_new(request: FinetuneRequest, folder: RunFolder, environment: Mapping[str, str]) -> Plan:
     if request.data is None:
         raise UsageError("FOLDER is missing", why="only --resume works without it")
+    require_local(request.data)
     root, faults = request.data.resolve(), Faults()
     settings = split = None
     with faults.collect():

@@ -17,6 +17,7 @@ from levit_cli.errors import ExitCode, RefusedError, TrainingStoppedError, Usage
 from levit_cli.eval import evaluate
 from levit_cli.finetune.data import Loaders, TrainingImages, ValidationImages, reason_line
 from levit_cli.finetune.ddp import Processes, process_group
+from levit_cli.finetune.images_file import path_of
 from levit_cli.finetune.loop import Trainer, quiet_libraries
 from levit_cli.finetune.model_card import run_card
 from levit_cli.finetune.plan import Plan, architecture, log_images, require_batches
@@ -105,7 +106,7 @@ def write_run(plan: Plan, state: TrainState, student: Student, teacher: Teacher 
         plan.folder.create(settings, split, start, store_teacher=store_teacher, overwrite=plan.overwrite)
     processes.barrier()
     if not processes.is_main:
-        unreadable = [(plan.split.root / key, problem) for key, problem in plan.folder.read_unreadable()]
+        unreadable = [(path_of(key, plan.split.root), problem) for key, problem in plan.folder.read_unreadable()]
         split = exclude(plan.split, unreadable)
     return split
 

@@ -6,19 +6,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from PIL.Image import Image
-
-from levit_cli.data.image_folder import ClassFolders, count_folders_beside, listed, read_class_folders, split_folders
+from levit_cli.data.image_folder import (
+    LAYOUT,
+    ClassFolders,
+    Sample,
+    count_folders_beside,
+    listed,
+    read_class_folders,
+    split_folders,
+)
+from levit_cli.data.labeled_files import is_labeled_file, read_labeled_file
+from levit_cli.data.labeled_rows import is_parquet
 from levit_cli.data.skipped import Skipped
 from levit_cli.errors import InputError, RefusedError, UsageError
 from levit_cli.finetune.faults import Faults
-from levit_cli.images.decode import decode
-from levit_cli.predict.reader import open_regular
+from levit_cli.predict.reader import read_image
 from levit_cli.system.cpu import usable_threads
 from levit_cli.system.text import count_noun, is_utf8, printable
 
-Sample = tuple[Path, int]  # path, class index
-Unreadable = tuple[Path, str]  # path, reason
+Unreadable = tuple[str, str]  # path, reason
 SCAN_CHUNK = 256  # images submitted to the thread pool at once; bounds the memory
 
 
@@ -53,6 +59,11 @@ def find_images(root: Path, val_split: float, seed: int, run_folder: Path | None
         UsageError: the folder is not a data set, has only one class, or a class has too few images to split. The
             message names all faults.
     """
+    if is_parquet(root):
+        why = "training needs the images in random order, and a Parquet file is read in the order of its rows"
+        raise UsageError(f"Cannot train on {root}", why=why, hint="store the images in class folders or a zip archive")
+    if is_labeled_file(root):
+        return _images_in_file(root, val_split, seed)
     train_root, val_root = split_folders(root)
     faults, skipped = Faults(), Skipped()
     sides = [read_class_folders(side, skipped, run_folder) for side in (train_root, val_root) if side]
@@ -64,6 +75,22 @@ def find_images(root: Path, val_split: float, seed: int, run_folder: Path | None
     faults.refuse()
     if val_root:
         count_folders_beside(root, train_root, val_root, skipped)
+    return _split(root, train, val, val_split, seed, skipped)
+
+
+def _images_in_file(root: Path, val_split: float, seed: int) -> Split:
+    faults, skipped = Faults(), Skipped()
+    train, val, is_val_only = read_labeled_file(root, skipped)
+    if is_val_only:
+        raise UsageError(f"{root} contains validation images only", hint=LAYOUT)
+    _check_classes(train, val, faults)
+    faults.refuse()
+    return _split(root, train, val, val_split, seed, skipped)
+
+
+def _split(
+    root: Path, train: ClassFolders, val: ClassFolders | None, val_split: float, seed: int, skipped: Skipped
+) -> Split:
     if val:
         return Split(root, train.classes, train.samples, _same_classes(train, val), (), True, skipped)
     kept, validation = stratified(train, val_split, seed)
@@ -88,7 +115,7 @@ def _check_classes(train: ClassFolders, val: ClassFolders | None, faults: Faults
 def _same_classes(train: ClassFolders, val: ClassFolders) -> tuple[Sample, ...]:
     """Return the validation images with the class indices of the training images."""
     indices = {name: index for index, name in enumerate(train.classes)}
-    return tuple((path, indices[val.classes[index]]) for path, index in val.samples)
+    return tuple((image, indices[val.classes[index]]) for image, index in val.samples)
 
 
 def stratified(folders: ClassFolders, fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
@@ -116,9 +143,9 @@ def scan(split: Split, max_unreadable: float) -> Split:
     chunks = [samples[start : start + SCAN_CHUNK] for start in range(0, len(samples), SCAN_CHUNK)]
     with ThreadPoolExecutor(usable_threads()) as pool:
         unreadable = tuple(
-            (path, problem)
+            (image.path, problem)
             for chunk in chunks
-            for (path, _), problem in zip(chunk, pool.map(_problem, chunk), strict=True)
+            for (image, _), problem in zip(chunk, pool.map(_problem, chunk), strict=True)
             if problem
         )
     if len(unreadable) > max_unreadable * len(samples):
@@ -137,23 +164,13 @@ def exclude(split: Split, unreadable: Sequence[Unreadable]) -> Split:
         RefusedError: a class has no training image left, or there is no validation image left.
     """
     paths = {path for path, _ in unreadable}
-    train, val = (tuple(sample for sample in side if sample[0] not in paths) for side in (split.train, split.val))
+    train, val = (tuple(sample for sample in side if sample[0].path not in paths) for side in (split.train, split.val))
     remaining = {index for _, index in train}
     empty = [name for index, name in enumerate(split.classes) if index not in remaining]
     if empty or not val:
         where = f"class {', '.join(empty)}" if empty else "the validation set"
         raise RefusedError(f"No readable image in {where}")
     return replace(split, train=train, val=val, unreadable=tuple(unreadable))
-
-
-def read_image(path: Path) -> Image:
-    """Decode the whole image to RGB, with its EXIF orientation applied.
-
-    Raises:
-        InputError: the image cannot be read.
-    """
-    with open_regular(str(path)) as file:
-        return decode(file)
 
 
 def _problem(sample: Sample) -> str:

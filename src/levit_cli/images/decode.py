@@ -1,7 +1,7 @@
 """Decode image bytes to an upright RGB image, or raise an ``InputError`` that says what is wrong.
 
-Six formats are supported. The format is detected from the content, never from the file name. The declared size is
-checked before any pixel is allocated, and every exception of a decoder becomes an ``InputError`` of this image.
+``docs/formats.md`` lists the formats. The format is detected from the content, never from the file name. The declared
+size is checked before any pixel is allocated, and every exception of a decoder becomes an ``InputError`` of this image.
 
 An image with missing data is an error (``truncated``). Defects outside the image data are tolerated: broken or huge
 metadata (texts, profiles) is skipped, and a JPEG may lack its end marker.
@@ -17,9 +17,20 @@ from levit_cli.images import jpeg
 from levit_cli.images.orientation import Metadata, metadata_of, upright
 from levit_cli.images.plugins import check_size, open_image
 from levit_cli.images.rgb import to_rgb
-from levit_cli.images.signatures import JPEG, PNG, decoding_error, read_from_start, unidentified_error
+from levit_cli.images.signatures import (
+    JPEG,
+    PNG,
+    OtherFormat,
+    decoding_error,
+    other_format,
+    read_from_start,
+    unidentified_error,
+)
 
 HEAD_BYTES = 512
+FAST_FROM = 4  # how many times larger than needed a JPEG must be before its decoder may scale
+# ... and how many times larger than needed it stays. Scaling further saves little time and costs accuracy (dev/log.md).
+FAST_KEEPS = 2
 TIFF_TILE_SIZE = (322, 323)  # tags for width and length
 
 
@@ -28,7 +39,8 @@ def decode(source: bytes | BinaryIO, shrink_to: tuple[int, int] | None = None) -
 
     Args:
         source: the bytes, or a seekable binary file at its start.
-        shrink_to: (width, height) down to which the JPEG decoder may scale by 2, 4 or 8; None for exact pixels.
+        shrink_to: the (width, height) that is needed. A JPEG that is at least 4 times as large may be scaled by 2, 4
+            or 8 while it is decoded, to not less than twice that size. None for exact pixels.
 
     Raises:
         InputError: the image cannot be decoded.
@@ -73,8 +85,33 @@ def _load(file: BinaryIO, head: bytes, shrink_to: tuple[int, int] | None) -> tup
 
         file, metadata = png.split(file)
         return _load_pixels(file), metadata
+    if other := other_format(head):
+        return _load_other(other, file, shrink_to)
     image = _load_pixels(file)
     return image, metadata_of(image)
+
+
+def _load_other(format: OtherFormat, file: BinaryIO, shrink_to: tuple[int, int] | None) -> tuple[Image.Image, Metadata]:
+    """Return an image in a format that has a module of its own, which is imported for such images alone."""
+    if format == "HEIF":
+        from levit_cli.images import heif
+
+        return heif.load(file), Metadata()
+    if format == "PNM":
+        from levit_cli.images import pnm
+
+        return pnm.load(file), Metadata()
+    if format == "JPEG 2000":
+        from levit_cli.images import jpeg2000
+
+        return jpeg2000.load(file), Metadata()
+    from levit_cli.images import jxl
+
+    image = jxl.load(file)
+    if isinstance(image, Image.Image):
+        return image, Metadata()
+    data, metadata = jpeg.split(image)
+    return _load_jpeg(data, shrink_to), metadata
 
 
 def _load_jpeg(data: bytes, shrink_to: tuple[int, int] | None) -> Image.Image:
@@ -95,10 +132,15 @@ def _load_pixels(file: BinaryIO, shrink_to: tuple[int, int] | None = None) -> Im
         from levit_cli.images.layouts import require_known_layout
 
         require_known_layout(image)
-    if shrink_to:
-        image.draft("RGB", shrink_to)
+    if shrink_to and is_much_larger(image.size, shrink_to):
+        image.draft("RGB", (FAST_KEEPS * shrink_to[0], FAST_KEEPS * shrink_to[1]))
     image.load()
     return image
+
+
+def is_much_larger(size: tuple[int, int], needed: tuple[int, int]) -> bool:
+    """Whether an image of that (width, height) is so large that ``--decode fast`` lets the decoder scale it."""
+    return min(size[0] / needed[0], size[1] / needed[1]) >= FAST_FROM
 
 
 def _tile_size(image: Image.Image) -> tuple[int, int]:

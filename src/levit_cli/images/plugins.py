@@ -47,6 +47,8 @@ PLUGINS = {
     "TIFF": Plugin(
         (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"), "TiffImagePlugin", "TiffImageFile"
     ),
+    "AVIF": Plugin((), "AvifImagePlugin", "AvifImageFile"),  # without signatures: ``heif`` and ``jpeg2000`` open these
+    "JPEG2000": Plugin((), "Jpeg2KImagePlugin", "Jpeg2KImageFile"),
 }  # fmt: skip
 
 
@@ -70,13 +72,18 @@ def open_image(file: BinaryIO) -> ImageFile.ImageFile:
     for name, plugin in PLUGINS.items():
         if head.startswith(plugin.signatures):
             file.seek(0)
-            try:
-                image: ImageFile.ImageFile = _decoder(name)(file)
-            except NOT_THIS_FORMAT as error:
-                raise UnidentifiedImageError(str(error)) from error
-            check_size(image.size)
-            return image
+            return open_as(name, file)
     raise UnidentifiedImageError
+
+
+def open_as(format: str, file: BinaryIO) -> ImageFile.ImageFile:
+    """Read the headers of a file that has a format of ``PLUGINS``. Raises as ``open_image``."""
+    try:
+        image: ImageFile.ImageFile = _decoder(format)(file)
+    except NOT_THIS_FORMAT as error:
+        raise UnidentifiedImageError(str(error)) from error
+    check_size(image.size)
+    return image
 
 
 def tiff_directory(data: bytes) -> tuple[Any, bool]:
@@ -99,6 +106,8 @@ _SEEN: dict[str, object] = {
     "ImageFile": SimpleNamespace(**{**vars(ImageFile), "LOAD_TRUNCATED_IMAGES": False}),
     "LOAD_TRUNCATED_IMAGES": False,
     "warnings": SimpleNamespace(warn=lambda *_, **__: None),
+    "DECODE_CODEC_CHOICE": "auto",
+    "_get_default_max_threads": lambda: 1,  # several images are decoded at the same time
     "logger": SimpleNamespace(debug=lambda *_: None, error=lambda *_: None),  # would print to standard error
 }
 
@@ -127,7 +136,8 @@ class _StrictFile(ImageFile.ImageFile):
     load = _copies(ImageFile.ImageFile)["load"]
 
 
-def _subclass(original: type, bases: tuple[type, ...], **seen: object) -> type:
+def subclass(original: type, bases: tuple[type, ...], **seen: object) -> type:
+    """Return a subclass in which copies of the methods see other values of some global names."""
     names = {**_copies(original, **seen), "__module__": __name__}
     return new_class(original.__name__, (original, *bases), exec_body=lambda body: body.update(names))
 
@@ -137,8 +147,8 @@ def _decoder(format: str) -> Any:
     plugin = PLUGINS[format]
     original = getattr(import_module(f"PIL.{plugin.module}"), plugin.decoder)
     if format != "TIFF":
-        return _subclass(original, (_StrictFile,))
-    decoder = _subclass(original, (_StrictFile,), ImageFileDirectory_v2=_quiet_directory())
+        return subclass(original, (_StrictFile,))
+    decoder = subclass(original, (_StrictFile,), ImageFileDirectory_v2=_quiet_directory())
     decoder.load_end = _keep_orientation  # type: ignore[attr-defined]
     return decoder
 
@@ -152,4 +162,4 @@ def _keep_orientation(image: ImageFile.ImageFile) -> None:
 def _quiet_directory() -> Any:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    return _subclass(ImageFileDirectory_v2, ())
+    return subclass(ImageFileDirectory_v2, ())

@@ -33,16 +33,37 @@ class Span(NamedTuple):
     last_tap: int
 
 
+class Plan(NamedTuple):
+    """The two passes over an image.
+
+    Args:
+        crop: (width, height) of the result.
+        spans: the range of the crop, horizontal and vertical.
+        order: the axis of the first and of the second pass.
+    """
+
+    crop: tuple[int, int]
+    spans: tuple[Span, Span]
+    order: tuple[int, int]
+
+
+def plan_passes(size: tuple[int, int], transform: Transform) -> Plan:
+    """Return the passes over an image of that (width, height)."""
+    crop_height, crop_width = transform.crop_size
+    crop, resized = (crop_width, crop_height), transform.resized_size(*size)
+    horizontal, vertical = (
+        _span(source, length, transform.crop_offset(length, side), side)
+        for source, length, side in zip(size, resized, crop, strict=True)
+    )
+    order = (VERTICAL, HORIZONTAL) if _vertical_first(size, resized) else (HORIZONTAL, VERTICAL)
+    return Plan(crop, (horizontal, vertical), order)
+
+
 def preprocess(image: Image.Image, transform: Transform) -> NDArray[np.uint8]:
     """Return the (height, width, 3) uint8 crop of a transform from an RGB image."""
-    resized = transform.resized_size(*image.size)
-    crop = transform.crop_size[::-1]
+    crop, spans, order = plan_passes(image.size, transform)
     resample = Image.Resampling[transform.filter.upper()]
-    horizontal, vertical = spans = [
-        _span(source, length, transform.crop_offset(length, side), side)
-        for source, length, side in zip(image.size, resized, crop, strict=True)
-    ]
-    order = (VERTICAL, HORIZONTAL) if _vertical_first(image.size, resized) else (HORIZONTAL, VERTICAL)
+    horizontal, vertical = spans
     image = region(image, (horizontal.first_tap, vertical.first_tap, horizontal.last_tap, vertical.last_tap))
     for axis in order:
         image = _resize_axis(image, axis, crop[axis], spans[axis], resample)

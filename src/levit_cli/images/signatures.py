@@ -1,8 +1,9 @@
 """Identify file formats by their first bytes, and detect truncated files by the structure of their format."""
 
+import re
 from collections.abc import Callable
 from io import SEEK_END
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from levit_cli.errors import InputError, InputErrorKind
 from levit_cli.images import jpeg
@@ -14,6 +15,10 @@ MAX_READ_BYTES = 1 << 29  # of a broken image, to determine what is wrong with i
 
 JPEG, PNG, GIF, RIFF, BMP = b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM"
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0")  # both byte orders; BigTIFF
+HEIF_BOX, JP2_BOX, JXL_BOX = b"ftyp", b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL "
+JPEG2000_CODESTREAM, JXL_CODESTREAM = b"\xff\x4f\xff\x51", b"\xff\x0a"
+PNM = re.compile(rb"P[1-6](?:\s+[0-9#]|\s*\Z)")  # a text may begin with P1, too
+OtherFormat = Literal["HEIF", "JPEG 2000", "JPEG XL", "PNM"]
 TIFF_STRIPS, TIFF_TILES = (273, 279), (324, 325)  # (offsets, byte counts)
 
 
@@ -28,6 +33,7 @@ class Signature(NamedTuple):
 
 _REFUSED: InputErrorKind = "format_not_allowed"
 _NOT_AN_IMAGE: InputErrorKind = "not_an_image"
+_OTHER_MODE: InputErrorKind = "unsupported_mode"
 _BROKEN: InputErrorKind = "corrupt"  # a supported format that cannot be decoded
 SIGNATURES = (
     Signature(0, JPEG, "a JPEG", _BROKEN),
@@ -41,19 +47,37 @@ SIGNATURES = (
     Signature(0, b"\xc5\xd0\xd3\xc6", "PostScript (EPS)", _REFUSED),
     Signature(0, b"8BPS", "a Photoshop file", _REFUSED),
     Signature(0, b"\0\0\1\0", "an icon (ICO)", _REFUSED),
-    Signature(0, b"\0\0\0\x0cjP  ", "JPEG 2000", _REFUSED),
-    Signature(0, b"\xff\x4f\xff\x51", "JPEG 2000", _REFUSED),
-    Signature(0, b"\0\0\0\x0cJXL ", "JPEG XL", _REFUSED),
-    Signature(0, b"\xff\x0a", "JPEG XL", _REFUSED),
-    *(Signature(0, b"P%d\n" % kind, "a portable bitmap, graymap or pixmap (PNM)", _REFUSED) for kind in range(1, 7)),
-    Signature(4, b"ftyp", "HEIF, AVIF or a video", _REFUSED),
+    Signature(0, JP2_BOX, "JPEG 2000", _BROKEN),
+    Signature(0, JPEG2000_CODESTREAM, "JPEG 2000", _BROKEN),
+    Signature(0, JXL_BOX, "JPEG XL", _BROKEN),
+    Signature(0, JXL_CODESTREAM, "JPEG XL", _BROKEN),
+    Signature(4, HEIF_BOX, "HEIC or AVIF", _BROKEN),
+    Signature(0, b"P7\n", "a portable arbitrary map (PAM)", _REFUSED),
+    *(Signature(0, magic, "a PNM with floating-point values (PFM)", _OTHER_MODE) for magic in (b"PF\n", b"Pf\n")),
     Signature(0, b"<svg", "SVG", _REFUSED),
     Signature(0, b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the image", _NOT_AN_IMAGE),
     Signature(0, b"<!doctype html", "an HTML page", _NOT_AN_IMAGE),
     Signature(0, b"<html", "an HTML page", _NOT_AN_IMAGE),
     Signature(0, b"PK\3\4", "a ZIP archive", _NOT_AN_IMAGE),
     Signature(0, b"\x1f\x8b", "gzip data", _NOT_AN_IMAGE),
+    Signature(0, b"BZh", "bzip2 data", _NOT_AN_IMAGE),
+    Signature(0, b"\xfd7zXZ\0", "xz data", _NOT_AN_IMAGE),
+    Signature(0, b"\x28\xb5\x2f\xfd", "Zstandard data", _NOT_AN_IMAGE),
+    Signature(0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _NOT_AN_IMAGE),
+    Signature(0, b"Rar!\x1a\x07", "a RAR archive", _NOT_AN_IMAGE),
+    Signature(257, b"ustar", "a tar archive", _NOT_AN_IMAGE),
 )
+
+
+def other_format(head: bytes) -> OtherFormat | None:
+    """Return the format of a file if a module of its own decodes it."""
+    if head[4:8] == HEIF_BOX:
+        return "HEIF"
+    if head.startswith((JP2_BOX, JPEG2000_CODESTREAM)):
+        return "JPEG 2000"
+    if head.startswith((JXL_BOX, JXL_CODESTREAM)):
+        return "JPEG XL"
+    return "PNM" if PNM.match(head) else None
 
 
 def unidentified_error(head: bytes, file: BinaryIO) -> InputError:
@@ -77,7 +101,10 @@ def _is_partial_signature(head: bytes) -> bool:
     """Whether the file ends within the signature of an image format."""
     if head.startswith(RIFF[: len(head)]):
         return len(head) < 12
-    return any(magic.startswith(head) for offset, magic, _, kind in SIGNATURES if kind == _BROKEN and not offset)
+    if head[:3] == bytes(3) and head[4:] == HEIF_BOX[: len(head) - 4]:
+        return True
+    magics = [magic for offset, magic, _, kind in SIGNATURES if kind == _BROKEN and not offset]
+    return head == b"P" or any(magic.startswith(head) for magic in magics)
 
 
 def _is_text(head: bytes) -> bool:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from math import floor, isfinite
 from typing import Literal, get_args
 
-from levit_cli.choices import PreprocessingName, Resizer
+from levit_cli.choices import PreprocessingName
 from levit_cli.errors import RefusedError
 
 Rounding = Literal["half_even", "floor"]
+ReferenceResizer = Literal["pillow", "torch"]
 Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 Size = tuple[int, int]  # height, width
 MAX_EDGE = 65_535  # pixels, as for images that are read
@@ -31,7 +32,8 @@ class Transform:
         crop_rounding: how a crop offset that ends in half a pixel is rounded: torchvision and timm round half to even,
             transformers rounds down.
         mean, std: one value per channel, for pixel values in [0, 1].
-        resizer: the library that resizes; ``torch`` needs the torch engine.
+        resizer: the library whose pixels are the reference. Only torch equals torch, which needs its engine; Pillow is
+            equaled by ``images.preprocess`` and by ``images.resize_simd``.
 
     Raises:
         RefusedError: a value is unknown or impossible.
@@ -44,10 +46,10 @@ class Transform:
     filter: Filter = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    resizer: Resizer = "pillow"
+    resizer: ReferenceResizer = "pillow"
 
     def __post_init__(self) -> None:
-        for value, choices in ((self.filter, Filter), (self.crop_rounding, Rounding), (self.resizer, Resizer)):
+        for value, choices in ((self.filter, Filter), (self.crop_rounding, Rounding), (self.resizer, ReferenceResizer)):
             if value not in get_args(choices):
                 known = ", ".join(get_args(choices))
                 raise RefusedError(f"Unknown value {value!r} in the preprocessing", why=f"the known values are {known}")
@@ -84,7 +86,7 @@ class Transform:
 def transform_for(name: PreprocessingName, image_size: Size) -> Transform:
     """Return the published preprocessing of that name for a crop of (height, width) pixels."""
     rounding: Rounding = "floor" if name in ("hf", "hf-tensor") else "half_even"
-    resizer: Resizer = "torch" if name == "hf-tensor" else "pillow"
+    resizer: ReferenceResizer = "torch" if name == "hf-tensor" else "pillow"
     return Transform(name, _resize_to(name, image_size), image_size, rounding, resizer=resizer)
 
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from levit_cli.checkpoints import Checkpoint, load, unused_hash
-from levit_cli.choices import PreprocessingName
+from levit_cli.choices import PreprocessingName, Resizer
 from levit_cli.engines import EngineSpec, LevitEngine, make_engine, require_int8_graph, wrong_device, wrong_precision
 from levit_cli.errors import UsageError
-from levit_cli.system.cache import GraphCache, cache_folder
+from levit_cli.images.resizers import resizer_faults
+from levit_cli.system.cache import FolderCache, cache_folder
 from levit_cli.system.progress import Log
 from levit_cli.system.text import count_noun
 
@@ -31,7 +32,7 @@ class ModelOptions:
     offline: bool = False
 
 
-def conflicts(model: ModelOptions, spec: EngineSpec) -> list[UsageError]:
+def conflicts(model: ModelOptions, spec: EngineSpec, resizer: Resizer = "auto") -> list[UsageError]:
     """Return the faults of these options that are known without loading the model."""
     uses_openvino = spec.engine == "openvino" or (spec.engine == "auto" and spec.device in ("auto", "cpu"))
     needs_torch = model.preprocessing == "hf-tensor" and uses_openvino
@@ -40,6 +41,7 @@ def conflicts(model: ModelOptions, spec: EngineSpec) -> list[UsageError]:
         *wrong_device(spec),
         *wrong_precision(spec),
         *([_needs_torch("hf-tensor", "openvino")] if needs_torch else []),
+        *resizer_faults(model.preprocessing, resizer),
     ]
 
 
@@ -51,14 +53,19 @@ def _needs_torch(preprocessing: str, engine: str) -> UsageError:
     )
 
 
-def load_model(options: ModelOptions, log: Log, *, verbose: bool) -> Checkpoint:
-    """Load a model; with ``verbose``, log its architecture, format and preprocessing."""
+def load_model(options: ModelOptions, log: Log, *, verbose: bool, single: bool = False) -> Checkpoint:
+    """Load a model; with ``verbose``, log its architecture, format and preprocessing.
+
+    Args:
+        single: there is one image, so that it pays not to read the weights of a known file.
+    """
     checkpoint = load(
         options.name,
         preprocessing=options.preprocessing,
         labels=options.labels,
         offline=options.offline,
         sha256=options.sha256,
+        cache=FolderCache(cache_folder() / "weights") if single else None,
         warn=lambda message: log(f"Warning: {message}"),
     )
     if verbose:
@@ -83,7 +90,7 @@ def make_prediction_engine(
     """
     require_int8_graph(checkpoint, spec, checkpoint.origin)
     # Cache the compiled graph only for a single image: for many images, the time to compile it does not matter.
-    cache = GraphCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
+    cache = FolderCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
     engine = make_engine(checkpoint, spec, cache, owns_process=owns_process)
     chosen = engine.spec
     if checkpoint.transform.resizer == "torch" and chosen.engine != "torch":

@@ -25,6 +25,8 @@ from levit_cli.system.text import count_noun
 
 __all__ = ["Network", "Prediction", "Prefetcher", "Ranked", "Stats", "logits_of", "predict", "probabilities", "rank"]
 
+HINT_AFTER_S = 5.0  # the closing line of shorter runs gives no hint
+FAST_HINT = "; most of the time was for decoding large photos, which --decode fast does faster but less accurately"
 CLOSED_POOL = "cannot schedule new futures"  # in the message of a ThreadPoolExecutor that accepts no more work
 # Parts of the out-of-memory messages of libraries that do not raise MemoryError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
@@ -100,6 +102,11 @@ class Stats:
         rate = self.images / elapsed_s if elapsed_s else 0.0
         failed = f", {self.failed:,} failed" if self.failed else ""
         return f"{count_noun(self.images, 'image')} in {elapsed_s:.2f} s ({rate:.1f}/s){failed}"
+
+    def decoding_hint(self, large_jpeg_s: float) -> str:
+        """Return what the closing line adds if decoding large JPEGs exactly took most of the run; otherwise nothing."""
+        is_most = large_jpeg_s > (self.decode_s + self.network_s) / 2
+        return FAST_HINT if is_most and self.elapsed_s >= HINT_AFTER_S else ""
 
     def timings(self) -> str:
         """Return a table of the time that each stage took, one line per stage."""

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.choices import Decoding
-from levit_cli.data.inputs import Input
+from levit_cli.choices import Decoding, Resizer
+from levit_cli.data.input import Input
+from levit_cli.data.remote.ahead import ReadAhead
 from levit_cli.errors import InputError
 from levit_cli.predict.reader import Reader
 from levit_cli.system.cpu import usable_threads
@@ -29,6 +30,7 @@ DECODE_TIMEOUT_S = 30.0  # the largest image that is allowed takes about 5 s on 
 MAX_TIMEOUT_S = 30 * 86400.0  # no system waits much longer than this; Windows' limit is 49 days
 AHEAD_PER_WORKER = 4
 BATCHES_AHEAD = 3  # with fewer, batches would not be full, because no more inputs could be listed in time
+MAX_BYTES_AHEAD = 64 << 20  # of inputs that are read when they are listed, as in a compressed archive
 POLL_INTERVAL_S = 0.5  # how often an image whose decoding has not begun is checked
 
 Pixels = NDArray[np.uint8]
@@ -52,6 +54,7 @@ class Task:
     """An input and the future of its pixels.
 
     Attributes:
+        item: the input; without its content once it has an outcome.
         deadline: the ``time.monotonic`` at which it times out; None before decoding has begun.
     """
 
@@ -76,6 +79,31 @@ class Task:
         return True
 
 
+class _ByteLimit:
+    """Limits the bytes that are held at a time. One holder may exceed the limit, if it is alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._held, self._is_lifted = limit, 0, False
+        self._changed = threading.Condition()
+
+    def take(self, count: int) -> None:
+        """Wait until there is room for ``count`` bytes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_lifted or not self._held or self._held + count <= self._limit)
+            self._held += count
+
+    def give_back(self, count: int) -> None:
+        with self._changed:
+            self._held -= count
+            self._changed.notify_all()
+
+    def lift(self) -> None:
+        """Let no thread wait any more."""
+        with self._changed:
+            self._is_lifted = True
+            self._changed.notify_all()
+
+
 def identity(item: Input) -> Input:
     """Return the input unchanged; for inputs that need no fetching."""
     return item
@@ -92,6 +120,7 @@ class Prefetcher:
         timeout_s: wall-clock limit for ``decode``; None if ``decode`` has its own limit or needs none.
         on_timeout: called after the first timeout; returns the function that decodes all further inputs, to which
             ``timeout_s`` does not apply.
+        on_stop: called by ``stop``, for ``inputs`` that wait for something.
     """
 
     def __init__(
@@ -104,10 +133,12 @@ class Prefetcher:
         fetch: Callable[[Input], Input] = identity,
         timeout_s: float | None = None,
         on_timeout: Callable[[], Decode] | None = None,
+        on_stop: Callable[[], None] | None = None,
     ) -> None:
         self._inputs, self._batch_size, self._workers, self._fetch = inputs, batch_size, workers, fetch
-        self._decode, self._timeout_s, self._on_timeout = decode, timeout_s, on_timeout
+        self._decode, self._timeout_s, self._on_timeout, self._on_stop = decode, timeout_s, on_timeout, on_stop
         self._free_slots = threading.Semaphore(workers * AHEAD_PER_WORKER + BATCHES_AHEAD * batch_size)
+        self._bytes_ahead = _ByteLimit(MAX_BYTES_AHEAD)
         self._tasks: SimpleQueue[Task | End] = SimpleQueue()  # in input order, for ``take``
         self._waiting: SimpleQueue[Task | None] = SimpleQueue()  # the same tasks, for the worker threads
         self._stopped = threading.Event()
@@ -153,6 +184,9 @@ class Prefetcher:
         """Start no further decoding; do not wait for images that are being decoded."""
         self._stopped.set()
         self._free_slots.release()
+        self._bytes_ahead.lift()
+        if self._on_stop is not None:
+            self._on_stop()
         for _ in range(self._workers):
             self._waiting.put(None)
         self._tasks.put(End())
@@ -161,11 +195,15 @@ class Prefetcher:
         try:
             for item in self._inputs:
                 self._free_slots.acquire()
+                if item.content:
+                    self._bytes_ahead.take(len(item.content))
                 if self._stopped.is_set():
                     return
                 task = Task(item)
+                del item  # while the next one is listed, only the task holds its content
                 self._waiting.put(task)
                 self._tasks.put(task)
+                del task
             self._tasks.put(End())
         except BaseException as error:  # the pipeline raises it again
             self._tasks.put(End(error))
@@ -175,8 +213,17 @@ class Prefetcher:
 
     def _work(self) -> None:
         while (task := self._waiting.get()) is not None and not self._stopped.is_set():
-            if not task.finish(self._outcome(task)):
+            if not self._finish(task, self._outcome(task)):
                 return  # the task timed out, and another thread has replaced this one
+
+    def _finish(self, task: Task, outcome: Decoded | BaseException) -> bool:
+        """Set the outcome and drop the content; return False if there is an outcome already."""
+        if not task.finish(outcome):
+            return False
+        if task.item.content:
+            self._bytes_ahead.give_back(len(task.item.content))
+        task.item = Input(task.item.path)
+        return True
 
     def _outcome(self, task: Task) -> Decoded | BaseException:
         start = time.perf_counter()
@@ -194,7 +241,7 @@ class Prefetcher:
 
     def _time_out(self, task: Task) -> None:
         with self._timeout_lock:  # several threads of the network may reach a timeout at once
-            if not task.finish(InputError("timeout", f"not decoded within {self._timeout_s:g} s")):
+            if not self._finish(task, InputError("timeout", f"not decoded within {self._timeout_s:g} s")):
                 return  # it finished just in time
             if self._has_timeout and self._on_timeout is not None:
                 self._has_timeout, self._decode = False, self._on_timeout()
@@ -207,12 +254,14 @@ class DecodeOptions:
 
     Args:
         decoding: ``exact``, or ``fast`` to let the JPEG decoder scale large photos down.
+        resizer: what resizes the images.
         timeout_s: wall-clock limit for one image; it begins after the image's bytes were fetched.
         isolate: decode in separate processes from the start.
         workers: number of decode threads; 0 for one per usable core.
     """
 
     decoding: Decoding = "exact"
+    resizer: Resizer = "auto"
     timeout_s: float = DECODE_TIMEOUT_S
     isolate: bool = False
     workers: int = 0
@@ -233,14 +282,16 @@ class Decoder:
     def prefetch(self, inputs: Iterable[Input], batch_size: int) -> Prefetcher:
         """Start to decode inputs in the background, for batches of at most ``batch_size`` images."""
         options = self._options
+        ahead = ReadAhead(inputs)
         return Prefetcher(
-            inputs,
+            ahead,
             self._isolated_reader() if options.isolate else self._reader,
             batch_size=batch_size,
             workers=options.workers or usable_threads(),
             fetch=self._reader.fetch,
             timeout_s=None if options.isolate else options.timeout_s,
             on_timeout=self._isolated_reader,
+            on_stop=ahead.stop,
         )
 
     def __enter__(self) -> "Decoder":

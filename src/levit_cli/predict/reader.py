@@ -1,8 +1,7 @@
 """Read one input: get its bytes, decode the image, and apply the preprocessing."""
 
-import os
-import stat
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import BinaryIO
@@ -11,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from levit_cli.choices import Decoding
-from levit_cli.data.inputs import Input, is_url
+from levit_cli.choices import Decoding, Resizer
+from levit_cli.data.input import Input, is_url
+from levit_cli.data.remote.names import is_remote
 from levit_cli.errors import InputError, reason_of
-from levit_cli.images.decode import decode
-from levit_cli.images.preprocess import preprocess
+from levit_cli.images.decode import decode, is_much_larger
+from levit_cli.images.resizers import choose_resizer
+from levit_cli.images.signatures import JPEG
 from levit_cli.images.transforms import Transform
-from levit_cli.system.extras import extra
+from levit_cli.system.files import open_regular
 
 MAX_DOWNLOAD_BYTES = 100 << 20
 MAX_STDIN_BYTES = 1 << 30
 DOWNLOAD_TIMEOUT_S = 60.0
-NOT_REGULAR = "it is a folder, pipe, socket or device"
 
 
 class Reader:
@@ -31,25 +31,36 @@ class Reader:
     Args:
         transform: the preprocessing.
         decoding: ``fast`` lets the JPEG decoder scale large photos down.
+        resizer: what resizes; ``auto`` is SIMD if its package can be imported.
         offline: do not download URLs.
+
+    Attributes:
+        large_jpeg_s: seconds, summed over threads, for decoding exactly the JPEGs that ``fast`` would scale.
+
+    Raises:
+        UsageError, RefusedError: see ``choose_resizer``.
     """
 
-    def __init__(self, transform: Transform, decoding: Decoding = "exact", *, offline: bool = False) -> None:
-        self.transform = transform
-        # The decoder may scale an image down to the size that the preprocessing resizes to, but not below it.
-        self._shrink_to = (transform.resize_to[1], transform.resize_to[0]) if decoding == "fast" else None
-        self._offline = offline
-        self._preprocess = _preprocessor(transform)
+    def __init__(
+        self, transform: Transform, decoding: Decoding = "exact", resizer: Resizer = "auto", *, offline: bool = False
+    ) -> None:
+        self.transform, self.decoding = transform, decoding
+        self._needed = (transform.resize_to[1], transform.resize_to[0])
+        self.offline = offline
+        self.large_jpeg_s = 0.0
+        self.resizer = choose_resizer(transform, resizer)
 
     def fetch(self, item: Input) -> Input:
         """Load the content of an input that is no file of its own; return the others unchanged."""
         if item.content is not None:
             return item
         if item.load is not None:
-            return replace(item, content=item.load(), load=None)
+            return replace(item, content=_loaded(item.load), load=None)
         if item.is_stdin:
             return replace(item, content=_read_stdin())
-        return replace(item, content=self._download(item.path)) if is_url(item.path) else item
+        if is_url(item.path):
+            return replace(item, content=self._download(item.path))
+        return replace(item, content=self._read_remote(item.path)) if is_remote(item.path) else item
 
     def __call__(self, item: Input) -> NDArray[np.uint8]:
         try:
@@ -61,17 +72,22 @@ class Reader:
 
     def preprocess(self, image: Image) -> NDArray[np.uint8]:
         """Return the pixels (H, W, 3) of an upright RGB image."""
-        return self._preprocess(image, self.transform)
+        return self.resizer.preprocess(image, self.transform)
 
     def _image(self, item: Input) -> Image:
-        if item.content is not None:
-            return decode(item.content, self._shrink_to)
-        with open_regular(item.path) as file:
-            return decode(file, self._shrink_to)
+        return read_image(item, self._decode)
+
+    def _decode(self, source: bytes | BinaryIO) -> Image:
+        if self.decoding == "fast":
+            return decode(source, self._needed)
+        start = time.perf_counter()
+        image = decode(source)
+        if is_much_larger(image.size, self._needed) and _first_bytes(source).startswith(JPEG):
+            self.large_jpeg_s += time.perf_counter() - start  # threads may lose one of two additions, which is harmless
+        return image
 
     def _download(self, url: str) -> bytes:
-        if self._offline:
-            raise InputError("download", "not downloaded, because --offline is set")
+        self._require_online()
         from levit_cli.system import http as web  # importing it takes 40 ms, which local files do not need
 
         try:
@@ -79,52 +95,45 @@ class Reader:
         except web.FetchError as error:
             raise InputError("download", str(error)) from error
 
+    def _read_remote(self, url: str) -> bytes:
+        self._require_online()
+        from levit_cli.data.remote.sources import load
 
-def _preprocessor(transform: Transform) -> Callable[[Image, Transform], NDArray[np.uint8]]:
-    if transform.resizer == "pillow":
-        return preprocess
-    with extra("torch", f"The preprocessing {transform.name}"):
-        from levit_cli.images.resize_torch import preprocess_tensor
+        return load(url)
 
-    return preprocess_tensor
+    def _require_online(self) -> None:
+        if self.offline:
+            raise InputError("download", "not downloaded, because --offline is set")
 
 
-def open_regular(path: str) -> BinaryIO:
-    """Open a regular file for reading; never wait for a pipe or a device.
+def read_image(item: Input, decode_source: Callable[[bytes | BinaryIO], Image] = decode) -> Image:
+    """Decode an image that is a file, or has its content or a function that loads it, to upright RGB.
 
     Raises:
-        InputError: ``not_found``, ``permission`` or ``not_regular``.
+        InputError: the image cannot be read.
+        OSError: the file cannot be read.
     """
+    content = _loaded(item.load) if item.content is None and item.load is not None else item.content
+    if content is not None:
+        return decode_source(content)
+    with open_regular(item.path) as file:
+        return decode_source(file)
+
+
+def _first_bytes(source: bytes | BinaryIO) -> bytes:
+    if isinstance(source, bytes):
+        return source[: len(JPEG)]
+    source.seek(0)
+    return source.read(len(JPEG))
+
+
+def _loaded(load: Callable[[], bytes]) -> bytes:
     try:
-        descriptor = _open_without_waiting(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError("not_found", "no such file") from None
-    except PermissionError:
-        raise InputError("permission", "no permission to read the file") from None
-    except (OSError, ValueError) as error:  # ENXIO: a socket; ValueError: a NUL in the name
-        why = reason_of(error)  # str of an OSError would include the path
-        raise InputError("not_regular" if _is_special(path) else "not_found", why) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError("not_regular", NOT_REGULAR)
-    return open(descriptor, "rb")
-
-
-def _open_without_waiting(path: str) -> int:
-    """Open a file. Opening a FIFO that has no writer would wait forever."""
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
-    if hasattr(os, "O_NONBLOCK"):
-        return os.open(path, flags | os.O_NONBLOCK)
-    if _is_special(path):  # on Windows also names such as NUL, and folders, which it does not open
-        raise InputError("not_regular", NOT_REGULAR)
-    return os.open(path, flags)
-
-
-def _is_special(path: str) -> bool:
-    try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return False
+        return load()
+    except MemoryError:
+        raise InputError("too_large", "not enough memory to read it") from None
+    except OSError as error:
+        raise InputError("corrupt", f"it cannot be read: {reason_of(error)}") from error
 
 
 def _read_stdin() -> bytes:

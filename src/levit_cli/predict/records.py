@@ -48,8 +48,11 @@ class RecordFormat(Protocol):
 
 
 def record_format(format: Format, labels: Labels, top_k: int) -> RecordFormat | None:
-    """Return the format with this name; None for json and table, which do not have separate records."""
-    if format == "jsonl":
+    """Return the format with this name; None for json and table, which do not have separate records.
+
+    Parquet is made from records in jsonl, see ``parquet_output``.
+    """
+    if format in ("jsonl", "parquet"):
         return JsonLines(labels, top_k)
     return Delimited(labels, top_k, DELIMITERS[format]) if format in DELIMITERS else None
 
@@ -96,7 +99,7 @@ class JsonLines:
     def decode(self, record: bytes) -> Prediction:
         try:
             content = json.loads(record)
-            prediction = _from_json(content)
+            prediction = from_json(content)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("it is not a jsonl record") from error
         return _require_round_trip(self, prediction, record, self._top_k)
@@ -105,7 +108,12 @@ class JsonLines:
         return (line for line in file if line.endswith(b"\n"))
 
 
-def _from_json(content: Any) -> Prediction:
+def from_json(content: Any) -> Prediction:
+    """Return the prediction of a JSON object.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: ``json_record`` did not return it.
+    """
     raw = base64.b64decode(content["path_b64"]) if "path_b64" in content else content["path"].encode()
     error = content.get("error")
     return Prediction(

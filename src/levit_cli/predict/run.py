@@ -6,31 +6,39 @@ Checks run from cheap to expensive: the options, the output file, the first inpu
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levit_cli.checkpoints import Checkpoint
-from levit_cli.choices import Decoding, Format
-from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions
+from levit_cli.choices import Format
+from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions, unused_columns
+from levit_cli.data.remote.names import url_of, without_secrets
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, keep_until_exit
-from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UsageError, raise_faults
+from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UnreachableError, UsageError, raise_faults
 from levit_cli.predict.model import ModelOptions, conflicts, load_model, make_prediction_engine
 from levit_cli.predict.pipeline import Prediction, Stats, predict
 from levit_cli.predict.prefetch import DecodeOptions, Decoder, Prefetcher
 from levit_cli.predict.reader import Reader
-from levit_cli.predict.records import RESUMABLE, record_format
+from levit_cli.predict.records import RESUMABLE, RecordFormat, record_format
 from levit_cli.predict.run_description import RunDescription, describe_run
 from levit_cli.predict.writers import Writer, format_for, make_writer
+from levit_cli.system.extras import extra
 from levit_cli.system.output import Document, OutputFile, Sink, Target, is_terminal, open_output, require_free
-from levit_cli.system.progress import Log, progress, shows_progress
+from levit_cli.system.progress import Log, progress, shows_progress, silent
 from levit_cli.system.text import count_noun
 
 if TYPE_CHECKING:
     from levit_cli.predict.resume.fingerprint import Fingerprint
+    from levit_cli.predict.resume.plan import ExistingRecords
+
+CAN_RESUME: tuple[Format, ...] = (*RESUMABLE, "parquet")
+
+# What ends a run that --resume can continue.
+INTERRUPTIONS = (KeyboardInterrupt, Terminated, UnreachableError)
 
 Prefetch = Callable[[Iterable[Input]], Prefetcher]
 
@@ -89,16 +97,19 @@ def classify(
     Raises:
         LevitError: the options, the output, the model or the engine were refused, or the output cannot be written.
     """
-    format = _consistent_format(inputs, output, conflicts(model, spec))
-    require_free(
-        output.path, [*inputs.arguments, inputs.files_from or ""],
-        overwrite=output.overwrite, resume=output.resume, replaces=format == "json",
-    )  # fmt: skip
-    with open_output(output.path, overwrite=output.overwrite, resume=output.resume) as file:
+    format = _consistent_format(inputs, output, conflicts(model, spec, decode_options.resizer))
+    with (
+        _local(output, inputs, format, display, log) as output,
+        open_output(_file_of_records(output, format), overwrite=output.overwrite, resume=output.resume) as file,
+    ):
         skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
         stream, is_single = _require_some(inputs, skipped)
-        checkpoint = load_model(model, log, verbose=display.verbose)
-        reader = Reader(checkpoint.transform, decode_options.decoding, offline=model.offline)
+        checkpoint = load_model(model, log, verbose=display.verbose, single=is_single)
+        reader = Reader(
+            checkpoint.transform, decode_options.decoding, decode_options.resizer, offline=model.offline
+        )  # fmt: skip
+        if display.verbose:
+            log(f"resizer {reader.resizer}")
         # A run is often resumed because an image crashed it, and that image is usually the next one.
         with Decoder(reader, replace(decode_options, isolate=decode_options.isolate or output.resume)) as decoder:
             spec = spec.with_batching(batch_size, single=is_single)
@@ -109,12 +120,38 @@ def classify(
             engine = make_prediction_engine(checkpoint, spec, log, verbose=display.verbose)
             keep_until_exit(engine)
             run = _Run(
-                checkpoint, engine, prefetch, decode_options.decoding, top_k, format, output.path, display, log, skipped
+                checkpoint, engine, prefetch, reader, top_k, format, output.path, display, log, skipped
             )  # fmt: skip
             if prefetcher is None:
                 assert isinstance(file, OutputFile)
                 return run.resume(stream, file, inputs)
             return run.start(prefetcher, file)
+
+
+@contextmanager
+def _local(
+    output: OutputOptions, inputs: InputOptions, format: Format, display: DisplayOptions, log: Log
+) -> Iterator[OutputOptions]:
+    """Yield the output as a file on this machine, after the checks. One in object storage is uploaded at the end."""
+    named = [*inputs.arguments, inputs.files_from or ""]
+    with _path_of(output, named, inputs, silent if display.quiet else log) as path:
+        require_free(
+            path, named, overwrite=output.overwrite, resume=output.resume, replaces=format in ("json", "parquet")
+        )  # fmt: skip
+        yield replace(output, path=path)
+
+
+def _path_of(
+    output: OutputOptions, named: Sequence[str], inputs: InputOptions, log: Log
+) -> AbstractContextManager[Path | None]:
+    url = url_of(output.path) if output.path else None
+    if url is None:
+        return nullcontext(output.path)
+    if inputs.offline:
+        raise UsageError(f"Cannot write {without_secrets(url)}", why="--offline is set", hint="choose a local file")
+    from levit_cli.predict.remote_output import local_copy  # imported here because few runs need it
+
+    return local_copy(url, named, overwrite=output.overwrite, resume=output.resume, log=log)
 
 
 def _consistent_format(inputs: InputOptions, output: OutputOptions, others: Sequence[UsageError]) -> Format:
@@ -132,12 +169,29 @@ def _consistent_format(inputs: InputOptions, output: OutputOptions, others: Sequ
     except UsageError as error:
         raise_faults([*faults, error])
         raise
-    if output.resume and (output.path is None or format not in RESUMABLE):
+    if format == "parquet" and output.path is None and is_terminal():
+        hint = "add --output FILE.parquet, or redirect standard output to a file"
+        faults.append(UsageError("Parquet is not text, so it is not written to a terminal", hint=hint))
+    if output.resume and (output.path is None or format not in CAN_RESUME):
         why = "no --output is given" if output.path is None else f"{format} is one document, not separate records"
-        hint = f"use --output FILE in one of the formats {', '.join(RESUMABLE)}"
+        hint = f"use --output FILE in one of the formats {', '.join(CAN_RESUME)}"
         faults.append(UsageError("Cannot use --resume", why=why, hint=hint))
     raise_faults(faults)
     return format
+
+
+def _file_of_records(output: OutputOptions, format: Format) -> Path | None:
+    """Return the file that the records are written to: the output, or the journal of a Parquet file.
+
+    Raises:
+        UsageError: the extra ``parquet`` is not installed.
+    """
+    if format != "parquet":
+        return output.path
+    with extra("parquet", "Writing Parquet"):
+        from levit_cli.predict.parquet_output import journal_of
+    is_file = output.path is not None and (output.path.is_file() or not output.path.exists())
+    return journal_of(output.path) if output.path is not None and is_file else output.path
 
 
 def _input_faults(inputs: InputOptions) -> Iterator[UsageError]:
@@ -154,6 +208,8 @@ def _input_faults(inputs: InputOptions) -> Iterator[UsageError]:
             why="it tells how the paths in that list are separated",
             hint="add --files-from FILE, or leave it out",
         )
+    if not inputs.may_name_parquet:
+        yield from unused_columns(inputs.columns)
 
 
 def _output_faults(output: OutputOptions) -> Iterator[UsageError]:
@@ -185,7 +241,7 @@ class _Run:
     checkpoint: Checkpoint
     engine: Engine
     prefetch: Prefetch
-    decoding: Decoding
+    reader: Reader
     top_k: int
     format: Format
     path: Path | None
@@ -197,12 +253,12 @@ class _Run:
     def start(self, prefetcher: Prefetcher, output: Sink | OutputFile) -> ExitCode:
         """Write a new output."""
         if not isinstance(output, OutputFile):
-            self._write(prefetcher, output)
+            self._write(prefetcher, self._converted(output, output))
         elif self.format == "json":
             self._write(prefetcher, Document(output))
         else:
             store = partial(self._store_fingerprint, output.descriptor)
-            self._write(prefetcher, output, on_first=store if self._is_resumable else None)
+            self._write(prefetcher, self._converted(output, output), on_first=store if self._is_resumable else None)
         return self._finish()
 
     def resume(self, stream: Iterable[Input], output: OutputFile, inputs: InputOptions) -> ExitCode:
@@ -210,19 +266,14 @@ class _Run:
         # imported here because most runs do not resume
         from levit_cli.predict.resume.merge import Merger
         from levit_cli.predict.resume.plan import Plan
-        from levit_cli.predict.resume.verify import compatible_records, require_shared_inputs
 
-        records = record_format(self.format, self.checkpoint.labels, self.top_k)
-        assert records is not None
-        existing = compatible_records(output, records, self._fingerprint(), self._classify_again)
+        existing = self._existing_records(output, inputs)
         if existing is None:
             return self.start(self.prefetch(stream), output)
-        if inputs.can_be_read_again:
-            require_shared_inputs(output, existing, inputs.stream())
         self._store_fingerprint(output.descriptor, existing.end)
         plan = Plan(existing, stream)
         merger = Merger(output, plan, self._store_fingerprint)
-        self._write(self.prefetch(plan), merger, continues=True)
+        self._write(self.prefetch(plan), self._converted(merger, output), continues=True)
         exit_code = self._finish(f"; {count_noun(plan.num_kept, 'existing record')} kept")
         if merger.num_removed:
             self.log(f"Removed {count_noun(merger.num_removed, 'record')} of inputs that are no longer listed.")
@@ -230,6 +281,47 @@ class _Run:
             moved = count_noun(merger.num_moved_to_end, "record")
             self.log(f"Moved {moved} of unlisted inputs to the end of the file.")
         return exit_code
+
+    def _existing_records(self, output: OutputFile, inputs: InputOptions) -> "ExistingRecords | None":
+        """Return the complete records of an output that this run would have written; None if there are none."""
+        from levit_cli.predict.resume.verify import compatible_records, require_shared_inputs
+
+        records = record_format(self.format, self.checkpoint.labels, self.top_k)
+        assert records is not None
+        restored = self._restore_journal(output, records)
+        list_again = inputs.stream if inputs.can_be_read_again else tuple
+        try:
+            existing = compatible_records(
+                output, records, self._fingerprint(), self._classify_again, list_again, is_verified=restored
+            )
+            if existing is not None and inputs.can_be_read_again:
+                require_shared_inputs(output, existing, inputs.stream())
+        except UsageError:
+            if restored:
+                output.remove()
+            raise
+        return existing
+
+    def _restore_journal(self, journal: OutputFile, records: RecordFormat) -> bool:
+        """Write the records of a finished Parquet file into its empty journal. Return whether that was done."""
+        if self.format != "parquet" or journal.has_content or self.path is None or not self.path.exists():
+            return False
+        from levit_cli.predict.parquet_output import restore_journal
+
+        restore_journal(self.path, journal, records, self._fingerprint(), self._store_fingerprint)
+        return True
+
+    def _converted(self, target: Target, output: Sink | OutputFile) -> Target:
+        """Return the target of the records: ``target`` itself, or one that converts them to Parquet at the end."""
+        if self.format != "parquet":
+            return target
+        from levit_cli.predict.parquet_output import Journal, Spool, metadata_of
+
+        metadata = metadata_of(self._description(with_hash=True), self._fingerprint())
+        if not isinstance(output, OutputFile):
+            return Spool(output, metadata)
+        assert self.path is not None
+        return Journal(target, output, self.path, metadata)
 
     def _predict(self, prefetcher: Prefetcher, stats: Stats) -> Generator[Prediction, None, None]:
         return predict(
@@ -250,7 +342,7 @@ class _Run:
         return fingerprint_of(self._description(with_hash=True), self.checkpoint.labels, self.format)
 
     def _description(self, *, with_hash: bool) -> RunDescription:
-        return describe_run(self.checkpoint, self.engine.spec, self.decoding, self.top_k, with_hash=with_hash)
+        return describe_run(self.checkpoint, self.engine.spec, self.reader, self.top_k, with_hash=with_hash)
 
     def _store_fingerprint(self, descriptor: int, end: int | None = None) -> None:
         from levit_cli.predict.resume.fingerprint import store_fingerprint
@@ -293,15 +385,22 @@ class _Run:
             if isinstance(target, Document):
                 writer.finish()
             target.stop()
-            if isinstance(error, (KeyboardInterrupt, Terminated)) and self._is_resumable and not self.display.quiet:
-                self.log("To continue, run the same command with --resume.")
+            self._log_how_to_continue(error)
             raise
-        writer.finish()
-        target.finish()
+        try:
+            writer.finish()
+            target.finish()
+        except BaseException as error:
+            self._log_how_to_continue(error)
+            raise
+
+    def _log_how_to_continue(self, error: BaseException) -> None:
+        if isinstance(error, INTERRUPTIONS) and self._is_resumable and not self.display.quiet:
+            self.log("To continue, run the same command with --resume.")
 
     @property
     def _is_resumable(self) -> bool:
-        return self.path is not None and self.format in RESUMABLE
+        return self.path is not None and self.format in CAN_RESUME
 
     @property
     def _shows_progress(self) -> bool:
@@ -312,8 +411,10 @@ class _Run:
         if not self.display.quiet:
             if sentence := self.skipped.sentence():
                 self.log(sentence)
-            self.log(self.stats.summary() + remark)
+            self.log(self.stats.summary() + remark + self.stats.decoding_hint(self.reader.large_jpeg_s))
         if self.display.stats:
             self.log(self.stats.timings())
         self.engine.save_cache()
+        with suppress(RefusedError):  # the weights can no longer be read
+            self.checkpoint.remember()
         return ExitCode.SOME_FAILED if self.stats.failed else ExitCode.OK

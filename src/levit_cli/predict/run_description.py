@@ -7,7 +7,9 @@ from levit_cli import __version__
 from levit_cli.checkpoints import Checkpoint, Evaluation
 from levit_cli.choices import Decoding, Device, EngineName, Precision
 from levit_cli.engines import EngineSpec
+from levit_cli.images.resizers import ResizerName
 from levit_cli.images.transforms import Transform
+from levit_cli.predict.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class RunDescription:
     model: ModelDescription
     transform: Transform
     decode: Decoding
+    resizer: ResizerName
     engine: EngineName
     device: Device
     precision: Precision
@@ -53,7 +56,7 @@ class RunDescription:
         return {
             "version": self.version,
             "model": self.model.as_json(),
-            "preprocessing": {**asdict(self.transform), "decode": self.decode},
+            "preprocessing": {**asdict(self.transform), "decode": self.decode, "resizer": self.resizer},
             "engine": self.engine,
             "device": self.device,
             "precision": self.precision,
@@ -63,7 +66,12 @@ class RunDescription:
 
 
 def describe_run(
-    checkpoint: Checkpoint, spec: EngineSpec, decoding: Decoding, top_k: int, *, with_hash: bool
+    checkpoint: Checkpoint,
+    spec: EngineSpec,
+    reader: Reader,
+    top_k: int,
+    *,
+    with_hash: bool,
 ) -> RunDescription:
     """Return the description of a run.
 
@@ -77,5 +85,6 @@ def describe_run(
         checkpoint.int8.sha256 if checkpoint.int8 and spec.precision == "int8" else None,
     )  # fmt: skip
     return RunDescription(
-        model, checkpoint.transform, decoding, spec.engine, spec.device, spec.precision, spec.threads, top_k
-    )
+        model, checkpoint.transform, reader.decoding, reader.resizer.name,
+        spec.engine, spec.device, spec.precision, spec.threads, top_k,
+    )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Cache compiled graphs, so that a cold start does not compile them again.
+"""Cache compiled graphs and facts about weight files, so that a cold start does not compile or read them again.
 
-A graph is stored under a hash of everything it depends on. Files are replaced atomically, so that concurrent runs do
+Each entry is stored under a hash of everything it depends on. Files are replaced atomically, so that concurrent runs do
 not disturb each other. A checksum detects damaged files, which are treated as missing. If the cache cannot be read or
 written, it is ignored, and the run takes longer.
 """
@@ -16,7 +16,8 @@ from levit_cli.errors import OutputError
 from levit_cli.system.atomic import replace_bytes
 
 CHECKSUM_BYTES = 4
-MAX_GRAPHS = 8  # about 30 MB each; the least recently used are removed first
+SUFFIX = ".entry"
+MAX_ENTRIES = 8  # a graph has about 30 MB; the least recently used are removed first
 
 
 def cache_folder() -> Path:
@@ -30,8 +31,8 @@ def cache_folder() -> Path:
     return Path(os.devnull) / "levit"  # cannot be written, so that nothing is cached
 
 
-class GraphCache:
-    """A folder that stores compiled graphs as bytes, each under a key."""
+class FolderCache:
+    """A folder that stores entries of bytes, each under a key."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -52,13 +53,13 @@ class GraphCache:
         return content
 
     def store(self, key: str, content: bytes) -> None:
-        """Store bytes under a key, then remove all but the ``MAX_GRAPHS`` most recently used graphs."""
+        """Store bytes under a key, then remove all but the ``MAX_ENTRIES`` most recently used entries."""
         with suppress(OSError, OutputError):
             self._folder.mkdir(parents=True, exist_ok=True)
             replace_bytes(self._path(key), content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big"))
-            graphs = sorted(self._folder.glob("*.graph"), key=lambda path: path.stat().st_mtime, reverse=True)
-            for path in graphs[MAX_GRAPHS:]:
+            entries = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
+            for path in entries[MAX_ENTRIES:]:
                 path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.graph"
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}{SUFFIX}"

@@ -21,17 +21,28 @@ PACKAGES = {
 
 def pip_command(name: str) -> str:
     """Return the command that installs an extra for the running interpreter."""
+    return pip_install(f"'levit-cli[{name}]'")
+
+
+def pip_install(packages: str) -> str:
+    """Return the command that installs packages, which are quoted for a shell, for the running interpreter."""
     import shlex  # imported here because predictions import this module, but seldom call it
 
-    return f"{shlex.quote(sys.executable)} -m pip install 'levit-cli[{name}]'"
+    return f"{shlex.quote(sys.executable)} -m pip install {packages}"
+
+
+def reinstall_command(package: str) -> str:
+    """Return the command that installs a package of the core again, such as one that was built without a decoder."""
+    return pip_install(f"--force-reinstall {package}")
 
 
 def missing_package(name: str) -> str | None:
     """Return the first package of an extra that is not installed, or None. Nothing is imported."""
-    return next((package for package in PACKAGES[name] if not _is_installed(package)), None)
+    return next((package for package in PACKAGES[name] if not is_installed(package)), None)
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package can be found. It is not imported."""
     import importlib.util
 
     try:

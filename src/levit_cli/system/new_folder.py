@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from levit_cli.errors import IS_WINDOWS, UsageError
@@ -61,7 +61,7 @@ def _reserved(folder: Path, path: Path) -> Iterator[None]:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         yield
     finally:
-        if descriptor != CLOSED:
+        with suppress(OSError):  # it is CLOSED on Windows
             os.close(descriptor)
 
 
@@ -75,7 +75,8 @@ def _locked(folder: Path) -> int:
         if not os.path.samestat(os.fstat(descriptor), os.stat(folder)):  # another run has just finished
             raise BlockingIOError(errno.EAGAIN, locking.IN_USE)
     except OSError:
-        os.close(descriptor)
+        with suppress(OSError):
+            os.close(descriptor)
         raise
     return descriptor
 

@@ -217,11 +217,17 @@ class OutputFile:
 
     def __init__(self, path: Path, *, may_exist: bool) -> None:
         self.name, self.path = path, Path(os.path.realpath(path))
-        self._is_new = not self.path.exists()
+        self._is_new, self._is_removed = not self.path.exists(), False
         self._end: int | None = None  # size of the complete records; None before the first write
         with writing(path):
             self.descriptor = _open_locked(self.path, may_exist=may_exist)
         remove_leftover(self.path)
+
+    @property
+    def has_content(self) -> bool:
+        """Whether the file is not empty."""
+        with writing(self.name):
+            return os.fstat(self.descriptor).st_size > 0
 
     def write(self, data: bytes) -> None:
         """Append data completely or not at all. The first write truncates the file."""
@@ -286,6 +292,8 @@ class OutputFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._is_removed:
+            return
         try:
             if self._end is not None:
                 self._sync(quietly=kind is not None)
@@ -293,10 +301,11 @@ class OutputFile:
             if self._end is not None or not self._is_new:
                 self._close()
             else:
-                self._remove()  # nothing was written
+                self.remove()  # nothing was written
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
         """Remove and close the file, in the order that the system allows."""
+        self._is_removed = True
         if locking.posix is None:
             self._close()
         with suppress(OSError):
@@ -372,6 +381,14 @@ def silence_native_stderr() -> None:
     os.dup2(null, 2)
     os.close(null)
     sys.stderr = open(stderr, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
+
+
+def silence_libraries() -> None:
+    """Discard what libraries log about failed requests, with tracebacks. Our own message names the cause."""
+    import logging
+
+    logging.lastResort = None
+    logging.raiseExceptions = False  # else a line says that there is no handler
 
 
 def is_terminal() -> bool:

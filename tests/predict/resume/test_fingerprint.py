@@ -16,7 +16,7 @@ from levit_cli.predict.run_description import ModelDescription, RunDescription
 LABELS = Labels(("cat", "dog"))
 RUN = RunDescription(
     ModelDescription("here", "levit-128S", 2, 1.0, "ab" * 32, Evaluation("cats", 10, 0.8)),
-    transform_for("hf", (224, 224)), "exact", "openvino", "cpu", "bf16", threads=2, top_k=5, version="1",
+    transform_for("hf", (224, 224)), "exact", "simd", "openvino", "cpu", "bf16", threads=2, top_k=5, version="1",
 )  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def test_settings_that_do_not_affect_predictions_make_no_difference() -> None:
         ({"top_k": 3}, "top-k was 5 and is 3"),
         ({"precision": "fp32"}, "precision was bf16 and is fp32"),
         ({"decode": "fast"}, "preprocessing: decode was exact and is fast"),
+        ({"resizer": "pillow"}, "preprocessing: resizer was simd and is pillow"),
         ({"model": replace(RUN.model, sha256="cd" * 32)}, "model: sha256 was abab"),
         ({"model": replace(RUN.model, temperature=1.5)}, "model: temperature was 1.0 and is 1.5"),
         ({"model": replace(RUN.model, sha256=None)}, "model: sha256 was abab"),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from levit_cli.data.inputs import Input
+from levit_cli.data.inputs import Input, is_url
 from levit_cli.errors import UsageError
 from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat
@@ -21,13 +21,21 @@ Classify = Callable[[Iterable[Input]], Iterator[Prediction]]
 
 
 def compatible_records(
-    output: OutputFile, format: RecordFormat, fingerprint: Fingerprint, classify: Classify
+    output: OutputFile,
+    format: RecordFormat,
+    fingerprint: Fingerprint,
+    classify: Classify,
+    list_again: Callable[[], Iterable[Input]] = tuple,
+    *,
+    is_verified: bool = False,
 ) -> ExistingRecords | None:
     """Return the complete records of an output; None if it has none.
 
     Args:
         fingerprint: the fingerprint of this run.
         classify: classifies inputs as this run does; used for the spot check of a file without a fingerprint.
+        list_again: lists the inputs of this run, in which the spot check finds the members of archives.
+        is_verified: the fingerprint was compared already, so a file without one needs no spot check.
 
     Raises:
         UsageError: the file is damaged, or its model, preprocessing, top-k or format differs from this run's.
@@ -39,8 +47,8 @@ def compatible_records(
     existing = _read(output, format)
     if not len(existing):
         return None
-    if stored is None:
-        _spot_check(output, format, existing, classify)
+    if stored is None and not is_verified:
+        _spot_check(output, format, existing, classify, list_again)
     return existing
 
 
@@ -63,26 +71,44 @@ def _read(output: OutputFile, format: RecordFormat) -> ExistingRecords:
         raise UsageError(f"Cannot resume {output.name}", why=str(error), hint=NOT_TOUCHED) from error
 
 
-def _spot_check(output: OutputFile, format: RecordFormat, existing: ExistingRecords, classify: Classify) -> None:
+def _spot_check(
+    output: OutputFile,
+    format: RecordFormat,
+    existing: ExistingRecords,
+    classify: Classify,
+    list_again: Callable[[], Iterable[Input]],
+) -> None:
     """Classify some images again and compare their records."""
     samples = dict(_samples(output, format, existing))
     if not samples:
         return
-    predictions = [prediction for prediction in classify(map(Input, samples)) if prediction.error is None]
-    for prediction in predictions:
-        if format.encode(prediction) != samples[prediction.path]:
-            raise UsageError(
-                f"{output.name} was written with other settings",
-                why=f"the prediction of {prediction.path} is different now, because the model, the preprocessing, the "
-                "precision or the image has changed",
-                hint=NOT_TOUCHED,
+    is_same: dict[str, bool] = {}
+    for prediction in classify(_inputs_of(samples, list_again)):
+        if prediction.error is None:  # an archive may have several members with the same path
+            is_same[prediction.path] = is_same.get(prediction.path, False) or (
+                format.encode(prediction) == samples[prediction.path]
             )
-    if not predictions:
+    if differing := next((path for path, same in is_same.items() if not same), None):
+        raise UsageError(
+            f"{output.name} was written with other settings",
+            why=f"the prediction of {differing} is different now, because the model, the preprocessing, the "
+            "precision or the image has changed",
+            hint=NOT_TOUCHED,
+        )
+    if not is_same:
         raise UsageError(
             f"Cannot resume {output.name}",
             why="it has no fingerprint, and none of its images can be read to compare predictions",
             hint=NOT_TOUCHED,
         )
+
+
+def _inputs_of(paths: Iterable[str], list_again: Callable[[], Iterable[Input]]) -> Iterator[Input]:
+    """Yield the inputs with these paths. Those that are no files of their own are looked up in the list of inputs."""
+    others = {path for path in paths if not is_url(path) and not os.path.lexists(path)}
+    yield from (Input(path) for path in paths if path not in others)
+    if others:
+        yield from (item for item in list_again() if item.path in others)
 
 
 def _samples(output: OutputFile, format: RecordFormat, existing: ExistingRecords) -> Iterator[tuple[str, bytes]]:

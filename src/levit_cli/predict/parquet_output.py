@@ -1,0 +1,275 @@
+"""Write Parquet: keep the records in a journal while the run lasts, and convert the journal when it ends.
+
+A Parquet file is valid only with its footer, so it cannot grow record by record. The journal is a jsonl file next to
+the output. It has everything that a jsonl output has: it ends with a complete record, it is locked, and ``--resume``
+continues it. The output itself is written to a temporary file and renamed, so it is complete or absent. Equal records
+give equal bytes, whether the run was interrupted or not.
+"""
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from levit_cli.errors import OutputError, UsageError, reason_of
+from levit_cli.predict.records import RecordFormat, from_json
+from levit_cli.predict.resume.fingerprint import Fingerprint, differences
+from levit_cli.predict.resume.verify import NOT_TOUCHED
+from levit_cli.predict.run_description import RunDescription
+from levit_cli.system.atomic import Replacement, writing
+from levit_cli.system.output import OutputFile, Target
+from levit_cli.system.signals import deferred_signals
+
+JOURNAL_SUFFIX = ".partial.jsonl"
+ROWS_PER_GROUP = 10_000
+CLASSES_PER_GROUP = 500_000  # with a large top-k, a row group has fewer rows, so that memory is bounded
+WRITE_BYTES = 1 << 20
+BYTES_COLUMN = "path_b64"
+COLUMNS = (
+    ("path", pa.string()),
+    ("status", pa.string()),
+    ("error_kind", pa.string()),
+    ("error_message", pa.string()),
+    ("indices", pa.list_(pa.int32())),
+    ("labels", pa.list_(pa.string())),
+    ("probs", pa.list_(pa.float64())),
+)
+SCHEMA_VERSION, MODEL_SHA256 = b"levit.schema_version", b"levit.model_sha256"
+META, FINGERPRINT = b"levit.meta", b"levit.fingerprint"
+
+Metadata = dict[bytes, bytes]
+Row = dict[str, Any]
+
+
+def journal_of(output: Path) -> Path:
+    """Return the path of the journal of an output."""
+    return Path(os.path.realpath(output) + JOURNAL_SUFFIX)
+
+
+def metadata_of(description: RunDescription, fingerprint: Fingerprint) -> Metadata:
+    """Return the metadata of the file: the model's hash, the run as JSON, and what the records depend on.
+
+    Args:
+        description: must include the hash of the weights. The number of threads is left out, because a resumed run may
+            have another one.
+    """
+    meta = description.as_json()
+    sha256 = meta["model"]["sha256"]
+    meta.pop("threads")
+    return {
+        SCHEMA_VERSION: b"1",
+        MODEL_SHA256: sha256.encode(),
+        META: json.dumps(meta, sort_keys=True).encode(),
+        FINGERPRINT: json.dumps(fingerprint, sort_keys=True).encode(),
+    }
+
+
+@dataclass
+class Journal:
+    """The target of a run whose output is a Parquet file.
+
+    Args:
+        records: what the records are written to: the journal itself, or the merger of a resumed run.
+        journal: the journal, which is locked.
+        output: the Parquet file.
+    """
+
+    records: Target
+    journal: OutputFile
+    output: Path
+    metadata: Metadata
+
+    def write(self, data: bytes) -> None:
+        self.records.write(data)
+
+    def finish(self) -> None:
+        """Replace the output by the converted journal, and remove the journal."""
+        self.records.finish()
+        replacement = Replacement(Path(os.path.realpath(self.output)))
+        try:
+            with writing(self.journal.name), os.fdopen(os.dup(self.journal.descriptor), "rb") as file:
+                convert(file, replacement.write, self.metadata)
+            with deferred_signals():
+                replacement.sync()
+                replacement.close()
+                replacement.commit()
+                self.journal.remove()
+        except BaseException:
+            replacement.discard()
+            raise
+
+    def stop(self) -> None:
+        self.records.stop()
+
+    def discard(self) -> None:
+        self.records.discard()
+
+
+class Spool:
+    """The target of a run whose Parquet output is a pipe, a device or standard output, which are written at the end."""
+
+    def __init__(self, sink: Target, metadata: Metadata) -> None:
+        self._sink, self._metadata = sink, metadata
+        with _writing_temporary():
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+
+    def write(self, data: bytes) -> None:
+        with _writing_temporary():
+            self._file.write(data)
+
+    def finish(self) -> None:
+        with closing(self._file):
+            with _writing_temporary():
+                self._file.flush()
+            convert(self._file, self._sink.write, self._metadata)
+        self._sink.finish()
+
+    def stop(self) -> None:
+        self.finish()
+
+    def discard(self) -> None:
+        with suppress(OSError):  # closing flushes, and the disk may be full
+            self._file.close()
+        self._sink.discard()
+
+
+@contextmanager
+def _writing_temporary() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what, hint = f"Cannot write a temporary file in {tempfile.gettempdir()}", "name a file with --output"
+        raise OutputError(what, why=reason_of(error), hint=hint) from error
+
+
+def convert(journal: BinaryIO, write: Callable[[bytes], object], metadata: Metadata) -> None:
+    """Write the records of a journal as Parquet, one row group at a time.
+
+    Paths that are not UTF-8 are escaped, as in jsonl. Only then a last column holds their exact bytes in Base64.
+    """
+    journal.seek(0)
+    columns = COLUMNS + ((BYTES_COLUMN, pa.string()),) * any(b'"path_b64"' in line for line in journal)
+    journal.seek(0)
+    schema = pa.schema(columns, metadata)
+    file = _Writable(write)
+    with closing(pq.ParquetWriter(file, schema, compression="zstd")) as writer:
+        for rows in _groups(json.loads(line) for line in journal):
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+    file.write_rest()
+
+
+def _groups(records: Iterator[Any]) -> Iterator[list[Row]]:
+    rows: list[Row] = []
+    num_classes = 0
+    for record in records:
+        rows.append(_row(record))
+        num_classes += len(record.get("top", ()))
+        if len(rows) == ROWS_PER_GROUP or num_classes >= CLASSES_PER_GROUP:
+            yield rows
+            rows, num_classes = [], 0
+    if rows:
+        yield rows
+
+
+def _row(record: dict[str, Any]) -> Row:
+    row = {name: record.get(name) for name in ("path", "status", BYTES_COLUMN)}
+    if error := record.get("error"):
+        return {**row, "error_kind": error["kind"], "error_message": error["message"]}
+    top = record["top"]
+    lists = (("indices", "index"), ("labels", "label"), ("probs", "prob"))
+    return {**row, **{name: [entry[key] for entry in top] for name, key in lists}}
+
+
+class _Writable(io.RawIOBase):
+    """The file that pyarrow writes to. It collects the many small writes of pyarrow."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write, self._position, self._rest = write, 0, bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        self._rest += data
+        self._position += len(data)
+        if len(self._rest) >= WRITE_BYTES:
+            self.write_rest()
+        return len(data)
+
+    def write_rest(self) -> None:
+        content, self._rest = bytes(self._rest), bytearray()
+        if content:
+            self._write(content)
+
+
+def restore_journal(
+    output: Path, journal: OutputFile, records: RecordFormat, fingerprint: Fingerprint,
+    before_commit: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Write the records of a finished output into an empty journal, so that a run can continue it.
+
+    Args:
+        fingerprint: that of this run.
+        before_commit: called with the descriptor of the file that is about to replace the journal.
+
+    Raises:
+        UsageError: the output is not a Parquet file of ``levit predict``, or was written with other settings.
+    """
+    try:
+        with output.open("rb") as file, pq.ParquetFile(file) as parquet:
+            _require_same_run(output, parquet.schema_arrow.metadata or {}, fingerprint)
+            _write_records(parquet, Replacement(journal.path), journal, records, before_commit)
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _cannot_resume(output, f"it is damaged: {first_line(error)}") from error
+
+
+def _require_same_run(output: Path, metadata: Metadata, fingerprint: Fingerprint) -> None:
+    if FINGERPRINT not in metadata:
+        raise _cannot_resume(output, "levit predict did not write it")
+    if differing := differences(json.loads(metadata[FINGERPRINT]), fingerprint):
+        raise UsageError(f"{output} was written with other settings", why=", ".join(differing), hint=NOT_TOUCHED)
+
+
+def _cannot_resume(output: Path, why: str) -> UsageError:
+    return UsageError(f"Cannot resume {output}", why=why, hint=NOT_TOUCHED)
+
+
+def _write_records(
+    parquet: Any, replacement: Replacement, journal: OutputFile, records: RecordFormat,
+    before_commit: Callable[[int], None],
+) -> None:  # fmt: skip
+    try:
+        for batch in parquet.iter_batches(1000, use_threads=False):
+            for row in batch.to_pylist():
+                replacement.write(records.encode(from_json(_record(row))))
+        with deferred_signals():
+            before_commit(replacement.descriptor)
+            journal.take_over(replacement)
+    except BaseException:
+        replacement.discard()
+        raise
+
+
+def _record(row: Row) -> dict[str, Any]:
+    """Return the JSON object of a row."""
+    record = {name: row[name] for name in ("path", BYTES_COLUMN) if row.get(name) is not None}
+    if row["status"] == "error":
+        return {**record, "error": {"kind": row["error_kind"], "message": row["error_message"]}}
+    entries = zip(row["indices"], row["probs"], strict=True)
+    return {**record, "top": [{"index": index, "prob": prob} for index, prob in entries]}
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error of pyarrow, whose further lines name places in its source."""
+    return (reason_of(error).strip().splitlines() or [type(error).__name__])[0][:200]
