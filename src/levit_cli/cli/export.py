@@ -44,7 +44,7 @@ def export(
     del debug  # read by handle_errors
     require_possible(output, to, preprocessing)
     checkpoint = load_model(ModelOptions(model, labels, preprocessing, sha256, offline), log, verbose=verbose)
-    if getattr(checkpoint, "int8", None) is not None:
+    if checkpoint.int8 is not None:
         log(f"Note: {model} is a quantized model; its original weights are exported, not the int8 graph")
     report = run(checkpoint, output, to)
     with Sink(None) as sink:

@@ -17,7 +17,7 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="INPUT...",
-            help="Files, folders, archives, Parquet, globs, URLs (https, s3, hf and others), or - for an image on stdin.",
+            help="Files, folders, archives, Parquet, globs, URLs (https, s3 and others), or - for stdin.",
         ),
     ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
@@ -62,8 +62,10 @@ def predict(
         typer.Option(
             "--format",
             "-f",
+            metavar="FORMAT",
             rich_help_panel=options.OUTPUT,
-            help="Output format. The default follows the suffix of -o. Without -o it is table on a terminal, else tsv.",
+            help="Output format: table, jsonl, json, csv, tsv or parquet. The default follows the suffix of -o. Without "
+            "-o it is table on a terminal, else tsv.",
             show_default=False,
         ),
     ] = None,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -119,7 +119,7 @@ class Spool:
     def __init__(self, sink: Target, metadata: Metadata) -> None:
         self._sink, self._metadata = sink, metadata
         with _writing_temporary():
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
 
     def write(self, data: bytes) -> None:
         with _writing_temporary():
@@ -150,7 +150,7 @@ def _writing_temporary() -> Iterator[None]:
         raise OutputError(what, why=reason_of(error), hint=hint) from error
 
 
-def convert(journal: BinaryIO, write: Callable[[bytes], object], metadata: Metadata) -> None:
+def convert(journal: IO[bytes], write: Callable[[bytes], object], metadata: Metadata) -> None:
     """Write the records of a journal as Parquet, one row group at a time.
 
     Paths that are not UTF-8 are escaped, as in jsonl. Only then a last column holds their exact bytes in Base64.
