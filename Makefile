@@ -6,7 +6,7 @@ CORE_VENV ?= .venv-core
 CORE_BIN := $(CORE_VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo bench test test-core test-all export-alone check lint types cold-start faults hostile kills kills-archives kills-remote fuzz clean
+.PHONY: demo bench test test-core test-all export-alone check lint types cold-start gpu faults hostile kills kills-archives kills-remote fuzz clean
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 KILLS ?= 200
@@ -51,6 +51,11 @@ types: $(VENV)/dev
 # The time of one prediction, from process start to the labels, beside transformers.
 cold-start: $(VENV)/dev
 	$(BIN)/python -m benchmarks.cold_start
+
+# The tests that need an NVIDIA GPU, then the table for docs/performance.md. It takes less than 9 minutes.
+gpu: $(VENV)/dev
+	$(PYTEST) -m gpu tests/engines tests/finetune
+	$(BIN)/python -m benchmarks.gpu
 
 # Each system call fails in turn.
 faults: $(VENV)/dev

@@ -98,6 +98,7 @@ def test_the_compiled_engine_is_refused_without_a_compiler(tiny_folder: Path, tm
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("engine", ["torch", "compile"])
 def test_a_gpu_agrees_with_the_cpu_from_several_threads(engine: EngineName) -> None:

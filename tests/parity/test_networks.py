@@ -25,7 +25,7 @@ timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
 
 FP32 = EngineSpec(device="cpu", precision="fp32", threads=2)
-TORCH_TOLERANCE, OPENVINO_TOLERANCE = 1e-5, 5e-5
+TORCH_TOLERANCE, OPENVINO_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 5e-5, 1e-3
 Array = NDArray[Any]
 EACH_VARIANT = [pytest.param(name, marks=[pytest.mark.exhaustive] * (name != "levit-128S")) for name in VARIANTS]
 
@@ -137,6 +137,31 @@ def test_both_heads_equal_those_of_transformers() -> None:
         our_network(config, state).forward_heads(images), (theirs.cls_logits, theirs.distillation_logits), strict=True
     ):
         assert relative_error(ours, reference) <= TORCH_TOLERANCE
+
+
+def gradients_of(network: torch.nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Train one step's worth: return the gradient of each parameter, and the statistics of the batch norms."""
+    output = network.train()(images)
+    logits = output.logits if hasattr(output, "logits") else output
+    torch.nn.functional.cross_entropy(logits, torch.arange(len(images))).backward()  # type: ignore[no-untyped-call]
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    return {**network.state_dict(), **gradients}
+
+
+def test_gradients_and_statistics_equal_those_of_the_references() -> None:
+    config = replace(VARIANTS["levit-128S"], distilled=False, num_classes=10)
+    state = random_state(config)
+    images = normalized(random_pixels(config, 4), config)
+    arrays = {name: tensor.numpy() for name, tensor in gradients_of(our_network(config, state), images).items()}
+    for style, build in (("hf", hf_network), ("timm", timm_network)):
+        theirs = gradients_of(build(config, state), images)
+        ours = tensors_of(to_format(arrays, config, style))  # type: ignore[arg-type]
+        largest = max(float(gradient.abs().max()) for gradient in theirs.values() if gradient.is_floating_point())
+        for name, gradient in ours.items():
+            error = float((gradient - theirs[name]).abs().max())
+            scale = max(float(theirs[name].abs().max()), 1e-3 * largest)  # some gradients are 0 up to rounding
+            assert error <= GRADIENT_TOLERANCE * scale, (style, name, error, scale)
 
 
 @pytest.mark.parametrize("image_size", [(96, 160), (224, 128), (112, 112), (16, 32)])

@@ -64,8 +64,8 @@ def predict(
             "-f",
             metavar="FORMAT",
             rich_help_panel=options.OUTPUT,
-            help="Output format: table, jsonl, json, csv, tsv or parquet. The default follows the suffix of -o. Without "
-            "-o it is table on a terminal, else tsv.",
+            help="Output format: table, jsonl, json, csv, tsv or parquet. The default follows the suffix of -o. "
+            "Without -o it is table on a terminal, else tsv.",
             show_default=False,
         ),
     ] = None,

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -204,11 +205,16 @@ class EpochBatches:
         self, count: int, settings: Settings, epoch: int, first_step: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.batch_size, self.steps = epoch_size(count, settings)
-        self.epoch, self.first_step, self.rank, self.world_size = epoch, first_step, rank, world_size
-        shuffle = torch.Generator().manual_seed(hash((settings.seed, epoch)))
-        self.order = torch.randperm(count, generator=shuffle).repeat_interleave(settings.repeated_augmentation)[
-            : self.steps * self.batch_size
-        ]
+        self.count, self.settings, self.rank, self.world_size = count, settings, rank, world_size
+        self.start(epoch, first_step)
+
+    def start(self, epoch: int, first_step: int) -> None:
+        """Begin another epoch at this step."""
+        self.epoch, self.first_step = epoch, first_step
+        shuffle = torch.Generator().manual_seed(hash((self.settings.seed, epoch)))
+        repetitions = self.settings.repeated_augmentation
+        order = torch.randperm(self.count, generator=shuffle).repeat_interleave(repetitions)
+        self.order = order[: self.steps * self.batch_size]
 
     def __len__(self) -> int:
         return self.steps - self.first_step
@@ -233,14 +239,27 @@ class _SignalSafeLoader(DataLoader[tuple[Tensor, Tensor]]):
             return super().__iter__()
 
 
-def training_loader(images: TrainingImages, batches: EpochBatches, workers: int) -> Loader:
+def training_loader(images: TrainingImages, batches: EpochBatches, workers: int, *, pin_memory: bool = False) -> Loader:
+    """Load the batches of one epoch after another; the workers live as long as the loader."""
     return _SignalSafeLoader(
-        images, batch_sampler=batches, num_workers=workers, worker_init_fn=_init_worker, collate_fn=collate
+        images,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=_init_worker,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
     )
 
 
 def validation_loader(
-    images: ValidationImages, batch_size: int, workers: int, rank: int = 0, world_size: int = 1
+    images: ValidationImages,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    pin_memory: bool = False,
 ) -> Loader:
     """Load every ``world_size``-th image, so that the processes together load each image once."""
     indices = list(range(rank, len(images), world_size))
@@ -251,6 +270,8 @@ def validation_loader(
         num_workers=workers,
         worker_init_fn=_init_worker,
         collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
     )
 
 
@@ -260,6 +281,7 @@ class Loaders:
 
     Args:
         workers: number of data-loader worker processes; 0 loads the images in the training process.
+        pin_memory: put the batches into page-locked memory, from which a GPU copies them while the host goes on.
     """
 
     training_images: TrainingImages
@@ -268,6 +290,7 @@ class Loaders:
     workers: int
     rank: int = 0
     world_size: int = 1
+    pin_memory: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -279,11 +302,26 @@ class Loaders:
         return epoch_size(len(self.training_images), self.settings)[1]
 
     def training(self, epoch: int, first_step: int) -> Loader:
-        batches = EpochBatches(len(self.training_images), self.settings, epoch, first_step, self.rank, self.world_size)
-        return training_loader(self.training_images, batches, self.workers)
+        self._batches.start(epoch, first_step)
+        return self._training
 
     def validation(self) -> Loader:
-        return validation_loader(self.validation_images, self.batch_size, self.workers, self.rank, self.world_size)
+        return self._validation
+
+    @cached_property
+    def _batches(self) -> EpochBatches:
+        return EpochBatches(len(self.training_images), self.settings, 0, 0, self.rank, self.world_size)
+
+    @cached_property
+    def _training(self) -> Loader:
+        return training_loader(self.training_images, self._batches, self.workers, pin_memory=self.pin_memory)
+
+    @cached_property
+    def _validation(self) -> Loader:
+        return validation_loader(
+            self.validation_images, self.batch_size, self.workers, self.rank, self.world_size,
+            pin_memory=self.pin_memory,
+        )  # fmt: skip
 
 
 def _init_worker(_: int) -> None:

@@ -153,7 +153,7 @@ def validate(network: nn.Module, loader: Loader, transform: Transform, processes
     network.eval()
     sums = torch.zeros(3, dtype=torch.float64)
     for pixels, targets in batches_of(loader):
-        logits = network(normalize(pixels.to(processes.device), transform)).cpu()
+        logits = network(normalize(pixels.to(processes.device, non_blocking=True), transform)).cpu()
         loss = F.cross_entropy(logits, targets, reduction="sum")
         sums += torch.tensor([loss.item(), int((logits.argmax(dim=1) == targets).sum()), len(targets)])
     loss_sum, num_correct, num_images = processes.all_reduce(sums).tolist()

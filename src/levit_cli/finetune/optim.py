@@ -55,11 +55,13 @@ def make_ema_model(network: nn.Module, decay: float) -> AveragedModel:
     The decay is lower in the first steps, so that the average forgets the initial weights quickly.
     """
 
-    def average(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
-        step_decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
+    def average(averaged: Tensors, current: Tensors, _: Tensor | int) -> None:
+        steps = int(model.n_averaged)  # the argument is a copy on the device, and reading it would wait for the device
+        step_decay = min(decay, (1 + steps) / (10 + steps))
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, 1 - step_decay)
         else:
             torch._foreach_copy_(averaged, current)
 
-    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+    model = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+    return model

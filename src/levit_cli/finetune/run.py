@@ -229,7 +229,7 @@ def make_trainer(
     loaders = Loaders(
         TrainingImages(split.train, settings, student.network.config.image_size),
         ValidationImages(split.val, transform),
-        settings, runtime.workers, processes.rank, processes.world_size,
+        settings, runtime.workers, processes.rank, processes.world_size, processes.device.type == "cuda",
     )  # fmt: skip
     mix = make_mix(settings, classes)
     return Trainer(

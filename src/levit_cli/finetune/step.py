@@ -2,12 +2,17 @@
 
 The random generator is seeded for each step from the run's seed, the step's number and the rank. A run that was
 interrupted and resumed therefore takes the same steps as a run that was not.
+
+On a GPU the host must not wait for the device, or the device runs out of work. The parts of a step leave their results
+on the device; they are read once, after the update. The processes exchange gradients once, in the last part.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
 from levit_cli.finetune.losses import total_loss
@@ -62,19 +67,27 @@ def train_step(
     for group in state.optimizer.param_groups:
         group["lr"] = context.lr_at(step)
     train_mode(state.network, frozen=settings.freeze == "backbone")
-    x, targets = normalize(pixels.to(context.device), context.transform), targets.to(context.device)
+    x = normalize(pixels.to(context.device, non_blocking=True), context.transform)
+    targets = targets.to(context.device, non_blocking=True)
     if context.mix is not None:
         x, targets = context.mix(x, targets)
-    loss_sum, num_correct = 0.0, 0
+    results: list[Tensor] = []  # of each part: the mean loss and the number of correct predictions
     num_parts = settings.grad_accum_steps  # as equal as possible, so that no part is left with one image
     parts = zip(x.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True)
-    for part, part_targets in parts:
-        loss, heads = forward(state.ddp_model, context, part, part_targets)
-        state.scaler.scale(loss * (len(part) / len(x))).backward()  # type: ignore[no-untyped-call]
-        loss_sum += loss.item() * len(part)
-        num_correct += count_correct(heads, part_targets)
+    for number, (part, part_targets) in enumerate(parts, start=1):
+        with nullcontext() if number == num_parts else unsynchronized(state.ddp_model):
+            loss, heads = forward(state.ddp_model, context, part, part_targets)
+            state.scaler.scale(loss * (len(part) / len(x))).backward()  # type: ignore[no-untyped-call]
+        results.append(torch.stack([loss.detach(), count_correct(heads, part_targets).to(loss.dtype)]))
     update(state, settings)
-    return loss_sum / len(x), num_correct
+    values = torch.stack(results).tolist()
+    loss_sum = sum(loss * len(part) for (loss, _), part in zip(values, x.tensor_split(num_parts), strict=True))
+    return loss_sum / len(x), int(sum(num_correct for _, num_correct in values))
+
+
+def unsynchronized(model: nn.Module) -> AbstractContextManager[None]:
+    """Keep the gradients of a backward pass in this process, instead of averaging them over all processes."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def forward(model: nn.Module, context: StepContext, x: Tensor, targets: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -126,7 +139,10 @@ def normalize(pixels: Tensor, transform: Transform) -> Tensor:
     return ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def count_correct(heads: tuple[Tensor, ...], targets: Tensor) -> int:
-    """Count the correct predictions of the heads' mean; the target of a mixed image is its most probable class."""
+def count_correct(heads: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+    """Count the correct predictions of the heads' mean; the target of a mixed image is its most probable class.
+
+    The count stays on the device of the heads.
+    """
     classes = targets.argmax(dim=1) if targets.ndim == 2 else targets
-    return int((torch.stack(heads).mean(dim=0).argmax(dim=1) == classes).sum())
+    return (torch.stack(heads).mean(dim=0).argmax(dim=1) == classes).sum()

@@ -89,7 +89,11 @@ class AttentionBase(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k (B, heads, N, D) and v (B, heads, N, V) -> (B, N of q, out_width)."""
         bias = self.biases[:, self.bias_index]  # (heads, queries, keys); not cached, because biases are trained
-        weights = (q @ k.transpose(-2, -1) * self.key_dim**-0.5 + bias).softmax(dim=-1)
+        # The logits are the largest tensors of a training step. They are read and written as rarely as possible: q is
+        # scaled in their place, the bias is added in place, and in autocast the bias takes their type first.
+        logits = (q * self.key_dim**-0.5) @ k.transpose(-2, -1)  # (B, heads, queries, keys)
+        logits += bias.to(logits.dtype)
+        weights = logits.softmax(dim=-1)
         mixed = (weights @ v).transpose(1, 2).flatten(2)  # (B, N, heads * V)
         return self.proj(F.hardswish(mixed))  # type: ignore[no-any-return]
 
