@@ -24,15 +24,17 @@ from torch import Tensor
 
 from benchmarks.measuring import machine, ratios, versions
 from levit_cli.choices import Precision
+from levit_cli.data.image_folder import Sample
+from levit_cli.data.input import Input
 from levit_cli.finetune.data import CROP_RATIO, EpochBatches, TrainingImages, batches_of, training_loader
 from levit_cli.finetune.ddp import Processes
 from levit_cli.finetune.settings import Settings
-from levit_cli.finetune.split import Sample, read_image
 from levit_cli.finetune.state import make_train_state
 from levit_cli.finetune.step import StepContext, train_step
 from levit_cli.finetune.student import random_init
 from levit_cli.images.transforms import IMAGENET_MEAN, IMAGENET_STD, transform_for
 from levit_cli.model.config import VARIANTS, LevitConfig
+from levit_cli.predict.reader import read_image
 from levit_cli.system.progress import silent
 from levit_cli.system.text import count_noun
 
@@ -114,8 +116,8 @@ class TrainerImages(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, target = self.samples[index]
-        return {"pixel_values": self.transform(read_image(path)), "labels": target}
+        image, target = self.samples[index]
+        return {"pixel_values": self.transform(read_image(image)), "labels": target}
 
 
 class LoadedImages(torch.utils.data.Dataset[dict[str, Any]]):
@@ -171,7 +173,7 @@ def photos_of(folder: Path, count: int) -> list[Sample]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not paths:
         raise SystemExit(f"There are no photos in {folder}")
-    return [(path, index % NUM_CLASSES) for index, path in enumerate(islice(cycle(paths), count))]
+    return [(Input(str(path)), index % NUM_CLASSES) for index, path in enumerate(islice(cycle(paths), count))]
 
 
 def report(name: str, batch_size: int, ours: Sequence[Seconds], theirs: Sequence[Seconds]) -> str:

@@ -15,7 +15,7 @@ from levit_cli.checkpoints.load import Checkpoint
 from levit_cli.errors import IS_WINDOWS, RefusedError
 from levit_cli.system.cache import FolderCache
 from tests.support.binary import environment, levit
-from tests.support.random_weights import write_folder
+from tests.support.random_weights import TINY, random_state, write_folder
 from tests.support.sample_images import write_images
 
 pytestmark = pytest.mark.skipif(IS_WINDOWS, reason="the time of the last change is not available")
@@ -69,6 +69,20 @@ def test_a_file_that_is_gone_when_the_state_is_needed_is_an_error(folder: Path, 
     (folder / "model.safetensors").unlink()
     with pytest.raises(RefusedError):
         len(second.state)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_weights_that_are_replaced_while_they_are_read_are_not_cached(
+    folder: Path, cache: FolderCache, tmp_path: Path, is_known: bool
+) -> None:
+    """The compiled graph of some weights must not be stored under the hash of others."""
+    if is_known:
+        remembered(folder, cache)
+    checkpoint = load(folder, cache=cache)
+    other = write_folder(tmp_path / "other", random_state(TINY, seed=5)) / "model.safetensors"
+    os.replace(other, folder / "model.safetensors")
+    with pytest.raises(RefusedError, match="was changed while it was read"):
+        len(checkpoint.state) if is_known else checkpoint.sha256
 
 
 def test_a_file_that_changed_in_place_is_read_even_if_its_times_were_restored(folder: Path, cache: FolderCache) -> None:

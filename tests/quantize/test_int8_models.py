@@ -1,6 +1,7 @@
 """Int8 models in use: which precision runs, what is refused, and what the outputs say."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from levit_cli.predict.model import make_prediction_engine
 from levit_cli.system.cpu import has_int8_instructions
 from tests.support.binary import levit, records
 from tests.support.extras import needs_torch
+from tests.support.foreign_systems import linux_only
 from tests.support.int8 import loaded, quantized, replace_nncf, write_noise
 from tests.support.random_weights import TINY, random_pixels, write_folder
 from tests.support.sample_images import write_images
@@ -229,6 +231,16 @@ def test_the_torch_engine_runs_the_original_weights(folder: Path) -> None:
     np.testing.assert_allclose(make_engine(model, replace(INT8, precision="fp32"))(pixels), theirs, atol=1e-4)
 
 
+VALUES: dict[str, Any] = {
+    "levit": "99.0.0",
+    "openvino": "2020.1.0-1",
+    "format": 2,
+    "seed": float("inf"),
+    "gate": {"images": 9, "unreadable": 0, "agreement": float("nan"), "top1_before": None, "top1_after": None,
+             "drop_interval": None},
+}  # fmt: skip
+
+
 @pytest.mark.guarantee("quantized-graph-checked")
 @pytest.mark.parametrize(
     ("change", "words"),
@@ -242,6 +254,9 @@ def test_the_torch_engine_runs_the_original_weights(folder: Path) -> None:
         ("no constants", "int8.bin cannot be read"),
         ("json", "int8.json is damaged"),
         ("other files", "it lists the files"),
+        ("seed", "int8.json is damaged"),
+        ("gate", "int8.json is damaged"),
+        pytest.param("pipe", "int8.bin cannot be read: it is a folder, pipe", marks=linux_only),
     ],
 )
 def test_a_graph_that_cannot_be_trusted_is_refused(
@@ -256,12 +271,15 @@ def test_a_graph_that_cannot_be_trusted_is_refused(
         shutil.copy(other / "model.safetensors", copy)
     elif change == "no constants":
         (copy / "int8.bin").unlink()
+    elif change == "pipe":
+        (copy / "int8.bin").unlink()
+        os.mkfifo(copy / "int8.bin")
     elif change == "json":
         (copy / "int8.json").write_text("{")
     elif change == "other files":
         edit(copy, files={"int8.xml": "", "int8.bin": "", "../../model.safetensors": ""})
     else:
-        edit(copy, **{change: {"levit": "99.0.0", "openvino": "2020.1.0-1", "format": 2}[change]})
+        edit(copy, **{change: VALUES[change]})
     (path,) = write_images(tmp_path / "images", 1)
     done = levit("predict", "-m", copy, path, "--precision", "int8")
     assert done.returncode == 3

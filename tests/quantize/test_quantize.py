@@ -164,7 +164,7 @@ def test_the_seed_decides_which_images_calibrate(
     samples = samples_of(data, load(tiny_folder).labels, Skipped())
     assert [sample.target for sample in samples] == sorted(15 * [*range(7)])
     assert shuffled(samples, 3) == shuffled(samples, 3) != shuffled(samples, 4)
-    assert sorted(shuffled(samples, 3), key=lambda sample: sample.path) == samples
+    assert sorted(shuffled(samples, 3), key=lambda sample: sample.image.path) == samples
 
 
 @pytest.mark.guarantee("quantize-new-folder")

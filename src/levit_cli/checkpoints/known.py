@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from levit_cli import __version__
 from levit_cli.checkpoints.detect import StateDictConversion
 from levit_cli.choices import Dtype
-from levit_cli.errors import IS_WINDOWS
+from levit_cli.errors import IS_WINDOWS, RefusedError
 from levit_cli.model.config import LevitConfig
 from levit_cli.system.cache import FolderCache
 
 SETTLED_S = 2.0
 Array = NDArray[Any]
+Mark = tuple[str, int, int, int, int, int]  # path, device, number, size, times of the last changes
 
 
 class StateOnDemand(Mapping[str, Array]):
@@ -77,8 +78,20 @@ class KnownWeights:
     """
 
     def __init__(self, cache: FolderCache, files: Sequence[Path], context: object) -> None:
-        self._cache = cache
-        self._key = _identity(files, context)
+        self._cache, self._files = cache, files
+        self._marks = _marks(files)
+        self._key = repr((__version__, self._marks, context)) if _can_be_recognized(self._marks) else ""
+
+    def require_unchanged(self) -> None:
+        """Check that the files are still those that were there at first.
+
+        Otherwise a graph of the old weights could be cached under the hash of the new ones, or the reverse.
+
+        Raises:
+            RefusedError: a file was changed or replaced.
+        """
+        if _marks(self._files) != self._marks:
+            raise RefusedError(f"{self._files[0]} was changed while it was read", hint="run the command again")
 
     def recall(self, read: Callable[[], Network]) -> Network | None:
         """Return the network of the files, with a state that ``read`` reads on demand; None if they are not known."""
@@ -88,12 +101,15 @@ class KnownWeights:
         try:
             facts = literal_eval(bytes(content).decode())
             config = LevitConfig(**facts["config"])
-            conversion = StateDictConversion(
-                StateOnDemand(lambda: read().conversion.state), config, *facts["conversion"]
-            )
+            conversion = StateDictConversion(StateOnDemand(lambda: self._state(read)), config, *facts["conversion"])
             return Network(conversion, facts["dtype"], facts["notes"], facts["sha256"])
         except (ValueError, SyntaxError, KeyError, TypeError):
             return None
+
+    def _state(self, read: Callable[[], Network]) -> Mapping[str, Array]:
+        state = read().conversion.state
+        self.require_unchanged()
+        return state
 
     def store(self, network: Network) -> None:
         """Store the facts about a network; its hash must be known."""
@@ -110,18 +126,20 @@ class KnownWeights:
         self._cache.store(self._key, repr(facts).encode())
 
 
-def _identity(files: Sequence[Path], context: object) -> str:
-    """Return a key that changes with the files, or nothing if they cannot be recognized later."""
-    if IS_WINDOWS:
-        return ""
+def _marks(files: Sequence[Path]) -> list[Mark] | None:
+    """Return what changes with the files; None if one cannot be found."""
     try:
         found = [(os.path.realpath(file), os.stat(file)) for file in files]
     except OSError:
-        return ""
-    if any(time.time() - status.st_ctime < SETTLED_S for _, status in found):
-        return ""
-    marks = [
+        return None
+    return [
         (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         for path, status in found
     ]
-    return repr((__version__, marks, context))
+
+
+def _can_be_recognized(marks: Sequence[Mark] | None) -> bool:
+    """Whether every later change of the files changes their marks."""
+    if IS_WINDOWS or marks is None:
+        return False
+    return all(time.time() - ctime_ns / 1e9 >= SETTLED_S for *_, ctime_ns in marks)

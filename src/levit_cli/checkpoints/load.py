@@ -78,10 +78,15 @@ class Checkpoint:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the weight file, or of all shards in order."""
+        if self.known_sha256:
+            return self.known_sha256
         try:
-            return self.known_sha256 or sha256_of(*self.files)
+            digest = sha256_of(*self.files)
         except OSError as error:
             raise RefusedError(f"Cannot read {self.files[0]}", why=reason_of(error)) from error
+        if self.known is not None:
+            self.known.require_unchanged()
+        return digest
 
     def remember(self) -> None:
         """Store the facts about the weight files, unless they came from the cache."""

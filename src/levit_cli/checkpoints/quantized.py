@@ -6,6 +6,7 @@ them still match: its accuracy was measured with these weights and this version 
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 
 from levit_cli import __version__
 from levit_cli.checkpoints.weights import INT8_DESCRIPTION, sha256_of
-from levit_cli.errors import RefusedError, reason_of
+from levit_cli.errors import InputError, RefusedError, reason_of
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
+from levit_cli.system.files import open_regular
 from levit_cli.system.text import parse_json
 
 GRAPH, CONSTANTS = "int8.xml", "int8.bin"
@@ -114,7 +116,7 @@ class QuantizedGraph:
             return _parse(parse_json(file.read_text(encoding="utf-8")))
         except OSError as error:
             raise self._refused(f"{file} cannot be read: {reason_of(error)}") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise self._refused(f"{file} is damaged or from another version of levit: {error}") from error
 
     @property
@@ -166,7 +168,10 @@ class QuantizedGraph:
 
     def _content(self, name: str) -> bytes:
         try:
-            content = (self.folder / name).read_bytes()
+            with open_regular(str(self.folder / name)) as file:
+                content = file.read()
+        except InputError as error:
+            raise self._refused(f"{self.folder / name} cannot be read: {error.message}") from error
         except OSError as error:
             raise self._refused(f"{self.folder / name} cannot be read: {reason_of(error)}") from error
         self._require_hash(name, sha256(content).hexdigest())
@@ -236,10 +241,10 @@ def _parse(content: Any) -> Int8Description:
         gate=Gate(
             int(gate["images"]),
             int(gate["unreadable"]),
-            float(gate["agreement"]),
+            _finite(gate["agreement"]),
             _optional(gate["top1_before"]),
             _optional(gate["top1_after"]),
-            None if interval is None else _pair(interval, float),
+            None if interval is None else _pair(interval, _finite),
         ),
     )
 
@@ -259,11 +264,18 @@ def _pair(values: Sequence[Any], kind: Any) -> Any:
 
 
 def _floats(values: Sequence[Any]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+    return tuple(_finite(value) for value in values)
 
 
 def _optional(value: Any) -> float | None:
-    return None if value is None else float(value)
+    return None if value is None else _finite(value)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no measured value")
+    return number
 
 
 def write_description(description: Int8Description) -> str:

@@ -25,7 +25,7 @@ Pixels = NDArray[np.uint8]
 class Sample:
     """An image and the index of its true class; None if the images have no classes."""
 
-    path: str
+    image: Input
     target: int | None = None
 
 
@@ -39,14 +39,14 @@ def samples_of(folder: Path, labels: Labels, skipped: Skipped) -> list[Sample]:
     if not folder.is_dir():
         raise UsageError(f"No folder {folder}", hint="--data needs a folder of images, or one with a folder per class")
     if not _holds_classes(folder):
-        return [Sample(item.path) for item in walk(str(folder), skipped) if item.error is None]
+        return [Sample(image) for image in walk(str(folder), skipped) if image.error is None]
     folders = class_folders(validation_folder(folder) or folder, skipped)
     try:
         classes = match(folders.classes, labels)
     except RefusedError as error:
         hint = "to compare without classes, name a folder that contains images and no folders"
         raise RefusedError(error.what, why=error.why, hint="; ".join(filter(None, (error.hint, hint)))) from error
-    return [Sample(str(path), classes[index]) for path, index in folders.samples]
+    return [Sample(image, classes[index]) for image, index in folders.samples]
 
 
 def _holds_classes(folder: Path) -> bool:
@@ -75,7 +75,7 @@ def decoded(prefetcher: Prefetcher) -> Iterator[Pixels | InputError]:
 
 def inputs(samples: Iterable[Sample]) -> Iterator[Input]:
     """Yield the samples as inputs of the reader."""
-    return (Input(sample.path) for sample in samples)
+    return (sample.image for sample in samples)
 
 
 def describe_failure(path: str, error: InputError) -> str:

@@ -157,7 +157,7 @@ class _Run:
         try:
             for sample, result in zip(samples, decoded(prefetcher), strict=False):
                 if isinstance(result, InputError):
-                    failures.append(describe_failure(sample.path, result))
+                    failures.append(describe_failure(sample.image.path, result))
                 else:
                     pixels.append(result)
                 if len(pixels) >= min(self.calibration.samples, (len(samples) - len(failures)) // 2):
@@ -247,5 +247,5 @@ def _failure(sample: Sample, prediction: Prediction) -> str:
     error = prediction.error
     assert error is not None
     if error.kind == "non_finite":
-        raise RefusedError(f"The logits for {printable(sample.path)} are not finite", why="nothing was written")
-    return describe_failure(sample.path, error)
+        raise RefusedError(f"The logits for {printable(sample.image.path)} are not finite", why="nothing was written")
+    return describe_failure(sample.image.path, error)
