@@ -227,6 +227,38 @@ def test_output_must_not_be_an_input(tiny_folder: Path, tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.guarantee("existing-output")
+@pytest.mark.parametrize("named", ["folder", "parent", "glob", "recursive glob", "list", "list of folders"])
+def test_overwrite_does_not_replace_an_input_that_is_found(tiny_folder: Path, tmp_path: Path, named: str) -> None:
+    path, _ = write_images(tmp_path / "in" / "photos", 2)
+    before = path.read_bytes()
+    listed = tmp_path / "list"
+    listed.write_text(str(path.parent if "folders" in named else path))
+    inputs = {
+        "folder": [path.parent],
+        "parent": [tmp_path / "in"],
+        "glob": [path.parent / "*"],
+        "recursive glob": [tmp_path / "**" / f"*{path.suffix}"],
+    }.get(named, ["--files-from", listed])
+    done = levit("predict", "-m", tiny_folder, *inputs, "-o", path, "--overwrite", "-f", "csv")
+    assert done.returncode == 2
+    assert b"is also an input" in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_glob_leaves_out_the_output_of_the_run(tiny_folder: Path, tmp_path: Path) -> None:
+    write_images(tmp_path, 2)
+    command = ("predict", "-m", tiny_folder, tmp_path / "*", "-o", tmp_path / "out.jsonl")
+    assert levit(*command).returncode == 0
+    written = (tmp_path / "out.jsonl").read_bytes()
+    assert len(written.splitlines()) == 2
+    done = levit(*command, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.jsonl").read_bytes() == written
+    assert levit(*command, "--overwrite").returncode == 2  # nothing tells it from an input
+    assert (tmp_path / "out.jsonl").read_bytes() == written
+
+
 @pytest.mark.guarantee("no-traceback", "no-inputs", "impossible-options")
 @pytest.mark.parametrize(
     ("arguments", "message"),

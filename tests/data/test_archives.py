@@ -198,7 +198,7 @@ def test_names_that_climb_out_and_links_write_nothing(tmp_path: Path) -> None:
     ]
     assert [content_of(item) for item in items[:5]] == [b"0", b"1", b"2", b"3", b"4"]
     assert [error_of(item).kind for item in items[5:]] == ["not_regular"] * 3
-    assert skipped.counts == {"link": 2}
+    assert skipped.counts == {"archived link": 2}
     assert [*tmp_path.iterdir()] == [tmp_path / "x.tar"]
 
 
@@ -209,7 +209,7 @@ def test_symbolic_links_in_a_zip_are_counted(tmp_path: Path) -> None:
         archive.writestr(info, "/etc/passwd")
     skipped = Skipped()
     assert listed(tmp_path / "x.zip", skipped) == []
-    assert skipped.counts == {"link": 1}
+    assert skipped.counts == {"archived link": 1}
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/."), min_size=1, max_size=150)

@@ -9,7 +9,8 @@ import glob
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, TypedDict
 
@@ -17,6 +18,7 @@ from levit_cli.data.input import STDIN, ImageColumns, Input, is_url
 from levit_cli.data.remote.names import is_remote
 from levit_cli.data.skipped import PARQUET_SUFFIX, READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UsageError, reason_of
+from levit_cli.system.atomic import same_file
 
 __all__ = [
     "STDIN",
@@ -44,6 +46,7 @@ def expand(
     follow_links: bool = False,
     columns: ImageColumns = DEFAULT_COLUMNS,
     offline: bool = False,
+    outputs: Collection[str] = (),
 ) -> Iterator[Input]:
     """Yield the inputs of command-line arguments: walk folders, expand globs and keep everything else.
 
@@ -52,6 +55,7 @@ def expand(
         follow_links: include symbolic links in folders.
         columns: the columns of Parquet files.
         offline: send no request to object storage.
+        outputs: the resolved paths and URLs of what this run writes; globs leave them out.
 
     Raises:
         UnreachableError: a folder in object storage cannot be listed.
@@ -61,15 +65,21 @@ def expand(
         if argument == STDIN or is_url(argument):
             yield Input(argument)
         elif is_remote(argument):
-            yield from _remote(argument, skipped, columns, literal=False, offline=offline)
+            listed = _remote(argument, skipped, columns, literal=False, offline=offline)
+            yield from (item for item in listed if item.path not in outputs)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
-            matches = sorted({*_matches(argument, skipped, follow_links)}, key=os.fsencode)
+            found = {*_matches(argument, skipped, follow_links)}
+            matches = sorted((path for path in found if not _is_output(path, outputs)), key=os.fsencode)
             if matches:
                 yield from from_paths(matches, skipped, follow_links=follow_links, columns=columns)
             else:
                 yield Input(argument, InputError("not_found", NO_MATCH))
         else:
             yield from from_paths([argument], skipped, follow_links=follow_links, columns=columns)
+
+
+def _is_output(path: str, outputs: Collection[str]) -> bool:
+    return bool(outputs) and os.path.realpath(path) in outputs
 
 
 def _matches(pattern: str, skipped: Skipped, follow_links: bool) -> Iterator[str]:
@@ -116,6 +126,7 @@ class InputOptions:
         follow_links: include symbolic links in folders.
         columns: the columns of Parquet files.
         offline: send no request to object storage.
+        outputs: the resolved paths and URLs of what this run writes; globs leave them out.
     """
 
     arguments: tuple[str, ...]
@@ -124,6 +135,7 @@ class InputOptions:
     follow_links: bool = False
     columns: ImageColumns = DEFAULT_COLUMNS
     offline: bool = False
+    outputs: Collection[str] = ()
 
     def stream(self, skipped: Skipped | None = None) -> Iterator[Input]:
         """Yield the inputs of the arguments, then those of the list.
@@ -135,7 +147,7 @@ class InputOptions:
             UsageError: the list cannot be read.
         """
         how: _How = {"follow_links": self.follow_links, "columns": self.columns, "offline": self.offline}
-        yield from expand(self.arguments, skipped, **how)
+        yield from expand(self.arguments, skipped, outputs=self.outputs, **how)
         if self.files_from is None:
             return
         try:
@@ -143,6 +155,28 @@ class InputOptions:
                 yield from from_paths(read_list(file, null=self.null), skipped, **how)
         except OSError as error:
             raise UsageError(f"Cannot read the list {self.files_from}", why=reason_of(error)) from error
+
+    def include(self, path: str) -> bool:
+        """Whether a file or object is one of the inputs, as far as that is known before the folders are walked.
+
+        A list from a pipe is not known yet.
+        """
+        if is_remote(path):
+            from levit_cli.data.remote.sources import may_list
+
+            return any(may_list(name, path) for name in self._names())
+        return any(same_file(name, path) or _is_walked(name, path) for name in self._names())
+
+    def _names(self) -> Iterator[str]:
+        """Yield the files and folders that are named, by a glob or in a list too."""
+        for argument in self.arguments:
+            if glob.has_magic(argument) and not os.path.lexists(argument) and not is_remote(argument):
+                yield from _matches(argument, Skipped(), self.follow_links)
+            else:
+                yield argument
+        if self.files_from is not None and os.path.isfile(self.files_from):
+            with suppress(OSError), open(self.files_from, "rb") as file:
+                yield from read_list(file, null=self.null)
 
     @property
     def may_name_parquet(self) -> bool:
@@ -154,6 +188,18 @@ class InputOptions:
     def can_be_read_again(self) -> bool:
         """Whether ``stream`` yields the same inputs a second time; a list from a pipe can be read only once."""
         return self.files_from is None or os.path.isfile(self.files_from)
+
+
+def _is_walked(folder: str, path: str) -> bool:
+    """Whether a walk of this folder takes this file."""
+    if not os.path.isdir(folder):
+        return False
+    try:
+        *parents, name = os.path.relpath(os.path.realpath(path), os.path.realpath(folder)).split(os.sep)
+    except ValueError:  # on another drive of Windows
+        return False
+    is_taken = reason_to_skip(name, is_folder=False) is None
+    return is_taken and all(reason_to_skip(parent, is_folder=True) is None for parent in parents)
 
 
 def unused_columns(columns: ImageColumns) -> Iterator[UsageError]:

@@ -32,10 +32,12 @@ SYSTEM_FOLDERS = ("@eaDir", ".ipynb_checkpoints", "__MACOSX", ".thumbnails", "#r
 MAX_NAMED = 3  # folders without images that a sentence names
 
 Reason = Literal[
-    "link", "loop", "system folder", "hidden", "archive", "format", "extra", "suffix", "run folder", "no class",
+    "link", "archived link", "loop", "system folder", "hidden", "archive", "format", "extra", "suffix",
+    "run folder", "no class",
 ]  # fmt: skip
 NOUNS: dict[Reason, tuple[str, str]] = {
     "link": ("symbolic link", "symbolic links"),
+    "archived link": ("symbolic link in an archive", "symbolic links in archives"),
     "loop": ("symbolic link to a parent folder", "symbolic links to parent folders"),
     "system folder": ("folder created by the system", "folders created by the system"),
     "hidden": ("hidden file or folder", "hidden files and folders"),

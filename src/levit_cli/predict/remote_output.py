@@ -19,6 +19,7 @@ from levit_cli.errors import OutputError, UsageError
 from levit_cli.system import locking
 from levit_cli.system.atomic import writing
 from levit_cli.system.cache import cache_folder
+from levit_cli.system.output import is_also_an_input
 from levit_cli.system.progress import Log
 
 
@@ -39,20 +40,23 @@ def local_copy(url: str, inputs: Iterable[str], *, overwrite: bool, resume: bool
     """
     shown = without_secrets(url)
     if url.rstrip("/") in {name.rstrip("/") for name in inputs}:
-        raise UsageError(f"The output {shown} is also an input", why="it was not touched", hint="choose another name")
+        raise is_also_an_input(shown)
     with _storing(shown):
         store, path = open_store(url)
     name = path.rpartition("/")[2]
     if not name or url.endswith("/"):
         raise OutputError(f"Cannot write {shown}", why="it names a folder", hint="choose the name of a file")
     local = _folder_of(url) / name
+    is_fetched = False
     try:
         _require_no_leftover(local, shown, may_exist=overwrite or resume)
         with _storing(shown):
-            _prepare(store, path, local, shown, overwrite=overwrite, resume=resume)
+            is_fetched = _prepare(store, path, local, shown, overwrite=overwrite, resume=resume)
         yield local
-    except BaseException:
-        if local.exists():
+    except BaseException as error:
+        if is_fetched and isinstance(error, UsageError):
+            local.unlink(missing_ok=True)  # refused, so it is equal to the object, which may change later
+        elif local.exists():
             log(f"Nothing was written to {shown}; the records so far are in {local}.")
         with suppress(OSError):  # unless it is empty
             local.parent.rmdir()
@@ -97,14 +101,16 @@ def _require_no_leftover(local: Path, shown: str, *, may_exist: bool) -> None:
         )
 
 
-def _prepare(store: Store, path: str, local: Path, shown: str, *, overwrite: bool, resume: bool) -> None:
-    """Check that the output may be written, and fetch the object that is to be continued."""
+def _prepare(store: Store, path: str, local: Path, shown: str, *, overwrite: bool, resume: bool) -> bool:
+    """Check that the output may be written, and fetch the object that is to be continued. Return whether it was."""
     found = store.find(path)
     exists = found is not None and not found.is_folder
     if exists and not overwrite and not resume:
         hint = "--resume continues it, --overwrite replaces it"
         raise UsageError(f"{shown} exists", why="it was not touched", hint=hint)
     store.require_writable(path)
-    if exists and resume and not any(local.parent.iterdir()):
+    is_needed = exists and resume and not any(local.parent.iterdir())
+    if is_needed:
         with writing(local):
             store.download(path, str(local))
+    return is_needed

@@ -5,6 +5,7 @@ Checks run from cheap to expensive: the options, the output file, the first inpu
 """
 
 import itertools
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,16 @@ from levit_cli.predict.records import RESUMABLE, RecordFormat, record_format
 from levit_cli.predict.run_description import RunDescription, describe_run
 from levit_cli.predict.writers import Writer, format_for, make_writer
 from levit_cli.system.extras import extra
-from levit_cli.system.output import Document, OutputFile, Sink, Target, is_terminal, open_output, require_free
+from levit_cli.system.output import (
+    Document,
+    OutputFile,
+    Sink,
+    Target,
+    is_also_an_input,
+    is_terminal,
+    open_output,
+    require_free,
+)
 from levit_cli.system.progress import Log, progress, shows_progress, silent
 from levit_cli.system.text import count_noun
 
@@ -99,9 +109,10 @@ def classify(
     """
     format = _consistent_format(inputs, output, conflicts(model, spec, decode_options.resizer))
     with (
-        _local(output, inputs, format, display, log) as output,
+        _local(output, inputs, format, display, log) as (output, written),
         open_output(_file_of_records(output, format), overwrite=output.overwrite, resume=output.resume) as file,
     ):
+        inputs = replace(inputs, outputs=written)
         skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
         stream, is_single = _require_some(inputs, skipped)
         checkpoint = load_model(model, log, verbose=display.verbose, single=is_single)
@@ -131,14 +142,22 @@ def classify(
 @contextmanager
 def _local(
     output: OutputOptions, inputs: InputOptions, format: Format, display: DisplayOptions, log: Log
-) -> Iterator[OutputOptions]:
-    """Yield the output as a file on this machine, after the checks. One in object storage is uploaded at the end."""
+) -> Iterator[tuple[OutputOptions, frozenset[str]]]:
+    """Yield the output as a file on this machine, after the checks, and the names of all that is written.
+
+    An output in object storage is uploaded at the end.
+    """
     named = [*inputs.arguments, inputs.files_from or ""]
     with _path_of(output, named, inputs, silent if display.quiet else log) as path:
         require_free(
             path, named, overwrite=output.overwrite, resume=output.resume, replaces=format in ("json", "parquet")
         )  # fmt: skip
-        yield replace(output, path=path)
+        if path is not None and output.overwrite and path.is_file() and inputs.include(str(path)):
+            raise is_also_an_input(str(path))
+        local = replace(output, path=path)
+        files = (path, _file_of_records(local, format))
+        written = {os.path.realpath(file) for file in files if file is not None}
+        yield local, frozenset(written | {url_of(output.path) or "" if output.path else ""})
 
 
 def _path_of(
@@ -149,6 +168,8 @@ def _path_of(
         return nullcontext(output.path)
     if inputs.offline:
         raise UsageError(f"Cannot write {without_secrets(url)}", why="--offline is set", hint="choose a local file")
+    if output.overwrite and inputs.include(url):
+        raise is_also_an_input(without_secrets(url))
     from levit_cli.predict.remote_output import local_copy  # imported here because few runs need it
 
     return local_copy(url, named, overwrite=output.overwrite, resume=output.resume, log=log)

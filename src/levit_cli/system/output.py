@@ -50,7 +50,7 @@ def require_free(
     elif any(same_file(str(output), str(path)) for path in inputs):
         if output.is_dir():
             raise _is_folder(output)
-        raise UsageError(f"The output {output} is also an input", why="it was not touched", hint="choose another name")
+        raise is_also_an_input(str(output))
     elif output.is_dir() and not folder:
         raise OutputError(f"Cannot write {output}", why="it is a folder", hint="choose the name of a file")
     elif not (overwrite or resume) and _has_content(output):
@@ -70,6 +70,10 @@ def _require_writable_folder(output: Path) -> None:
         why = "its folder is not writable" if exists else "its folder does not exist"
         hint = "choose another folder" if exists else f"create {output.parent} first"
         raise OutputError(f"Cannot write {output}", why=why, hint=hint)
+
+
+def is_also_an_input(output: str) -> UsageError:
+    return UsageError(f"The output {output} is also an input", why="it was not touched", hint="choose another name")
 
 
 def _is_folder(output: Path) -> UsageError:

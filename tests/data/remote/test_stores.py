@@ -129,3 +129,8 @@ def test_parts_of_two_versions_are_not_joined(s3: FakeS3) -> None:
     s3.add("bucket", {"a.tar": b"!" + CONTENT})
     with pytest.raises(InputError, match="it changed while it was read"):
         part(10, 20)
+
+
+def test_a_scheme_may_be_in_upper_case(s3: FakeS3) -> None:
+    s3.add("bucket", {"a.jpg": CONTENT})
+    assert read("S3://bucket/a.jpg", "S3://bucket/") == CONTENT

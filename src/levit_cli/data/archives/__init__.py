@@ -166,7 +166,7 @@ class _Selection:
             return False
         reason = reason_to_skip(member.name.rpartition("/")[2], is_folder=False)
         if reason != "hidden" and member.kind == "link":
-            reason = "link"
+            reason = "archived link"
         if reason is not None:
             self._skipped.add(self.path_of(member), reason)
         return reason is None

@@ -57,6 +57,13 @@ def expand(
             yield from _Named(store, path, shown, skipped, columns).inputs(is_pattern=is_pattern, is_object=is_object)
 
 
+def may_list(url: str, other: str) -> bool:
+    """Whether an object is among those that a URL names: itself, what is in a folder, or what matches a glob."""
+    parts, names = url.rstrip("/").split("/"), other.split("/")
+    is_image = reason_to_skip(names[-1], is_folder=False) is None
+    return url == other or _fits(names, parts) or (is_image and _is_in_match(names, parts))
+
+
 def named(url: str) -> Input:
     """Return the input of a URL that names an object. No request is sent before it is read.
 

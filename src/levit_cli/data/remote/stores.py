@@ -412,8 +412,9 @@ def open_store(url: str) -> tuple[Store, str]:
         why = "it holds credentials, which other programs on this machine can see"
         raise UsageError(f"Cannot use {shown}", why=why, hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
     kind = _file_system_class(scheme, shown)
-    path = str(kind._strip_protocol(url))
-    options = kind._get_kwargs_from_urls(url)
+    known = scheme + url[len(scheme) :]  # fsspec knows no scheme in upper case
+    path = str(kind._strip_protocol(known))
+    options = kind._get_kwargs_from_urls(known)
     trimmed = url.rstrip("/")
     base = trimmed.removesuffix(path) if path and trimmed.endswith(path) else f"{scheme}://"
     if not path.strip("/") and scheme not in ("memory", "file", "ftp", "sftp", "ssh"):
