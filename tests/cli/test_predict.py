@@ -458,6 +458,7 @@ def test_verbose_reports_the_engine_and_stats_the_time_of_each_stage(tiny_folder
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-v", "--stats", "--threads", "1", "--precision", "fp32")
     assert done.returncode == 0, done.stderr
+    assert b"preprocessing hf: resize to cover 73 x 73 px (bicubic), crop 64 x 64 px (floor)\nresizer " in done.stderr
     assert b"engine openvino on cpu in fp32, 1 thread, 1 stream" in done.stderr
     assert b"network" in done.stderr
     assert b"read + decode + resize" in done.stderr

@@ -164,6 +164,15 @@ def test_the_script_prints_the_records_of_levit_predict(
 
 
 @linux_only
+def test_a_pipe_or_device_is_an_error_and_not_waited_for(
+    exported: Callable[[ExportTarget], Path], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    done = run(exported("openvino") / "predict.py", tmp_path / "pipe.jpg", "/dev/null")
+    assert [record["error"]["kind"] for record in records(done.stdout)] == 2 * ["not_regular"]
+
+
+@linux_only
 def test_names_that_are_not_utf8_and_the_locale_change_no_record(
     exported: Callable[[ExportTarget], Path], tmp_path: Path
 ) -> None:

@@ -178,6 +178,9 @@ def test_info_says_int8_and_the_measured_accuracy(folder: Path, copy: Path) -> N
     done = levit("info", copy)
     assert done.returncode == 0
     assert b"cannot be run: it was measured with OpenVINO 2020.1.0" in done.stdout
+    shutil.copy(folder / "int8.json", copy)
+    edit(copy, mean=[0.5, 0.5, 0.5])
+    assert b"cannot be run: its image size or normalization is not that" in levit("info", copy).stdout
 
 
 def test_eval_bench_and_convert_take_the_folder(folder: Path, tmp_path: Path) -> None:

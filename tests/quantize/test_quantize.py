@@ -17,6 +17,9 @@ import pytest
 from levit_cli.checkpoints import load
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import GateError, OutputError, RefusedError, UsageError
+from levit_cli.predict.model import ModelOptions
+from levit_cli.quantize.run import Calibration, quantize
+from levit_cli.system.progress import silent
 from tests.quantize.conftest import Quantized
 from tests.support.binary import LEVIT, environment, installed_levit, levit
 from tests.support.extras import hide_extra, names_pip_command, needs_export
@@ -176,6 +179,8 @@ def test_the_seed_decides_which_images_calibrate(
         ("cut", RefusedError, "has only 99 readable images .*the first that cannot be read is .*00.\\.png: "),
         ("unknown class", RefusedError, "zebra.*name a folder that contains images and no folders"),
         ("missing", UsageError, "No folder"),
+        ("file", UsageError, "data is not a folder"),
+        ("all cut", RefusedError, "has only 0 readable images"),
         ("output exists", UsageError, "exists"),
         ("empty output exists", UsageError, "exists"),
         ("output among the images", UsageError, "lies among the images"),
@@ -185,27 +190,39 @@ def test_the_seed_decides_which_images_calibrate(
 def test_bad_input_is_refused(
     tiny_folder: Path, tmp_path: Path, change: str, error: type[Exception], words: str
 ) -> None:
-    folder, output = tmp_path / "data", tmp_path / "out"
-    if change in ("few", "cut", "unknown class"):
+    folder = tmp_path / "data"
+    others = {"output among the images": folder / "out", "no parent": tmp_path / "a" / "out"}
+    output = others.get(change, tmp_path / "out")
+    if change in ("few", "cut", "all cut", "unknown class"):
         write_noise(folder, count=14 if change == "few" else 15)
+    elif change == "file":
+        folder.touch()
     elif change != "missing":
         folder.mkdir()
-    if change == "cut":
-        for path in sorted((folder / "class 0").iterdir())[:6]:
+    if "cut" in change:
+        for path in sorted(folder.glob("*/*"))[: 6 if change == "cut" else None]:
             path.write_bytes(path.read_bytes()[:60])
     if change == "unknown class":
         (folder / "class 3").rename(folder / "zebra")
     if "exists" in change:
         output.mkdir()
         (output / "mine").touch() if change == "output exists" else None
-    if change == "output among the images":
-        output = folder / "out"
-    if change == "no parent":
-        output = tmp_path / "a" / "out"
     with pytest.raises(error, match=words):
         quantized(tiny_folder, folder, output)
     assert not list(tmp_path.glob(".levit-*"))
     assert output.exists() == ("exists" in change)
+
+
+@pytest.mark.usefixtures("no_nncf")
+def test_a_preprocessing_that_needs_torch_is_refused(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(tiny_folder, tmp_path / "own"), "preprocessor_config.json")
+    own.write_text(own.read_text().replace('"resizer": "pillow"', '"resizer": "torch"'))
+    words = "cannot be quantized with the preprocessing hf.*--preprocessing hf, "
+    with pytest.raises(RefusedError, match=words):
+        quantized(own.parent, data, tmp_path / "out")
+    options = ModelOptions(str(tiny_folder), preprocessing="hf-tensor")
+    with pytest.raises(UsageError, match=words):
+        quantize(options, tmp_path / "out", Calibration(data), silent)
 
 
 @pytest.mark.usefixtures("no_nncf")

@@ -22,8 +22,7 @@ def model_card(checkpoint: Checkpoint, format: CheckpointFormat, dtype: str) -> 
         "heads": str(len(config.head_names)),
         "data type": dtype,
         "image size": "{} x {} px".format(*config.image_size),
-        "preprocessing": f"{transform.name}: resize to cover {transform.resize_to[0]} x {transform.resize_to[1]} px "
-        f"({transform.filter}), center crop",
+        "preprocessing": str(transform),
         "SHA-256 of the source": f"`{checkpoint.sha256}`",
     }
     if evaluation:

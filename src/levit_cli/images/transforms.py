@@ -48,6 +48,13 @@ class Transform:
     std: tuple[float, float, float] = IMAGENET_STD
     resizer: ReferenceResizer = "pillow"
 
+    def __str__(self) -> str:
+        (height, width), (crop_height, crop_width) = self.resize_to, self.crop_size
+        return (
+            f"{self.name}: resize to cover {height} x {width} px ({self.filter}), "
+            f"crop {crop_height} x {crop_width} px ({self.crop_rounding})"
+        )
+
     def __post_init__(self) -> None:
         for value, choices in ((self.filter, Filter), (self.crop_rounding, Rounding), (self.resizer, ReferenceResizer)):
             if value not in get_args(choices):

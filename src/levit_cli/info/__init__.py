@@ -56,8 +56,9 @@ def _int8(checkpoint: Checkpoint) -> dict[str, Any] | None:
     except RefusedError as error:
         return {"problem": error.why, "is_default": False}
     problem = graph.problem(version("openvino"))
-    is_default = has_int8_instructions() and graph.matches(checkpoint.config, checkpoint.transform)
-    return {**made, "problem": problem or None, "is_default": is_default}
+    if not problem and not graph.matches(checkpoint.config, checkpoint.transform):
+        problem = graph.other_preprocessing().why
+    return {**made, "problem": problem or None, "is_default": not problem and has_int8_instructions()}
 
 
 def as_json(facts: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.data.image_folder import class_folders, has_class_folders, validation_folder
+from levit_cli.data.image_folder import class_folders, has_class_folders, require_local, validation_folder
 from levit_cli.data.inputs import Input, walk
 from levit_cli.data.labels import Labels
 from levit_cli.data.skipped import Skipped
@@ -33,11 +33,13 @@ def samples_of(folder: Path, labels: Labels, skipped: Skipped) -> list[Sample]:
     """Return the images of class folders, or of a folder without subfolders of images.
 
     Raises:
-        UsageError: the folder does not exist, or a class folder is empty.
+        UsageError: the folder does not exist or is a file or a URL, or a class folder is empty.
         RefusedError: a class folder matches no class of the model.
     """
+    require_local(folder)
     if not folder.is_dir():
-        raise UsageError(f"No folder {folder}", hint="--data needs a folder of images, or one with a folder per class")
+        what = f"{folder} is not a folder" if folder.exists() else f"No folder {folder}"
+        raise UsageError(what, hint="--data needs a folder of images, or one with a folder per class")
     if not _holds_classes(folder):
         return [Sample(image) for image in walk(str(folder), skipped) if image.error is None]
     folders = class_folders(validation_folder(folder) or folder, skipped)

@@ -88,6 +88,7 @@ def quantize(
     require_new(output)
     require_extra("export", "Quantizing")
     checkpoint = load_model(model, log, verbose=verbose)
+    _require_openvino(checkpoint, is_chosen=model.preprocessing is not None)
     skipped = Skipped(log if verbose and not quiet else None)
     samples = samples_of(calibration.data, checkpoint.labels, skipped)
     if not quiet and (sentence := skipped.sentence()):
@@ -125,6 +126,21 @@ def _require_separate(output: Path, data: Path) -> None:
         raise UsageError(f"The output {output} lies among the images of {data}", hint="choose another folder for it")
 
 
+def _require_openvino(checkpoint: Checkpoint, *, is_chosen: bool) -> None:
+    """Check that OpenVINO, which runs the int8 graph, can be used with the preprocessing.
+
+    Args:
+        is_chosen: the user chose the preprocessing; otherwise it is the checkpoint's own.
+    """
+    if checkpoint.transform.resizer == "torch":
+        error = UsageError if is_chosen else RefusedError
+        raise error(
+            f"{checkpoint.origin} cannot be quantized with the preprocessing {checkpoint.transform.name}",
+            why="it resizes with torch, and the engine of int8 models is OpenVINO",
+            hint="use --preprocessing hf, which resizes with Pillow",
+        )
+
+
 @dataclass(frozen=True)
 class _Run:
     """A model that is being quantized."""
@@ -160,7 +176,7 @@ class _Run:
                     failures.append(describe_failure(sample.image.path, result))
                 else:
                     pixels.append(result)
-                if len(pixels) >= min(self.calibration.samples, (len(samples) - len(failures)) // 2):
+                if pixels and len(pixels) >= min(self.calibration.samples, (len(samples) - len(failures)) // 2):
                     break
         finally:
             prefetcher.stop()
