@@ -217,10 +217,11 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None
     assert names_pip_command(done.stderr.decode(), "remote")
 
 
-def test_class_folders_are_local() -> None:
-    done = levit("eval", "s3://bucket/val", "-m", "demo")
+@pytest.mark.parametrize("name", ["val", "val.tar", "val.csv", "val.parquet"])
+def test_class_folders_are_local(name: str) -> None:
+    done = levit("eval", f"s3://bucket/{name}", "-m", "demo")
     assert done.returncode == 2
-    assert b"Cannot read class folders in s3://bucket/val" in done.stderr
+    assert f"Cannot read class folders in s3://bucket/{name}".encode() in done.stderr
 
 
 @pytest.mark.guarantee("remote-secrets")
