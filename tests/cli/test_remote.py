@@ -217,10 +217,20 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None
     assert names_pip_command(done.stderr.decode(), "remote")
 
 
-def test_class_folders_are_local() -> None:
-    done = levit("eval", "s3://bucket/val", "-m", "demo")
+@pytest.mark.guarantee("existing-output")
+@pytest.mark.parametrize("named", ["photos/", "photos/*.jpg", "**/*.jpg"])
+def test_overwrite_does_not_replace_an_object_that_is_listed(named: str, bucket: dict[str, str]) -> None:
+    options = ("-o", "s3://bucket/photos/001.jpg", "-f", "jsonl", "--overwrite")
+    done = levit("predict", "-m", "demo", f"s3://bucket/{named}", *options, env=bucket)
     assert done.returncode == 2
-    assert b"Cannot read class folders in s3://bucket/val" in done.stderr
+    assert b"is also an input" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["val", "val.tar", "val.csv", "val.parquet"])
+def test_class_folders_are_local(name: str) -> None:
+    done = levit("eval", f"s3://bucket/{name}", "-m", "demo")
+    assert done.returncode == 2
+    assert f"Cannot read class folders in s3://bucket/{name}".encode() in done.stderr
 
 
 @pytest.mark.guarantee("remote-secrets")

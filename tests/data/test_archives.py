@@ -454,6 +454,28 @@ def test_zip64_is_read(tmp_path: Path) -> None:
     assert read_all(tmp_path / "x.zip") == ({"a.jpg": b"a" * 1000}, [])
 
 
+@pytest.mark.guarantee("cut-archive")
+@pytest.mark.parametrize(
+    ("signature", "offset", "value", "message"),
+    [
+        (b"PK\6\7", 8, 1 << 63, "its zip64 record is missing"),
+        (b"PK\6\7", 8, (1 << 64) - 1, "its zip64 record is missing"),
+        (b"PK\6\6", 32, 1 << 63, "it lists 1 member instead of 9,223,372,036,854,775,808"),
+        (b"PK\6\6", 40, (1 << 64) - 1, "after the end of the file"),
+        (b"PK\6\6", 48, (1 << 64) - 1, "after the end of the file"),
+    ],
+)
+def test_numbers_of_zip64_that_are_too_large_are_damage(
+    signature: bytes, offset: int, value: int, message: str, tmp_path: Path
+) -> None:
+    content = bytearray(_as_zip64(write_zip(tmp_path / "x.zip", {"a.jpg": b"a"}).read_bytes()))
+    struct.pack_into("<Q", content, content.index(signature) + offset, value)
+    (tmp_path / "x.zip").write_bytes(content)
+    error = error_of(listed(tmp_path / "x.zip")[-1])
+    assert error.kind == "corrupt"
+    assert message in error.message
+
+
 def _as_zip64(content: bytes) -> bytes:
     """Return an archive of one member with its directory in the form for archives of more than 4 GiB."""
     start, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")

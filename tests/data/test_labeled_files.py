@@ -75,6 +75,7 @@ def test_a_validation_half_alone(tmp_path: Path) -> None:
     [
         ("x.tar", {"a.jpg": b""}, "No class folders"),
         ("x.tar", {}, "No class folders"),
+        ("x.tar", {"n01440764.tar": b"", "n01443537.tar": b""}, "skipped 2 archives"),
         ("x.tar", {"é/1.jpg": b"", "e\u0301/1.jpg": b""}, "the same name in Unicode"),
         ("x.tar.gz", {"a/1.jpg": b""}, "decompress"),
         ("x.tar", b"no archive", "Cannot read"),
@@ -119,3 +120,11 @@ def test_a_csv_lists_images_relative_to_its_folder(tmp_path: Path) -> None:
     halves = halves_of(root / "list.csv")
     assert halves.val is None
     assert names_of(halves.train, f"{root}/") == [("a/000.jpg", "cat"), ("b/001.jpg", "dog"), ("a/001.jpg", "dog, old")]
+
+
+def test_only_line_feeds_end_the_rows_of_a_csv(tmp_path: Path) -> None:
+    names = ["a\u2028b.jpg", "c\x85d.jpg", "e\x1cf.jpg"]
+    rows = "".join(f"{name},cat\n" for name in names)
+    (tmp_path / "list.csv").write_text(f"path,label\n{rows}", encoding="utf-8")
+    train = halves_of(tmp_path / "list.csv").train
+    assert names_of(train, f"{tmp_path}/") == [(name, "cat") for name in names]

@@ -96,7 +96,9 @@ def require_local(root: Path) -> None:
     """
     if url := url_of(root):
         why = "only predict reads object storage"
-        raise UsageError(f"Cannot read class folders in {without_secrets(url)}", why=why, hint="copy the folder first")
+        raise UsageError(
+            f"Cannot read class folders in {without_secrets(url)}", why=why, hint="copy it to this machine first"
+        )
 
 
 def class_images(root: Path) -> dict[str, list[Input]]:

@@ -5,6 +5,7 @@ the data set. Its images are read from it in any order, so a tar archive must no
 """
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from levit_cli.data.archives import SEPARATOR, members_of_file
 from levit_cli.data.image_folder import LAYOUT, TRAIN_NAMES, VAL_NAMES, ClassFolders, Sample, listed
 from levit_cli.data.input import Input
 from levit_cli.data.labels import composed
+from levit_cli.data.remote.names import url_of
 from levit_cli.data.skipped import READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped
 from levit_cli.errors import InputError, UsageError, reason_of
 from levit_cli.system.files import open_regular
@@ -37,7 +39,8 @@ class Halves(NamedTuple):
 
 def is_labeled_file(path: Path) -> bool:
     """Whether this is a file that may contain labeled images, by its name."""
-    return path.name.lower().endswith((*READ_ARCHIVE_SUFFIXES, CSV_SUFFIX)) and not path.is_dir()
+    has_suffix = path.name.lower().endswith((*READ_ARCHIVE_SUFFIXES, CSV_SUFFIX))
+    return has_suffix and not path.is_dir() and url_of(path) is None
 
 
 def base_of(root: Path) -> str:
@@ -145,7 +148,8 @@ def _classes(tree: _Tree, skipped: Skipped) -> ClassFolders:
         shown = "; ".join(" and ".join(map(ascii, sorted(names))) for names in twice)
         raise UsageError(f"Folders in {tree.name} have the same name in Unicode", why=shown, hint="rename them")
     if not images:
-        raise UsageError(f"No class folders with images in {tree.name}", why=f"looked for {' '.join(SUFFIXES)}")
+        why = f"looked for {' '.join(SUFFIXES)}" + (f"; skipped {skipped.summary()}" if skipped.counts else "")
+        raise UsageError(f"No class folders with images in {tree.name}", why=why)
     classes = tuple(sorted(images))
     samples = tuple(
         (image.item, index) for index, name in enumerate(classes) for image in sorted(images[name], key=_parts_of)
@@ -162,7 +166,7 @@ def _read_csv(root: Path, skipped: Skipped) -> ClassFolders:
     try:
         with open_regular(str(root)) as file:
             text = file.read().decode("utf-8-sig", "surrogateescape")
-        rows = [*csv.reader(text.splitlines(keepends=True), strict=True)]
+        rows = [*csv.reader(io.StringIO(text, newline=""), strict=True)]
     except (InputError, OSError, csv.Error) as error:
         raise UsageError(f"Cannot read {root}", why=reason_of(error)) from error
     pairs = [*_pairs(root, rows)]

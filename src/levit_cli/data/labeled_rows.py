@@ -11,13 +11,14 @@ from levit_cli.data.image_folder import ClassFolders, listed
 from levit_cli.data.input import ImageColumns, Input
 from levit_cli.data.labels import composed
 from levit_cli.data.parquet import labeled_rows_of_file
+from levit_cli.data.remote.names import url_of
 from levit_cli.data.skipped import PARQUET_SUFFIX, Skipped
 from levit_cli.errors import InputError, UsageError
 
 
 def is_parquet(path: Path) -> bool:
     """Whether this is a Parquet file, by its name."""
-    return path.name.lower().endswith(PARQUET_SUFFIX) and not path.is_dir()
+    return path.name.lower().endswith(PARQUET_SUFFIX) and not path.is_dir() and url_of(path) is None
 
 
 def read_labeled_rows(path: Path, columns: ImageColumns, skipped: Skipped) -> ClassFolders:

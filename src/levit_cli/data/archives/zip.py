@@ -21,6 +21,7 @@ from levit_cli.data.archives.member import (
     unreadable,
 )
 from levit_cli.errors import InputError
+from levit_cli.system.text import count_noun
 
 SIGNATURES = (b"PK\3\4", b"PK\5\6")  # of an archive with and without members
 END = Struct("<4s4H2LH")  # disks, disk of the directory, members on it, members, size, offset, length of the comment
@@ -43,6 +44,7 @@ class _Directory(NamedTuple):
     num_members: int
     start: int
     stop: int
+    modulus: int  # of the number of members: archives without zip64 store it in 16 bits
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ def members(file: BinaryIO) -> Iterator[Member]:
         entry, position = _entry(file, position)
         count += 1
         yield Member(entry.name, entry.kind, entry.num_bytes, _content(entry, archive_bytes))
-    if (count - directory.num_members) % 0x10000:  # archives without zip64 store the number modulo 65,536
-        raise _damaged(f"it lists {count:,} members instead of {directory.num_members:,}")
+    if (count - directory.num_members) % directory.modulus:
+        raise _damaged(f"it lists {count_noun(count, 'member')} instead of {directory.num_members:,}")
 
 
 def _directory(file: BinaryIO, archive_bytes: int) -> _Directory:
@@ -99,10 +101,10 @@ def _directory(file: BinaryIO, archive_bytes: int) -> _Directory:
         raise ArchiveError("truncated", "the archive ends without its directory, which is at the end of a zip archive")
     _, disk, _, _, num_members, size, offset, _ = END.unpack_from(tail, start)
     file.seek(max(tail_at + start - END64_LOCATOR.size, 0))
-    locator = file.read(END64_LOCATOR.size)
+    locator, modulus = file.read(END64_LOCATOR.size), 1 << 16
     if locator.startswith(b"PK\6\7"):
-        file.seek(END64_LOCATOR.unpack(locator)[2])
-        end64 = file.read(END64.size)
+        file.seek(min(END64_LOCATOR.unpack(locator)[2], archive_bytes))  # a file has no offset above 2**63
+        end64, modulus = file.read(END64.size), 1 << 64
         if not end64.startswith(b"PK\6\6") or len(end64) < END64.size:
             raise _damaged("its zip64 record is missing")
         _, _, _, _, disk, _, _, num_members, size, offset = END64.unpack(end64)
@@ -110,7 +112,7 @@ def _directory(file: BinaryIO, archive_bytes: int) -> _Directory:
         raise ArchiveError("format_not_allowed", "this is one part of a zip archive of several files")
     if offset + size > archive_bytes:
         raise _damaged("it would be after the end of the file")
-    return _Directory(num_members, offset, offset + size)
+    return _Directory(num_members, offset, offset + size, modulus)
 
 
 def _start_of_end(tail: bytes) -> int:
