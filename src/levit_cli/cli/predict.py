@@ -17,7 +17,7 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="INPUT...",
-            help="Files, folders, archives, Parquet, globs, URLs (https, s3, hf and others), or - for an image on stdin.",
+            help="Files, folders, archives, Parquet, globs, URLs of any kind, or - for an image on stdin.",
         ),
     ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
