@@ -17,7 +17,7 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="INPUT...",
-            help="Files, folders, archives, Parquet, globs, URLs (https, s3 and others), or - for stdin.",
+            help="Files, folders, archives, Parquet, globs, URLs of any kind, or - for an image on stdin.",
         ),
     ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
@@ -123,7 +123,7 @@ def predict(
         levit predict photo.jpg
         levit predict photos/ -o results.jsonl
         levit predict photos/ -o results.jsonl --resume
-        levit predict s3://bucket/2024/ -o s3://bucket/results.jsonl
+        levit predict s3://bucket/2024/ -o s3://bucket/o.csv
         levit predict photos/ --format csv --top-k 1 > labels.csv
         levit predict shard-*.tar photos.zip -o results.jsonl
         fd -e jpg -0 | levit predict --files-from - -0 --format jsonl
