@@ -45,3 +45,9 @@ def _is_special(path: str) -> bool:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def version_of(file: BinaryIO) -> tuple[int, ...]:
+    """Return what tells an open file from a later version of it: device, number, size and time of modification."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -6,7 +6,6 @@ suffix of an image are skipped and counted, as in folders; archives within archi
 as paths of files.
 """
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from typing import BinaryIO, NamedTuple
@@ -19,7 +18,7 @@ from levit_cli.data.input import Input
 from levit_cli.data.skipped import SYSTEM_FOLDERS, Reason, Skipped, reason_to_skip
 from levit_cli.errors import InputError, reason_of
 from levit_cli.images.signatures import SIGNATURES
-from levit_cli.system.files import open_regular
+from levit_cli.system.files import open_regular, version_of
 from levit_cli.system.text import count_noun
 
 SEPARATOR = "!/"
@@ -193,16 +192,11 @@ class _LocalFile:
     """
 
     def __init__(self, path: str, file: BinaryIO) -> None:
-        self._path, self._version = path, _version_of(file)
+        self._path, self._version = path, version_of(file)
 
     def __call__(self, offset: int, count: int) -> bytes:
         with open_regular(self._path) as file:
-            if _version_of(file) != self._version:
+            if version_of(file) != self._version:
                 raise InputError("corrupt", "the archive was changed while it was read")
             file.seek(offset)
             return file.read(count)
-
-
-def _version_of(file: BinaryIO) -> tuple[int, ...]:
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -15,7 +15,7 @@ from levit_cli.data.input import ImageColumns, Input
 from levit_cli.data.skipped import Skipped
 from levit_cli.errors import InputError
 from levit_cli.system.extras import extra
-from levit_cli.system.files import open_regular
+from levit_cli.system.files import open_regular, version_of
 
 if TYPE_CHECKING:
     from levit_cli.data.parquet.reading import Listing
@@ -54,11 +54,11 @@ def labeled_rows_of_file(path: str, columns: ImageColumns) -> tuple[list[Input],
 
 def _reopening(path: str, file: BinaryIO) -> Open:
     """Return a function that opens the file again, if it is still the same."""
-    version = _version_of(file)
+    version = version_of(file)
 
     def reopen() -> BinaryIO:
         again = open_regular(path)
-        if _version_of(again) != version:
+        if version_of(again) != version:
             again.close()
             raise InputError("corrupt", "the file was changed while it was read")
         return again
@@ -120,8 +120,3 @@ def _require_whole(file: BinaryIO) -> None:
         raise InputError("truncated", f"the Parquet file ends after {size:,} bytes, without its footer")
     if end == ENCRYPTED_MAGIC:
         raise InputError("unsupported_mode", "the Parquet file is encrypted")
-
-
-def _version_of(file: BinaryIO) -> tuple[int, ...]:
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
