@@ -42,7 +42,8 @@ def settings():
         PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY, [*warnings.filters], warnings.showwarning,
     )
 
-absent = () if importlib.util.find_spec("cykooz_resizer") else ("resize_simd",)
+HOMES = {"cykooz_resizer": ("resize_simd",), "pyarrow": ("parquet_output", "reading", "columns", "pages")}
+absent = [name for package, names in HOMES.items() if not importlib.util.find_spec(package) for name in names]
 before = settings()
 import levit_cli
 for package in ("images", "data", "model", "system", "checkpoints", "predict"):

@@ -20,7 +20,7 @@ from levit_cli.errors import RefusedError
 from levit_cli.images.transforms import transform_for
 from levit_cli.predict.model import make_prediction_engine
 from levit_cli.system.cpu import has_int8_instructions
-from tests.support.binary import environment, levit, records
+from tests.support.binary import levit, records
 from tests.support.extras import needs_torch
 from tests.support.foreign_systems import linux_only
 from tests.support.int8 import loaded, quantized, replace_nncf, write_noise
@@ -135,18 +135,6 @@ def test_the_graph_cache_distinguishes_graphs_and_checks_their_files(copy: Path)
     (copy / "int8.bin").write_bytes((copy / "int8.bin").read_bytes()[:-1] + b"!")
     with pytest.raises(RefusedError, match=r"int8\.bin is not the file of this graph"):
         make_engine(loaded(copy), spec, Memory())
-
-
-def test_many_images_have_the_same_records_from_a_cached_int8_graph(folder: Path, tmp_path: Path) -> None:
-    images, cache = write_images(tmp_path, 20), tmp_path / "cache"
-    env = environment(XDG_CACHE_HOME=str(cache))
-    runs = [
-        levit("predict", *images, "-m", folder, *["--precision", "int8", "-f", "jsonl", "-q"], env=env)
-        for _ in range(2)
-    ]
-    assert runs[0].returncode == 0, runs[0].stderr
-    assert runs[0].stdout == runs[1].stdout
-    assert len([*(cache / "levit" / "graphs").iterdir()]) == 1
 
 
 def test_the_python_interface_runs_int8_and_embeds(folder: Path, tmp_path: Path) -> None:

@@ -89,9 +89,8 @@ def make_prediction_engine(
         RefusedError: int8 is requested, and the model has no int8 graph.
     """
     require_int8_graph(checkpoint, spec, checkpoint.origin)
-    # For many images, the time to compile does not matter, except for an int8 graph, which takes twice as long.
-    is_cached = spec.batch_size == 1 or checkpoint.int8 is not None
-    cache = FolderCache(cache_folder() / "graphs") if is_cached else None
+    # Cache the compiled graph only for a single image: for many images, the time to compile it does not matter.
+    cache = FolderCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
     engine = make_engine(checkpoint, spec, cache, owns_process=owns_process)
     chosen = engine.spec
     if checkpoint.transform.resizer == "torch" and chosen.engine != "torch":
