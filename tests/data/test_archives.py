@@ -149,7 +149,11 @@ def test_an_archive_in_a_folder_is_skipped_and_a_named_one_is_read(tmp_path: Pat
     assert options.can_be_read_again
 
 
-@pytest.mark.parametrize("content", [tar_bytes({}), gzip.compress(tar_bytes({})), b"PK\5\6" + bytes(18)])
+@pytest.mark.parametrize(
+    "content",
+    [tar_bytes({}), gzip.compress(tar_bytes({}), mtime=0), b"PK\5\6" + bytes(18)],
+    ids=["tar", "gzip", "zip"],
+)
 def test_an_archive_without_images_is_like_an_empty_folder(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(content)
     skipped = Skipped()
