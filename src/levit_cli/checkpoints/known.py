@@ -2,7 +2,7 @@
 
 If the compiled graph is cached too, a prediction needs only the config and the format of a checkpoint, not its weights.
 A file is recognized by its path, its number in the file system, its size and the time of its last change in
-nanoseconds. Nobody but the system can set that time. A file that changed less than ``SETTLED_S`` ago is not remembered,
+nanoseconds. Programs cannot set that time. A file that changed less than ``SETTLED_S`` ago is not remembered,
 because a second change within the resolution of the clock would not be seen. On Windows the time of the last change is
 not available, so nothing is remembered there.
 """
