@@ -17,7 +17,10 @@ LAYERS = (
     {"model", "images"},
     {"checkpoints", "data"},
     {"engines"},
-    {"predict", "eval", "finetune", "bench", "convert", "info", "export", "quantize"},
+    {
+        *("predict", "eval", "finetune", "bench", "convert", "info", "export", "quantize"),
+        *("embed", "sort", "gallery", "probe", "serve", "distributed"),
+    },
     {"api"},
     {"cli", "__main__", "__init__"},
 )
@@ -42,7 +45,12 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "nncf": {"quantize.nncf_graph"},
     "torchmetrics": set(),  # the tests compare the metrics with it
     "matplotlib": {"system.plotting"},
-    "jinja2": {"eval.report"},
+    "jinja2": {"eval.report", "embed", "gallery"},
+    "sklearn": {"probe"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
+    "ray": {"distributed"},
+    "pandas": {"distributed"},
     "cykooz_resizer": {"images.resize_simd"},
     "pi_heif": {"images.heif"},
     "pillow_jxl": set(),  # images.jxl loads its compiled module alone

@@ -14,6 +14,12 @@ needs_export = pytest.mark.skipif(missing_package("export") is not None, reason=
 needs_plot = pytest.mark.skipif(missing_package("plot") is not None, reason="needs the extra 'plot'")
 needs_parquet = pytest.mark.skipif(missing_package("parquet") is not None, reason="needs the extra 'parquet'")
 needs_remote = pytest.mark.skipif(missing_package("remote") is not None, reason="needs the extra 'remote'")
+needs_probe = pytest.mark.skipif(missing_package("probe") is not None, reason="needs the extra 'probe'")
+needs_serve = pytest.mark.skipif(missing_package("serve") is not None, reason="needs the extra 'serve'")
+needs_tensorboard = pytest.mark.skipif(
+    missing_package("tensorboard") is not None, reason="needs the extra 'tensorboard'"
+)
+needs_ray = pytest.mark.skipif(missing_package("ray") is not None, reason="needs the extra 'ray'")
 
 FINDER = """
 import sys

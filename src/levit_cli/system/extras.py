@@ -16,6 +16,10 @@ PACKAGES = {
     "parquet": ("pyarrow",),
     "remote": ("fsspec", "s3fs"),
     "jxl": ("pillow_jxl",),
+    "probe": ("sklearn",),
+    "serve": ("starlette", "uvicorn", "httptools", "python_multipart"),
+    "tensorboard": ("tensorboard",),
+    "ray": ("ray", "pandas", "pyarrow"),
 }
 
 
