@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from levit_cli import __version__
 from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
+from levit_cli.cli.embed import embed
 from levit_cli.cli.errors import exit_now
 from levit_cli.cli.eval import evaluate
 from levit_cli.cli.export import export
@@ -118,6 +119,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=Command)(predict)
+app.command(cls=Command)(embed)
 app.command("eval", cls=Command)(evaluate)
 app.command(cls=Command)(finetune)
 app.command(cls=Command)(bench)
