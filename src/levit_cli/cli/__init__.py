@@ -26,6 +26,7 @@ from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
 from levit_cli.cli.quantize import quantize
+from levit_cli.cli.sort import sort
 from levit_cli.cli.values import convert_quickly
 from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
@@ -127,6 +128,7 @@ app.command(cls=Command)(info)
 app.command(cls=Command)(convert_checkpoint)
 app.command(cls=Command)(export)
 app.command(cls=Command)(quantize)
+app.command(cls=Command)(sort)
 
 
 def _version(shown: bool) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -208,6 +208,22 @@ def restore_journal(
         raise _cannot_resume(output, f"it cannot be read as Parquet: {first_line(error)}") from error
 
 
+def read_records(path: Path, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of the rows in an output, without WordNet ids.
+
+    Raises:
+        UsageError: it is damaged, or not a Parquet file of ``levit predict``.
+    """
+    try:
+        with pq.ParquetFile(file) as parquet:
+            if missing := {name for name, _ in COLUMNS}.difference(parquet.schema_arrow.names):
+                raise ValueError(f"it has no column {min(missing)}, so levit predict did not write it")
+            for batch in parquet.iter_batches(1000, use_threads=False):
+                yield from map(_record, batch.to_pylist())
+    except (pa.ArrowException, ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"Cannot read the results in {path}", why=first_line(error)) from error
+
+
 def _require_same_run(output: Path, metadata: Metadata, fingerprint: Fingerprint) -> None:
     if FINGERPRINT not in metadata:
         raise _cannot_resume(output, "levit predict did not write it")
@@ -237,11 +253,11 @@ def _write_records(
 
 def _record(row: Row) -> dict[str, Any]:
     """Return the JSON object of a row."""
-    record = {name: row[name] for name in ("path", BYTES_COLUMN) if row.get(name) is not None}
+    record = {name: row[name] for name in ("path", BYTES_COLUMN, "status") if row.get(name) is not None}
     if row["status"] == "error":
         return {**record, "error": {"kind": row["error_kind"], "message": row["error_message"]}}
-    entries = zip(row["indices"], row["probs"], strict=True)
-    return {**record, "top": [{"index": index, "prob": prob} for index, prob in entries]}
+    entries = zip(row["indices"], row["labels"], row["probs"], strict=True)
+    return {**record, "top": [{"index": index, "label": label, "prob": prob} for index, label, prob in entries]}
 
 
 def first_line(error: BaseException) -> str:

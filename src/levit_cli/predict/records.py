@@ -148,7 +148,7 @@ class Delimited:
 
     def decode(self, record: bytes) -> Prediction:
         try:
-            prediction = self._from_cells(self._cells(record))
+            prediction = self.from_cells(self.cells(record))
         except (ValueError, LookupError, csv.Error) as error:
             raise ValueError("it is not a record of this format") from error
         return _require_round_trip(self, prediction, record, self._top_k)
@@ -167,13 +167,23 @@ class Delimited:
                 yield b"".join(lines)
                 lines.clear()
 
-    def _cells(self, record: bytes) -> list[str]:
+    def cells(self, record: bytes) -> list[str]:
+        """Return the cells of a record or header.
+
+        Raises:
+            ValueError, csv.Error: it is not one line of this format.
+        """
         csv.field_size_limit(MAX_CELL_CHARS)
         text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
         (cells,) = csv.reader(text, delimiter=self._delimiter, strict=True)
         return cells
 
-    def _from_cells(self, cells: list[str]) -> Prediction:
+    def from_cells(self, cells: list[str]) -> Prediction:
+        """Return the prediction of a record's cells. The labels are not compared.
+
+        Raises:
+            ValueError: ``encode`` did not write them.
+        """
         cell, status, error, *ranked = cells
         path = os.fsdecode(cell.encode("utf-8", "surrogateescape"))
         if status == "error":
@@ -202,6 +212,8 @@ def _as_utf8(path: str) -> str:
 
 def _kind(text: str) -> InputErrorKind:
     known: tuple[InputErrorKind, ...] = get_args(InputErrorKind)
+    if text not in known:
+        raise ValueError(f"{text!r} is not a kind of error")
     return known[known.index(text)]
 
 
