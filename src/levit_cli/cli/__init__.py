@@ -22,6 +22,7 @@ from levit_cli.cli.errors import exit_now
 from levit_cli.cli.eval import evaluate
 from levit_cli.cli.export import export
 from levit_cli.cli.finetune import finetune
+from levit_cli.cli.gallery import gallery
 from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
@@ -129,6 +130,7 @@ app.command(cls=Command)(convert_checkpoint)
 app.command(cls=Command)(export)
 app.command(cls=Command)(quantize)
 app.command(cls=Command)(sort)
+app.command(cls=Command)(gallery)
 
 
 def _version(shown: bool) -> None:
