@@ -297,6 +297,13 @@ class OpenVinoEngine:
                 self._features = InferRequestPool(self._compile(FEATURES, self.spec.batch_size), self.spec)
         return self._features(pixels)
 
+    def resized(self, output: int, batch_size: int, *, streams: int) -> "InferRequestPool":
+        """Compile one output for another batch size and number of streams. The weights are shared with this engine."""
+        spec = replace(self.spec, batch_size=batch_size, streams=streams)
+        with self._lock:
+            graph = self._graph(output, batch_size)
+        return InferRequestPool(shared_core().compile_model(graph, "CPU", properties(spec)), spec)
+
 
 class InferRequestPool:
     """A pool of infer requests of a compiled graph, one per stream."""
