@@ -28,6 +28,7 @@ from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
 from levit_cli.cli.quantize import quantize
 from levit_cli.cli.sort import sort
+from levit_cli.cli.serve import serve
 from levit_cli.cli.values import convert_quickly
 from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
@@ -131,6 +132,7 @@ app.command(cls=Command)(export)
 app.command(cls=Command)(quantize)
 app.command(cls=Command)(sort)
 app.command(cls=Command)(gallery)
+app.command(cls=Command)(serve)
 
 
 def _version(shown: bool) -> None:

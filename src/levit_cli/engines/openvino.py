@@ -326,6 +326,13 @@ class _Output:
     call: Graph
     is_cached: bool
 
+    def resized(self, output: int, batch_size: int, *, streams: int) -> "InferRequestPool":
+        """Compile one output for another batch size and number of streams. The weights are shared with this engine."""
+        spec = replace(self.spec, batch_size=batch_size, streams=streams)
+        with self._lock:
+            graph = self._graph(output, batch_size)
+        return InferRequestPool(shared_core().compile_model(graph, "CPU", properties(spec)), spec)
+
 
 class InferRequestPool:
     """A pool of infer requests of a compiled graph, one per stream."""
