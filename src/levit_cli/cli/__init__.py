@@ -22,6 +22,7 @@ from levit_cli.cli.eval import evaluate
 from levit_cli.cli.export import export
 from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
+from levit_cli.cli.merge import merge
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
 from levit_cli.cli.quantize import quantize
@@ -125,6 +126,7 @@ app.command(cls=Command)(info)
 app.command(cls=Command)(convert_checkpoint)
 app.command(cls=Command)(export)
 app.command(cls=Command)(quantize)
+app.command(cls=Command)(merge)
 
 
 def _version(shown: bool) -> None:

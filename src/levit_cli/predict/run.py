@@ -17,6 +17,7 @@ from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import Format
 from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions, unused_columns
 from levit_cli.data.remote.names import url_of, without_secrets
+from levit_cli.data.shards import Selection
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UnreachableError, UsageError, raise_faults
@@ -114,7 +115,8 @@ def classify(
     ):
         inputs = replace(inputs, outputs=written)
         skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
-        stream, is_single = _require_some(inputs, skipped)
+        selection = Selection(inputs.shard) if inputs.shard else None
+        stream, is_single = _require_some(inputs, skipped, selection)
         checkpoint = load_model(model, log, verbose=display.verbose, single=is_single)
         reader = Reader(
             checkpoint.transform, decode_options.decoding, decode_options.resizer, offline=model.offline
@@ -131,7 +133,7 @@ def classify(
             engine = make_prediction_engine(checkpoint, spec, log, verbose=display.verbose)
             keep_until_exit(engine)
             run = _Run(
-                checkpoint, engine, prefetch, reader, top_k, format, output.path, display, log, skipped
+                checkpoint, engine, prefetch, reader, top_k, format, output.path, display, log, skipped, selection
             )  # fmt: skip
             if prefetcher is None:
                 assert isinstance(file, OutputFile)
@@ -150,8 +152,13 @@ def _local(
     named = [*inputs.arguments, inputs.files_from or ""]
     with _path_of(output, named, inputs, silent if display.quiet else log) as path:
         require_free(
-            path, named, overwrite=output.overwrite, resume=output.resume, replaces=format in ("json", "parquet")
+            path, named, overwrite=output.overwrite, resume=output.resume,
+            replaces=format in ("json", "parquet") or inputs.shard is not None,
         )  # fmt: skip
+        if inputs.shard is not None and path is not None and not output.overwrite:
+            from levit_cli.predict.shard_meta import require_free_meta
+
+            require_free_meta(path)
         if path is not None and output.overwrite and path.is_file() and inputs.include(str(path)):
             raise is_also_an_input(str(path))
         local = replace(output, path=path)
@@ -184,7 +191,7 @@ def _consistent_format(inputs: InputOptions, output: OutputOptions, others: Sequ
     Raises:
         UsageError: options are missing, contradict each other or have no effect. The message names all faults.
     """
-    faults = [*_input_faults(inputs), *_output_faults(output), *others]
+    faults = [*_input_faults(inputs), *_output_faults(output), *_shard_faults(inputs, output), *others]
     try:
         format = format_for(output.format, output.path, is_terminal=is_terminal())
     except UsageError as error:
@@ -197,6 +204,10 @@ def _consistent_format(inputs: InputOptions, output: OutputOptions, others: Sequ
         why = "no --output is given" if output.path is None else f"{format} is one document, not separate records"
         hint = f"use --output FILE in one of the formats {', '.join(CAN_RESUME)}"
         faults.append(UsageError("Cannot use --resume", why=why, hint=hint))
+    if inputs.shard is not None and output.path is not None and format not in CAN_RESUME:
+        why = "levit merge does not read this format"
+        hint = f"use one of the formats {', '.join(CAN_RESUME)}"
+        faults.append(UsageError(f"Cannot use --shard with the format {format}", why=why, hint=hint))
     raise_faults(faults)
     return format
 
@@ -240,15 +251,24 @@ def _output_faults(output: OutputOptions) -> Iterator[UsageError]:
         yield UsageError("--overwrite has no effect without --output", hint="add --output FILE, or leave it out")
 
 
-def _require_some(inputs: InputOptions, skipped: Skipped) -> tuple[Iterator[Input], bool]:
+def _shard_faults(inputs: InputOptions, output: OutputOptions) -> Iterator[UsageError]:
+    if inputs.shard is None:
+        return
+    is_pipe = output.path is not None and output.path.exists() and not (output.path.is_file() or output.path.is_dir())
+    if output.path is None or is_pipe:
+        why = "a second file beside the output describes the shard"
+        yield UsageError("--shard needs an output file", why=why, hint="add --output FILE, one file per shard")
+
+
+def _require_some(inputs: InputOptions, skipped: Skipped, selection: Selection | None) -> tuple[Iterator[Input], bool]:
     """Return the stream of inputs, which must not be empty, and whether it has exactly one input.
 
     Only one line of a list is read here, because a program may write its second line after it has read our first
-    record.
+    record. A shard may have no inputs, but not all shards.
     """
-    stream = inputs.stream(skipped)
+    stream = inputs.stream(skipped, selection)
     first = list(itertools.islice(stream, 2 if inputs.files_from is None else 1))
-    if not first:
+    if not first and not (selection is not None and selection.all.num_paths):
         where = ", ".join(inputs.arguments) or f"the list {inputs.files_from}"
         why = f"looked for {' '.join(SUFFIXES)}" + (f"; skipped {skipped.summary()}" if skipped.counts else "")
         raise UsageError(f"No images in {where}", why=why)
@@ -269,6 +289,7 @@ class _Run:
     display: DisplayOptions
     log: Log
     skipped: Skipped
+    selection: Selection | None = None
     stats: Stats = field(default_factory=Stats)
 
     def start(self, prefetcher: Prefetcher, output: Sink | OutputFile) -> ExitCode:
@@ -280,6 +301,8 @@ class _Run:
         else:
             store = partial(self._store_fingerprint, output.descriptor)
             self._write(prefetcher, self._converted(output, output), on_first=store if self._is_resumable else None)
+            if self.selection is not None and self.format != "parquet":
+                output.write(b"")  # a shard without inputs has an output too
         return self._finish()
 
     def resume(self, stream: Iterable[Input], output: OutputFile, inputs: InputOptions) -> ExitCode:
@@ -381,6 +404,10 @@ class _Run:
     ) -> None:
         description = self._description(with_hash=self.format == "json")
         self.stats = Stats()
+        if self.selection is not None and self.path is not None:
+            from levit_cli.predict.shard_meta import remove_meta
+
+            remove_meta(self.path)
         with closing(self._predict(prefetcher, self.stats)) as predictions:
             writer = make_writer(
                 self.format, target, self.checkpoint.labels, self.top_k, description,
@@ -429,6 +456,10 @@ class _Run:
         return shows_progress(quiet=self.display.quiet) and not (self.path is None and is_terminal())
 
     def _finish(self, remark: str = "") -> ExitCode:
+        if self.selection is not None and self.path is not None:
+            from levit_cli.predict.shard_meta import store_meta
+
+            store_meta(self.path, self.selection, self._fingerprint())
         if not self.display.quiet:
             if sentence := self.skipped.sentence():
                 self.log(sentence)
