@@ -30,7 +30,7 @@ FAILURES = st.builds(
 )
 
 
-def format_of(name: Format, top_k: int = 2) -> RecordFormat:
+def format_of(name: Format, top_k: int = 2) -> RecordFormat[Prediction]:
     format = record_format(name, LABELS, top_k)
     assert format is not None
     return format

@@ -77,12 +77,18 @@ def load_model(options: ModelOptions, log: Log, *, verbose: bool, single: bool =
 
 
 def make_prediction_engine(
-    checkpoint: Checkpoint, spec: EngineSpec, log: Log, *, verbose: bool, owns_process: bool = True
+    checkpoint: Checkpoint,
+    spec: EngineSpec,
+    log: Log,
+    *,
+    verbose: bool,
+    owns_process: bool = True,
+    for_features: bool = False,
 ) -> LevitEngine:
     """Create the inference engine for a model; with ``verbose``, log its device, precision and threads.
 
     Args:
-        owns_process: see ``make_engine``.
+        owns_process: see ``make_engine``, as for ``for_features``.
 
     Raises:
         UsageError: the model's preprocessing resizes with torch, and the engine is not torch.
@@ -91,7 +97,7 @@ def make_prediction_engine(
     require_int8_graph(checkpoint, spec, checkpoint.origin)
     # Cache the compiled graph only for a single image: for many images, the time to compile it does not matter.
     cache = FolderCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
-    engine = make_engine(checkpoint, spec, cache, owns_process=owns_process)
+    engine = make_engine(checkpoint, spec, cache, owns_process=owns_process, for_features=for_features)
     chosen = engine.spec
     if checkpoint.transform.resizer == "torch" and chosen.engine != "torch":
         raise _needs_torch(checkpoint.transform.name, chosen.engine)

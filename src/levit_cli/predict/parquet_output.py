@@ -6,7 +6,6 @@ continues it. The output itself is written to a temporary file and renamed, so i
 give equal bytes, whether the run was interrupted or not.
 """
 
-import io
 import json
 import os
 import tempfile
@@ -20,18 +19,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from levit_cli.errors import OutputError, UsageError, reason_of
+from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat, from_json
 from levit_cli.predict.resume.fingerprint import Fingerprint, differences
 from levit_cli.predict.resume.verify import NOT_TOUCHED
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.atomic import Replacement, writing
-from levit_cli.system.output import OutputFile, Target
+from levit_cli.system.output import OutputFile, Target, TargetFile
 from levit_cli.system.signals import deferred_signals
 
 JOURNAL_SUFFIX = ".partial.jsonl"
 ROWS_PER_GROUP = 10_000
 CLASSES_PER_GROUP = 500_000  # with a large top-k, a row group has fewer rows, so that memory is bounded
-WRITE_BYTES = 1 << 20
 BYTES_COLUMN = "path_b64"
 COLUMNS = (
     ("path", pa.string()),
@@ -159,7 +158,7 @@ def convert(journal: IO[bytes], write: Callable[[bytes], object], metadata: Meta
     columns = COLUMNS + ((BYTES_COLUMN, pa.string()),) * any(b'"path_b64"' in line for line in journal)
     journal.seek(0)
     schema = pa.schema(columns, metadata)
-    file = _Writable(write)
+    file = TargetFile(write)
     with closing(pq.ParquetWriter(file, schema, compression="zstd")) as writer:
         for rows in _groups(json.loads(line) for line in journal):
             writer.write_table(pa.Table.from_pylist(rows, schema))
@@ -188,33 +187,8 @@ def _row(record: dict[str, Any]) -> Row:
     return {**row, **{name: [entry[key] for entry in top] for name, key in lists}}
 
 
-class _Writable(io.RawIOBase):
-    """The file that pyarrow writes to. It collects the many small writes of pyarrow."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write, self._position, self._rest = write, 0, bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any) -> int:
-        self._rest += data
-        self._position += len(data)
-        if len(self._rest) >= WRITE_BYTES:
-            self.write_rest()
-        return len(data)
-
-    def write_rest(self) -> None:
-        content, self._rest = bytes(self._rest), bytearray()
-        if content:
-            self._write(content)
-
-
 def restore_journal(
-    output: Path, journal: OutputFile, records: RecordFormat, fingerprint: Fingerprint,
+    output: Path, journal: OutputFile, records: RecordFormat[Prediction], fingerprint: Fingerprint,
     before_commit: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Write the records of a finished output into an empty journal, so that a run can continue it.
@@ -246,7 +220,7 @@ def _cannot_resume(output: Path, why: str) -> UsageError:
 
 
 def _write_records(
-    parquet: Any, replacement: Replacement, journal: OutputFile, records: RecordFormat,
+    parquet: Any, replacement: Replacement, journal: OutputFile, records: RecordFormat[Prediction],
     before_commit: Callable[[int], None],
 ) -> None:  # fmt: skip
     try:

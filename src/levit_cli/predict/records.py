@@ -10,12 +10,12 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol, get_args
+from typing import Any, BinaryIO, Protocol, TypeVar, get_args
 
 from levit_cli.choices import Format
 from levit_cli.data.labels import Labels
 from levit_cli.errors import InputError, InputErrorKind
-from levit_cli.predict.pipeline import Prediction, Ranked
+from levit_cli.predict.pipeline import Prediction, Ranked, Result
 
 PROB_DIGITS = 6
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -24,7 +24,10 @@ CLASS_COLUMNS = ("index", "label", "prob")
 MAX_CELL_CHARS = 1 << 30
 
 
-class RecordFormat(Protocol):
+R = TypeVar("R", bound=Result)
+
+
+class RecordFormat(Protocol[R]):
     """A format whose records are self-contained.
 
     Attributes:
@@ -33,11 +36,11 @@ class RecordFormat(Protocol):
 
     header: bytes
 
-    def encode(self, prediction: Prediction) -> bytes:
-        """Return the record of a prediction, with its line break."""
+    def encode(self, result: R, /) -> bytes:
+        """Return the record of a result, such as a prediction, with its line break."""
 
-    def decode(self, record: bytes) -> Prediction:
-        """Return the prediction of a record.
+    def decode(self, record: bytes) -> R:
+        """Return the result of a record.
 
         Raises:
             ValueError: ``encode`` did not write it.
@@ -47,7 +50,7 @@ class RecordFormat(Protocol):
         """Yield the header and each complete record of a file, without an incomplete one at its end."""
 
 
-def record_format(format: Format, labels: Labels, top_k: int) -> RecordFormat | None:
+def record_format(format: Format, labels: Labels, top_k: int) -> RecordFormat[Prediction] | None:
     """Return the format with this name; None for json and table, which do not have separate records.
 
     Parquet is made from records in jsonl, see ``parquet_output``.
@@ -224,7 +227,9 @@ def _kind(text: str) -> InputErrorKind:
     return known[known.index(text)]
 
 
-def _require_round_trip(format: RecordFormat, prediction: Prediction, record: bytes, top_k: int) -> Prediction:
+def _require_round_trip(
+    format: RecordFormat[Prediction], prediction: Prediction, record: bytes, top_k: int
+) -> Prediction:
     if prediction.error is None and len(prediction.top) != top_k:
         raise ValueError(f"its top-k is {len(prediction.top)}, this run's is {top_k}")
     try:
