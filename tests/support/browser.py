@@ -137,8 +137,8 @@ class Tab:
 
     def click(self, selector: str) -> None:
         """Click in the middle of the first element that matches a selector."""
-        find = f"(e => (e.scrollIntoView({{block: 'center'}}), e.getBoundingClientRect().toJSON()))(document.querySelector({json.dumps(selector)}))"
-        box = self.run(find)
+        center = "(e => (e.scrollIntoView({block: 'center'}), e.getBoundingClientRect().toJSON()))"
+        box = self.run(f"{center}(document.querySelector({json.dumps(selector)}))")
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)

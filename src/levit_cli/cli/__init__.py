@@ -24,11 +24,12 @@ from levit_cli.cli.export import export
 from levit_cli.cli.finetune import finetune
 from levit_cli.cli.gallery import gallery
 from levit_cli.cli.info import info
+from levit_cli.cli.merge import merge
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
 from levit_cli.cli.quantize import quantize
-from levit_cli.cli.sort import sort
 from levit_cli.cli.serve import serve
+from levit_cli.cli.sort import sort
 from levit_cli.cli.values import convert_quickly
 from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
@@ -133,6 +134,7 @@ app.command(cls=Command)(quantize)
 app.command(cls=Command)(sort)
 app.command(cls=Command)(gallery)
 app.command(cls=Command)(serve)
+app.command(cls=Command)(merge)
 
 
 def _version(shown: bool) -> None:

@@ -51,6 +51,15 @@ def predict(
     ] = False,
     image_column: options.ImageColumnOption = None,
     key_column: options.KeyColumnOption = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            show_default=False,
+            rich_help_panel=options.MANY,
+            help="Classify only the inputs of shard I of N, chosen by a hash of their paths; levit merge joins them.",
+        ),
+    ] = None,
     top_k: Annotated[
         int,
         typer.Option(
@@ -131,6 +140,7 @@ def predict(
     """
     from levit_cli.data.input import ImageColumns
     from levit_cli.data.inputs import InputOptions
+    from levit_cli.data.shards import parse_shard
     from levit_cli.engines import EngineSpec
     from levit_cli.predict.model import ModelOptions
     from levit_cli.predict.prefetch import DecodeOptions
@@ -142,7 +152,13 @@ def predict(
         silence_libraries()
     return classify(
         InputOptions(
-            tuple(inputs or ()), files_from, null, follow_links, ImageColumns(image_column, key_column), offline
+            tuple(inputs or ()),
+            files_from,
+            null,
+            follow_links,
+            ImageColumns(image_column, key_column),
+            offline,
+            shard=None if shard is None else parse_shard(shard),
         ),
         ModelOptions(model, labels, preprocessing, sha256, offline),
         EngineSpec(device, engine, precision, threads),

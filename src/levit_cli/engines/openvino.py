@@ -312,6 +312,13 @@ class OpenVinoEngine:
                     self._outputs = {**self._outputs, output: self._prepare(output)}
         return self._outputs[output]
 
+    def resized(self, output: int, batch_size: int, *, streams: int) -> "InferRequestPool":
+        """Compile one output for another batch size and number of streams. The weights are shared with this engine."""
+        spec = replace(self.spec, batch_size=batch_size, streams=streams)
+        with self._lock:
+            graph = self._graph(output, batch_size)
+        return InferRequestPool(shared_core().compile_model(graph, "CPU", properties(spec)), spec)
+
 
 @dataclass
 class _Output:
@@ -325,13 +332,6 @@ class _Output:
     compiled: Any
     call: Graph
     is_cached: bool
-
-    def resized(self, output: int, batch_size: int, *, streams: int) -> "InferRequestPool":
-        """Compile one output for another batch size and number of streams. The weights are shared with this engine."""
-        spec = replace(self.spec, batch_size=batch_size, streams=streams)
-        with self._lock:
-            graph = self._graph(output, batch_size)
-        return InferRequestPool(shared_core().compile_model(graph, "CPU", properties(spec)), spec)
 
 
 class InferRequestPool:

@@ -251,6 +251,39 @@ def _write_records(
         raise
 
 
+def metadata_in(path: Path) -> Metadata:
+    """Return the metadata of an output."""
+    with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+        return dict(parquet.schema_arrow.metadata or {})
+
+
+def records_in(path: Path) -> Iterator[bytes]:
+    """Yield the records of an output as ``convert`` takes them. The file is open only while a row group is read.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    group, num_groups = 0, 1
+    while group < num_groups:
+        try:
+            with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+                num_groups = parquet.num_row_groups
+                table = parquet.read_row_group(group, use_threads=False) if num_groups else None
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(first_line(error)) from error
+        for batch in table.to_batches(1000) if table is not None else ():
+            for row in batch.to_pylist():
+                yield json.dumps(_labeled_record(row), ensure_ascii=False).encode() + b"\n"
+        group += 1
+
+
+def _labeled_record(row: Row) -> dict[str, Any]:
+    record = {**_record(row), "status": row["status"]}
+    for entry, label in zip(record.get("top", ()), row["labels"] or (), strict=True):
+        entry["label"] = label
+    return record
+
+
 def _record(row: Row) -> dict[str, Any]:
     """Return the JSON object of a row."""
     record = {name: row[name] for name in ("path", BYTES_COLUMN, "status") if row.get(name) is not None}

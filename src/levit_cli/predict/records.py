@@ -117,13 +117,52 @@ def from_json(content: Any) -> Prediction:
     Raises:
         ValueError, LookupError, TypeError, AttributeError: ``json_record`` did not return it.
     """
-    raw = base64.b64decode(content["path_b64"]) if "path_b64" in content else content["path"].encode()
     error = content.get("error")
     return Prediction(
-        os.fsdecode(raw),
+        os.fsdecode(_raw_path(content)),
         tuple(Ranked(int(entry["index"]), float(entry["prob"])) for entry in content.get("top", ())),
         InputError(_kind(error["kind"]), str(error["message"])) if error else None,
     )
+
+
+def _raw_path(content: Any) -> bytes:
+    return base64.b64decode(content["path_b64"]) if "path_b64" in content else content["path"].encode()
+
+
+def path_of(record: bytes, format: Format) -> bytes:
+    """Return the bytes of the path in a record of jsonl, csv or tsv. The rest of the record is not checked.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        if format == "jsonl":
+            return _raw_path(json.loads(record))
+        return _cells(record, DELIMITERS[format])[0].encode("utf-8", "surrogateescape")
+    except (LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        raise ValueError("it has no path") from error
+
+
+def split_delimited(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the header and each complete record of csv or tsv.
+
+    A line break ends a record unless it is inside quotes, that is, after an odd number of quotes.
+    """
+    lines: list[bytes] = []
+    quotes = 0
+    for line in file:
+        lines.append(line)
+        quotes += line.count(b'"')
+        if not quotes % 2 and line.endswith(b"\n"):
+            yield b"".join(lines)
+            lines.clear()
+
+
+def _cells(record: bytes, delimiter: str) -> list[str]:
+    csv.field_size_limit(MAX_CELL_CHARS)
+    text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
+    (cells,) = csv.reader(text, delimiter=delimiter, strict=True)
+    return cells
 
 
 class Delimited:
@@ -154,18 +193,7 @@ class Delimited:
         return _require_round_trip(self, prediction, record, self._top_k)
 
     def split(self, file: BinaryIO) -> Iterator[bytes]:
-        """Yield the header and each complete record.
-
-        A line break ends a record unless it is inside quotes, that is, after an odd number of quotes.
-        """
-        lines: list[bytes] = []
-        quotes = 0
-        for line in file:
-            lines.append(line)
-            quotes += line.count(b'"')
-            if not quotes % 2 and line.endswith(b"\n"):
-                yield b"".join(lines)
-                lines.clear()
+        return split_delimited(file)
 
     def cells(self, record: bytes) -> list[str]:
         """Return the cells of a record or header.
@@ -173,10 +201,7 @@ class Delimited:
         Raises:
             ValueError, csv.Error: it is not one line of this format.
         """
-        csv.field_size_limit(MAX_CELL_CHARS)
-        text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
-        (cells,) = csv.reader(text, delimiter=self._delimiter, strict=True)
-        return cells
+        return _cells(record, self._delimiter)
 
     def from_cells(self, cells: list[str]) -> Prediction:
         """Return the prediction of a record's cells. The labels are not compared.

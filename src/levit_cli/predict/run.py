@@ -17,6 +17,7 @@ from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import Format
 from levit_cli.data.inputs import STDIN, SUFFIXES, Input, InputOptions, unused_columns
 from levit_cli.data.remote.names import url_of, without_secrets
+from levit_cli.data.shards import Selection
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, LevitEngine, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UnreachableError, UsageError, raise_faults
@@ -139,7 +140,8 @@ def run_task(
     ):
         inputs = replace(inputs, outputs=written)
         skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
-        stream, is_single = _require_some(inputs, skipped)
+        selection = Selection(inputs.shard) if inputs.shard else None
+        stream, is_single = _require_some(inputs, skipped, selection)
         checkpoint = load_model(model, log, verbose=display.verbose, single=is_single)
         reader = Reader(
             checkpoint.transform, decode_options.decoding, decode_options.resizer, offline=model.offline
@@ -158,7 +160,7 @@ def run_task(
             )
             keep_until_exit(engine)
             task = kind.make_task(checkpoint, engine, reader, output.path)
-            run = _Run(task, checkpoint, engine, prefetch, reader, output.path, display, log, skipped)
+            run = _Run(task, checkpoint, engine, prefetch, reader, output.path, display, log, skipped, selection)
             if prefetcher is None:
                 assert isinstance(file, OutputFile)
                 return run.resume(stream, file, inputs)
@@ -176,8 +178,13 @@ def _local(
     named = [*inputs.arguments, inputs.files_from or ""]
     with _path_of(output, named, inputs, silent if display.quiet else log) as path:
         require_free(
-            path, named, overwrite=output.overwrite, resume=output.resume, replaces=kind.is_replaced
+            path, named, overwrite=output.overwrite, resume=output.resume,
+            replaces=kind.is_replaced or inputs.shard is not None,
         )  # fmt: skip
+        if inputs.shard is not None and path is not None and not output.overwrite:
+            from levit_cli.predict.shard_meta import require_free_meta
+
+            require_free_meta(path)
         if path is not None and output.overwrite and path.is_file() and inputs.include(str(path)):
             raise is_also_an_input(str(path))
         local = replace(output, path=path)
@@ -210,7 +217,7 @@ def _consistent_format(inputs: InputOptions, output: OutputOptions, others: Sequ
     Raises:
         UsageError: options are missing, contradict each other or have no effect. The message names all faults.
     """
-    faults = [*input_faults(inputs, "classify"), *output_faults(output), *others]
+    faults = [*input_faults(inputs, "classify"), *output_faults(output), *_shard_faults(inputs, output), *others]
     try:
         format = format_for(output.format, output.path, is_terminal=is_terminal())
     except UsageError as error:
@@ -223,6 +230,10 @@ def _consistent_format(inputs: InputOptions, output: OutputOptions, others: Sequ
         why = "no --output is given" if output.path is None else f"{format} is one document, not separate records"
         hint = f"use --output FILE in one of the formats {', '.join(CAN_RESUME)}"
         faults.append(UsageError("Cannot use --resume", why=why, hint=hint))
+    if inputs.shard is not None and output.path is not None and format not in CAN_RESUME:
+        why = "levit merge does not read this format"
+        hint = f"use one of the formats {', '.join(CAN_RESUME)}"
+        faults.append(UsageError(f"Cannot use --shard with the format {format}", why=why, hint=hint))
     raise_faults(faults)
     return format
 
@@ -272,15 +283,24 @@ def output_faults(output: OutputOptions) -> Iterator[UsageError]:
         yield UsageError("--overwrite has no effect without --output", hint="add --output FILE, or leave it out")
 
 
-def _require_some(inputs: InputOptions, skipped: Skipped) -> tuple[Iterator[Input], bool]:
+def _shard_faults(inputs: InputOptions, output: OutputOptions) -> Iterator[UsageError]:
+    if inputs.shard is None:
+        return
+    is_pipe = output.path is not None and output.path.exists() and not (output.path.is_file() or output.path.is_dir())
+    if output.path is None or is_pipe:
+        why = "a second file beside the output describes the shard"
+        yield UsageError("--shard needs an output file", why=why, hint="add --output FILE, one file per shard")
+
+
+def _require_some(inputs: InputOptions, skipped: Skipped, selection: Selection | None) -> tuple[Iterator[Input], bool]:
     """Return the stream of inputs, which must not be empty, and whether it has exactly one input.
 
     Only one line of a list is read here, because a program may write its second line after it has read our first
-    record.
+    record. A shard may have no inputs, but not all shards.
     """
-    stream = inputs.stream(skipped)
+    stream = inputs.stream(skipped, selection)
     first = list(itertools.islice(stream, 2 if inputs.files_from is None else 1))
-    if not first:
+    if not first and not (selection is not None and selection.all.num_paths):
         where = ", ".join(inputs.arguments) or f"the list {inputs.files_from}"
         why = f"looked for {' '.join(SUFFIXES)}" + (f"; skipped {skipped.summary()}" if skipped.counts else "")
         raise UsageError(f"No images in {where}", why=why)
@@ -409,6 +429,7 @@ class _Run(Generic[R]):
     display: DisplayOptions
     log: Log
     skipped: Skipped
+    selection: Selection | None = None
     stats: Stats = field(default_factory=Stats)
 
     def start(self, prefetcher: Prefetcher, output: Sink | OutputFile) -> ExitCode:
@@ -417,6 +438,8 @@ class _Run(Generic[R]):
         if isinstance(output, OutputFile) and self._is_resumable:
             store = partial(self._store_fingerprint, output.descriptor)
         self._write(prefetcher, self.task.target(output, output), on_first=store)
+        if self.selection is not None and isinstance(output, OutputFile) and not output.is_removed:
+            output.write(b"")  # a shard without inputs has an output too
         return self._finish()
 
     def resume(self, stream: Iterable[Input], output: OutputFile, inputs: InputOptions) -> ExitCode:
@@ -476,6 +499,10 @@ class _Run(Generic[R]):
         continues: bool = False,
     ) -> None:
         self.stats = Stats()
+        if self.selection is not None and self.path is not None:
+            from levit_cli.predict.shard_meta import remove_meta
+
+            remove_meta(self.path)
         with closing(self.task.results(prefetcher, self.stats)) as results:
             writer = self.task.writer(target, continues=continues)
             with self._completing(writer, target), progress(shown=self._shows_progress) as bar:
@@ -521,6 +548,10 @@ class _Run(Generic[R]):
         return shows_progress(quiet=self.display.quiet) and not (self.path is None and is_terminal())
 
     def _finish(self, remark: str = "") -> ExitCode:
+        if self.selection is not None and self.path is not None:
+            from levit_cli.predict.shard_meta import store_meta
+
+            store_meta(self.path, self.selection, self.task.fingerprint())
         if not self.display.quiet:
             if sentence := self.skipped.sentence():
                 self.log(sentence)

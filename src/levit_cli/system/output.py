@@ -223,7 +223,7 @@ class OutputFile:
 
     def __init__(self, path: Path, *, may_exist: bool) -> None:
         self.name, self.path = path, Path(os.path.realpath(path))
-        self._is_new, self._is_removed = not self.path.exists(), False
+        self._is_new, self.is_removed = not self.path.exists(), False
         self._end: int | None = None  # size of the complete records; None before the first write
         with writing(path):
             self.descriptor = _open_locked(self.path, may_exist=may_exist)
@@ -298,7 +298,7 @@ class OutputFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._is_removed:
+        if self.is_removed:
             return
         try:
             if self._end is not None:
@@ -311,7 +311,7 @@ class OutputFile:
 
     def remove(self) -> None:
         """Remove and close the file, in the order that the system allows."""
-        self._is_removed = True
+        self.is_removed = True
         if locking.posix is None:
             self._close()
         with suppress(OSError):
