@@ -52,12 +52,15 @@ class Prediction:
     Args:
         top: best class first; empty for an error.
         logits: (classes,) the output of the network, not divided by the temperature; None for an error.
+        accepted: whether the probability of the best class reaches the run's threshold; None for an error and for a run
+            without a threshold.
     """
 
     path: str
     top: tuple[Ranked, ...] = ()
     error: InputError | None = None
     logits: Logits | None = field(default=None, repr=False, compare=False)
+    accepted: bool | None = None
 
 
 Rank = Callable[[str, Logits], Prediction]
@@ -78,6 +81,8 @@ class Stats:
 
     images: int = 0
     failed: int = 0
+    accepted: int = 0
+    not_accepted: int = 0
     batches: int = 0
     decode_s: float = 0.0
     wait_s: float = 0.0
@@ -91,17 +96,21 @@ class Stats:
     def add(self, result: _BatchResult) -> None:
         self.images += len(result.predictions)
         self.failed += sum(prediction.error is not None for prediction in result.predictions)
+        self.accepted += sum(prediction.accepted is True for prediction in result.predictions)
+        self.not_accepted += sum(prediction.accepted is False for prediction in result.predictions)
         self.batches += 1
         self.decode_s += result.decode_s
         self.wait_s += result.wait_s
         self.network_s += result.network_s
 
     def summary(self) -> str:
-        """Return one line with the number of images, the rate, and the number of failures."""
+        """Return one line with the number of images, the rate, and the numbers of failed and of accepted images."""
         elapsed_s = self.elapsed_s
         rate = self.images / elapsed_s if elapsed_s else 0.0
         failed = f", {self.failed:,} failed" if self.failed else ""
-        return f"{count_noun(self.images, 'image')} in {elapsed_s:.2f} s ({rate:.1f}/s){failed}"
+        judged = self.accepted + self.not_accepted
+        accepted = f", {self.accepted:,} of {judged:,} accepted" if judged else ""
+        return f"{count_noun(self.images, 'image')} in {elapsed_s:.2f} s ({rate:.1f}/s){failed}{accepted}"
 
     def decoding_hint(self, large_jpeg_s: float) -> str:
         """Return what the closing line adds if decoding large JPEGs exactly took most of the run; otherwise nothing."""
@@ -134,6 +143,7 @@ def predict(
     streams: int = 1,
     stats: Stats | None = None,
     temperature: float = 1.0,
+    min_prob: float | None = None,
 ) -> Generator[Prediction, None, None]:
     """Classify a stream of inputs.
 
@@ -143,12 +153,14 @@ def predict(
         top_k: the maximum number of classes per prediction.
         stats: updated while the stream runs.
         temperature: divides the logits before the softmax; does not change the order of the classes.
+        min_prob: the threshold; predictions whose best class is less probable are not accepted.
 
     Yields:
         One prediction for each input, in order.
     """
     stats = stats if stats is not None else Stats()
-    batches = _Batches(prefetcher, network, partial(rank, top_k=top_k, temperature=temperature), streams)
+    ranked = partial(rank, top_k=top_k, temperature=temperature, min_prob=min_prob)
+    batches = _Batches(prefetcher, network, ranked, streams)
     try:
         for result in batches.results():
             stats.add(result)
@@ -252,10 +264,15 @@ def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float6
     return probs
 
 
-def rank(path: str, logits: Logits, *, top_k: int, temperature: float) -> Prediction:
-    """Return the prediction of one image: its ``top_k`` most likely classes, or an error if a logit is not finite."""
+def rank(path: str, logits: Logits, *, top_k: int, temperature: float, min_prob: float | None = None) -> Prediction:
+    """Return the prediction of one image: its ``top_k`` most likely classes, or an error if a logit is not finite.
+
+    The threshold ``min_prob`` is compared with the probability in full precision, before it is rounded for a record.
+    """
     if not np.isfinite(logits).all():
         return Prediction(path, error=InputError("non_finite", "the logits contain NaN or infinity"))
     probs = probabilities(logits, temperature)
     order = np.argsort(-logits, kind="stable")[:top_k]  # stable: of equal logits, the lower index comes first
-    return Prediction(path, tuple(Ranked(int(index), float(probs[index])) for index in order), logits=logits)
+    top = tuple(Ranked(int(index), float(probs[index])) for index in order)
+    accepted = None if min_prob is None else top[0].prob >= min_prob
+    return Prediction(path, top, logits=logits, accepted=accepted)

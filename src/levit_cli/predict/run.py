@@ -20,7 +20,14 @@ from levit_cli.data.remote.names import url_of, without_secrets
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UnreachableError, UsageError, raise_faults
-from levit_cli.predict.model import ModelOptions, conflicts, load_model, make_prediction_engine
+from levit_cli.predict.model import (
+    ModelOptions,
+    choose_threshold,
+    conflicts,
+    load_model,
+    make_prediction_engine,
+    threshold_faults,
+)
 from levit_cli.predict.pipeline import Prediction, Stats, predict
 from levit_cli.predict.prefetch import DecodeOptions, Decoder, Prefetcher
 from levit_cli.predict.reader import Reader
@@ -98,8 +105,12 @@ def classify(
     *,
     batch_size: int,
     top_k: int,
+    min_prob: float | None = None,
 ) -> ExitCode:
     """Classify all inputs and write their records.
+
+    Args:
+        min_prob: the threshold; None for the one that the model's folder stores, if any, and 0 for none.
 
     Returns:
         ``OK``, or ``SOME_FAILED`` if at least one input has an error record.
@@ -107,7 +118,8 @@ def classify(
     Raises:
         LevitError: the options, the output, the model or the engine were refused, or the output cannot be written.
     """
-    format = _consistent_format(inputs, output, conflicts(model, spec, decode_options.resizer))
+    faults = [*conflicts(model, spec, decode_options.resizer), *threshold_faults(min_prob)]
+    format = _consistent_format(inputs, output, faults)
     with (
         _local(output, inputs, format, display, log) as (output, written),
         open_output(_file_of_records(output, format), overwrite=output.overwrite, resume=output.resume) as file,
@@ -131,7 +143,8 @@ def classify(
             engine = make_prediction_engine(checkpoint, spec, log, verbose=display.verbose)
             keep_until_exit(engine)
             run = _Run(
-                checkpoint, engine, prefetch, reader, top_k, format, output.path, display, log, skipped
+                checkpoint, engine, prefetch, reader, top_k, format, output.path, display, log, skipped,
+                choose_threshold(checkpoint, min_prob, log if display.verbose else silent),
             )  # fmt: skip
             if prefetcher is None:
                 assert isinstance(file, OutputFile)
@@ -269,6 +282,7 @@ class _Run:
     display: DisplayOptions
     log: Log
     skipped: Skipped
+    min_prob: float | None = None
     stats: Stats = field(default_factory=Stats)
 
     def start(self, prefetcher: Prefetcher, output: Sink | OutputFile) -> ExitCode:
@@ -307,7 +321,7 @@ class _Run:
         """Return the complete records of an output that this run would have written; None if there are none."""
         from levit_cli.predict.resume.verify import compatible_records, require_shared_inputs
 
-        records = record_format(self.format, self.checkpoint.labels, self.top_k)
+        records = record_format(self.format, self.checkpoint.labels, self.top_k, self.min_prob)
         assert records is not None
         restored = self._restore_journal(output, records)
         list_again = inputs.stream if inputs.can_be_read_again else tuple
@@ -352,6 +366,7 @@ class _Run:
             streams=self.engine.spec.streams,
             stats=stats,
             temperature=self.checkpoint.temperature,
+            min_prob=self.min_prob,
         )
 
     def _classify_again(self, inputs: Iterable[Input]) -> Iterator[Prediction]:
@@ -363,7 +378,9 @@ class _Run:
         return fingerprint_of(self._description(with_hash=True), self.checkpoint.labels, self.format)
 
     def _description(self, *, with_hash: bool) -> RunDescription:
-        return describe_run(self.checkpoint, self.engine.spec, self.reader, self.top_k, with_hash=with_hash)
+        return describe_run(
+            self.checkpoint, self.engine.spec, self.reader, self.top_k, with_hash=with_hash, min_prob=self.min_prob
+        )
 
     def _store_fingerprint(self, descriptor: int, end: int | None = None) -> None:
         from levit_cli.predict.resume.fingerprint import store_fingerprint
