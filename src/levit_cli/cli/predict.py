@@ -66,6 +66,18 @@ def predict(
             "--top-k", "-k", min=1, metavar="N", rich_help_panel=options.OUTPUT, help="Number of classes per image."
         ),
     ] = 5,
+    min_prob: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="P",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+            help="Report for each image whether its first class has at least this probability (accepted). The default "
+            "is the threshold that levit eval stored in the model, if any; 0 turns it off.",
+        ),
+    ] = None,
     format: Annotated[
         choices.Format | None,
         typer.Option(
@@ -133,7 +145,7 @@ def predict(
         levit predict photos/ -o results.jsonl
         levit predict photos/ -o results.jsonl --resume
         levit predict s3://bucket/2024/ -o s3://bucket/o.csv
-        levit predict photos/ --format csv --top-k 1 > labels.csv
+        levit predict photos/ --min-prob 0.8 -f csv > labels.csv
         levit predict shard-*.tar photos.zip -o results.jsonl
         fd -e jpg -0 | levit predict --files-from - -0 --format jsonl
         curl -s URL | levit predict -
@@ -168,4 +180,5 @@ def predict(
         log,
         batch_size=batch_size,
         top_k=top_k,
+        min_prob=min_prob,
     )

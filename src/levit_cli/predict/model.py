@@ -9,7 +9,7 @@ from levit_cli.engines import EngineSpec, LevitEngine, make_engine, require_int8
 from levit_cli.errors import UsageError
 from levit_cli.images.resizers import resizer_faults
 from levit_cli.system.cache import FolderCache, cache_folder
-from levit_cli.system.progress import Log
+from levit_cli.system.progress import Log, silent
 from levit_cli.system.text import count_noun
 
 
@@ -43,6 +43,26 @@ def conflicts(model: ModelOptions, spec: EngineSpec, resizer: Resizer = "auto") 
         *([_needs_torch("hf-tensor", "openvino")] if needs_torch else []),
         *resizer_faults(model.preprocessing, resizer),
     ]
+
+
+def threshold_faults(min_prob: float | None, name: str = "--min-prob") -> list[UsageError]:
+    """Return the fault of a threshold that is no probability."""
+    if min_prob is None or 0 <= min_prob <= 1:  # not true for NaN
+        return []
+    return [UsageError(f"{name} must be from 0 to 1, not {min_prob}", why="it is compared with a probability")]
+
+
+def choose_threshold(checkpoint: Checkpoint, min_prob: float | None, log: Log = silent) -> float | None:
+    """Return the threshold of a run, or None if it has none.
+
+    Args:
+        min_prob: the threshold that the user chose; None for the stored one, and 0 for none.
+    """
+    stored = checkpoint.threshold
+    if min_prob is None and stored is not None:
+        log(f"threshold {stored.min_prob:g}, stored by levit eval; --min-prob 0 turns it off")
+        return stored.min_prob
+    return min_prob or None
 
 
 def _needs_torch(preprocessing: str, engine: str) -> UsageError:

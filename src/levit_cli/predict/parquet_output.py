@@ -32,6 +32,7 @@ JOURNAL_SUFFIX = ".partial.jsonl"
 ROWS_PER_GROUP = 10_000
 CLASSES_PER_GROUP = 500_000  # with a large top-k, a row group has fewer rows, so that memory is bounded
 BYTES_COLUMN = "path_b64"
+ACCEPTED_COLUMN = "accepted"
 COLUMNS = (
     ("path", pa.string()),
     ("status", pa.string()),
@@ -152,10 +153,12 @@ def _writing_temporary() -> Iterator[None]:
 def convert(journal: IO[bytes], write: Callable[[bytes], object], metadata: Metadata) -> None:
     """Write the records of a journal as Parquet, one row group at a time.
 
-    Paths that are not UTF-8 are escaped, as in jsonl. Only then a last column holds their exact bytes in Base64.
+    Paths that are not UTF-8 are escaped, as in jsonl. Only then a last column holds their exact bytes in Base64. A run
+    with a threshold has the column ``accepted`` before it; it is null for an error.
     """
     journal.seek(0)
-    columns = COLUMNS + ((BYTES_COLUMN, pa.string()),) * any(b'"path_b64"' in line for line in journal)
+    columns = COLUMNS + ((ACCEPTED_COLUMN, pa.bool_()),) * ("min_prob" in json.loads(metadata.get(META, b"{}")))
+    columns += ((BYTES_COLUMN, pa.string()),) * any(b'"path_b64"' in line for line in journal)
     journal.seek(0)
     schema = pa.schema(columns, metadata)
     file = TargetFile(write)
@@ -179,7 +182,7 @@ def _groups(records: Iterator[Any]) -> Iterator[list[Row]]:
 
 
 def _row(record: dict[str, Any]) -> Row:
-    row = {name: record.get(name) for name in ("path", "status", BYTES_COLUMN)}
+    row = {name: record.get(name) for name in ("path", "status", ACCEPTED_COLUMN, BYTES_COLUMN)}
     if error := record.get("error"):
         return {**row, "error_kind": error["kind"], "error_message": error["message"]}
     top = record["top"]
@@ -286,7 +289,9 @@ def _labeled_record(row: Row) -> dict[str, Any]:
 
 def _record(row: Row) -> dict[str, Any]:
     """Return the JSON object of a row."""
-    record = {name: row[name] for name in ("path", BYTES_COLUMN, "status") if row.get(name) is not None}
+    record = {
+        name: row[name] for name in ("path", ACCEPTED_COLUMN, BYTES_COLUMN, "status") if row.get(name) is not None
+    }
     if row["status"] == "error":
         return {**record, "error": {"kind": row["error_kind"], "message": row["error_message"]}}
     entries = zip(row["indices"], row["labels"], row["probs"], strict=True)

@@ -81,12 +81,15 @@ class Prediction:
     Args:
         top: best class first; empty for an error.
         logits: (classes,) the output of the network, not divided by the temperature; None for an error.
+        accepted: whether the probability of the best class reaches the run's threshold; None for an error and for a run
+            without a threshold.
     """
 
     path: str
     top: tuple[Ranked, ...] = ()
     error: InputError | None = None
     logits: Logits | None = field(default=None, repr=False, compare=False)
+    accepted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ class Stats:
 
     images: int = 0
     failed: int = 0
+    accepted: int = 0
+    not_accepted: int = 0
     batches: int = 0
     decode_s: float = 0.0
     wait_s: float = 0.0
@@ -131,17 +136,22 @@ class Stats:
     def add(self, batch: _BatchResult[R]) -> None:
         self.images += len(batch.results)
         self.failed += sum(result.error is not None for result in batch.results)
+        accepted = [getattr(result, "accepted", None) for result in batch.results]
+        self.accepted += accepted.count(True)
+        self.not_accepted += accepted.count(False)
         self.batches += 1
         self.decode_s += batch.decode_s
         self.wait_s += batch.wait_s
         self.network_s += batch.network_s
 
     def summary(self) -> str:
-        """Return one line with the number of images, the rate, and the number of failures."""
+        """Return one line with the number of images, the rate, and the numbers of failed and of accepted images."""
         elapsed_s = self.elapsed_s
         rate = self.images / elapsed_s if elapsed_s else 0.0
         failed = f", {self.failed:,} failed" if self.failed else ""
-        return f"{count_noun(self.images, 'image')} in {elapsed_s:.2f} s ({rate:.1f}/s){failed}"
+        judged = self.accepted + self.not_accepted
+        accepted = f", {self.accepted:,} of {judged:,} accepted" if judged else ""
+        return f"{count_noun(self.images, 'image')} in {elapsed_s:.2f} s ({rate:.1f}/s){failed}{accepted}"
 
     def decoding_hint(self, large_jpeg_s: float) -> str:
         """Return what the closing line adds if decoding large JPEGs exactly took most of the run; otherwise nothing."""
@@ -174,6 +184,7 @@ def predict(
     streams: int = 1,
     stats: Stats | None = None,
     temperature: float = 1.0,
+    min_prob: float | None = None,
 ) -> Generator[Prediction, None, None]:
     """Classify a stream of inputs.
 
@@ -183,13 +194,13 @@ def predict(
         top_k: the maximum number of classes per prediction.
         stats: updated while the stream runs.
         temperature: divides the logits before the softmax; does not change the order of the classes.
+        min_prob: the threshold; predictions whose best class is less probable are not accepted.
 
     Yields:
         One prediction for each input, in order.
     """
-    return results_of(
-        prefetcher, network, partial(_prediction, top_k=top_k, temperature=temperature), streams=streams, stats=stats
-    )
+    make_prediction = partial(_prediction, top_k=top_k, temperature=temperature, min_prob=min_prob)
+    return results_of(prefetcher, network, make_prediction, streams=streams, stats=stats)
 
 
 def embed(
@@ -340,19 +351,26 @@ def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float6
     return probs
 
 
-def _prediction(path: str, outcome: Logits | InputError, *, top_k: int, temperature: float) -> Prediction:
+def _prediction(
+    path: str, outcome: Logits | InputError, *, top_k: int, temperature: float, min_prob: float | None
+) -> Prediction:
     if isinstance(outcome, InputError):
         return Prediction(path, error=outcome)
-    return rank(path, outcome, top_k=top_k, temperature=temperature)
+    return rank(path, outcome, top_k=top_k, temperature=temperature, min_prob=min_prob)
 
 
-def rank(path: str, logits: Logits, *, top_k: int, temperature: float) -> Prediction:
-    """Return the prediction of one image: its ``top_k`` most likely classes, or an error if a logit is not finite."""
+def rank(path: str, logits: Logits, *, top_k: int, temperature: float, min_prob: float | None = None) -> Prediction:
+    """Return the prediction of one image: its ``top_k`` most likely classes, or an error if a logit is not finite.
+
+    The threshold ``min_prob`` is compared with the probability in full precision, before it is rounded for a record.
+    """
     if not np.isfinite(logits).all():
         return Prediction(path, error=InputError("non_finite", "the logits contain NaN or infinity"))
     probs = probabilities(logits, temperature)
     order = np.argsort(-logits, kind="stable")[:top_k]  # stable: of equal logits, the lower index comes first
-    return Prediction(path, tuple(Ranked(int(index), float(probs[index])) for index in order), logits=logits)
+    top = tuple(Ranked(int(index), float(probs[index])) for index in order)
+    accepted = None if min_prob is None else top[0].prob >= min_prob
+    return Prediction(path, top, logits=logits, accepted=accepted)
 
 
 def _embedding(path: str, outcome: Row | InputError, *, normalize: bool, dtype: type[np.floating]) -> Embedding:

@@ -21,7 +21,14 @@ from levit_cli.data.shards import Selection
 from levit_cli.data.skipped import Skipped
 from levit_cli.engines import Engine, EngineSpec, LevitEngine, keep_until_exit
 from levit_cli.errors import ExitCode, OutputError, RefusedError, Terminated, UnreachableError, UsageError, raise_faults
-from levit_cli.predict.model import ModelOptions, conflicts, load_model, make_prediction_engine
+from levit_cli.predict.model import (
+    ModelOptions,
+    choose_threshold,
+    conflicts,
+    load_model,
+    make_prediction_engine,
+    threshold_faults,
+)
 from levit_cli.predict.pipeline import Prediction, Stats, predict
 from levit_cli.predict.prefetch import DecodeOptions, Decoder, Prefetcher
 from levit_cli.predict.reader import Reader
@@ -99,8 +106,12 @@ def classify(
     *,
     batch_size: int,
     top_k: int,
+    min_prob: float | None = None,
 ) -> ExitCode:
     """Classify all inputs and write their records.
+
+    Args:
+        min_prob: the threshold; None for the one that the model's folder stores, if any, and 0 for none.
 
     Returns:
         ``OK``, or ``SOME_FAILED`` if at least one input has an error record.
@@ -108,10 +119,12 @@ def classify(
     Raises:
         LevitError: the options, the output, the model or the engine were refused, or the output cannot be written.
     """
-    format = _consistent_format(inputs, output, conflicts(model, spec, decode_options.resizer))
+    faults = [*conflicts(model, spec, decode_options.resizer), *threshold_faults(min_prob)]
+    format = _consistent_format(inputs, output, faults)
 
     def task(checkpoint: Checkpoint, engine: LevitEngine, reader: Reader, path: Path | None) -> _Classification:
-        return _Classification(checkpoint, engine, reader, path, format, top_k, display.color)
+        threshold = choose_threshold(checkpoint, min_prob, log if display.verbose else silent)
+        return _Classification(checkpoint, engine, reader, path, format, top_k, display.color, threshold)
 
     kind = Kind(task, is_replaced=format in ("json", "parquet"), has_journal=format == "parquet")
     return run_task(kind, inputs, model, spec, decode_options, output, display, log, batch_size=batch_size)
@@ -359,6 +372,7 @@ class _Classification:
     format: Format
     top_k: int
     color: bool
+    min_prob: float | None = None
 
     @property
     def can_resume(self) -> bool:
@@ -366,7 +380,7 @@ class _Classification:
 
     @property
     def records(self) -> RecordFormat[Prediction] | None:
-        return record_format(self.format, self.checkpoint.labels, self.top_k)
+        return record_format(self.format, self.checkpoint.labels, self.top_k, self.min_prob)
 
     def results(self, prefetcher: Prefetcher, stats: Stats) -> Generator[Prediction, None, None]:
         return predict(
@@ -376,6 +390,7 @@ class _Classification:
             streams=self.engine.spec.streams,
             stats=stats,
             temperature=self.checkpoint.temperature,
+            min_prob=self.min_prob,
         )
 
     def fingerprint(self) -> "Fingerprint":
@@ -384,7 +399,9 @@ class _Classification:
         return fingerprint_of(self._description(with_hash=True), self.checkpoint.labels, self.format)
 
     def _description(self, *, with_hash: bool) -> RunDescription:
-        return describe_run(self.checkpoint, self.engine.spec, self.reader, self.top_k, with_hash=with_hash)
+        return describe_run(
+            self.checkpoint, self.engine.spec, self.reader, self.top_k, with_hash=with_hash, min_prob=self.min_prob
+        )
 
     def target(self, target: Target, output: Sink | OutputFile) -> Target:
         if self.format == "json" and isinstance(output, OutputFile):

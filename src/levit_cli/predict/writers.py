@@ -42,12 +42,12 @@ def make_writer(
     """Return the writer of a format.
 
     Args:
-        description: written by json and table only.
+        description: written by json and table only; the other formats use its threshold.
         continues: the target already has a header and records.
     """
     if format == "json":
         return Json(target, labels, description)
-    records = record_format(format, labels, top_k)
+    records = record_format(format, labels, top_k, description.min_prob)
     if records is not None:
         return Records(target, records, continues=continues)
     from levit_cli.predict.table import Table  # imported here because it needs Rich
