@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -24,6 +25,14 @@ FLAGS = (
     "--remote-debugging-pipe",
     "--hide-scrollbars",
 )
+# Chromium expects its pipes at the descriptors 3 and 4.
+START = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for number, pipe in zip((3, 4), pipes):
+    os.dup2(pipe, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 KEYS = {
     **dict.fromkeys(("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "Escape", "Tab"), ""),
     "Enter": "\r",
@@ -52,8 +61,8 @@ class Tab:
         complaints: what the page reported: exceptions, violations of its policy, and messages on the console.
     """
 
-    def __init__(self, to_browser: int, from_browser: int) -> None:
-        self._to, self._from = to_browser, os.fdopen(from_browser, "rb", 0)
+    def __init__(self, to_browser: int, from_browser: BinaryIO) -> None:
+        self._to, self._from = to_browser, from_browser
         self._numbers, self._received = itertools.count(1), b""
         self._session: str | None = None
         self.requests: list[str] = []
@@ -97,9 +106,6 @@ class Tab:
         elif event.get("method") == "Runtime.consoleAPICalled":
             self.complaints.append(json.dumps(parameters["args"])[:600])
 
-    def close(self) -> None:
-        self._from.close()
-
     def open(self, page: Path, width: int = 1200, height: int = 900, *, dark: bool = False) -> None:
         """Load a page in a window of some size in pixels, and wait until it is ready."""
         self.requests.clear()
@@ -115,13 +121,19 @@ class Tab:
 
     def run(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""
-        reply = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        reply = self.call(
+            "Runtime.evaluate",
+            expression=expression,
+            returnByValue=True,
+            awaitPromise=True,
+            allowUnsafeEvalBlockedByCSP=False,
+        )
         assert "exceptionDetails" not in reply, reply
         return reply["result"].get("value")
 
     def wait_for(self, condition: str) -> None:
         deadline = time.monotonic() + TIMEOUT_S
-        while not self.run(condition):
+        while not self.run(f"Boolean({condition})"):
             assert time.monotonic() < deadline, condition
             time.sleep(0.02)
 
@@ -137,8 +149,9 @@ class Tab:
 
     def click(self, selector: str) -> None:
         """Click in the middle of the first element that matches a selector."""
-        center = "(e => (e.scrollIntoView({block: 'center'}), e.getBoundingClientRect().toJSON()))"
-        box = self.run(f"{center}(document.querySelector({json.dumps(selector)}))")
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{element}.scrollIntoView({{block: 'center'}})")
+        box = self.run(f"{element}.getBoundingClientRect().toJSON()")
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
@@ -156,18 +169,16 @@ def browser(profile: Path) -> Iterator[Tab]:
     """Start Chromium with one page and a profile of its own; close it at the end."""
     assert BROWSER
     (browser_reads, we_write), (we_read, browser_writes) = os.pipe(), os.pipe()
-    # the browser expects its pipes at the descriptors 3 and 4
-    script = f'exec "$0" "$@" 3<&{browser_reads} 4>&{browser_writes}'
-    command = ["sh", "-c", script, BROWSER, *FLAGS, f"--user-data-dir={profile}"]
+    command = [sys.executable, "-c", START, str(browser_reads), str(browser_writes)]
+    command += [BROWSER, *FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(
         command, pass_fds=(browser_reads, browser_writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )  # fmt: skip
     os.close(browser_reads)
     os.close(browser_writes)
-    tab = None
     try:
-        tab = Tab(we_write, we_read)
-        yield tab
+        with open(we_read, "rb", 0) as received:
+            yield Tab(we_write, received)
     finally:
         with suppress(OSError):
             os.write(we_write, b'{"id":0,"method":"Browser.close"}\0')
@@ -177,5 +188,3 @@ def browser(profile: Path) -> Iterator[Tab]:
             process.kill()
             process.wait()
         os.close(we_write)
-        if tab is not None:
-            tab.close()

@@ -4,7 +4,8 @@
 (() => {
 const BINS = 20;
 const MANY_CHOICES = 12; // from this number on, labels can be searched
-const MARGIN = "600px"; // images are loaded this far outside the visible part of the page
+const ROWS = 10; // of tiles in a chunk, which is filled when it comes near the window
+const NEAR = "900px";
 const WEBP = "UklG"; // how a WebP begins in Base64
 
 const byId = id => document.getElementById(id);
@@ -14,16 +15,20 @@ const number = new Intl.NumberFormat("en");
 const count = (value, noun) => `${number.format(value)} ${noun}${value === 1 ? "" : "s"}`;
 const percent = prob => `${(100 * prob).toFixed(1)}\u00a0%`;
 const fileName = path => path.slice(Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\", path.length - 2)) + 1) || path;
-const byText = new Intl.Collator("en", {numeric: true}).compare;
+const sortKey = text => text.toLowerCase().replace(/\d+/g, digits => digits.padStart(12, "0")); // 2.jpg before 10.jpg
+const compare = (a, b) => (a < b ? -1 : Number(a > b));
 const copyOf = id => byId(id).content.firstElementChild.cloneNode(true);
 
 const images = data.images.map((image, order) => ({
   ...image, order, thumbnail: thumbnails[order], label: image.top[0][0], prob: image.top[0][1],
-  name: fileName(image.path), text: image.path.toLowerCase(), tile: null,
+  name: fileName(image.path), text: image.path.toLowerCase(),
 }));
 const errors = data.errors.map(error => ({...error, text: `${error.path}\n${error.message}`.toLowerCase(), row: null}));
 const labelOf = index => data.labels[index].name;
-const hasDecisions = images.some(image => image.accepted !== undefined);
+const statuses = {
+  accepted: image => image.accepted === true, uncertain: image => image.accepted === false,
+  problem: image => image.problem !== undefined, changed: image => image.changed === true,
+};
 
 // ---- what is chosen
 
@@ -33,7 +38,7 @@ let shown = []; // the images that match, in the order of the page
 let current = 0; // the position in `shown` of the image that has the focus or is enlarged
 
 const inRange = prob => prob >= state.low / 100 - 1e-9 && prob <= state.high / 100 + 1e-9;
-const hasStatus = image => !state.status || image.accepted === (state.status === "accepted");
+const hasStatus = image => !state.status || statuses[state.status](image);
 const hasText = item => !state.text || item.text.includes(state.text);
 const hasLabel = image => state.label === null || image.label === state.label;
 const hasKind = error => state.kind === null || error.kind === state.kind;
@@ -41,21 +46,70 @@ const hasKind = error => state.kind === null || error.kind === state.kind;
 const orders = {
   highest: (a, b) => b.prob - a.prob || a.order - b.order,
   lowest: (a, b) => a.prob - b.prob || a.order - b.order,
-  name: (a, b) => byText(a.name, b.name) || a.order - b.order,
+  name: (a, b) => compare(a.key ??= sortKey(a.name), b.key ??= sortKey(b.name)) || a.order - b.order,
   order: (a, b) => a.order - b.order,
 };
-const sorted = {}; // by the name of the order; sorting by name takes longest
+const sorted = {}; // by the name of the order
 const inOrder = name => sorted[name] ??= [...images].sort(orders[name]);
 
-// ---- tiles
+// ---- tiles: those near the window exist, all others are the space that their chunk keeps
+
+const gallery = byId("images");
+let chunks = []; // {element, start, size}: the places in `shown` that a chunk has
+let columns = 1;
 
 const observer = new IntersectionObserver(entries => {
-  for (const entry of entries) {
-    if (!entry.isIntersecting) continue;
-    observer.unobserve(entry.target);
-    showThumbnail(entry.target.querySelector("img"), images[entry.target.dataset.order]);
+  for (const {target, isIntersecting} of entries) {
+    const chunk = chunks[target.dataset.chunk];
+    if (chunk?.element !== target) continue; // it was replaced meanwhile
+    if (isIntersecting) fill(chunk); else if (!holds(chunk, current)) target.replaceChildren();
   }
-}, {rootMargin: MARGIN});
+}, {rootMargin: NEAR});
+
+const holds = (chunk, position) => position >= chunk.start && position < chunk.start + chunk.size;
+
+function fill(chunk) {
+  if (chunk.element.firstChild) return;
+  chunk.element.append(...shown.slice(chunk.start, chunk.start + chunk.size).map((image, place) => tileOf(image, chunk.start + place)));
+}
+
+// The observer comes one frame later, in which the page would be empty.
+function fillVisible() {
+  const isVisible = ({top, bottom}) => bottom > 0 && top < window.innerHeight;
+  chunks.filter(({element}) => isVisible(element.getBoundingClientRect())).forEach(fill);
+}
+
+function buttonAt(position) {
+  const chunk = chunks.find(each => holds(each, position));
+  if (!chunk) return null;
+  fill(chunk);
+  return chunk.element.children[position - chunk.start].firstElementChild;
+}
+
+function chunksOf(start, size) {
+  const elements = [];
+  for (let done = 0; done < size; done += ROWS * columns) {
+    const chunk = {element: document.createElement("ul"), start: start + done, size: Math.min(size - done, ROWS * columns)};
+    chunk.element.className = "grid";
+    chunk.element.setAttribute("role", "list");
+    chunk.element.style.setProperty("--rows", Math.ceil(chunk.size / columns));
+    chunk.element.dataset.chunk = chunks.length;
+    chunks.push(chunk);
+    elements.push(chunk.element);
+    observer.observe(chunk.element);
+  }
+  return elements;
+}
+
+const columnsNow = () => getComputedStyle(byId("probe")).gridTemplateColumns.split(" ").length;
+
+new ResizeObserver(() => {
+  if (gallery.hidden || columnsNow() === columns) return;
+  const first = chunks.find(({element}) => element.getBoundingClientRect().bottom > 0);
+  update();
+  if (first?.start) buttonAt(first.start).scrollIntoView();
+}).observe(gallery);
+window.addEventListener("beforeprint", () => chunks.forEach(fill));
 
 function showThumbnail(element, image) {
   element.hidden = !image.thumbnail;
@@ -73,22 +127,20 @@ function remarks(image) {
   return found;
 }
 
-function tileOf(image) {
-  if (image.tile) return image.tile;
-  const tile = image.tile = copyOf("tile-template");
-  const [button, value] = [tile.firstElementChild, tile.querySelector(".value")];
-  tile.dataset.order = image.order;
+function tileOf(image, position) {
+  const tile = copyOf("tile-template"), button = tile.firstElementChild;
+  tile.dataset.position = position;
+  tile.setAttribute("aria-setsize", shown.length);
+  tile.setAttribute("aria-posinset", position + 1);
+  tile.classList.toggle("uncertain", image.accepted === false);
+  button.tabIndex = position === current ? 0 : -1;
+  button.title = image.path;
   tile.querySelector(".label bdi").textContent = labelOf(image.label);
-  value.textContent = [percent(image.prob), ...remarks(image)].join(" · ");
+  tile.querySelector(".value").textContent = [percent(image.prob), ...remarks(image)].join(" · ");
   tile.querySelector(".meter i").style.setProperty("--share", image.prob);
   tile.querySelector(".file").textContent = image.name;
-  button.title = image.path;
-  tile.classList.toggle("uncertain", image.accepted === false);
-  if (image.thumbnail) {
-    observer.observe(tile);
-  } else {
-    tile.querySelector(".problem").textContent = image.problem;
-  }
+  tile.querySelector(".problem").textContent = image.problem ?? "";
+  showThumbnail(tile.querySelector("img"), image);
   return tile;
 }
 
@@ -106,15 +158,15 @@ function choicesOf(entries, choose) {
 
 const numberOf = (items, key) => items.reduce((counts, item) => counts.set(item[key], (counts.get(item[key]) ?? 0) + 1), new Map());
 const mostFirst = (items, key, nameOf) => [...numberOf(items, key)]
-  .sort((a, b) => b[1] - a[1] || byText(nameOf(a[0]), nameOf(b[0]))).map(([value]) => [value, nameOf(value)]);
+  .sort((a, b) => b[1] - a[1] || compare(sortKey(nameOf(a[0])), sortKey(nameOf(b[0])))).map(([value]) => [value, nameOf(value)]);
 
 const labelChoices = choicesOf(mostFirst(images, "label", labelOf), value => {
   state.label = state.label === value ? null : value;
-  update();
+  updateFromTop();
 });
 const kindChoices = choicesOf(mostFirst(errors, "kind", kind => kind), value => {
   state.kind = state.kind === value ? null : value;
-  update();
+  updateFromTop();
 });
 const rankOf = new Map(labelChoices.map(({value}, rank) => [value, rank]));
 
@@ -148,17 +200,37 @@ function update() {
   document.documentElement.dataset.updateMs = (performance.now() - start).toFixed(1);
 }
 
+// After the user changed a filter, the first image that matches is in the window.
+function updateFromTop() {
+  update();
+  const {top} = document.querySelector("main").getBoundingClientRect();
+  if (top < 0) {
+    window.scrollBy(0, top);
+    fillVisible();
+  }
+}
+
 function updateImages() {
   const others = inOrder(state.sort).filter(image => hasText(image) && hasStatus(image));
   const ofLabel = others.filter(hasLabel), inside = others.filter(image => inRange(image.prob));
   const matching = ofLabel.filter(image => inRange(image.prob));
   updateHistogram(ofLabel);
   updateChoices(labelChoices, state.label, numberOf(inside, "label"));
-  const groups = state.grouped ? grouped(matching) : [[null, matching]];
-  byId("images").replaceChildren(...groups.filter(([, members]) => members.length).map(([label, members]) => groupOf(label, members)));
-  shown = groups.flatMap(([, members]) => members);
-  focusable(0);
+  showGroups(state.grouped ? grouped(matching) : [[null, matching]]);
   report(shown.length, images.length, "image");
+}
+
+function showGroups(groups) {
+  observer.disconnect();
+  [chunks, current, columns] = [[], 0, columnsNow()];
+  shown = groups.flatMap(([, members]) => members);
+  let start = 0;
+  gallery.replaceChildren(...groups.filter(([, members]) => members.length).map(([label, members]) => {
+    const group = groupOf(label, members.length, start);
+    start += members.length;
+    return group;
+  }));
+  fillVisible();
 }
 
 function grouped(matching) {
@@ -170,17 +242,19 @@ function grouped(matching) {
   return [...groups].sort((a, b) => rankOf.get(a[0]) - rankOf.get(b[0]));
 }
 
-function groupOf(label, members) {
+function groupOf(label, size, start) {
   const group = copyOf("group-template"), heading = group.querySelector("h2");
   if (label === null) {
     heading.remove();
     group.setAttribute("aria-label", "All images");
   } else {
     heading.querySelector("bdi").textContent = labelOf(label);
-    heading.querySelector(".count").textContent = count(members.length, "image");
-    group.classList.add("named");
+    heading.querySelector(".count").textContent = count(size, "image");
+    group.setAttribute("aria-label", labelOf(label));
   }
-  group.querySelector("ul").append(...members.map(tileOf));
+  group.dataset.start = start;
+  group.dataset.size = size;
+  group.append(...chunksOf(start, size));
   return group;
 }
 
@@ -243,32 +317,27 @@ function updateHistogram(found) {
 // ---- the focus: one image is in the tab order, and the arrow keys choose another one
 
 function focusable(position) {
-  shown[current]?.tile.firstElementChild.setAttribute("tabindex", "-1");
-  for (const button of byId("images").querySelectorAll('[tabindex="0"]')) button.setAttribute("tabindex", "-1");
+  buttonAt(current)?.setAttribute("tabindex", "-1");
   current = Math.max(0, Math.min(position, shown.length - 1));
-  shown[current]?.tile.firstElementChild.setAttribute("tabindex", "0");
+  buttonAt(current)?.setAttribute("tabindex", "0");
 }
 
 function focusOn(position) {
   focusable(position);
-  shown[current]?.tile.firstElementChild.focus();
+  buttonAt(current)?.focus();
 }
 
+// Return the position below an image, or above it, in the same column. Groups begin in a new row.
 function below(position, direction) {
-  const tile = shown[position].tile, grid = tile.parentElement, inGroup = [...grid.children].indexOf(tile);
-  const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
-  const column = inGroup % columns, size = grid.children.length, start = position - inGroup;
-  const lastRow = Math.floor((size - 1) / columns), row = Math.floor(inGroup / columns);
-  if (direction > 0) {
-    if (row < lastRow) return Math.min(position + columns, start + size - 1);
-    const next = shown[start + size]?.tile.parentElement.children.length;
-    return next ? start + size + Math.min(column, next - 1) : position;
-  }
-  if (row > 0) return position - columns;
-  const before = shown[start - 1]?.tile.parentElement.children.length;
-  if (!before) return position;
-  const lastOfBefore = Math.floor((before - 1) / columns) * columns;
-  return start - before + Math.min(lastOfBefore + column, before - 1);
+  const groups = [...gallery.children].map(({dataset}) => ({start: Number(dataset.start), size: Number(dataset.size)}));
+  const index = groups.findIndex(group => holds(group, position)), {start, size} = groups[index];
+  const lastRow = Math.floor((size - 1) / columns), row = Math.floor((position - start) / columns) + direction;
+  const column = (position - start) % columns;
+  if (row >= 0 && row <= lastRow) return start + Math.min(row * columns + column, size - 1);
+  const other = groups[index + direction];
+  if (!other) return position;
+  const otherRow = direction > 0 ? 0 : Math.floor((other.size - 1) / columns);
+  return other.start + Math.min(otherRow * columns + column, other.size - 1);
 }
 
 const moves = {
@@ -276,29 +345,31 @@ const moves = {
   ArrowUp: position => below(position, -1), ArrowDown: position => below(position, 1),
 };
 
-const positionOf = target => shown.indexOf(images[target.closest(".tile")?.dataset.order]);
+const positionOf = target => Number(target.closest(".tile")?.dataset.position ?? -1);
 const hasModifier = event => event.ctrlKey || event.metaKey || event.altKey || event.shiftKey;
 
-byId("images").addEventListener("keydown", event => {
+gallery.addEventListener("keydown", event => {
   const position = positionOf(event.target);
   if (position < 0 || !(event.key in moves) || hasModifier(event)) return;
   event.preventDefault();
   focusOn(moves[event.key](position));
 });
-byId("images").addEventListener("click", event => {
+gallery.addEventListener("click", event => {
   const position = positionOf(event.target);
   if (position >= 0) open(position);
 });
-byId("images").addEventListener("focusin", event => {
+gallery.addEventListener("focusin", event => {
   const position = positionOf(event.target);
-  if (position >= 0) focusable(position);
+  if (position >= 0 && !isEnlarged) focusable(position);
 });
 
 // ---- one image enlarged
 
 const view = byId("view");
+let isEnlarged = false; // until the close event, before which the browser moves the focus back
 
 function open(position) {
+  isEnlarged = true;
   focusable(position);
   const image = shown[current];
   showThumbnail(byId("view-image"), image);
@@ -344,7 +415,10 @@ view.addEventListener("keydown", event => {
 view.addEventListener("click", event => {
   if (event.target === view) view.close(); // outside of its content
 });
-view.addEventListener("close", () => focusOn(current));
+view.addEventListener("close", () => {
+  isEnlarged = false;
+  focusOn(current);
+});
 byId("close").addEventListener("click", () => view.close());
 byId("previous").addEventListener("click", () => step(-1));
 byId("next").addEventListener("click", () => step(1));
@@ -354,7 +428,7 @@ byId("next").addEventListener("click", () => step(1));
 function onInput(id, change) {
   byId(id).addEventListener("input", event => {
     change(event.target.value, event.target);
-    update();
+    updateFromTop();
   });
 }
 
@@ -365,18 +439,18 @@ onInput("status", value => { state.status = value; });
 onInput("sort", value => { state.sort = value; });
 onInput("grouped", (_, control) => {
   state.grouped = control.checked;
-  byId("images").classList.toggle("flat", !state.grouped);
+  gallery.classList.toggle("flat", !state.grouped);
 });
 byId("find-choice").addEventListener("input", listChoices);
 byId("all-choices").addEventListener("click", () => {
   Object.assign(state, {label: null, kind: null});
-  update();
+  updateFromTop();
 });
 byId("reset").addEventListener("click", () => {
   Object.assign(state, initial);
   for (const id of ["low", "high", "status"]) byId(id).value = state[id];
   byId("search").value = "";
-  update();
+  updateFromTop();
   byId("search").focus();
 });
 
@@ -414,7 +488,10 @@ document.addEventListener("keydown", event => {
   byId("search").focus();
 });
 
-byId("status-field").hidden = !hasDecisions;
+for (const option of [...byId("status").options]) {
+  if (option.value && !images.some(statuses[option.value])) option.remove();
+}
+byId("status-field").hidden = byId("status").options.length === 1;
 for (const id of ["search", "find-choice"]) byId(id).value = ""; // browsers restore values of a page that is loaded again
 for (const id of ["low", "high", "status", "sort"]) byId(id).value = state[id];
 byId("grouped").checked = state.grouped;

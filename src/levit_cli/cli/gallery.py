@@ -25,6 +25,7 @@ def gallery(
         int,
         typer.Option(
             min=1,
+            max=50_000,
             metavar="N",
             rich_help_panel=options.OUTPUT,
             help="Maximum number of images on the page: the first ones of the results.",

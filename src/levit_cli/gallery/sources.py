@@ -6,6 +6,7 @@ An archive or a Parquet file is read once, front to back, for all of its images.
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from levit_cli.data.archives import SEPARATOR
 from levit_cli.data.input import STDIN, ImageColumns, Input, is_url
@@ -16,6 +17,7 @@ from levit_cli.errors import InputError, LevitError, UnreachableError
 
 STDIN_IS_GONE = "it was read from standard input"
 NOT_DOWNLOADED = "it is a URL; --download loads it again"
+MAX_CONTAINERS = 32  # names of archives in one path, whose files are looked for
 GONE = "{} no longer contains it"
 
 
@@ -52,13 +54,14 @@ def container_of(path: str) -> str:
     """Return the archive or Parquet file that holds an image; an empty text for a file of its own, or if it is gone."""
     if os.path.lexists(path):
         return ""
-    return next((name for name in _possible_containers(path) if is_remote(name) or os.path.isfile(name)), "")
+    names = islice(_possible_containers(path), MAX_CONTAINERS)
+    return next((name for name in names if is_remote(name) or os.path.isfile(name)), "")
 
 
 def _possible_containers(path: str) -> Iterator[str]:
-    end = path.find(SEPARATOR)
+    lowered, end = path.lower(), path.find(SEPARATOR)
     while end >= 0:
-        if path[:end].lower().endswith(READ_ARCHIVE_SUFFIXES):
+        if lowered.endswith(READ_ARCHIVE_SUFFIXES, 0, end):
             yield path[:end]
         end = path.find(SEPARATOR, end + 1)
     file, _, row = path.rpartition("#")
