@@ -47,6 +47,7 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "matplotlib": {"system.plotting"},
     "jinja2": {"eval.report", "embed", "gallery"},
     "sklearn": {"probe"},
+    "threadpoolctl": {"probe"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
     "ray": {"distributed"},

@@ -15,6 +15,7 @@ Preset = Literal["small", "paper"]
 Distillation = Literal["hard", "soft"]
 Frozen = Literal["nothing", "backbone"]
 ClipMode = Literal["norm", "agc"]  # norm: clip the global norm; agc: adaptive gradient clipping
+ClassWeights = Literal["none", "balanced"]
 Format = Literal["table", "jsonl", "json", "csv", "tsv", "parquet"]
 BenchFormat = Literal["table", "json", "csv"]
 BenchProtocol = Literal["quick", "paper"]

@@ -24,6 +24,7 @@ from levit_cli.cli.finetune import finetune
 from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
+from levit_cli.cli.probe import probe
 from levit_cli.cli.quantize import quantize
 from levit_cli.cli.values import convert_quickly
 from levit_cli.errors import IS_WINDOWS, ExitCode
@@ -120,6 +121,7 @@ app = typer.Typer(
 app.command(cls=Command)(predict)
 app.command("eval", cls=Command)(evaluate)
 app.command(cls=Command)(finetune)
+app.command(cls=Command)(probe)
 app.command(cls=Command)(bench)
 app.command(cls=Command)(info)
 app.command(cls=Command)(convert_checkpoint)
