@@ -40,13 +40,20 @@ class Computed:
         views: (N, 2, C) the features of each image and of its mirror image; undefined for an unreadable one.
         errors: why an image cannot be read, by its position.
         stats: the counts and times of the images that were not in the cache.
+        num_cached: number of images in the cache.
         precision: of the engine.
     """
 
     views: Features
     errors: dict[int, InputError]
     stats: Stats
+    num_cached: int
     precision: str
+
+    def summary(self) -> str:
+        """Return one line with the number of images, the rate, and how many came from the cache."""
+        cached = f"{self.num_cached:,} from the cache" if self.num_cached else ""
+        return ", ".join(filter(None, (self.stats.summary() if self.stats.images else "", cached)))
 
 
 def compute_features(
@@ -88,7 +95,7 @@ def compute_features(
         finally:  # also after an interruption
             if cache:
                 cache.save()
-    return Computed(features.views, features.errors, stats, engine.spec.precision)
+    return Computed(features.views, features.errors, stats, features.num_cached, engine.spec.precision)
 
 
 def both_views(engine: LevitEngine) -> Callable[[Pixels], Features]:
@@ -121,6 +128,7 @@ class _Features:
     ) -> None:
         self.views = np.zeros((len(images), VIEWS, width), np.float32)
         self.errors: dict[int, InputError] = {}
+        self.num_cached = 0
         self._images, self._cache, self._on_image = images, cache, on_image
         self._listed: deque[tuple[int, bytes]] = deque()  # positions and hashes of the images that are computed
 
@@ -134,6 +142,7 @@ class _Features:
                 yield item
             else:
                 self.views[position] = known.reshape(VIEWS, -1)
+                self.num_cached += 1
                 self._on_image()
 
     def store(self, embedding: Embedding) -> None:
@@ -152,7 +161,9 @@ class _Features:
 def _hashed(image: Input) -> tuple[Input, bytes]:
     """Read an image; return it with its content and the hash. The pipeline reports one that cannot be read."""
     try:
-        if image.load is not None:
+        if image.content is not None:
+            content = image.content
+        elif image.load is not None:
             content = image.load()
         else:
             with open_regular(image.path) as file:

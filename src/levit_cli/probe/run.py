@@ -92,7 +92,7 @@ def _compute(plan: Plan, checkpoint: Checkpoint, log: Log) -> Computed:
             workers=request.workers, verbose=request.verbose, on_image=bar.advance,
         )  # fmt: skip
     if not request.quiet:
-        log(computed.stats.summary() + computed.stats.decoding_hint(reader.large_jpeg_s))
+        log(computed.summary() + computed.stats.decoding_hint(reader.large_jpeg_s))
     return computed
 
 
