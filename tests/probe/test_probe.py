@@ -79,7 +79,7 @@ def test_the_batch_norm_of_the_head_standardizes_the_features_of_all_views(finis
 def test_the_second_view_is_that_of_the_mirrored_image(tiny_folder: Path) -> None:
     checkpoint = load(tiny_folder)
     engine, reader = make_engine(checkpoint, FP32), Reader(checkpoint.transform)
-    image = sample_image(90, 70)
+    image = sample_image(91, 70)
     pixels, of_mirrored = (
         np.stack([reader.preprocess(view)]) for view in (image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     )

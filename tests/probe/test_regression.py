@@ -123,8 +123,8 @@ def test_balanced_class_weights_raise_the_recall_of_the_small_class() -> None:
     labeled, others = blobs((200, 10), distance=0.25, seed=1), blobs((200, 200), distance=0.25, seed=1)
     recalls = {}
     for class_weights in ("none", "balanced"):
-        assert np.isclose(labeled.weights(class_weights).mean(), 1)  # type: ignore[arg-type]
-        probe = fit(labeled, class_weights, 0.1)  # type: ignore[arg-type]
+        assert np.isclose(labeled.weights(class_weights).mean(), 1)
+        probe = fit(labeled, class_weights, 0.1)
         predicted = probe.logits(others.views[:, 0]).argmax(axis=1)
         recalls[class_weights] = (predicted[200:] == 1).mean()
     assert recalls["balanced"] > recalls["none"] + 0.2
