@@ -50,6 +50,7 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "sklearn": {"probe"},
     "httptools": {"serve.connection"},
     "python_multipart": {"serve.multipart"},
+    "threadpoolctl": {"probe"},
     "ray": {"distributed"},
     "pandas": {"distributed"},
     "cykooz_resizer": {"images.resize_simd"},

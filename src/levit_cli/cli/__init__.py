@@ -27,6 +27,7 @@ from levit_cli.cli.info import info
 from levit_cli.cli.merge import merge
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
+from levit_cli.cli.probe import probe
 from levit_cli.cli.quantize import quantize
 from levit_cli.cli.serve import serve
 from levit_cli.cli.sort import sort
@@ -126,6 +127,7 @@ app.command(cls=Command)(predict)
 app.command(cls=Command)(embed)
 app.command("eval", cls=Command)(evaluate)
 app.command(cls=Command)(finetune)
+app.command(cls=Command)(probe)
 app.command(cls=Command)(bench)
 app.command(cls=Command)(info)
 app.command(cls=Command)(convert_checkpoint)
