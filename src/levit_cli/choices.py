@@ -18,6 +18,7 @@ ClipMode = Literal["norm", "agc"]  # norm: clip the global norm; agc: adaptive g
 Format = Literal["table", "jsonl", "json", "csv", "tsv", "parquet"]
 VectorFormat = Literal["npz", "parquet", "jsonl"]
 VectorType = Literal["float32", "float16"]
+NeighbourFormat = Literal["table", "jsonl", "csv"]
 BenchFormat = Literal["table", "json", "csv"]
 BenchProtocol = Literal["quick", "paper"]
 BaselineName = Literal[

@@ -26,6 +26,7 @@ from levit_cli.cli.info import info
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
 from levit_cli.cli.quantize import quantize
+from levit_cli.cli.similar import similar
 from levit_cli.cli.values import convert_quickly
 from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
@@ -120,6 +121,7 @@ app = typer.Typer(
 )
 app.command(cls=Command)(predict)
 app.command(cls=Command)(embed)
+app.command(cls=Command)(similar)
 app.command("eval", cls=Command)(evaluate)
 app.command(cls=Command)(finetune)
 app.command(cls=Command)(bench)
