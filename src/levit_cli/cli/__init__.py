@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from levit_cli import __version__
 from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
+from levit_cli.cli.duplicates import duplicates
 from levit_cli.cli.embed import embed
 from levit_cli.cli.errors import exit_now
 from levit_cli.cli.eval import evaluate
@@ -122,6 +123,7 @@ app = typer.Typer(
 app.command(cls=Command)(predict)
 app.command(cls=Command)(embed)
 app.command(cls=Command)(similar)
+app.command(cls=Command)(duplicates)
 app.command("eval", cls=Command)(evaluate)
 app.command(cls=Command)(finetune)
 app.command(cls=Command)(bench)

@@ -22,6 +22,7 @@ IndexOption = Annotated[
 
 @handle_errors
 def similar(
+    index: IndexOption,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -29,7 +30,6 @@ def similar(
             help="Files, folders, archives, Parquet, globs, URLs of any kind, or - for an image on stdin.",
         ),
     ] = None,
-    index: IndexOption = ...,  # type: ignore[assignment]
     model: options.ModelOption = options.DEFAULT_MODEL,
     sha256: options.Sha256Option = None,
     files_from: Annotated[
@@ -67,7 +67,7 @@ def similar(
         ),
     ] = 10,
     format: Annotated[
-        choices.NeighbourFormat | None,
+        choices.TableFormat | None,
         typer.Option(
             "--format",
             "-f",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from levit_cli.checkpoints import Checkpoint
-from levit_cli.choices import NeighbourFormat
+from levit_cli.choices import TableFormat
 from levit_cli.data.inputs import InputOptions
 from levit_cli.embed.index import Index, open_index, require_not_written, require_same_model
 from levit_cli.embed.run import VectorOptions, describe_vectors
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from levit_cli.predict.resume.fingerprint import Fingerprint
 
 QUERIES_AT_ONCE = 256  # one pass over the index answers so many
-BY_SUFFIX: dict[str, NeighbourFormat] = {".jsonl": "jsonl", ".csv": "csv", ".txt": "table"}
+BY_SUFFIX: dict[str, TableFormat] = {".jsonl": "jsonl", ".csv": "csv", ".txt": "table"}
 CSV_HEADER = ("query", "rank", "path", "similarity", "error")
 VECTORS = VectorOptions(normalize=True)
 
@@ -62,7 +62,7 @@ def find_similar(
     spec: EngineSpec,
     decode_options: DecodeOptions,
     output: OutputOptions,
-    format: NeighbourFormat | None,
+    format: TableFormat | None,
     display: DisplayOptions,
     log: Log,
     *,
@@ -76,7 +76,7 @@ def find_similar(
     """
     faults = [*input_faults(inputs, "search"), *output_faults(output), *conflicts(model, spec, decode_options.resizer)]
     try:
-        default: NeighbourFormat = "table" if is_terminal() else "jsonl"
+        default: TableFormat = "table" if is_terminal() else "jsonl"
         chosen = choose_format(format, output.path, BY_SUFFIX, default)
     except UsageError as error:
         raise_faults([*faults, error])
@@ -101,7 +101,7 @@ class _Search:
     engine: LevitEngine
     index: Index
     count: int
-    format: NeighbourFormat
+    format: TableFormat
 
     can_resume = False
     records: RecordFormat[Neighbours] | None = None
@@ -140,7 +140,7 @@ class _Search:
 class _Writer:
     """Writes the neighbours of each query immediately."""
 
-    def __init__(self, target: Target, format: NeighbourFormat) -> None:
+    def __init__(self, target: Target, format: TableFormat) -> None:
         self._target = target
         self._encode = {"jsonl": _as_jsonl, "csv": _as_csv, "table": _as_table}[format]
         if format == "csv":
