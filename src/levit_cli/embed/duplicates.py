@@ -1,7 +1,5 @@
 """``levit duplicates``: find images with equal pixels, and images that show the same photo."""
 
-import base64
-import io
 import tempfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -14,7 +12,6 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image
 
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import TableFormat
@@ -27,6 +24,7 @@ from levit_cli.embed.linkage import Members, Vectors, distinct, similar_componen
 from levit_cli.embed.same_photo import SIDE, Small, small_images
 from levit_cli.engines import EngineSpec, LevitEngine
 from levit_cli.errors import ExitCode, InputError, OutputError, UsageError, raise_faults, reason_of
+from levit_cli.images.thumbnail import jpeg_thumbnail
 from levit_cli.predict.model import ModelOptions, conflicts
 from levit_cli.predict.pipeline import Row, Stats, normalized, results_of
 from levit_cli.predict.prefetch import DecodeOptions, Pixels, Prefetcher
@@ -289,19 +287,14 @@ def read_facts(item: Input, *, with_thumbnail: bool) -> Facts | None:
         image = read_image(item)
         digest = blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
         num_bytes = item.size if item.content is None else len(item.content)
-        return Facts(digest, image.width, image.height, num_bytes, _thumbnail(image) if with_thumbnail else "")
+        return Facts(
+            digest, image.width, image.height, num_bytes, jpeg_thumbnail(image, THUMBNAIL) if with_thumbnail else ""
+        )
     return None
 
 
 def _facts_of_file(path: str) -> Facts | None:
     return read_facts(Input(path), with_thumbnail=True)
-
-
-def _thumbnail(image: Image) -> str:
-    image.thumbnail(THUMBNAIL)
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=80)
-    return base64.b64encode(jpeg.getvalue()).decode("ascii")
 
 
 def _in_threads(

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from levit_cli.embed.groups import Facts, Group
 from levit_cli.system.text import count_noun, printable
 
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 MAX_GROUPS, MAX_IMAGES = 1000, 24  # that are shown, of all groups and of one group
 
 
@@ -39,11 +40,12 @@ def _environment() -> Environment:
 
 
 def _printable(value: object) -> object:
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return NO_BREAK_SPACE.join(map(printable, value.split(NO_BREAK_SPACE)))
 
 
 def readable_size(num_bytes: int) -> str:
-    """Return a number of bytes for people: ``812 bytes``, ``95 kB``, ``2.1 MB``."""
-    if num_bytes < 1000:
-        return count_noun(num_bytes, "byte")
-    return f"{num_bytes / 1e3:.0f} kB" if num_bytes < 1e6 else f"{num_bytes / 1e6:.1f} MB"
+    """Return a number of bytes for people, with a space that breaks no line: ``95 kB``, ``2.1 MB``."""
+    text = f"{num_bytes / 1e3:.0f} kB" if num_bytes < 1e6 else f"{num_bytes / 1e6:.1f} MB"
+    return text.replace(" ", NO_BREAK_SPACE)
