@@ -1,13 +1,14 @@
 """Measure what ``levit duplicates`` finds and how fast it groups vectors.
 
-python -m benchmarks.duplicates quality FOLDER [--model demo] [--photos 1000] [--copies 100] [--ignore FILE] [--together]
+python -m benchmarks.duplicates quality FOLDER [--model demo] [--photos 1000] [--copies 100] [--ignore FILE]
+python -m benchmarks.duplicates quality FOLDER --together
 python -m benchmarks.duplicates quality FOLDER --index          (vectors only)
 python -m benchmarks.duplicates speed [--count 100000] [--size 256]
 python -m benchmarks.duplicates linkage FOLDER
 
-quality: takes photos of a folder at random, makes copies of each kind, and runs the command on all of them. Each pair of
-images in a group counts: a pair is right if both come from the same photo. Recall is the share of copies that are in a
-group with their photo. The photos must not contain duplicates of their own: the command is run on the photos alone
+quality: takes photos of a folder at random, makes copies of each kind, and runs the command on all of them. Each pair
+of images in a group counts: a pair is right if both come from the same photo. Recall is the share of copies that are in
+a group with their photo. The photos must not contain duplicates of their own: the command is run on the photos alone
 first, and the pairs that it finds are printed; look at them, and name real duplicates in the file --ignore, one path
 per line. --together makes all copies from the same photos, so that each has five copies.
 
@@ -88,21 +89,21 @@ def as_jpeg(image: Image.Image, quality: int, **options: object) -> bytes:
 def groups_in(paths: list[str], model: str, *, index: bool, threshold: float | None) -> list[list[str]]:
     """Return the groups that the command finds."""
     with TemporaryDirectory() as folder:
-        listed, vectors = Path(folder, "list"), Path(folder, "vectors.npz")
+        listed, vectors, output = (Path(folder, name) for name in ("list", "vectors.npz", "groups.jsonl"))
         listed.write_text("".join(f"{path}\n" for path in paths))
         inputs = ["--files-from", str(listed), "-m", model]
         if index:
             run_process([LEVIT, "embed", *inputs, "-o", str(vectors)])
             inputs = ["--index", str(vectors)]
         limit = ["--threshold", str(threshold)] if threshold else []
-        run = run_process([LEVIT, "duplicates", *inputs, *limit, "-f", "jsonl"])
-    found = [json.loads(line) for line in run.stdout.splitlines()]
+        run_process([LEVIT, "duplicates", *inputs, *limit, "-o", str(output)])
+        found = [json.loads(line) for line in output.read_text().splitlines()]
     return [group["paths"] for group in found if group["kind"] != "error"]
 
 
 def make_copies(photos: list[str], count: int, folder: Path, *, together: bool) -> dict[str, tuple[str, str]]:
     """Write copies, and return the photo and the kind of each."""
-    made = {}
+    made: dict[str, tuple[str, str]] = {}
     for number, (kind, make) in enumerate(KINDS.items()):
         for photo in photos[:count] if together else photos[number * count :][:count]:
             copy = folder / f"{len(made)}.jpg"
@@ -151,7 +152,8 @@ def connected(path: str, beside: dict[str, set[str]]) -> set[str]:
 
 
 def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    units: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return units
 
 
 def cases(count: int, size: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
