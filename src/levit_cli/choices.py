@@ -24,6 +24,7 @@ VectorFormat = Literal["npz", "parquet", "jsonl"]
 VectorType = Literal["float32", "float16"]
 SortMode = Literal["copy", "move", "link", "symlink"]  # link: hard links
 SortFormat = Literal["table", "jsonl"]
+TableFormat = Literal["table", "jsonl", "csv"]
 BenchFormat = Literal["table", "json", "csv"]
 BenchProtocol = Literal["quick", "paper"]
 BaselineName = Literal[

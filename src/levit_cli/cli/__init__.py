@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from levit_cli import __version__
 from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
+from levit_cli.cli.duplicates import duplicates
 from levit_cli.cli.embed import embed
 from levit_cli.cli.errors import exit_now
 from levit_cli.cli.eval import evaluate
@@ -30,6 +31,7 @@ from levit_cli.cli.predict import predict
 from levit_cli.cli.probe import probe
 from levit_cli.cli.quantize import quantize
 from levit_cli.cli.serve import serve
+from levit_cli.cli.similar import similar
 from levit_cli.cli.sort import sort
 from levit_cli.cli.values import convert_quickly
 from levit_cli.errors import IS_WINDOWS, ExitCode
@@ -125,6 +127,8 @@ app = typer.Typer(
 )
 app.command(cls=Command)(predict)
 app.command(cls=Command)(embed)
+app.command(cls=Command)(similar)
+app.command(cls=Command)(duplicates)
 app.command("eval", cls=Command)(evaluate)
 app.command(cls=Command)(finetune)
 app.command(cls=Command)(probe)

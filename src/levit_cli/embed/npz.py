@@ -85,7 +85,7 @@ class NpzIndex:
             paths = _Rows(stack.enter_context(archive.open(f"{PATHS}.npy")))
             self._require_consistent(vectors, paths)
             self.num_vectors, self.size = vectors.shape
-            self.meta = self._meta(archive)
+            self.meta: Mapping[str, Any] = self._meta(archive)
 
     def blocks(self) -> Iterator[tuple[list[str], NDArray[np.floating]]]:
         """Yield the paths and vectors (B, C) of the images, in order, a few thousand at a time."""

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -67,14 +68,14 @@ class ParquetIndex:
         with self._open() as file:
             schema = file.schema_arrow
             self.size = _size_of(schema)
-            self.meta = json.loads((schema.metadata or {}).get(META, b"{}"))
+            self.meta: Mapping[str, Any] = json.loads((schema.metadata or {}).get(META, b"{}"))
             self._columns = [name for name in ("path", "status", VECTOR_COLUMN, BYTES_COLUMN) if name in schema.names]
 
     def blocks(self) -> Iterator[tuple[list[str], NDArray[np.floating]]]:
         """Yield the paths and vectors (B, C) of the images, in order, a few thousand at a time."""
         with self._open() as file:
             for batch in file.iter_batches(BLOCK_ROWS, columns=self._columns, use_threads=False):
-                ok = batch.filter(pa.compute.is_valid(batch.column(VECTOR_COLUMN)))
+                ok = batch.filter(pc.is_valid(batch.column(VECTOR_COLUMN)))
                 if ok.num_rows:
                     yield _paths(ok), _vectors(ok.column(VECTOR_COLUMN), self.size)
 
