@@ -11,11 +11,13 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 from levit_cli.errors import IS_WINDOWS
-from levit_cli.system.atomic import NEW_FILE_FLAGS, temporary_name, write_all
+from levit_cli.system.atomic import NEW_FILE_FLAGS, sync_folder, temporary_name, write_all
 
 CHUNK_BYTES = 1 << 22
 # What file systems without hard links answer; also links to files of others, and too many links of one file.
@@ -24,6 +26,7 @@ NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, err
 NO_KERNEL_COPY = {*NO_HARD_LINKS, errno.EXDEV, errno.EBADF, errno.ETXTBSY}
 AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCL = -100, 1, 4
 FAT_INTERVAL_NS = 2_000_000_000  # FAT stores times in steps of 2 seconds
+SETS_TIMES_OF_LINKS = os.utime in os.supports_follow_symlinks
 
 Poll = Callable[[], None]
 
@@ -48,7 +51,7 @@ def place(source: str, target: str) -> None:
 
 def _rename_without_replacing(source: str, target: str) -> None:
     names = os.fsencode(source), os.fsencode(target)
-    library = ctypes.CDLL(None, use_errno=True)
+    library = _library()
     try:
         if sys.platform == "darwin":
             failed = library.renamex_np(*names, RENAME_EXCL)
@@ -59,6 +62,11 @@ def _rename_without_replacing(source: str, target: str) -> None:
     if failed:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), target)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def temporary_of(target: str) -> str:
@@ -93,7 +101,8 @@ def copy_to_temporary(source: str, target: str, poll: Poll) -> str:
                 raise OSError(errno.EBUSY, "it was changed while it was copied")
             shutil.copystat(source, temporary)
         except BaseException:
-            remove(temporary)
+            with suppress(OSError):
+                remove(temporary)
             raise
     return temporary
 
@@ -131,12 +140,49 @@ def make_link(text: str, path: str, mtime_ns: int) -> None:
         FileExistsError: the name is taken.
     """
     os.symlink(text, path)
-    if os.utime in os.supports_follow_symlinks:
+    try:
+        set_time_of_link(path, mtime_ns)
+    except OSError:
+        os.unlink(path)
+        raise
+
+
+def set_time_of_link(path: str, mtime_ns: int) -> None:
+    """Set the time of modification of a symbolic link, where the system can."""
+    if SETS_TIMES_OF_LINKS:
         os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
 
 
-def sync_file(path: str) -> None:
-    """Write a file to the disk, so that it survives a power failure."""
+def sync_files(paths: Iterable[str]) -> None:
+    """Write files and folders to the disk, so that they survive a power failure.
+
+    Where the system can, all of a file system is written at once, which is much faster than file by file.
+    """
+    by_device: dict[int, list[str]] = {}
+    for path in paths:
+        by_device.setdefault(os.stat(path).st_dev, []).append(path)
+    for group in by_device.values():
+        if not _is_synced(group[0]):
+            for path in group:
+                _sync(path)
+
+
+def _is_synced(path: str) -> bool:
+    """Write all of a file system to the disk, if the system can; return whether that was done."""
+    syncfs = getattr(_library(), "syncfs", None) if sys.platform == "linux" else None
+    if syncfs is None:
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return bool(syncfs(descriptor) == 0)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: str) -> None:
+    if os.path.isdir(path):
+        sync_folder(Path(path))
+        return
     descriptor = os.open(path, os.O_RDWR if IS_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -145,8 +191,12 @@ def sync_file(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a file if it exists; ignore errors."""
-    with suppress(OSError):
+    """Remove a file if it exists.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    with suppress(FileNotFoundError):
         os.unlink(path)
 
 

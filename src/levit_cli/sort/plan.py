@@ -203,8 +203,11 @@ class Planner:
 
         One that other files share is copied when the image is moved.
         """
-        moved = self._earlier.moved_from(image)
-        for path, ending, is_shared in self._sources.sidecars(image, moved):
+        try:
+            sidecars = [*self._sources.sidecars(image, self._earlier.moved_from(image))]
+        except OSError as error:
+            raise NotSortedError(f"its folder cannot be searched for sidecars: {reason_of(error)}") from error
+        for path, ending, is_shared in sidecars:
             source = None if path in self._listed else self._open(path)
             if source is not None:
                 yield source, ending, "copy" if is_shared and self._action == "move" else self._action
@@ -213,7 +216,7 @@ class Planner:
         self._next_number += 1
         status, link = source.status, source.link
         if link is not None and action != "move":  # a shared sidecar that is a link: its content is copied
-            status, link = os.stat(source.path), None
+            status, link = _status(source.path), None
         return Step(
             self._next_number - 1, action, source.path, target,
             status.st_size, status.st_mtime_ns, status.st_dev, status.st_ino, link, image,
@@ -224,6 +227,13 @@ class Planner:
             path = self._folder / folder
             self._names[folder] = _Names(os.listdir(path) if path.is_dir() else ())
         return self._names[folder]
+
+
+def _status(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise NotSortedError(reason_of(error)) from error
 
 
 class _Names:

@@ -5,13 +5,13 @@ written to the journal, and taken.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from levit_cli.choices import SortFormat, SortMode
-from levit_cli.errors import ExitCode, Terminated, UsageError, reason_of
+from levit_cli.errors import ExitCode, OutputError, Terminated, UsageError, reason_of
 from levit_cli.predict.results import Result, not_a_local_file, read_results
 from levit_cli.sort.folders import Folders
 from levit_cli.sort.journal import History, Journal, finish_removing, line_of, open_journal, read_history
@@ -25,7 +25,7 @@ from levit_cli.system.output import Sink, is_terminal
 from levit_cli.system.progress import Log, Progress, progress, shows_progress
 from levit_cli.system.text import printable
 
-BATCH_STEPS = 256
+BATCH_STEPS = 1000
 BATCH_BYTES = 64 << 20  # so that a signal does not wait for long until a batch is synced
 MAX_ATTEMPTS = 100  # to find a name while another program takes each
 
@@ -72,9 +72,9 @@ def sort(results: Path, folder: Path, options: SortOptions, display: SortDisplay
     """
     listed = _read(results, options.min_prob, log)
     sources = SourceFolders()
-    if options.mode == "link":
-        _require_same_file_system(folder, listed.items)
-    with ExitStack() as stack:
+    with _guarded(folder), ExitStack() as stack:
+        if options.mode == "link":
+            _require_same_file_system(folder, listed.items)
         reporter = _reporter(stack, folder, display, log, dry_run=options.dry_run)
         journal = None
         if not options.dry_run and listed.items:
@@ -84,7 +84,7 @@ def sort(results: Path, folder: Path, options: SortOptions, display: SortDisplay
         planner = Planner(
             Path(os.path.realpath(folder)), history, listed.folders(folder, history), options.mode, sources,
             unresolved=unresolved, listed={sources.absolute(item.path) for item in listed.items},
-            classified_ns=None if options.include_changed else os.stat(results).st_mtime_ns,
+            classified_ns=None if options.include_changed else listed.written_ns,
         )  # fmt: skip
         with (
             _hint_when_stopped(folder, log),
@@ -103,11 +103,13 @@ class _Listed:
         items: the images that were classified.
         num_errors: number of inputs that were not.
         ambiguous: labels that several classes have.
+        written_ns: when the file was written last.
     """
 
     items: list[Item]
     num_errors: int
     ambiguous: frozenset[str]
+    written_ns: int
 
     def folders(self, folder: Path, history: History) -> Folders:
         """Return the folders of the classes, beginning with those of earlier runs."""
@@ -132,7 +134,14 @@ def _read(results: Path, min_prob: float | None, log: Log) -> _Listed:
             items.append(
                 Item(result.path, best.label, best.class_index, best.prob, _is_certain(result, best.prob, min_prob))
             )
-    return _Listed(items, num_results - len(items), frozenset(ambiguous))
+    return _Listed(items, num_results - len(items), frozenset(ambiguous), _written_ns(results))
+
+
+def _written_ns(results: Path) -> int:
+    try:
+        return os.stat(results).st_mtime_ns
+    except OSError as error:
+        raise UsageError(f"Cannot read the results in {results}", why=reason_of(error)) from error
 
 
 def _is_certain(result: Result, prob: float, min_prob: float | None) -> bool:
@@ -142,12 +151,9 @@ def _is_certain(result: Result, prob: float, min_prob: float | None) -> bool:
 def _require_same_file_system(folder: Path, items: list[Item]) -> None:
     """Check that hard links are possible, before anything is touched."""
     existing = folder if folder.exists() else folder.absolute().parent
-    try:
-        device = os.stat(existing).st_dev
-    except OSError as error:
-        raise UsageError(f"Cannot sort into {folder}", why=reason_of(error)) from error
+    device = os.stat(existing).st_dev if existing.exists() else None
     for item in items:
-        if not not_a_local_file(item.path) and os.path.exists(item.path) and os.stat(item.path).st_dev != device:
+        if device and not not_a_local_file(item.path) and _device_of(item.path) not in (device, None):
             raise UsageError(
                 f"Cannot link {item.path} into {folder}",
                 why="they are on different file systems, and hard links do not reach across",
@@ -155,10 +161,28 @@ def _require_same_file_system(folder: Path, items: list[Item]) -> None:
             )
 
 
+def _device_of(path: str) -> int | None:
+    try:
+        return os.stat(path).st_dev
+    except (OSError, ValueError):
+        return None  # reported later
+
+
 def _reporter(stack: ExitStack, folder: Path, display: SortDisplay, log: Log, *, dry_run: bool) -> Reporter:
     format: SortFormat = display.format or ("table" if is_terminal() else "jsonl")
     target = stack.enter_context(Sink(None)) if dry_run or display.format else None
     return Reporter(folder, target, format, log, display.quiet, display.verbose)
+
+
+@contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    """Report any error of the sorted folder that is not one of a single file."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"Cannot use the folder {folder}", why=reason_of(error)) from error
 
 
 @contextmanager
@@ -172,25 +196,34 @@ def _hint_when_stopped(folder: Path, log: Log, *, undoing: bool = False) -> Iter
 
 
 def _sort_all(items: list[Item], planner: Planner, journal: Journal | None, reporter: Reporter, bar: Progress) -> None:
-    batch: list[Planned] = []
+    for batch in _batches(_planned(items, planner, reporter, bar)):
+        _take(batch, planner, journal, reporter)
+
+
+def _planned(items: list[Item], planner: Planner, reporter: Reporter, bar: Progress) -> Iterator[Planned]:
     for item in items:
         try:
-            batch.append(planner.plan(item))
+            yield planner.plan(item)
         except AlreadySortedError as error:
             reporter.skip(item.path, str(error))
         except NotSortedError as error:
             reporter.fail(item.path, str(error))
-        if _is_full(batch):
-            _take(batch, planner, journal, reporter)
-            batch = []
         bar.advance()
-    _take(batch, planner, journal, reporter)
 
 
-def _is_full(batch: list[Planned]) -> bool:
-    steps = [step for planned in batch for step in planned.steps]
-    num_bytes = sum(step.size for step in steps if step.action in ("copy", "move"))
-    return len(steps) >= BATCH_STEPS or num_bytes >= BATCH_BYTES
+def _batches(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
+    """Yield batches of a bounded number of steps and bytes."""
+    batch: list[Planned] = []
+    num_steps = num_bytes = 0
+    for image in planned:
+        batch.append(image)
+        num_steps += len(image.steps)
+        num_bytes += sum(step.size for step in image.steps if step.action in ("copy", "move"))
+        if num_steps >= BATCH_STEPS or num_bytes >= BATCH_BYTES:
+            yield batch
+            batch, num_steps, num_bytes = [], 0, 0
+    if batch:
+        yield batch
 
 
 def _take(batch: list[Planned], planner: Planner, journal: Journal | None, reporter: Reporter) -> None:
@@ -258,7 +291,7 @@ def put_back(folder: Path, display: SortDisplay, log: Log, *, dry_run: bool) -> 
         OutputError: another run uses the folder, or it cannot be written.
     """
     real = Path(os.path.realpath(folder))
-    with ExitStack() as stack:
+    with _guarded(folder), ExitStack() as stack:
         reporter = _reporter(stack, folder, display, log, dry_run=dry_run)
         if dry_run:
             _report_undo(_checked(real), reporter)

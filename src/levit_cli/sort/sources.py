@@ -5,7 +5,6 @@ A sidecar has the stem of the image (``a.xmp``) or its full name (``a.jpg.xmp``)
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 
 SIDECAR_SUFFIXES = (".xmp", ".json", ".aae")
 
@@ -36,6 +35,9 @@ class SourceFolders:
 
         Args:
             moved: names of files with the same stem that earlier runs moved out of the folder.
+
+        Raises:
+            OSError: the folder cannot be listed.
         """
         parent, name = os.path.split(image)
         stem = os.path.splitext(name)[0]
@@ -53,7 +55,7 @@ class SourceFolders:
         """Return the names of the files in a folder by their stem, sorted."""
         if folder not in self._by_stem:
             names: dict[str, list[str]] = {}
-            with suppress(OSError), os.scandir(folder) as entries:
+            with os.scandir(folder) as entries:
                 for name in sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)):
                     names.setdefault(os.path.splitext(name)[0], []).append(name)
             self._by_stem[folder] = names

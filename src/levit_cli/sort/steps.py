@@ -7,7 +7,7 @@ synced. Only then the old names of moved files are removed, and the journal says
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,12 +35,18 @@ class Outcome:
         done, cancelled: numbers of steps.
         failed: the error of steps that were not taken, by number.
         taken: images whose new name was taken meanwhile.
+        leftover: steps whose temporary file could not be removed. They stay pending, so that the next run removes it.
     """
 
     done: list[int] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     failed: dict[int, OSError] = field(default_factory=dict)
     taken: list[Step] = field(default_factory=list)
+    leftover: set[int] = field(default_factory=set)
+
+    def recorded(self, numbers: list[int]) -> list[int]:
+        """Return the steps whose outcome is recorded in the journal."""
+        return [number for number in numbers if number not in self.leftover]
 
 
 def take(journal: Journal, steps: list[Step]) -> Outcome:
@@ -53,7 +59,7 @@ def take(journal: Journal, steps: list[Step]) -> Outcome:
     """
     with deferred_signals(second_ends=True) as signals:
         outcome = _Batch(journal.folder, signals).take(steps)
-        journal.mark(done=outcome.done, cancelled=outcome.cancelled)
+        journal.mark(done=outcome.recorded(outcome.done), cancelled=outcome.recorded(outcome.cancelled))
         if signals.arrived:
             signals.act()
     for error in outcome.failed.values():
@@ -67,16 +73,24 @@ class _Batch:
         self._folder, self._signals, self._outcome = folder, signals, Outcome()
         self._device = os.stat(folder).st_dev
         self._temporary: dict[int, str] = {}  # by number of the step
+        self._sync_error: OSError | None = None
         self._without_image: set[str] = set()  # images that were not sorted, so their sidecars are not either
 
     def take(self, steps: list[Step]) -> Outcome:
-        for phase in (self._copy, self._sync, self._place):
+        steps = [*self._survivors(steps, self._copy)]
+        self._sync(self._temporary.values())
+        for phase in (self._verify, self._place):
             steps = [*self._survivors(steps, phase)]
-        for folder in {os.path.dirname(self._target(step)) for step in steps}:
-            sync_folder(Path(folder))
+        self._sync({os.path.dirname(self._target(step)) for step in steps if step.action == "move"})
         steps = [*self._survivors(steps, self._remove_source, is_placed=True)]
         self._outcome.done += [step.number for step in steps]
         return self._outcome
+
+    def _sync(self, paths: Iterable[str]) -> None:
+        try:
+            files.sync_files(paths)
+        except OSError as error:
+            self._sync_error = error  # of the steps that need it
 
     def _survivors(self, steps: list[Step], phase: Phase, *, is_placed: bool = False) -> Iterator[Step]:
         """Run a phase for each step, and yield the steps that passed it.
@@ -104,8 +118,7 @@ class _Batch:
     def _give_up(self, step: Step, *, is_placed: bool = False) -> None:
         """Remove what a step made. If that fails, the step stays pending, and the next run resolves it."""
         self._without_image.add(step.source)
-        if step.number in self._temporary:
-            files.remove(self._temporary[step.number])
+        self._remove_temporary(step)
         if is_placed:
             try:
                 os.unlink(self._target(step))
@@ -128,12 +141,13 @@ class _Batch:
         if self._signals.arrived:
             raise InterruptedCopyError
 
-    def _sync(self, step: Step) -> None:
-        temporary = self._temporary.get(step.number)
-        if temporary is None:
+    def _verify(self, step: Step) -> None:
+        """Check that a copy is on the disk, and equal to the file that will be removed."""
+        if step.number not in self._temporary:
             return
-        files.sync_file(temporary)
-        if step.action == "move" and not files.same_content(step.source, temporary):
+        if self._sync_error:
+            raise self._sync_error
+        if step.action == "move" and not files.same_content(step.source, self._temporary[step.number]):
             raise OSError(errno.EBUSY, CHANGED)
 
     def _place(self, step: Step) -> None:
@@ -157,15 +171,25 @@ class _Batch:
             if error.errno != errno.EXDEV:
                 raise
             self._copy_now(step)  # the file system says only now that it is another one
-            self._sync(step)
+            self._sync([self._temporary[step.number]])
+            self._verify(step)
             self._place_temporary(step)
 
     def _place_temporary(self, step: Step) -> None:
-        temporary = self._temporary[step.number]
-        files.place(temporary, self._target(step))
-        files.remove(temporary)
+        files.place(self._temporary[step.number], self._target(step))
+        self._remove_temporary(step)
+
+    def _remove_temporary(self, step: Step) -> None:
+        if step.number not in self._temporary:
+            return
+        try:
+            files.remove(self._temporary[step.number])
+        except OSError:
+            self._outcome.leftover.add(step.number)
 
     def _remove_source(self, step: Step) -> None:
+        if step.action == "move" and self._sync_error:
+            raise self._sync_error
         remove_source(self._folder, step)
 
 
@@ -262,6 +286,8 @@ def _finished(folder: Path, step: Step) -> bool:
         files.remove(files.temporary_of(target))
     if not was_taken(folder, step):
         return False
+    if step.link is not None:
+        files.set_time_of_link(target, step.mtime_ns)
     if step.action == "move" and files.status_of(step.source):
         is_copy = step.link is None and not _is_moved(step, target)
         if is_copy and not files.same_content(step.source, target):

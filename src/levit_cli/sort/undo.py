@@ -17,10 +17,9 @@ from levit_cli.errors import OutputError, reason_of
 from levit_cli.sort import files
 from levit_cli.sort.journal import Journal, Step
 from levit_cli.sort.steps import FULL, InterruptedCopyError, link_text, new_link_of
-from levit_cli.system.atomic import sync_folder
 from levit_cli.system.signals import DeferredSignals, deferred_signals
 
-BATCH_STEPS = 256
+BATCH_STEPS = 1000
 NOT_EMPTY = {errno.ENOTEMPTY, errno.EEXIST}
 
 
@@ -156,8 +155,7 @@ class _Batch:
     def undo(self, steps: list[Step]) -> tuple[Undone, list[int]]:
         """Undo steps until a signal arrives; return what was done, and the steps for which nothing is left to do."""
         restored = [step for step in steps if self._try(step, self._restore)]
-        for parent in {os.path.dirname(step.source) for step in restored if step.action == "move"}:
-            sync_folder(Path(parent))
+        files.sync_files({os.path.dirname(step.source) for step in restored if step.action == "move"})
         for step in restored:
             if self._try(step, self._remove):
                 self._undone.steps.append(step)
@@ -205,7 +203,7 @@ class _Batch:
         temporary = files.copy_to_temporary(target, step.source, self._poll)
         try:
             os.utime(temporary, ns=(step.mtime_ns, step.mtime_ns))  # FAT may have rounded it
-            files.sync_file(temporary)
+            files.sync_files([temporary])
             if not files.same_content(target, temporary):
                 raise KeptError("it was changed while it was put back")
             files.place(temporary, step.source)
