@@ -61,7 +61,7 @@ def median(probs: Sequence[float]) -> str:
 def test_each_format_says_which_predictions_are_accepted(photos: Path, probs: list[float], median: str) -> None:
     expected = [prob >= float(median) for prob in probs]
     assert sorted({*expected}) == [False, True]
-    run = [photos, "-m", "demo", "--min-prob", median, *TOP_K]
+    run: tuple[Path | str, ...] = (photos, "-m", "demo", "--min-prob", median, *TOP_K)
     lines = records(levit("predict", *run, "-f", "jsonl").stdout)
     assert [line["accepted"] for line in lines if line["status"] == "ok"] == expected
     assert all("accepted" not in line for line in lines if line["status"] == "error")
@@ -132,6 +132,7 @@ def test_a_run_is_resumed_with_its_own_threshold_only(photos: Path, median: str,
     assert copy.read_bytes() == output.read_bytes() == whole
 
 
+@pytest.mark.guarantee("stored-threshold")
 def test_a_stored_threshold_is_used_until_the_temperature_changes(photos: Path, model: Path) -> None:
     store_threshold(model, THRESHOLD)
     done = levit("predict", photos, "-m", model, "-f", "jsonl", *TOP_K[:-1], "-v")
@@ -143,6 +144,7 @@ def test_a_stored_threshold_is_used_until_the_temperature_changes(photos: Path, 
     assert load(model).threshold is None
 
 
+@pytest.mark.guarantee("stored-threshold")
 def test_a_threshold_of_another_temperature_is_not_used(model: Path) -> None:
     store_threshold(model, THRESHOLD)
     assert load(model).threshold == THRESHOLD
@@ -152,6 +154,7 @@ def test_a_threshold_of_another_temperature_is_not_used(model: Path) -> None:
     assert load(model).threshold is None
 
 
+@pytest.mark.guarantee("stored-threshold")
 def test_with_another_preprocessing_the_stored_threshold_is_not_used(photos: Path, model: Path) -> None:
     store_threshold(model, THRESHOLD)
     done = levit("predict", photos, "-m", model, "-f", "csv", "--preprocessing", "timm", *TOP_K)
@@ -189,6 +192,7 @@ def test_the_python_api_says_what_is_accepted(photos: Path, model: Path, median:
     assert (levit_cli.load(model).min_prob, levit_cli.load(model, min_prob=0).min_prob) == (0.5, None)
 
 
+@pytest.mark.guarantee("stored-threshold")
 def test_a_conversion_keeps_the_threshold_unless_the_weights_or_the_preprocessing_change(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -222,7 +226,7 @@ def labeled(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, line in enumerate(ok):
         label = line["top"][int(number == 0)]["label"]
         (root / label).mkdir(parents=True, exist_ok=True)
-        for copy in range(8):
+        for copy in range(10):
             shutil.copy(line["path"], root / label / f"{number}-{copy}.png")
     return root
 
@@ -265,6 +269,7 @@ def test_a_new_temperature_and_a_threshold_for_it_are_stored_together(evaluate: 
     assert load(model).threshold is None
 
 
+@pytest.mark.guarantee("stored-threshold")
 def test_a_target_that_no_threshold_reaches_is_exit_1_and_nothing_is_stored(evaluate: Evaluate, model: Path) -> None:
     before = (model / "config.json").read_bytes()
     done = evaluate("--target-accuracy", "0.999", "--store-threshold")

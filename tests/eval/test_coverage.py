@@ -72,7 +72,7 @@ def test_the_smallest_candidate_whose_corrected_bound_reaches_the_target_is_foun
 
 
 def test_with_few_images_or_many_errors_no_threshold_is_found_and_the_text_says_so() -> None:
-    assert images(20, 0).find_threshold(0.95).chosen is None
+    assert images(100, 0).find_threshold(0.95).chosen is None
     target = AcceptedImages(np.full(500, 0.9), np.arange(500) % 2 == 0).find_threshold(0.9)
     assert (target.chosen, target.lower_bound) == (None, None)
     assert describe_target(target).startswith("No threshold was found")
@@ -91,7 +91,7 @@ def test_a_threshold_that_accepts_all_images_can_be_found() -> None:
 def test_the_threshold_of_one_half_meets_the_target_on_the_other_in_95_percent_of_the_draws(
     kind: Callable[[int, np.random.Generator], ImageSet], target: float
 ) -> None:
-    outcome = draw_halves(kind(2000, np.random.default_rng(1)), target, corrected, 200)
+    outcome = draw_halves(kind(6000, np.random.default_rng(1)), target, corrected, 200)
     assert outcome.found >= 100
     assert outcome.share >= 0.95
 
