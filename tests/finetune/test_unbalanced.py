@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from levit_cli.checkpoints import load
+from levit_cli.checkpoints import Threshold, load
+from levit_cli.checkpoints.metadata import store_threshold
 from levit_cli.finetune import loop
 from levit_cli.finetune.loop import Trainer, Validation
 from levit_cli.finetune.run import make_class_weights
@@ -144,6 +145,19 @@ def test_the_training_stops_when_it_does_not_improve_and_says_why(
     assert (tmp_path / "run/model.safetensors").read_bytes() == before
     with pytest.raises(Exception, match="patience is 2, not 3"):
         run(None, tmp_path / "run", resume=True, patience=3)
+
+
+@pytest.mark.guarantee("stored-threshold")
+def test_a_stored_threshold_stays_with_the_weights_and_is_not_inherited(
+    unbalanced: Path, architecture: Path, tmp_path: Path
+) -> None:
+    threshold = Threshold(0.5, 1.0, 0.9, 100, 80, 80)
+    run(unbalanced, tmp_path / "run", from_scratch=str(architecture), epochs=1)
+    store_threshold(tmp_path / "run", threshold)
+    run(None, tmp_path / "run", resume=True)  # evaluates the finished run again
+    assert load(tmp_path / "run").threshold == threshold
+    run(unbalanced, tmp_path / "next", model=str(tmp_path / "run"), epochs=1)
+    assert load(tmp_path / "next").threshold is None
 
 
 def test_an_improvement_restarts_the_patience(
