@@ -100,7 +100,7 @@ def convert(
     """
     _require_other_folder(checkpoint, path)
     require_free(path, checkpoint.files, overwrite=overwrite, folder=True)
-    if dtype not in (None, checkpoint.dtype):
+    if dtype not in (None, "float32", checkpoint.dtype):  # float32 holds every weight exactly
         checkpoint = without_threshold(checkpoint, "type of the weights")
     files = save(checkpoint, path, format, dtype)
     result = load(path)

@@ -145,7 +145,7 @@ def coverage_chart(coverage: Coverage) -> str:
         handles = [line, band, *_draw_thresholds(axes, coverage)]
         axes.set(xlim=(0, 1.01), xlabel="coverage: share of images that are accepted", ylabel="accuracy")
         axes.set_ylim(max(0.0, min(accuracies) - 0.1), 1.005)
-        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, ncols=2)
+        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False)
         axes.grid(color=RULE, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         for axis in (axes.xaxis, axes.yaxis):
@@ -160,11 +160,15 @@ def _draw_thresholds(axes: Axes, coverage: Coverage) -> list[Artist]:
         label = f"target {100 * coverage.target.accuracy:g} %"
         handles.append(axes.axhline(coverage.target.accuracy, color=MUTED, linewidth=1, linestyle="--", label=label))
     chosen = coverage.target.chosen if coverage.target else None
-    for point, name, marker in ((coverage.stored, "stored", "s"), (chosen, "found", "o")):
+    for point, name, marker, area in ((coverage.stored, "stored", "s", 90), (chosen, "found", "o", 30)):
         if point is not None and point.accepted.total:
-            label = f"{name} threshold {point.threshold:g}"
-            x, y = [point.coverage], [point.accepted.value]
-            handles.append(axes.scatter(x, y, color=ORANGE, zorder=3, marker=marker, clip_on=False, label=label))
+            label, fill = f"{name} threshold {point.threshold:g}", "none" if marker == "s" else ORANGE
+            handles.append(
+                axes.scatter(
+                    [point.coverage], [point.accepted.value], area, facecolors=fill, edgecolors=ORANGE, zorder=3,
+                    marker=marker, clip_on=False, label=label,
+                )
+            )  # fmt: skip
     return handles
 
 

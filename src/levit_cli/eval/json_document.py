@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from levit_cli.data.labels import Labels
-from levit_cli.eval.coverage import CANDIDATES
+from levit_cli.eval.coverage import CANDIDATES, JOINT_CONFIDENCE
 from levit_cli.eval.evaluate import Evaluated
 from levit_cli.eval.results import (
     AccuracyTarget,
@@ -118,6 +118,7 @@ def _target(target: AccuracyTarget) -> dict[str, Any]:
     return {
         "accuracy": target.accuracy,
         "candidates": CANDIDATES,
+        "confidence": JOINT_CONFIDENCE,
         "lower_bound": _rounded(target.lower_bound),
         "chosen": _point(target.chosen) if target.chosen else None,
     }

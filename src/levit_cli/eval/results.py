@@ -140,7 +140,7 @@ class AccuracyTarget:
     Args:
         accuracy: the required accuracy.
         chosen: the threshold that was found, if any.
-        lower_bound: of the accuracy of the chosen threshold; it holds with 95 % for all candidates together.
+        lower_bound: of the accuracy with the chosen threshold; see ``coverage`` for its confidence.
     """
 
     accuracy: float

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from levit_cli.data.archives import SEPARATOR
 from levit_cli.data.labels import Labels
-from levit_cli.eval.coverage import CANDIDATES
+from levit_cli.eval.coverage import CANDIDATES, JOINT_CONFIDENCE
 from levit_cli.eval.evaluate import Evaluated
 from levit_cli.eval.results import (
     AccuracyTarget,
@@ -109,8 +109,9 @@ def describe_target(target: AccuracyTarget) -> str:
         )
     return (
         f"The smallest threshold for an accuracy of at least {percent(target.accuracy)} is "
-        f"{target.chosen.threshold:g}: {describe_point(target.chosen)}. The lower 95 % bound of the accuracy is "
-        f"{percent(target.lower_bound)}; it takes into account that {CANDIDATES} thresholds were tried."
+        f"{target.chosen.threshold:g}: {describe_point(target.chosen)}. The lower bound of the accuracy, which is "
+        f"{percent(target.lower_bound)}, holds with {100 * JOINT_CONFIDENCE:g} % for all {CANDIDATES} thresholds that "
+        "were tried."
     )
 
 
