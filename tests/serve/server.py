@@ -75,10 +75,15 @@ class Server:
         return socket.create_connection((self.host, self.port), timeout=timeout_s)
 
     def ask(
-        self, method: str, target: str, body: Any = None, headers: Mapping[str, str] | None = None, timeout_s: float = 30
+        self,
+        method: str,
+        target: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 30,
     ) -> Answer:
         """Send one request on a connection of its own."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
         try:
             connection.request(method, target, body, dict(headers or {}))
             return answer_of(connection.getresponse())

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from tests.serve.server import Server, form, received, serving
-from tests.support.faulty_decoders import ask_for, faulty_decoders
 from tests.support.binary import environment
+from tests.support.faulty_decoders import ask_for, faulty_decoders
 from tests.support.sample_images import sample_image
 
 MIB = 1 << 20
@@ -31,7 +31,9 @@ def png_bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 def large_jpeg(seed: int = 0) -> bytes:
@@ -260,7 +262,7 @@ def test_a_request_that_takes_too_long_is_answered_with_503(tiny_folder: Path) -
 def faulty(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose decoders abort or hang on chosen images, in processes."""
     env = environment(**faulty_decoders(tmp_path_factory.mktemp("site") / "packages"))
-    with serving(tiny_folder, "--isolate", "--timeout", "2", env=env) as server:
+    with serving(tiny_folder, "--timeout", "2", env=env) as server:
         yield server
 
 
@@ -283,11 +285,13 @@ def test_a_decoder_that_crashes_or_hangs_fails_one_image(
 
 
 @pytest.mark.guarantee("serve-decoder")
-def test_a_decoder_that_hangs_in_a_thread_fails_one_image(tiny_folder: Path, photos: list[Path], tmp_path: Path) -> None:
+def test_a_decoder_that_hangs_in_a_thread_fails_one_image(
+    tiny_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
     path = tmp_path / "fault.jpg"
     ask_for("hang", path)
     env = environment(**faulty_decoders(tmp_path / "packages"))
-    with serving(tiny_folder, "--timeout", "1", "--workers", "1", env=env) as server:
+    with serving(tiny_folder, "--no-isolate", "--timeout", "1", "--workers", "1", env=env) as server:
         for _ in range(2):
             assert server.post(path.read_bytes()).json["error"]["kind"] == "timeout"
             assert server.post(photos[0].read_bytes()).status == 200

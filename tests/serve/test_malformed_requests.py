@@ -125,7 +125,9 @@ def test_odd_request_lines_and_headers(served: Server, name: str) -> None:
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_no_path_of_the_machine_is_served(served: Server, path: str) -> None:
     for method in (b"GET", b"PUT"):
-        answer = served.raw(method + b" " + path.encode() + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = served.raw(
+            method + b" " + path.encode() + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
         assert status_of(answer) in (400, 404)
         assert b"root:" not in answer
 

@@ -28,8 +28,12 @@ LINGER_S = 2.0  # closing at once could destroy an answer that the client has no
 IDLE_DRAIN_S = 0.5  # a request may be on its way while the server begins to stop
 TARGET = re.compile(r"/[!-~]*")
 # Statuses of requests that another server may have read differently: nothing after them is read.
-CLOSING = (HTTPStatus.BAD_REQUEST, HTTPStatus.EXPECTATION_FAILED, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-CLOSING += (HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,)
+CLOSING = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.EXPECTATION_FAILED,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+}
 
 Handler = Callable[[Request], Awaitable[Response]]
 

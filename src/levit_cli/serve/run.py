@@ -78,7 +78,8 @@ class _Server:
         options: ServeOptions,
         log: Log,
     ) -> None:
-        self._listener, self._load, self._decode, self._options, self._log = listener, load, decode, options, log
+        self._listener, self._load, self._options, self._log = listener, load, options, log
+        self._workers, self._timeout_s = decode.workers or usable_threads(), decode.timeout_s
         self._say = silent if options.quiet else log
         self._metrics = Metrics()
         self._service = Service(self._metrics, self._make_scheduler, options.limits.request_timeout_s)
@@ -119,7 +120,7 @@ class _Server:
             f"Ready: {model.checkpoint.origin}, {count_noun(len(model.checkpoint.labels), 'class', 'classes')}, "
             f"{spec.engine} on {spec.device} in {spec.precision}"
         )
-        await in_thread(partial(_save_caches, model))
+        await in_thread(partial(_prepare_for_load, model, self._workers))
 
     def _warm_model(self) -> ServedModel:
         model = self._load()
@@ -128,18 +129,18 @@ class _Server:
         return model
 
     def _make_scheduler(self, model: ServedModel) -> Scheduler:
-        threads = usable_threads()
         is_cpu = model.spec.engine == "openvino"
         return Scheduler(
             self._metrics,
             queue=self._options.limits.queue,
-            workers=self._decode.workers or threads,
+            workers=self._workers,
             streams=model.spec.threads if is_cpu else model.spec.streams,
             max_batch=self._options.batch_size,
-            timeout_s=self._decode.timeout_s,
+            timeout_s=self._timeout_s,
         )
 
     async def _drain(self, servers: list[asyncio.AbstractServer]) -> ExitCode:
+        self._connections.is_draining = True
         self._say("Stopping: accepted requests are being answered.")
         await asyncio.sleep(BACKLOG_S)
         for server in servers:
@@ -206,7 +207,7 @@ class _Server:
         inference = InferenceRoutes(self._service, name)
         pages = PageRoutes(
             self._service, self._metrics, options.limits, options.address.root_path, self._gauges,
-            lambda: self._connections.is_draining or self._stop.is_set(),
+            lambda: self._connections.is_draining,
         )  # fmt: skip
         return Application(
             all_routes(images, inference, pages),
@@ -230,9 +231,9 @@ class _Server:
         }
 
 
-def _save_caches(model: ServedModel) -> None:
+def _prepare_for_load(model: ServedModel, workers: int) -> None:
     with suppress(LevitError):  # the weights can no longer be read
-        model.save_caches()
+        model.prepare_for_load(workers)
 
 
 def _on_signal(loop: asyncio.AbstractEventLoop, number: int, call: Callable[[], None]) -> None:
