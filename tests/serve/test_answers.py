@@ -12,8 +12,6 @@ import pytest
 from tests.serve.server import Server, answer_of, form
 from tests.support.binary import LEVIT, environment, records
 
-EMPTY = {"kind": "empty_file", "message": "the file is empty"}
-
 
 @pytest.fixture(scope="module")
 def expected(tiny_folder: Path, photos: list[Path]) -> dict[str, dict[str, Any]]:
@@ -153,8 +151,14 @@ def test_without_batches_every_batch_has_one_image(served: Server, photos: list[
     assert served.metric('levit_images_total{outcome="ok"}') > 0
 
 
+@pytest.mark.guarantee("serve-no-files")
+def test_no_answer_tells_where_the_model_is(served: Server, tiny_folder: Path) -> None:
+    for target in ("/", "/info", "/metrics", "/openapi.json", "/v2", "/v2/models/hf"):
+        assert str(tiny_folder.parent).encode() not in served.ask("GET", target).body
+
+
 def test_it_is_ready_and_describes_itself(served: Server) -> None:
     assert served.ask("GET", "/readyz").body == b"ready\n"
     info = served.ask("GET", "/info").json
-    assert (info["classes"], info["max_body"]) == (7, 1 << 20)
+    assert (info["model"], info["classes"], info["max_body"]) == ("hf", 7, 1 << 20)
     assert served.metric("levit_ready") == 1

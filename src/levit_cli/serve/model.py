@@ -1,15 +1,17 @@
 """A loaded model: it decodes images and computes batches of the sizes for which a network is compiled."""
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.checkpoints import Checkpoint
-from levit_cli.data.input import STDIN, Input
+from levit_cli.data.input import STDIN, Input, is_url
 from levit_cli.engines import EngineSpec, LevitEngine
 from levit_cli.errors import InputError, RefusedError
 from levit_cli.predict.model import ModelOptions, load_model, make_prediction_engine
@@ -101,6 +103,7 @@ class ServedModel:
 
     Args:
         single: the engine for one image.
+        name: what clients may know of the model's origin.
         isolated: decodes in processes; None to decode in the calling thread.
         timeout_s: wall-clock limit for decoding one image.
         max_batch: images per batch.
@@ -111,11 +114,13 @@ class ServedModel:
         checkpoint: Checkpoint,
         reader: Reader,
         single: LevitEngine,
+        name: str,
         isolated: "IsolatedReader | None",
         timeout_s: float,
         max_batch: int,
     ) -> None:
         self.checkpoint, self._reader, self._timeout_s = checkpoint, reader, timeout_s
+        self.name = name
         self.spec = single.spec
         self._single = single
         self._isolated = isolated
@@ -205,6 +210,12 @@ class ServedModel:
         return Networks(single, lambda size: engine.resized(output, size, streams=self.spec.threads), max_batch)
 
 
+def public_name(source: str) -> str:
+    """Return the name of a model for clients: of a path or URL the last part only, since the rest may be private."""
+    last = PurePath(source.partition("?")[0]).name.partition("@")[0] or "levit"
+    return last if is_url(source) or os.path.exists(source) else source
+
+
 def load_served_model(
     options: ModelOptions, spec: EngineSpec, decode: DecodeOptions, max_batch: int, log: Log, *, verbose: bool
 ) -> ServedModel:
@@ -223,7 +234,7 @@ def load_served_model(
     limit = engine.spec.batch_size if not is_openvino and engine.spec.batch_size else max_batch
     for thread in starting:
         thread.join()
-    return ServedModel(checkpoint, reader, engine, isolated, decode.timeout_s, limit)
+    return ServedModel(checkpoint, reader, engine, public_name(options.name), isolated, decode.timeout_s, limit)
 
 
 def _isolated_reader(reader: Reader, timeout_s: float) -> "IsolatedReader":

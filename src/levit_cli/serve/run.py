@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
 
 from levit_cli.engines import EngineSpec
 from levit_cli.errors import ExitCode, LevitError, raise_faults
@@ -20,7 +19,7 @@ from levit_cli.serve.images import ImageRoutes
 from levit_cli.serve.inference_protocol import InferenceRoutes
 from levit_cli.serve.listen import Listener, listen
 from levit_cli.serve.metrics import Metrics
-from levit_cli.serve.model import ServedModel, load_served_model
+from levit_cli.serve.model import ServedModel, load_served_model, public_name
 from levit_cli.serve.pages import PageRoutes
 from levit_cli.serve.process import max_connections, process_gauges
 from levit_cli.serve.routes import all_routes
@@ -83,7 +82,7 @@ class _Server:
         self._say = silent if options.quiet else log
         self._metrics = Metrics()
         self._service = Service(self._metrics, self._make_scheduler, options.limits.request_timeout_s)
-        self._app = self._application(PurePath(model_name).name.split("@")[0] or "levit")
+        self._app = self._application(public_name(model_name).rpartition("/")[2])
         self._is_reloading = self._is_reload_wanted = False
 
     async def run(self) -> ExitCode:
