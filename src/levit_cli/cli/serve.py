@@ -118,11 +118,11 @@ def serve(
     isolate: Annotated[
         bool,
         typer.Option(
-            "--isolate",
+            "--isolate/--no-isolate",
             rich_help_panel=options.PREPROCESSING,
-            help="Decode in separate processes, so that a decoder that crashes fails one image and not the server.",
+            help="Decode in separate processes. If the decoder crashes, only that image fails, not the server.",
         ),
-    ] = False,
+    ] = True,
     timeout: Annotated[
         float,
         typer.Option(
@@ -151,7 +151,7 @@ def serve(
 
     Examples:
         levit serve -m levit-256 --port 8000
-        levit serve --isolate --max-body 50MiB --queue 128
+        levit serve --port 0 --max-body 50MiB --queue 128
         LEVIT_SERVE_TOKEN=secret levit serve --host 0.0.0.0
         levit serve --uds /run/levit.sock --root-path /levit
     """

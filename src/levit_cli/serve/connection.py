@@ -26,7 +26,14 @@ MIN_BYTES_PER_S = 10 << 10  # each second of an upload must bring this much, bes
 KEEP_ALIVE_S = 75.0  # longer than proxies keep idle connections, so that they do not use one that is being closed
 LINGER_S = 2.0  # closing at once could destroy an answer that the client has not read
 IDLE_DRAIN_S = 0.5  # a request may be on its way while the server begins to stop
-TOKEN = re.compile(r"[!-~]+")
+TARGET = re.compile(r"/[!-~]*")
+# Statuses of requests that another server may have read differently: nothing after them is read.
+CLOSING = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.EXPECTATION_FAILED,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -113,6 +120,7 @@ class _Exchange:
         """Set the answer. The rest of the body is not kept."""
         if self.response is None:
             self.response = error.response()
+        self.closes = self.closes or error.status in CLOSING
         self.chunks.clear()
 
     @property
@@ -135,6 +143,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._unparsed = bytearray()
         self._fault: HttpError | None = None
+        self._upgrading: Request | None = None
         self._is_reading, self._is_closing = True, False
         self._stalled_since: float | None = None  # the client does not receive its answer
         self._since = time.monotonic()  # when the connection was made, or the head began, or the last answer was sent
@@ -225,6 +234,9 @@ class Connection(asyncio.Protocol):
             frozenset(self._repeated),
             self._is_local_socket,
         )
+        if self._parser.should_upgrade() and request.method != "CONNECT":
+            self._upgrading = request
+            return
         exchange = _Exchange(request, has_body=_has_body(request))
         try:
             if self._fault is not None:
@@ -233,7 +245,7 @@ class Connection(asyncio.Protocol):
             exchange.handler = self._app.admit(request)
         except HttpError as error:
             exchange.refuse(error)
-        exchange.closes = exchange.response is not None and not exchange.can_skip_the_rest
+        exchange.closes = exchange.closes or (exchange.response is not None and not exchange.can_skip_the_rest)
         self._exchanges.append(exchange)
         self._receiving = exchange
         if request.headers.get("expect") and exchange.response is None and len(self._exchanges) == 1:
@@ -296,17 +308,30 @@ class Connection(asyncio.Protocol):
         was_in_head = self._in_head
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # to HTTP/2, which clients offer; the request is answered in HTTP/1.1
-            for exchange in self._exchanges:
-                exchange.closes = True
-            if not self._exchanges:
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._upgrading is None:  # CONNECT
                 self._fault = HttpError(HTTPStatus.BAD_REQUEST, "the request is malformed")
+            else:
+                self._ignore_upgrade(self._upgrading, data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._fault = self._fault or HttpError(HTTPStatus.BAD_REQUEST, "the request is malformed")
         if was_in_head and self._in_head:  # one long line, of which the parser reports nothing yet
             self._count_head(len(data))
         if self._fault is not None:
             self._refuse_the_rest(self._fault)
+
+    def _ignore_upgrade(self, request: Request, rest: memoryview) -> None:
+        """Parse a request again without its offer of another protocol, such as HTTP/2, which some clients send.
+
+        The parser would take the body for the other protocol.
+        """
+        self._parser, self._upgrading = httptools.HttpRequestParser(self), None
+        headers = {name: value for name, value in request.headers.items() if name not in ("upgrade", "connection")}
+        lines = [f"{request.method} {request.target} HTTP/{request.version}", "connection: close"]
+        head = "\r\n".join((*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""))
+        self._feed(memoryview(head.encode("latin-1")))
+        if rest and self._fault is None:
+            self._feed(rest)
 
     def _refuse_the_rest(self, error: HttpError) -> None:
         """Answer the request that is being received with an error, and close the connection after it."""
@@ -513,7 +538,7 @@ def _require_known_framing(request: Request) -> None:
         raise HttpError(HTTPStatus.BAD_REQUEST, "the request has two lengths")
     if "content-length" in request.repeated or not re.fullmatch("[0-9]{1,18}", headers.get("content-length", "0")):
         raise HttpError(HTTPStatus.BAD_REQUEST, "the length is malformed")
-    if not request.target.startswith("/") or not TOKEN.fullmatch(request.target) or "#" in request.target:
+    if not TARGET.fullmatch(request.target) or "#" in request.target:
         raise HttpError(HTTPStatus.BAD_REQUEST, "the target is not a path")
     if headers.get("expect", "100-continue").lower() != "100-continue":
         raise HttpError(HTTPStatus.EXPECTATION_FAILED, "the expectation is not supported")

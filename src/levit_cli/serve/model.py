@@ -1,17 +1,19 @@
 """A loaded model: it decodes images and computes batches of the sizes for which a network is compiled."""
 
+import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.checkpoints import Checkpoint
-from levit_cli.data.input import Input
+from levit_cli.data.input import STDIN, Input, is_url
 from levit_cli.engines import EngineSpec, LevitEngine
-from levit_cli.errors import InputError
+from levit_cli.errors import InputError, RefusedError
 from levit_cli.predict.model import ModelOptions, load_model, make_prediction_engine
 from levit_cli.predict.pipeline import logits_of
 from levit_cli.predict.prefetch import DecodeOptions
@@ -20,6 +22,8 @@ from levit_cli.system.progress import Log
 
 if TYPE_CHECKING:
     from levit_cli.predict.isolation import IsolatedReader
+
+WARM_WORKERS = 4  # as many processes are started before they are needed
 
 Output = Literal["logits", "features"]
 Pixels = NDArray[np.uint8]
@@ -99,24 +103,33 @@ class ServedModel:
 
     Args:
         single: the engine for one image.
+        name: what clients may know of the model's origin.
+        isolated: decodes in processes; None to decode in the calling thread.
+        timeout_s: wall-clock limit for decoding one image.
         max_batch: images per batch.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, reader: Reader, single: LevitEngine, decode: DecodeOptions, max_batch: int
+        self,
+        checkpoint: Checkpoint,
+        reader: Reader,
+        single: LevitEngine,
+        name: str,
+        isolated: "IsolatedReader | None",
+        timeout_s: float,
+        max_batch: int,
     ) -> None:
-        self.checkpoint, self._reader, self._decode = checkpoint, reader, decode
+        self.checkpoint, self._reader, self._timeout_s = checkpoint, reader, timeout_s
+        self.name = name
         self.spec = single.spec
         self._single = single
-        self._isolated: IsolatedReader | None = None
+        self._isolated = isolated
         self._num_users, self._is_retired = 0, False
         self._lock = threading.Lock()
         self._networks: dict[Output, Networks | AnySize] = {
             "logits": self._networks_of(single.__call__, 0, max_batch),
             "features": self._networks_of(single.features, 1, max_batch),
         }
-        if decode.isolate:
-            self.isolate()
 
     def read(self, item: Input) -> Pixels:
         """Return the preprocessed pixels of an image.
@@ -133,11 +146,9 @@ class ServedModel:
 
     def isolate(self) -> None:
         """Decode further images in processes."""
-        from levit_cli.predict.isolation import IsolatedReader
-
         with self._lock:
             if self._isolated is None:
-                self._isolated = IsolatedReader(self._reader, self._decode.timeout_s)
+                self._isolated = _isolated_reader(self._reader, self._timeout_s)
 
     def batch_size(self, output: Output, num_images: int) -> int:
         """Return how many of the images that wait form the next batch."""
@@ -162,8 +173,10 @@ class ServedModel:
         """The batch sizes for which networks are compiled."""
         return self._networks["logits"].sizes
 
-    def save_caches(self) -> None:
-        """Store the compiled network and the weights for the next start."""
+    def prepare_for_load(self, workers: int) -> None:
+        """Start processes that decode, and store the compiled network and the weights for the next start."""
+        if self._isolated is not None:
+            _start_workers(self._isolated, min(workers, WARM_WORKERS))
         self._single.save_cache()
         self.checkpoint.remember()
 
@@ -197,6 +210,12 @@ class ServedModel:
         return Networks(single, lambda size: engine.resized(output, size, streams=self.spec.threads), max_batch)
 
 
+def public_name(source: str) -> str:
+    """Return the name of a model for clients: of a path or URL the last part only, since the rest may be private."""
+    last = PurePath(source.partition("?")[0]).name.partition("@")[0] or "levit"
+    return last if is_url(source) or os.path.exists(source) else source
+
+
 def load_served_model(
     options: ModelOptions, spec: EngineSpec, decode: DecodeOptions, max_batch: int, log: Log, *, verbose: bool
 ) -> ServedModel:
@@ -207,8 +226,31 @@ def load_served_model(
     """
     checkpoint = load_model(options, log, verbose=verbose, single=True)
     reader = Reader(checkpoint.transform, decode.decoding, decode.resizer, offline=True)
+    isolated = _isolated_reader(reader, decode.timeout_s) if decode.isolate else None
+    starting = _start_workers(isolated, 1) if isolated else []
     is_openvino = spec.engine == "openvino" or (spec.engine == "auto" and spec.device in ("auto", "cpu"))
     spec = spec.with_batching(1 if is_openvino else max_batch, single=is_openvino)
     engine = make_prediction_engine(checkpoint, spec, log, verbose=verbose)
     limit = engine.spec.batch_size if not is_openvino and engine.spec.batch_size else max_batch
-    return ServedModel(checkpoint, reader, engine, replace(decode, workers=0), limit)
+    for thread in starting:
+        thread.join()
+    return ServedModel(checkpoint, reader, engine, public_name(options.name), isolated, decode.timeout_s, limit)
+
+
+def _isolated_reader(reader: Reader, timeout_s: float) -> "IsolatedReader":
+    from levit_cli.predict.isolation import IsolatedReader
+
+    return IsolatedReader(reader, timeout_s)
+
+
+def _start_workers(isolated: "IsolatedReader", count: int) -> list[threading.Thread]:
+    """Start processes that decode, in the background. Further ones start when they are needed."""
+
+    def decode() -> None:
+        with suppress(InputError, RefusedError):  # one that cannot start is reported with the first image
+            isolated(Input(STDIN, content=b""))
+
+    threads = [threading.Thread(target=decode, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads

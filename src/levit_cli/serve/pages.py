@@ -53,7 +53,7 @@ class PageRoutes:
         labels = model.checkpoint.labels
         return json_response(
             {
-                "model": model.checkpoint.origin,
+                "model": model.name,
                 "architecture": model.checkpoint.architecture,
                 "classes": len(labels),
                 "max_body": self._limits.max_body,
@@ -75,9 +75,7 @@ class PageRoutes:
     async def metrics(self, _: Request) -> Response:
         """The metrics in Prometheus' text format."""
         model = self._service.model
-        info = {"version": __version__} | (
-            {"model": model.checkpoint.origin, "precision": model.spec.precision} if model else {}
-        )
+        info = {"version": __version__} | ({"model": model.name, "precision": model.spec.precision} if model else {})
         return Response(HTTPStatus.OK, self._metrics.text(self._gauges(), info).encode(), CONTENT_TYPE)
 
     async def openapi(self, _: Request) -> Response:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
 
 from levit_cli.engines import EngineSpec
 from levit_cli.errors import ExitCode, LevitError, raise_faults
@@ -20,7 +19,7 @@ from levit_cli.serve.images import ImageRoutes
 from levit_cli.serve.inference_protocol import InferenceRoutes
 from levit_cli.serve.listen import Listener, listen
 from levit_cli.serve.metrics import Metrics
-from levit_cli.serve.model import ServedModel, load_served_model
+from levit_cli.serve.model import ServedModel, load_served_model, public_name
 from levit_cli.serve.pages import PageRoutes
 from levit_cli.serve.process import max_connections, process_gauges
 from levit_cli.serve.routes import all_routes
@@ -78,11 +77,12 @@ class _Server:
         options: ServeOptions,
         log: Log,
     ) -> None:
-        self._listener, self._load, self._decode, self._options, self._log = listener, load, decode, options, log
+        self._listener, self._load, self._options, self._log = listener, load, options, log
+        self._workers, self._timeout_s = decode.workers or usable_threads(), decode.timeout_s
         self._say = silent if options.quiet else log
         self._metrics = Metrics()
         self._service = Service(self._metrics, self._make_scheduler, options.limits.request_timeout_s)
-        self._app = self._application(PurePath(model_name).name.split("@")[0] or "levit")
+        self._app = self._application(public_name(model_name).rpartition("/")[2])
         self._is_reloading = self._is_reload_wanted = False
 
     async def run(self) -> ExitCode:
@@ -119,7 +119,7 @@ class _Server:
             f"Ready: {model.checkpoint.origin}, {count_noun(len(model.checkpoint.labels), 'class', 'classes')}, "
             f"{spec.engine} on {spec.device} in {spec.precision}"
         )
-        await in_thread(partial(_save_caches, model))
+        await in_thread(partial(_prepare_for_load, model, self._workers))
 
     def _warm_model(self) -> ServedModel:
         model = self._load()
@@ -128,18 +128,18 @@ class _Server:
         return model
 
     def _make_scheduler(self, model: ServedModel) -> Scheduler:
-        threads = usable_threads()
         is_cpu = model.spec.engine == "openvino"
         return Scheduler(
             self._metrics,
             queue=self._options.limits.queue,
-            workers=self._decode.workers or threads,
+            workers=self._workers,
             streams=model.spec.threads if is_cpu else model.spec.streams,
             max_batch=self._options.batch_size,
-            timeout_s=self._decode.timeout_s,
+            timeout_s=self._timeout_s,
         )
 
     async def _drain(self, servers: list[asyncio.AbstractServer]) -> ExitCode:
+        self._connections.is_draining = True
         self._say("Stopping: accepted requests are being answered.")
         await asyncio.sleep(BACKLOG_S)
         for server in servers:
@@ -206,7 +206,7 @@ class _Server:
         inference = InferenceRoutes(self._service, name)
         pages = PageRoutes(
             self._service, self._metrics, options.limits, options.address.root_path, self._gauges,
-            lambda: self._connections.is_draining or self._stop.is_set(),
+            lambda: self._connections.is_draining,
         )  # fmt: skip
         return Application(
             all_routes(images, inference, pages),
@@ -230,9 +230,9 @@ class _Server:
         }
 
 
-def _save_caches(model: ServedModel) -> None:
+def _prepare_for_load(model: ServedModel, workers: int) -> None:
     with suppress(LevitError):  # the weights can no longer be read
-        model.save_caches()
+        model.prepare_for_load(workers)
 
 
 def _on_signal(loop: asyncio.AbstractEventLoop, number: int, call: Callable[[], None]) -> None:
