@@ -44,7 +44,6 @@ from levit_cli.system.progress import silent
 
 DECODE_BATCH = 16  # limits how many images are decoded ahead
 CHUNK = 128  # images; more make the overhead of Ray smaller, fewer balance the load better and need less memory
-DECODE_RETRIES = 2  # of a chunk whose worker died; then the driver begins again, see ``run``
 ONE_ROW = 1  # bytes: each row is a block of its own
 
 
@@ -156,7 +155,7 @@ def dataset(work: Work, done: Done, resources: Resources) -> Dataset:
     listed = ray.data.read_datasource(_Listing(work, done), override_num_blocks=1, num_cpus=0, label_selector=here)
     decoded = listed.map_batches(
         _decode, fn_args=(_without_model(work),), batch_size=None, batch_format="pyarrow", num_cpus=0,
-        compute=TaskPoolStrategy(resources.decode_tasks), ray_remote_args_fn=_retries,
+        compute=TaskPoolStrategy(resources.decode_tasks),
     )  # fmt: skip
     return decoded.map_batches(
         _Compute, fn_constructor_args=(work,), batch_size=None, batch_format="pyarrow",
@@ -164,10 +163,6 @@ def dataset(work: Work, done: Done, resources: Resources) -> Dataset:
         num_cpus=resources.cpus_per_actor / 2,
         **({"num_gpus": resources.gpus_per_actor} if resources.gpus_per_actor else {}),
     )  # fmt: skip
-
-
-def _retries() -> dict[str, int]:
-    return {"max_retries": DECODE_RETRIES}
 
 
 def results_of(data: Dataset) -> Generator[Results, None, None]:
