@@ -60,6 +60,11 @@ def predict(
             help="Classify only the inputs of shard I of N, chosen by a hash of their paths; levit merge joins them.",
         ),
     ] = None,
+    ray: options.RayOption = None,
+    actors: options.ActorsOption = 0,
+    cpus_per_actor: options.CpusPerActorOption = 1,
+    gpus_per_actor: options.GpusPerActorOption = 0.0,
+    records_per_part: options.RecordsPerPartOption = 50_000,
     top_k: Annotated[
         int,
         typer.Option(
@@ -162,7 +167,7 @@ def predict(
     if not debug:
         silence_native_stderr()
         silence_libraries()
-    return classify(
+    task = (
         InputOptions(
             tuple(inputs or ()),
             files_from,
@@ -177,8 +182,10 @@ def predict(
         DecodeOptions(decode, resizer, timeout, isolate, workers),
         OutputOptions(format, output, overwrite, resume),
         DisplayOptions(color=not no_color, stats=stats, quiet=quiet, verbose=verbose),
-        log,
-        batch_size=batch_size,
-        top_k=top_k,
-        min_prob=min_prob,
     )
+    if ray is None:
+        return classify(*task, log, batch_size=batch_size, top_k=top_k, min_prob=min_prob)
+    from levit_cli.distributed.run import RayOptions, classify_on_ray
+
+    ray_options = RayOptions(ray, actors, cpus_per_actor, gpus_per_actor, records_per_part)
+    return classify_on_ray(*task, ray_options, log, batch_size=batch_size, top_k=top_k, min_prob=min_prob, debug=debug)

@@ -42,6 +42,9 @@ COLUMNS = (
     ("labels", pa.list_(pa.string())),
     ("probs", pa.list_(pa.float64())),
 )
+# The sort key of the records of many machines, which come in any order.
+ORDER_COLUMNS = (("source", pa.int64()), ("item", pa.int64()))
+ORDER_NAMES = tuple(name for name, _ in ORDER_COLUMNS)
 SCHEMA_VERSION, MODEL_SHA256 = b"levit.schema_version", b"levit.model_sha256"
 META, FINGERPRINT = b"levit.meta", b"levit.fingerprint"
 
@@ -150,15 +153,25 @@ def _writing_temporary() -> Iterator[None]:
         raise OutputError(what, why=reason_of(error), hint=hint) from error
 
 
-def convert(journal: IO[bytes], write: Callable[[bytes], object], metadata: Metadata) -> None:
+def convert(
+    journal: IO[bytes], write: Callable[[bytes], object], metadata: Metadata, *, has_order: bool = False
+) -> None:
     """Write the records of a journal as Parquet, one row group at a time.
 
     Paths that are not UTF-8 are escaped, as in jsonl. Only then a last column holds their exact bytes in Base64. A run
     with a threshold has the column ``accepted`` before it; it is null for an error.
+
+    Args:
+        has_order: the records have a sort key, see ``ORDER_COLUMNS``.
     """
     journal.seek(0)
-    columns = COLUMNS + ((ACCEPTED_COLUMN, pa.bool_()),) * ("min_prob" in json.loads(metadata.get(META, b"{}")))
-    columns += ((BYTES_COLUMN, pa.string()),) * any(b'"path_b64"' in line for line in journal)
+    has_threshold = "min_prob" in json.loads(metadata.get(META, b"{}"))
+    columns = (
+        COLUMNS
+        + ORDER_COLUMNS * has_order
+        + ((ACCEPTED_COLUMN, pa.bool_()),) * has_threshold
+        + ((BYTES_COLUMN, pa.string()),) * any(b'"path_b64"' in line for line in journal)
+    )
     journal.seek(0)
     schema = pa.schema(columns, metadata)
     file = TargetFile(write)
@@ -182,7 +195,7 @@ def _groups(records: Iterator[Any]) -> Iterator[list[Row]]:
 
 
 def _row(record: dict[str, Any]) -> Row:
-    row = {name: record.get(name) for name in ("path", "status", ACCEPTED_COLUMN, BYTES_COLUMN)}
+    row = {name: record.get(name) for name in ("path", "status", ACCEPTED_COLUMN, BYTES_COLUMN, *ORDER_NAMES)}
     if error := record.get("error"):
         return {**row, "error_kind": error["kind"], "error_message": error["message"]}
     top = record["top"]
@@ -281,7 +294,8 @@ def records_in(path: Path) -> Iterator[bytes]:
 
 
 def _labeled_record(row: Row) -> dict[str, Any]:
-    record = {**_record(row), "status": row["status"]}
+    order = {name: row[name] for name in ORDER_NAMES if name in row}
+    record = {**_record(row), "status": row["status"], **order}
     for entry, label in zip(record.get("top", ()), row["labels"] or (), strict=True):
         entry["label"] = label
     return record

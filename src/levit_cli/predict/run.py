@@ -121,13 +121,20 @@ def classify(
     """
     faults = [*conflicts(model, spec, decode_options.resizer), *threshold_faults(min_prob)]
     format = _consistent_format(inputs, output, faults)
+    kind = classification(format, top_k, min_prob, log if display.verbose else silent, color=display.color)
+    return run_task(kind, inputs, model, spec, decode_options, output, display, log, batch_size=batch_size)
+
+
+def classification(
+    format: Format, top_k: int, min_prob: float | None, log: Log, *, color: bool = False
+) -> "Kind[Prediction]":
+    """Return what ``levit predict`` computes and writes."""
 
     def task(checkpoint: Checkpoint, engine: LevitEngine, reader: Reader, path: Path | None) -> _Classification:
-        threshold = choose_threshold(checkpoint, min_prob, log if display.verbose else silent)
-        return _Classification(checkpoint, engine, reader, path, format, top_k, display.color, threshold)
+        threshold = choose_threshold(checkpoint, min_prob, log)
+        return _Classification(checkpoint, engine, reader, path, format, top_k, color, threshold)
 
-    kind = Kind(task, is_replaced=format in ("json", "parquet"), has_journal=format == "parquet")
-    return run_task(kind, inputs, model, spec, decode_options, output, display, log, batch_size=batch_size)
+    return Kind(task, is_replaced=format in ("json", "parquet"), has_journal=format == "parquet")
 
 
 def run_task(
@@ -154,7 +161,7 @@ def run_task(
         inputs = replace(inputs, outputs=written)
         skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
         selection = Selection(inputs.shard) if inputs.shard else None
-        stream, is_single = _require_some(inputs, skipped, selection)
+        stream, is_single = require_some(inputs, skipped, selection)
         checkpoint = load_model(model, log, verbose=display.verbose, single=is_single)
         reader = Reader(
             checkpoint.transform, decode_options.decoding, decode_options.resizer, offline=model.offline
@@ -305,7 +312,9 @@ def _shard_faults(inputs: InputOptions, output: OutputOptions) -> Iterator[Usage
         yield UsageError("--shard needs an output file", why=why, hint="add --output FILE, one file per shard")
 
 
-def _require_some(inputs: InputOptions, skipped: Skipped, selection: Selection | None) -> tuple[Iterator[Input], bool]:
+def require_some(
+    inputs: InputOptions, skipped: Skipped, selection: Selection | None = None
+) -> tuple[Iterator[Input], bool]:
     """Return the stream of inputs, which must not be empty, and whether it has exactly one input.
 
     Only one line of a list is read here, because a program may write its second line after it has read our first

@@ -67,6 +67,8 @@ class Store:
         fs: the file system.
         base: what precedes a path in the names of its objects, such as ``s3://``.
 
+    A pickled store is opened again, with the credentials that its libraries find there.
+
     Attributes:
         is_flat: whether ``tree`` lists the objects at all levels at once; else ``level`` lists one folder.
 
@@ -75,6 +77,10 @@ class Store:
     """
 
     is_flat = False
+    opened_with: tuple[str, str, tuple[tuple[str, Any], ...]] = ("", "", ())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, self.opened_with
 
     def __init__(self, fs: Any, base: str, retry: Retry | None = None) -> None:
         self._fs, self._base, self._retry = fs, base, retry or Retry()
@@ -185,6 +191,10 @@ class Store:
     def download(self, path: str, local: str) -> None:
         """Copy an object to a local file."""
         self._patient(lambda _: self._call(self._fs.get_file, path, local))
+
+    def remove(self, path: str) -> None:
+        """Remove an object."""
+        self._retry(lambda _: self._call(self._fs.rm_file, path))
 
     def require_writable(self, path: str) -> None:
         """Check that an object may be written, if the store has a way to ask."""
@@ -428,7 +438,14 @@ def open_store(url: str) -> tuple[Store, str]:
     if not path.strip("/") and scheme not in ("memory", "file", "ftp", "sftp", "ssh"):
         raise UsageError(f"Cannot use {shown}", why="it names no bucket", hint=f"use {scheme}://BUCKET/FOLDER/")
     kind_of_store = "hf buckets" if scheme == "hf" and path.startswith("buckets/") else scheme
-    return _store(kind_of_store, base, tuple(sorted(options.items())), os.getpid()), path
+    return _opened(kind_of_store, base, tuple(sorted(options.items()))), path
+
+
+def _opened(kind: str, base: str, options: tuple[tuple[str, Any], ...]) -> Store:
+    _import_libraries(kind.partition(" ")[0])
+    store = _store(kind, base, options, os.getpid())
+    store.opened_with = (kind, base, options)
+    return store
 
 
 def _import_libraries(scheme: str) -> None:
