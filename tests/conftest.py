@@ -23,9 +23,9 @@ TORCH_HOMES = (
         "bench/baselines.py",
         "bench/jit.py",
     ),
-    *("bench/baselines.py", "bench/jit.py", "system/plotting.py", "eval/report.py"),
+    *("bench/baselines.py", "bench/jit.py", "system/plotting.py", "eval/report.py", "probe/regression.py"),
 )
-OPTIONAL = {*PACKAGES["torch"], *PACKAGES["plot"], "onnx", "timm", "torchmetrics", "transformers"}
+OPTIONAL = {*PACKAGES["torch"], *PACKAGES["plot"], *PACKAGES["probe"], "onnx", "timm", "torchmetrics", "transformers"}
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine
 settings.load_profile("steady")
@@ -34,6 +34,7 @@ settings.load_profile("steady")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "guarantee(*names): tests the rows of docs/guarantees.md with these names")
     config.addinivalue_line("markers", "exhaustive: runs in `make test-all`, not in `make test`")
+    config.addinivalue_line("markers", "without_extra: a test in tests/serve that does not need the extra 'serve'")
     config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU and is skipped without one; `make gpu` runs these")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited from a background shell
         signal.signal(signal.SIGINT, signal.default_int_handler)

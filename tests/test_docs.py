@@ -21,6 +21,7 @@ PAGES = [
 USER_PAGES = [page for page in PAGES if page.parent.name != "dev"]
 CARDS = [ROOT / "examples/README.md", ROOT / "examples/demo_model/README.md", PACKAGE / "assets/demo/README.md"]
 COMMANDS = ("predict", "eval", "finetune", "bench", "convert-checkpoint", "info", "export", "quantize", "gallery")
+WITHOUT_README = ("serve",)  # commands that README.md does not list yet
 BENCHMARK_PAGE = "performance.md"  # also names options of the scripts in benchmarks/
 GENERAL = {"--version", "--help", "--install-completion", "--show-completion"}  # options of levit itself
 OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z0-9][a-z0-9-]*")
@@ -40,7 +41,7 @@ def options() -> Mapping[str, set[str]]:
     """The options of each command, from its help."""
     return {
         command: set(OPTION.findall(levit(command, "--help", env=environment(COLUMNS="200")).stdout.decode()))
-        for command in COMMANDS
+        for command in (*COMMANDS, *WITHOUT_README)
     }
 
 

@@ -10,7 +10,7 @@ import typer
 
 from levit_cli import choices
 
-MODEL, INPUT, OUTPUT = "Model", "Input", "Output"
+MODEL, INPUT, OUTPUT, MANY = "Model", "Input", "Output", "Many machines"
 PREPROCESSING, ENGINE, GENERAL = "Preprocessing", "Engine", "General"
 
 MODEL_HELP = "A variant (levit-128S … levit-384), 'demo', a hub id owner/name[@rev], a path, or an https:// URL."

@@ -65,8 +65,8 @@ class _QuickParam:
         self._original = parameter.get_runtime_param
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        if value is None and param.nargs == 1 and not param.multiple:
-            return None
+        if value is None and param.nargs == 1:
+            return () if param.multiple else None  # as Typer
         try:
             return quick_value(value, self._annotation, *self._limits)
         except NotConvertedError:

@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple, TypedDict
 
 from levit_cli.data.input import STDIN, ImageColumns, Input, is_url
 from levit_cli.data.remote.names import is_remote
+from levit_cli.data.shards import Selection, Shard
 from levit_cli.data.skipped import PARQUET_SUFFIX, READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UsageError, reason_of
 from levit_cli.system.atomic import same_file
@@ -127,6 +128,7 @@ class InputOptions:
         columns: the columns of Parquet files.
         offline: send no request to object storage.
         outputs: the resolved paths and URLs of what this run writes; globs leave them out.
+        shard: the shard whose inputs are taken; None for all inputs.
     """
 
     arguments: tuple[str, ...]
@@ -136,16 +138,25 @@ class InputOptions:
     columns: ImageColumns = DEFAULT_COLUMNS
     offline: bool = False
     outputs: Collection[str] = ()
+    shard: Shard | None = None
 
-    def stream(self, skipped: Skipped | None = None) -> Iterator[Input]:
-        """Yield the inputs of the arguments, then those of the list.
+    def stream(self, skipped: Skipped | None = None, selection: Selection | None = None) -> Iterator[Input]:
+        """Yield the inputs of the arguments, then those of the list; only those of the shard, if there is one.
 
         Args:
             skipped: counts what is skipped in folders.
+            selection: remembers which inputs are those of the shard.
 
         Raises:
             UsageError: the list cannot be read.
         """
+        if self.shard is None:
+            return self._all(skipped)
+        skipped = skipped or Skipped()
+        skipped.reads = self.shard.includes
+        return (selection or Selection(self.shard)).of(self._all(skipped))
+
+    def _all(self, skipped: Skipped | None) -> Iterator[Input]:
         how: _How = {"follow_links": self.follow_links, "columns": self.columns, "offline": self.offline}
         yield from expand(self.arguments, skipped, outputs=self.outputs, **how)
         if self.files_from is None:

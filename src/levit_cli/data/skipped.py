@@ -77,10 +77,14 @@ class Skipped:
     Args:
         report: called with a line for each file or folder that is skipped.
         link_hint: how symbolic links can be included.
+
+    Attributes:
+        reads: whether the input with this path is read. Others need no content, because the caller drops them.
     """
 
     def __init__(self, report: Callable[[str], None] | None = None, link_hint: str = "") -> None:
         self._report = report
+        self.reads: Callable[[str], bool] = lambda _: True
         self.counts: Counter[Reason] = Counter()
         self._details: dict[Reason, set[str]] = {"link": {link_hint} - {""}, "format": set(), "system folder": set()}
         self._details["extra"] = set()

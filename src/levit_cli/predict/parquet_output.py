@@ -6,7 +6,6 @@ continues it. The output itself is written to a temporary file and renamed, so i
 give equal bytes, whether the run was interrupted or not.
 """
 
-import io
 import json
 import os
 import tempfile
@@ -20,19 +19,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from levit_cli.errors import OutputError, UsageError, reason_of
+from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat, from_json
 from levit_cli.predict.resume.fingerprint import Fingerprint, differences
 from levit_cli.predict.resume.verify import NOT_TOUCHED
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.atomic import Replacement, writing
-from levit_cli.system.output import OutputFile, Target
+from levit_cli.system.output import OutputFile, Target, TargetFile
 from levit_cli.system.signals import deferred_signals
 
 JOURNAL_SUFFIX = ".partial.jsonl"
 ROWS_PER_GROUP = 10_000
 CLASSES_PER_GROUP = 500_000  # with a large top-k, a row group has fewer rows, so that memory is bounded
-WRITE_BYTES = 1 << 20
 BYTES_COLUMN = "path_b64"
+ACCEPTED_COLUMN = "accepted"
 COLUMNS = (
     ("path", pa.string()),
     ("status", pa.string()),
@@ -153,13 +153,15 @@ def _writing_temporary() -> Iterator[None]:
 def convert(journal: IO[bytes], write: Callable[[bytes], object], metadata: Metadata) -> None:
     """Write the records of a journal as Parquet, one row group at a time.
 
-    Paths that are not UTF-8 are escaped, as in jsonl. Only then a last column holds their exact bytes in Base64.
+    Paths that are not UTF-8 are escaped, as in jsonl. Only then a last column holds their exact bytes in Base64. A run
+    with a threshold has the column ``accepted`` before it; it is null for an error.
     """
     journal.seek(0)
-    columns = COLUMNS + ((BYTES_COLUMN, pa.string()),) * any(b'"path_b64"' in line for line in journal)
+    columns = COLUMNS + ((ACCEPTED_COLUMN, pa.bool_()),) * ("min_prob" in json.loads(metadata.get(META, b"{}")))
+    columns += ((BYTES_COLUMN, pa.string()),) * any(b'"path_b64"' in line for line in journal)
     journal.seek(0)
     schema = pa.schema(columns, metadata)
-    file = _Writable(write)
+    file = TargetFile(write)
     with closing(pq.ParquetWriter(file, schema, compression="zstd")) as writer:
         for rows in _groups(json.loads(line) for line in journal):
             writer.write_table(pa.Table.from_pylist(rows, schema))
@@ -180,7 +182,7 @@ def _groups(records: Iterator[Any]) -> Iterator[list[Row]]:
 
 
 def _row(record: dict[str, Any]) -> Row:
-    row = {name: record.get(name) for name in ("path", "status", BYTES_COLUMN)}
+    row = {name: record.get(name) for name in ("path", "status", ACCEPTED_COLUMN, BYTES_COLUMN)}
     if error := record.get("error"):
         return {**row, "error_kind": error["kind"], "error_message": error["message"]}
     top = record["top"]
@@ -188,33 +190,8 @@ def _row(record: dict[str, Any]) -> Row:
     return {**row, **{name: [entry[key] for entry in top] for name, key in lists}}
 
 
-class _Writable(io.RawIOBase):
-    """The file that pyarrow writes to. It collects the many small writes of pyarrow."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write, self._position, self._rest = write, 0, bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any) -> int:
-        self._rest += data
-        self._position += len(data)
-        if len(self._rest) >= WRITE_BYTES:
-            self.write_rest()
-        return len(data)
-
-    def write_rest(self) -> None:
-        content, self._rest = bytes(self._rest), bytearray()
-        if content:
-            self._write(content)
-
-
 def restore_journal(
-    output: Path, journal: OutputFile, records: RecordFormat, fingerprint: Fingerprint,
+    output: Path, journal: OutputFile, records: RecordFormat[Prediction], fingerprint: Fingerprint,
     before_commit: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Write the records of a finished output into an empty journal, so that a run can continue it.
@@ -262,7 +239,7 @@ def _cannot_resume(output: Path, why: str) -> UsageError:
 
 
 def _write_records(
-    parquet: Any, replacement: Replacement, journal: OutputFile, records: RecordFormat,
+    parquet: Any, replacement: Replacement, journal: OutputFile, records: RecordFormat[Prediction],
     before_commit: Callable[[int], None],
 ) -> None:  # fmt: skip
     try:
@@ -277,9 +254,44 @@ def _write_records(
         raise
 
 
+def metadata_in(path: Path) -> Metadata:
+    """Return the metadata of an output."""
+    with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+        return dict(parquet.schema_arrow.metadata or {})
+
+
+def records_in(path: Path) -> Iterator[bytes]:
+    """Yield the records of an output as ``convert`` takes them. The file is open only while a row group is read.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    group, num_groups = 0, 1
+    while group < num_groups:
+        try:
+            with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+                num_groups = parquet.num_row_groups
+                table = parquet.read_row_group(group, use_threads=False) if num_groups else None
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(first_line(error)) from error
+        for batch in table.to_batches(1000) if table is not None else ():
+            for row in batch.to_pylist():
+                yield json.dumps(_labeled_record(row), ensure_ascii=False).encode() + b"\n"
+        group += 1
+
+
+def _labeled_record(row: Row) -> dict[str, Any]:
+    record = {**_record(row), "status": row["status"]}
+    for entry, label in zip(record.get("top", ()), row["labels"] or (), strict=True):
+        entry["label"] = label
+    return record
+
+
 def _record(row: Row) -> dict[str, Any]:
     """Return the JSON object of a row."""
-    record = {name: row[name] for name in ("path", BYTES_COLUMN, "status") if row.get(name) is not None}
+    record = {
+        name: row[name] for name in ("path", ACCEPTED_COLUMN, BYTES_COLUMN, "status") if row.get(name) is not None
+    }
     if row["status"] == "error":
         return {**record, "error": {"kind": row["error_kind"], "message": row["error_message"]}}
     entries = zip(row["indices"], row["labels"], row["probs"], strict=True)

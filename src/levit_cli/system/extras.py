@@ -17,7 +17,7 @@ PACKAGES = {
     "remote": ("fsspec", "s3fs"),
     "jxl": ("pillow_jxl",),
     "probe": ("sklearn",),
-    "serve": ("starlette", "uvicorn", "httptools", "python_multipart"),
+    "serve": ("httptools", "python_multipart"),
     "tensorboard": ("tensorboard",),
     "ray": ("ray", "pandas", "pyarrow"),
 }

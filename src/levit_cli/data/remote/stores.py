@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from levit_cli.data.remote.names import one_line, scheme_of, without_secrets
 from levit_cli.data.remote.retry import ChangedError, RemoteError, Retry
+from levit_cli.data.remote.signed_get import SignedGet
 from levit_cli.errors import InputError, UsageError
 from levit_cli.system.extras import extra, pip_command
 
@@ -206,6 +207,11 @@ class _S3(_Uploads):
     """S3 and stores with its interface, listed in pages of 1,000 keys in the order of their bytes."""
 
     is_flat = True
+
+    def __init__(self, fs: Any, base: str) -> None:
+        super().__init__(fs, base)
+        self._signed_get = SignedGet(fs, CONNECT_TIMEOUT_S, READ_TIMEOUT_S, require_size)
+
     _how: ClassVar[dict[str, int]] = {"chunksize": PART_BYTES, "max_concurrency": 4}
 
     def level(self, folder: str, starts: str = "") -> Iterator[Entry]:
@@ -240,7 +246,9 @@ class _S3(_Uploads):
         return Entry(path, head.get("ContentLength"), head.get("ETag"))
 
     def _read(self, entry: Entry, seconds: float) -> _Content:
-        return self._get(entry.path, seconds)
+        bucket, key, _ = self._fs.split_path(entry.path)
+        found = self._signed_get(bucket, key, seconds)
+        return _Content(*found) if found else self._get(entry.path, seconds)
 
     def _part(self, entry: Entry) -> Callable[[int, int, float], bytes]:
         condition = {"IfMatch": entry.tag} if entry.tag else {}

@@ -1,0 +1,257 @@
+"""Decode the images of requests in threads and form batches of those that are ready.
+
+A batch takes what is decoded when the network becomes free and never waits for more. Requests wait in a queue of
+limited length. Images are taken from them in turns, so a request with one image does not wait for all images of a
+request with many. At most ``MAX_READY_BATCHES`` batches of decoded images wait for the network.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from levit_cli.data.input import Input
+from levit_cli.errors import InputError
+from levit_cli.serve.metrics import Metrics
+from levit_cli.serve.model import Output, ServedModel
+
+MAX_READY_BATCHES = 1
+WATCH_INTERVAL_S = 0.1
+
+Pixels = NDArray[np.uint8]
+Row = NDArray[np.float32]
+Outcome = Row | InputError
+
+
+class QueueFullError(Exception):
+    """As many requests wait as may wait."""
+
+
+class ModelError(Exception):
+    """The network failed. The message says how."""
+
+
+class Ticket:
+    """The images of one request, and their outcomes.
+
+    Args:
+        output: the output of the network to compute.
+        on_done: called once, in any thread, when all images have their outcome.
+
+    Attributes:
+        outcomes: one per image, in order.
+        bug: what went wrong in this program, if anything did.
+    """
+
+    def __init__(
+        self, items: Sequence[Input], model: ServedModel, output: Output, on_done: Callable[[], None]
+    ) -> None:  # fmt: skip
+        self.model, self.output, self._on_done = model, output, on_done
+        self.outcomes: list[Outcome | None] = [None] * len(items)
+        self.bug: BaseException | None = None
+        self.is_cancelled = False
+        self.waiting = deque(Image(self, position, item) for position, item in enumerate(items))
+        self._num_left = len(items)
+        self._lock = threading.Lock()
+
+    def finish(self, position: int, outcome: Outcome | BaseException) -> None:
+        """Set the outcome of one image; only the first counts."""
+        with self._lock:
+            if self.outcomes[position] is not None or self._num_left == 0:
+                return
+            if isinstance(outcome, (InputError, np.ndarray)):
+                self.outcomes[position] = outcome
+            else:
+                self.bug = outcome
+                self.outcomes[position] = InputError("non_finite", "internal error")
+            self._num_left -= 1
+            is_done = self._num_left == 0
+        if is_done:
+            self._on_done()
+
+
+class Image(NamedTuple):
+    """One image of a request, and its position in it."""
+
+    ticket: Ticket
+    position: int
+    item: Input
+
+
+class _Ready(NamedTuple):
+    """A decoded image."""
+
+    image: Image
+    pixels: Pixels
+
+    @property
+    def group(self) -> tuple[int, Output]:
+        """Images of one group can be in one batch."""
+        return id(self.image.ticket.model), self.image.ticket.output
+
+
+class _Decoding:
+    """An image that is being decoded."""
+
+    def __init__(self, image: Image) -> None:
+        self.image, self.since = image, time.monotonic()
+
+
+class Scheduler:
+    """The threads that decode and run the network.
+
+    Args:
+        queue: the number of requests that may wait.
+        workers: threads that decode.
+        streams: threads that run the network.
+        max_batch: images per batch.
+        timeout_s: wall-clock limit for decoding one image in a thread.
+    """
+
+    def __init__(
+        self, metrics: Metrics, *, queue: int, workers: int, streams: int, max_batch: int, timeout_s: float
+    ) -> None:
+        self._metrics, self._queue, self._max_batch, self._timeout_s = metrics, queue, max_batch, timeout_s
+        self._tickets: deque[Ticket] = deque()  # with images that wait for a decoder
+        self._ready: deque[_Ready] = deque()
+        self._decoding: set[_Decoding] = set()
+        self._lock = threading.Lock()
+        self._can_decode, self._can_compute = threading.Condition(self._lock), threading.Condition(self._lock)
+        for _ in range(workers):
+            self._start(self._decode)
+        for _ in range(streams):
+            self._start(self._compute)
+        self._start(self._watch)
+
+    def submit(self, ticket: Ticket) -> None:
+        """Put a request into the queue.
+
+        Raises:
+            QueueFullError: it is full.
+        """
+        with self._lock:
+            if len(self._tickets) >= self._queue:
+                raise QueueFullError
+            self._tickets.append(ticket)
+            self._can_decode.notify(len(ticket.waiting))
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Do not decode further images of a request."""
+        with self._lock:
+            ticket.is_cancelled = True
+            ticket.waiting.clear()
+            if ticket in self._tickets:
+                self._tickets.remove(ticket)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._tickets) >= self._queue
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of requests that wait."""
+        return len(self._tickets)
+
+    @staticmethod
+    def _start(loop: Callable[[], None]) -> None:
+        threading.Thread(target=loop, name=loop.__name__.strip("_"), daemon=True).start()
+
+    def _take_image(self) -> _Decoding:
+        """Wait for an image to decode. Each request in turn gives one."""
+        with self._lock:
+            self._can_decode.wait_for(
+                lambda: self._tickets and len(self._ready) < MAX_READY_BATCHES * self._max_batch
+            )  # fmt: skip
+            ticket = self._tickets.popleft()
+            image = ticket.waiting.popleft()
+            if ticket.waiting:
+                self._tickets.append(ticket)
+            decoding = _Decoding(image)
+            self._decoding.add(decoding)
+            return decoding
+
+    def _decode(self) -> None:
+        while True:
+            decoding = self._take_image()
+            outcome = self._outcome(decoding.image)
+            with self._lock:
+                if decoding not in self._decoding:
+                    return  # it timed out, and another thread has replaced this one
+                self._decoding.remove(decoding)
+                if isinstance(outcome, np.ndarray):
+                    self._ready.append(_Ready(decoding.image, outcome))
+                    self._can_compute.notify()
+            if not isinstance(outcome, np.ndarray):
+                self._finish(decoding.image, outcome)
+
+    def _outcome(self, image: Image) -> Pixels | BaseException:
+        start = time.perf_counter()
+        try:
+            pixels = image.ticket.model.read(image.item)
+        except CancelledError:
+            return InputError("decoder_crashed", "the server is stopping")
+        except InputError as error:
+            return InputError(error.kind, error.message)  # without its traceback, which refers to the image
+        except BaseException as error:
+            return error
+        self._metrics.decode_s.observe(time.perf_counter() - start)
+        return pixels
+
+    def _watch(self) -> None:
+        """Replace threads whose decoder hangs. Worker processes have their own limit."""
+        while True:
+            time.sleep(WATCH_INTERVAL_S)
+            limit = time.monotonic() - self._timeout_s
+            with self._lock:
+                late = [
+                    decoding
+                    for decoding in self._decoding
+                    if decoding.since < limit and not decoding.image.ticket.model.is_isolated
+                ]
+                self._decoding.difference_update(late)
+            for decoding in late:
+                self._finish(decoding.image, InputError("timeout", f"not decoded within {self._timeout_s:g} s"))
+                decoding.image.ticket.model.isolate()
+                self._start(self._decode)
+
+    def _take_batch(self) -> list[_Ready]:
+        """Wait for a decoded image, and take as many as a batch of the network that is compiled can hold."""
+        with self._lock:
+            self._can_compute.wait_for(lambda: self._ready)
+            group, ticket = self._ready[0].group, self._ready[0].image.ticket
+            alike = [ready for ready in self._ready if ready.group == group]
+            batch = alike[: ticket.model.batch_size(ticket.output, len(alike))]
+            for ready in batch:
+                self._ready.remove(ready)
+            self._can_decode.notify(len(batch))
+            if self._ready:
+                self._can_compute.notify()
+            return batch
+
+    def _compute(self) -> None:
+        while True:
+            batch = [ready for ready in self._take_batch() if not ready.image.ticket.is_cancelled]
+            if batch:
+                for ready, outcome in zip(batch, self._outcomes(batch), strict=True):
+                    self._finish(ready.image, outcome)
+
+    def _outcomes(self, batch: Sequence[_Ready]) -> Sequence[Outcome | BaseException]:
+        ticket = batch[0].image.ticket
+        start = time.perf_counter()
+        try:
+            outcomes = ticket.model.run(ticket.output, [ready.pixels for ready in batch])
+        except BaseException as error:
+            return [error] * len(batch)
+        self._metrics.network_s.observe(time.perf_counter() - start)
+        self._metrics.batch_sizes.observe(len(batch))
+        return outcomes
+
+    def _finish(self, image: Image, outcome: Outcome | BaseException) -> None:
+        kind = outcome.kind if isinstance(outcome, InputError) else "ok" if isinstance(outcome, np.ndarray) else "bug"
+        self._metrics.images.add(outcome=kind)
+        image.ticket.finish(image.position, outcome)

@@ -1,0 +1,369 @@
+"""Start, stop, reload, access and addresses of ``levit serve``."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from levit_cli.model.tensors import random_state
+from tests.serve.server import Server, answer_of, serving
+from tests.serve.test_limits import large_jpeg
+from tests.support.binary import LEVIT, environment, installed_levit, levit
+from tests.support.extras import hide_extra, names_pip_command
+from tests.support.random_weights import TINY, write_folder
+
+TOKEN = "a-long-secret-token"
+WRONG_TOKENS = (f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}", TOKEN, "Bearer ü")
+HOSTS = (
+    *("localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8000", "192.168.1.7:80"),
+    *("photos.example", "photos.example.:9"),
+)
+
+
+class LocalConnection(http.client.HTTPConnection):
+    """A connection over a Unix domain socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(30)
+        self.sock.connect(str(self._path))
+
+
+def ask_local(path: Path, method: str, target: str, body: bytes | None = None, host: str = "localhost") -> int:
+    connection = LocalConnection(path)
+    connection.request(method, target, body, {"Host": host})
+    status = answer_of(connection.getresponse()).status
+    connection.close()
+    return status
+
+
+# Start
+
+
+@pytest.mark.without_extra
+def test_without_the_extra_it_is_exit_2_with_the_pip_command(tmp_path: Path) -> None:
+    done = levit("serve", "-m", "demo", env=environment(**hide_extra("serve", tmp_path)))
+    assert done.returncode == 2
+    assert names_pip_command(done.stderr.decode(), "serve")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--max-body", "many"], 2, "is not a size"),
+        (["--max-body", "0"], 2, "is not a size"),
+        (["--root-path", "levit"], 2, "--root-path"),
+        (["--root-path", "/a b"], 2, "--root-path"),
+        (["--token", "a b"], 2, "token"),
+        (["--token", ""], 2, "token"),
+        (["--host", "no.such.host.invalid"], 2, "Unknown host"),
+        (["--host", "192.0.2.1"], 4, "Cannot listen on 192.0.2.1"),
+        (["--port", "70000"], 2, "--port"),
+        (["--queue", "0"], 2, "--queue"),
+        (["--uds", "/proc/levit.sock"], 4, "Cannot listen on /proc/levit.sock"),
+        (["--uds", "/tmp/" + "x" * 200], 4, "too long"),
+        (["--uds", "no/such/folder/levit.sock"], 4, "No such file or directory"),
+    ],
+)
+def test_wrong_options_end_it_with_one_line(tiny_folder: Path, options: list[str], code: int, words: str) -> None:
+    done = levit("serve", "-m", tiny_folder, "--port", "0", *options, env=environment(COLUMNS="300"))
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == b""
+
+
+def test_a_missing_model_ends_it_with_exit_3(tmp_path: Path) -> None:
+    done = installed_levit("serve", "-m", tmp_path / "none", "--port", "0")
+    assert done.returncode in (3, 5)
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_exit_4(served: Server, tiny_folder: Path) -> None:
+    done = levit("serve", "-m", tiny_folder, "--port", str(served.port))
+    assert done.returncode == 4
+    assert f"Cannot listen on 127.0.0.1:{served.port}".encode() in done.stderr
+    assert b"--port" in done.stderr
+
+
+def test_ipv6_and_all_addresses(tiny_folder: Path, photos: list[Path]) -> None:
+    if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
+        pytest.skip("there is no IPv6")
+    content = photos[0].read_bytes()
+    with serving(tiny_folder, "--host", "::1") as server:
+        assert server.host == "::1"
+        assert server.post(content).status == 200
+    hosts = {str(found[4][0]) for found in socket.getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)}
+    with serving(tiny_folder, "--host", "localhost") as server:
+        for host in hosts:
+            server.host = host
+            assert server.ask("GET", "/healthz").status == 200
+
+
+@pytest.mark.guarantee("serve-kill")
+def test_a_killed_server_leaves_nothing_that_hinders_the_next(
+    tiny_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "levit.sock"
+    for _ in range(2):
+        with serving(tiny_folder, "--uds", path) as server:
+            assert ask_local(path, "PUT", "/predict", photos[0].read_bytes()) == 200
+            server.stop(signal.SIGKILL)
+            assert path.is_socket()
+    with serving(tiny_folder, "--uds", path) as server:
+        assert ask_local(path, "GET", "/healthz", host="any.name") == 200
+        second = levit("serve", "-m", tiny_folder, "--uds", path)
+        assert (second.returncode, b"another server listens there" in second.stderr) == (4, True)
+        assert ask_local(path, "GET", "/healthz") == 200
+        assert server.stop() == 0
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("a file")
+    third = levit("serve", "-m", tiny_folder, "--uds", path)
+    assert (third.returncode, path.read_text()) == (4, "a file")
+
+
+@pytest.mark.guarantee("serve-kill")
+def test_a_killed_server_frees_its_port_and_its_workers(tiny_folder: Path, photos: list[Path]) -> None:
+    with serving(tiny_folder) as server:
+        server.post(photos[0].read_bytes())
+        workers = children_of(server.process.pid)
+        assert workers
+        server.stop(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
+    with serving(tiny_folder, "--port", str(server.port)) as again:
+        assert again.post(photos[0].read_bytes()).status == 200
+
+
+def children_of(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    found = [Path(f"/proc/{process}/task/{task}/children") for task in os.listdir(f"/proc/{process}/task")]
+    assert path in found
+    return [int(child) for file in found for child in file.read_text().split()]
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_it_lives_before_it_is_ready(tiny_folder: Path, tmp_path: Path) -> None:
+    """The model is a named pipe, so that loading waits for the test."""
+    folder = tmp_path / "slow"
+    shutil.copytree(tiny_folder, folder)
+    config = (folder / "config.json").read_bytes()
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with serving(folder, is_ready=False) as server:
+        assert server.ask("GET", "/healthz").status == 200
+        for target in ("/readyz", "/v2/health/ready"):
+            assert server.ask("GET", target).status == 503
+        answer = server.post(b"x")
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert server.metric("levit_ready") == 0
+        del config
+        assert server.stop() == 0  # while it loads
+
+
+# Stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_that_was_accepted_is_answered_and_idle_connections_are_closed(
+    tiny_folder: Path, number: signal.Signals
+) -> None:
+    with serving(tiny_folder, "--workers", "1") as server, server.connect() as idle, server.connect() as half:
+        content = large_jpeg()
+        half.sendall(b"PUT /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content))
+        half.sendall(content[:1000])
+        time.sleep(0.1)
+        server.process.send_signal(number)
+        server.wait_for("Stopping")
+        half.sendall(content[1000:])
+        answer = half.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"Connection: close\r\n" in answer
+        assert idle.recv(10) == b""
+        assert server.process.wait(20) == 0
+
+
+def test_after_the_grace_time_it_stops_with_exit_1(tiny_folder: Path) -> None:
+    with serving(tiny_folder, "--grace", "0.3") as server, server.connect() as half:
+        half.sendall(b"PUT /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+        time.sleep(0.1)
+        assert server.stop() == 1
+        assert "1 unanswered request" in server.wait_for("--grace")
+
+
+def test_readiness_ends_when_it_begins_to_stop(tiny_folder: Path) -> None:
+    with (
+        serving(tiny_folder) as server,
+        server.connect() as half,
+        closing(http.client.HTTPConnection(server.host, server.port)) as connection,
+    ):
+        half.sendall(b"PUT /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nab")
+        connection.request("GET", "/readyz")
+        assert answer_of(connection.getresponse()).status == 200
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("Stopping")
+        connection.request("GET", "/readyz")
+        assert answer_of(connection.getresponse()).status == 503
+        half.sendall(b"c")
+        assert half.recv(100).startswith(b"HTTP/1.1 415")
+        assert server.process.wait(20) == 0
+
+
+# Reload
+
+
+@pytest.mark.guarantee("serve-reload")
+@pytest.mark.parametrize("isolation", [["--no-isolate"], []])
+def test_sighup_takes_a_new_model_without_losing_a_request(
+    tiny_folder: Path, photos: list[Path], tmp_path: Path, isolation: list[str]
+) -> None:
+    folder, new = tmp_path / "model", write_folder(tmp_path / "new", random_state(TINY, seed=9))
+    shutil.copytree(tiny_folder, folder)
+    content = photos[0].read_bytes()
+    with serving(folder, "--precision", "fp32", *isolation) as server:
+        old_answer = server.post(content).body
+        with serving(new, "--precision", "fp32") as other:
+            new_answer = other.post(content).body
+        assert old_answer != new_answer
+        statuses: list[int] = []
+        bodies: list[bytes] = []
+        stop = threading.Event()
+
+        def load() -> None:
+            while not stop.is_set():
+                answer = server.post(content)
+                statuses.append(answer.status)
+                bodies.append(answer.body)
+
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        shutil.copy(new / "model.safetensors", folder / "model.safetensors")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("Reloaded")
+        time.sleep(0.2)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) == {200}
+        assert set(bodies) == {old_answer, new_answer}
+        assert bodies[-1] == server.post(content).body == new_answer
+        (folder / "model.safetensors").write_bytes(b"broken")
+        server.process.send_signal(signal.SIGHUP)
+        assert "the previous one goes on" in server.wait_for("not reloaded")
+        assert server.post(content).body == new_answer
+        assert server.metric('levit_model_reloads_total{outcome="ok"}') == 1
+        assert server.metric('levit_model_reloads_total{outcome="failed"}') == 1
+        if not isolation:  # the workers of the first model are gone
+            assert len(children_of(server.process.pid)) <= len(os.sched_getaffinity(0))
+
+
+# Access
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_folder: Path) -> Iterator[Server]:
+    env = environment(LEVIT_SERVE_TOKEN=TOKEN)
+    with serving(tiny_folder, "-v", "--root-path", "/levit", "--allowed-host", "Photos.Example", env=env) as server:
+        yield server
+
+
+@pytest.mark.guarantee("serve-token")
+def test_every_route_but_health_requires_the_token(guarded: Server, photos: list[Path]) -> None:
+    content = photos[0].read_bytes()
+    for target in ("/healthz", "/readyz"):
+        assert guarded.ask("GET", target).status == 200
+    targets = ["/metrics", "/openapi.json", "/info", "/v2", "/v2/health/live", "/nothing", "/", "/predict", "/embed"]
+    for target in targets:
+        method, body = ("POST", content) if target in ("/predict", "/embed") else ("GET", None)
+        for value in (
+            None,
+            "",
+            "Bearer",
+            f"Bearer {TOKEN}x",
+            f"Bearer {TOKEN[:-1]}",
+            f"Basic {TOKEN}",
+            TOKEN,
+            "Bearer ü",
+        ):
+            headers = {} if value is None else {"Authorization": value}
+            answer = guarded.ask(method, target, body, headers)
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, 'Bearer realm="levit"')
+            assert b"tiny" not in answer.body.lower()
+        right = guarded.ask(method, target, body, {"Authorization": f"bearer  {TOKEN} "})
+        assert right.status == (404 if target == "/nothing" else 200)
+    assert TOKEN not in "".join(guarded.lines)
+
+
+def test_the_prefix_of_a_proxy_is_optional(guarded: Server) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    for target in ("/healthz", "/levit/healthz", "/levit", "/levit/"):
+        assert guarded.ask("GET", target, headers=headers).status == 200
+    for target in ("/levitation/healthz", "/levit/levit/healthz"):
+        assert guarded.ask("GET", target, headers=headers).status == 404
+    assert guarded.ask("GET", "/openapi.json", headers=headers).json["servers"] == [{"url": "/levit"}]
+
+
+@pytest.mark.guarantee("serve-host")
+def test_names_of_other_sites_are_refused(guarded: Server) -> None:
+    for host in HOSTS:
+        assert guarded.ask("GET", "/healthz", headers={"Host": host}).status == 200
+    for host in ("evil.example", "photos.example.evil", "localhost.evil:8000", "127.0.0.1.nip.io", "127.1.evil"):
+        answer = guarded.ask("GET", "/healthz", headers={"Host": host})
+        assert (answer.status, "--allowed-host" in answer.json["error"]) == (403, True)
+
+
+def test_each_request_is_logged_as_a_line_of_json(guarded: Server) -> None:
+    guarded.ask("GET", "/no%22thing?a=b", headers={"Authorization": f"Bearer {TOKEN}"})
+    line = json.loads(guarded.wait_for("thing?a=b"))
+    assert {name: line[name] for name in ("client", "method", "target", "status")} == {
+        "client": "127.0.0.1", "method": "GET", "target": "/no%22thing?a=b", "status": 404,
+    }  # fmt: skip
+    assert set(line) == {"time", "client", "method", "target", "status", "bytes", "ms"}
+
+
+# What it imports
+
+
+def test_it_imports_no_web_framework_and_no_torch(tiny_folder: Path) -> None:
+    script = (
+        "import os, signal, sys, threading; sys.argv = ['levit', 'serve', '-m', sys.argv[1], '--port', '0']\n"
+        "import levit_cli.serve.run as run\n"
+        "use = run.Service.use\n"
+        "def stop(self, model): use(self, model); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "run.Service.use = stop\n"
+        "from levit_cli.cli import app\n"
+        "try: app(prog_name='levit')\n"
+        "except SystemExit: print(sorted({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tiny_folder], capture_output=True, env=environment(), timeout=60, check=True
+    )
+    loaded = done.stdout.decode()
+    assert "'httptools'" in loaded
+    for name in ("torch", "pydantic", "fastapi", "starlette", "uvicorn", "huggingface_hub", "python_multipart"):
+        assert f"'{name}'" not in loaded
+    assert LEVIT
