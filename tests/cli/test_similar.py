@@ -34,7 +34,7 @@ def index(tiny_folder: Path, photos: Path, tmp_path_factory: pytest.TempPathFact
 def test_an_image_is_most_similar_to_itself_and_the_rest_follows_by_cosine(
     tiny_folder: Path, photos: Path, index: Path
 ) -> None:
-    done = levit("similar", "-m", tiny_folder, photos, "--index", index, "-k", IMAGES)
+    done = levit("similar", "-m", tiny_folder, photos, "--index", index, "-k", str(IMAGES))
     assert done.returncode == 0, done.stderr
     content = np.load(index)
     vectors = content["vectors"] / np.linalg.norm(content["vectors"], axis=1, keepdims=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from levit_cli.embed.candidates import connected_photos
@@ -16,11 +17,10 @@ def photo(seed: int) -> Image.Image:
     """Return an image with coarse shapes and fine details, 160 x 160."""
     rng = np.random.default_rng(seed)
     parts = [(5, 1.0), (11, 0.6), (40, 0.5)]
-    total = sum(
-        weight
-        * np.asarray(Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)).resize((160, 160), 3), float)
-        for size, weight in parts
-    )
+    total = np.zeros((160, 160, 3))
+    for size, weight in parts:
+        noise = Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8))
+        total += weight * np.asarray(noise.resize((160, 160), Image.Resampling.BICUBIC), float)
     return Image.fromarray((total / 2.1).astype(np.uint8))
 
 
@@ -97,10 +97,11 @@ def test_an_image_is_compared_with_few_others_even_if_all_look_alike() -> None:
     images[7] = images[3]
     loaded = 0
 
-    def load(numbers: np.ndarray) -> Small:  # type: ignore[type-arg]
+    def load(numbers: NDArray[np.intp]) -> Small:
         nonlocal loaded
         loaded += len(numbers)
-        return images[numbers]
+        chosen: Small = images[numbers]
+        return chosen
 
     found = connected_photos(vectors, load, 0.9)
     assert loaded <= 21 * count
