@@ -40,7 +40,7 @@ def options() -> Mapping[str, set[str]]:
     """The options of each command, from its help."""
     return {
         command: set(OPTION.findall(levit(command, "--help", env=environment(COLUMNS="200")).stdout.decode()))
-        for command in COMMANDS
+        for command in (*COMMANDS, "probe")
     }
 
 

@@ -15,7 +15,7 @@ from levit_cli.cli.options import ENGINE, GENERAL, INPUT, MODEL, OUTPUT, PREPROC
 from tests.support.binary import LEVIT, environment
 from tests.support.foreign_systems import posix_only
 
-COMMANDS = ("predict", "eval", "finetune", "bench", "info", "convert-checkpoint", "export", "quantize")
+COMMANDS = ("predict", "eval", "finetune", "bench", "info", "convert-checkpoint", "export", "quantize", "probe")
 EVERY_HELP = ((), *((command,) for command in COMMANDS))
 SHARED_PANELS = {
     "--model": MODEL, "--labels": MODEL, "--sha256": MODEL,
