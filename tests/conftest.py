@@ -23,9 +23,9 @@ TORCH_HOMES = (
         "bench/baselines.py",
         "bench/jit.py",
     ),
-    *("bench/baselines.py", "bench/jit.py", "system/plotting.py", "eval/report.py"),
+    *("bench/baselines.py", "bench/jit.py", "system/plotting.py", "eval/report.py", "probe/regression.py"),
 )
-OPTIONAL = {*PACKAGES["torch"], *PACKAGES["plot"], "onnx", "timm", "torchmetrics", "transformers"}
+OPTIONAL = {*PACKAGES["torch"], *PACKAGES["plot"], *PACKAGES["probe"], "onnx", "timm", "torchmetrics", "transformers"}
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine
 settings.load_profile("steady")

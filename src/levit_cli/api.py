@@ -33,7 +33,7 @@ from levit_cli.images.rgb import to_rgb
 from levit_cli.images.transforms import Transform
 from levit_cli.model.config import LevitConfig
 from levit_cli.predict import pipeline
-from levit_cli.predict.model import make_prediction_engine
+from levit_cli.predict.model import choose_threshold, make_prediction_engine, threshold_faults
 from levit_cli.predict.prefetch import DecodeOptions, Decoder
 from levit_cli.predict.reader import Reader
 from levit_cli.system.cpu import usable_threads
@@ -79,11 +79,14 @@ class Prediction:
         path: the path or URL as it was given; ``-`` for an image in memory.
         top: the best class first; empty for an error.
         error: why the image could not be classified.
+        accepted: whether the probability of the best class reaches the threshold ``min_prob``; None for an error, and
+            without a threshold.
     """
 
     path: str
     top: tuple[Ranked, ...] = ()
     error: InputError | None = None
+    accepted: bool | None = None
 
 
 def load(
@@ -99,6 +102,7 @@ def load(
     labels: PathInput | None = None,
     offline: bool = False,
     sha256: str | None = None,
+    min_prob: float | None = None,
 ) -> "Classifier":
     """Load a model and compile its network. The arguments are those of ``levit predict``.
 
@@ -116,6 +120,8 @@ def load(
         labels: a file of class names that replace the checkpoint's own.
         offline: use cached models only, and download no images.
         sha256: the expected hash of the weights, if the model is a URL.
+        min_prob: the threshold for ``Prediction.accepted``. None is the one that ``levit eval`` stored in the model, if
+            any; 0 turns it off.
 
     Raises:
         UsageError: an argument has an unknown value, or an extra is not installed.
@@ -129,7 +135,7 @@ def load(
     _require_choice("preprocessing", preprocessing, (None, *get_args(PreprocessingName)))
     _require_choice("decode", decode, get_args(Decoding))
     _require_choice("resizer", resizer, get_args(Resizer))
-    raise_faults(resizer_faults(preprocessing, resizer))
+    raise_faults([*resizer_faults(preprocessing, resizer), *threshold_faults(min_prob, "min_prob")])
     if threads < 0:
         raise UsageError(f"threads must be at least 0, not {threads}")
     if threads and engine in ("torch", "compile"):
@@ -146,14 +152,15 @@ def load(
     for message in messages:
         warnings.warn(message, stacklevel=2)
     reader = Reader(checkpoint.transform, decode, resizer, offline=offline)
-    return Classifier(checkpoint, EngineSpec(device, engine, precision, threads), reader)
+    spec = EngineSpec(device, engine, precision, threads)
+    return Classifier(checkpoint, spec, reader, choose_threshold(checkpoint, min_prob))
 
 
 class Classifier:
     """A loaded model. ``load`` returns it. All methods may be called from several threads at the same time."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: EngineSpec, reader: Reader) -> None:
-        self._checkpoint, self._spec, self._reader = checkpoint, spec, reader
+    def __init__(self, checkpoint: Checkpoint, spec: EngineSpec, reader: Reader, min_prob: float | None = None) -> None:
+        self._checkpoint, self._spec, self._reader, self._min_prob = checkpoint, spec, reader, min_prob
         self._engines: dict[int, LevitEngine] = {}
         self._engines_lock = Lock()
         self._single = self._make_engine(1, single=True)
@@ -186,6 +193,11 @@ class Classifier:
         """The logits are divided by it before the softmax; 1 unless ``levit eval`` stored another value."""
         return self._checkpoint.temperature
 
+    @property
+    def min_prob(self) -> float | None:
+        """The smallest probability of the best class of an accepted prediction; None without a threshold."""
+        return self._min_prob
+
     def __call__(self, image: ImageInput, top_k: int = 5) -> Prediction:
         """Classify one image.
 
@@ -201,7 +213,7 @@ class Classifier:
         (logits,) = pipeline.logits_of(self._single, [self._read(image, path)])
         if isinstance(logits, InputError):
             raise _with_path(logits, path)
-        prediction = pipeline.rank(path, logits, top_k=top_k, temperature=self.temperature)
+        prediction = pipeline.rank(path, logits, top_k=top_k, temperature=self.temperature, min_prob=self.min_prob)
         if prediction.error is not None:
             raise _with_path(prediction.error, path)
         return self._prediction(prediction)
@@ -283,6 +295,7 @@ class Classifier:
                 top_k=top_k,
                 streams=engine.spec.streams,
                 temperature=self.temperature,
+                min_prob=self.min_prob,
             )
             with closing(predictions):
                 for prediction in predictions:
@@ -291,7 +304,7 @@ class Classifier:
     def _prediction(self, prediction: pipeline.Prediction) -> Prediction:
         names, wnids = self.labels.names, self.labels.wnids
         top = (Ranked(index, names[index], wnids[index] if wnids else None, prob) for index, prob in prediction.top)
-        return Prediction(prediction.path, tuple(top), prediction.error)
+        return Prediction(prediction.path, tuple(top), prediction.error, prediction.accepted)
 
     def _read(self, image: ImageInput, path: str) -> Pixels:
         """Return the pixels of an image. ``path`` identifies it in errors."""

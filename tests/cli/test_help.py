@@ -15,7 +15,21 @@ from levit_cli.cli.options import ENGINE, GENERAL, INPUT, MODEL, OUTPUT, PREPROC
 from tests.support.binary import LEVIT, environment
 from tests.support.foreign_systems import posix_only
 
-COMMANDS = ("predict", "eval", "finetune", "bench", "info", "convert-checkpoint", "export", "quantize", "serve")
+COMMANDS = (
+    "predict",
+    "embed",
+    "eval",
+    "finetune",
+    "bench",
+    "info",
+    "convert-checkpoint",
+    "export",
+    "quantize",
+    "sort",
+    "gallery",
+    "serve",
+    "merge",
+)  # fmt: skip
 EVERY_HELP = ((), *((command,) for command in COMMANDS))
 SHARED_PANELS = {
     "--model": MODEL, "--labels": MODEL, "--sha256": MODEL,

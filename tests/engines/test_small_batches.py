@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from levit_cli.checkpoints import load
 from levit_cli.data.inputs import Input
-from levit_cli.engines import Engine, EngineSpec, make_engine, openvino
+from levit_cli.engines import EngineSpec, LevitEngine, make_engine, openvino
 from levit_cli.engines.small_batches import SmallBatches, noise, size_for
 from levit_cli.engines.spec import CPU_BATCH, pad_batch
 from levit_cli.predict.pipeline import predict
@@ -124,7 +124,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def engine_for(batch_size: int) -> Engine:
+def engine_for(batch_size: int) -> LevitEngine:
     spec = EngineSpec(precision="fp32", threads=1).with_batching(batch_size, single=False)
     return make_engine(load("demo"), spec)
 
@@ -142,15 +142,19 @@ def test_forty_images_are_not_padded_to_a_batch_of_256(batch_size: int, computed
 
 
 @pytest.mark.guarantee("work-by-images", "batch-invariance")
-def test_a_lone_image_has_the_same_bits_before_and_after_its_graph_is_compiled(computed: list[int]) -> None:
+@pytest.mark.parametrize("output", [openvino.LOGITS, openvino.FEATURES])
+def test_a_lone_image_has_the_same_bits_before_and_after_its_graph_is_compiled(
+    computed: list[int], output: int
+) -> None:
     engine = engine_for(256)
     height, width = load("demo").config.image_size
     image = noise((1, height, width, 3))
-    network = getattr(engine, "_call")  # noqa: B009
+    network = getattr(engine, "_output")(output).call  # noqa: B009
     network._compile_s = 0.0  # as if compiling cost nothing
-    first = engine(image)
+    compute = engine if output == openvino.LOGITS else engine.features
+    first = compute(image)
     computed.clear()
-    second = engine(image)
+    second = compute(image)
     assert first.tobytes() == second.tobytes()
     assert computed in ([1], [CPU_BATCH])  # the latter on a CPU whose kernels depend on the size
 
@@ -160,3 +164,29 @@ def test_only_openvino_limits_the_batch_size() -> None:
     assert EngineSpec().with_batching(4, single=False).batch_size == 4
     for spec in (EngineSpec(engine="torch"), EngineSpec(engine="compile"), EngineSpec(device="cuda")):
         assert replace(spec).with_batching(256, single=False).batch_size == 256
+
+
+def test_the_graph_of_the_features_is_compiled_alone_and_cached_apart_from_the_logits() -> None:
+    entries: dict[str, bytes] = {}
+
+    class Memory:
+        def load(self, key: str) -> memoryview | None:
+            return memoryview(entries[key]) if key in entries else None
+
+        def store(self, key: str, content: bytes) -> None:
+            assert key not in entries  # nothing is stored twice
+            entries[key] = content
+
+    spec, demo = EngineSpec(precision="fp32", threads=1, batch_size=1), load("demo")
+    image = noise((1, *demo.config.image_size, 3))
+    engine = make_engine(demo, spec, Memory(), for_features=True)
+    engine.save_cache()
+    assert len(entries) == 1
+    expected = engine.features(image)
+    assert expected.shape == (1, demo.config.hidden_sizes[-1])
+    assert engine(image).shape == (1, demo.config.num_classes)  # compiled now
+    engine.save_cache()
+    assert len(entries) == 2
+    again = make_engine(demo, spec, Memory(), for_features=True)
+    again.save_cache()
+    np.testing.assert_array_equal(again.features(image), expected)

@@ -196,7 +196,7 @@ def test_json_keeps_names_verbatim(hostile: Evaluated) -> None:
     assert {error["path"] for error in content["mistakes"]} <= set(hostile.paths)
     assert list(content) == [
         *("schema_version", "meta", "data", "top1", "top5", "balanced_accuracy", "macro_f1", "calibration"),
-        *("calibration_fitted", "classes", "confusion", "mistakes", "failures"),
+        *("calibration_fitted", "coverage", "classes", "confusion", "mistakes", "failures"),
     ]
 
 
@@ -251,7 +251,7 @@ def test_the_page_fits_a_desktop_and_a_phone_in_a_browser(hostile: Evaluated, pa
         assert frame["needed"] <= frame["width"]  # no horizontal scroll bar
         assert (frame["scripts"], frame["broken"], frame["resources"]) == (0, 0, [])
         assert frame["images"] == len(summarize(hostile).confident_errors) > 0
-        assert len(frame["charts"]) == 2
+        assert len(frame["charts"]) == 3
         assert min(frame["charts"]) > 250
         assert "<script>alert(1)</script>" in frame["text"]
         assert "日本語のクラス" in frame["text"]

@@ -30,19 +30,23 @@ class Driver:
         folder: calls on its files are counted and may fail.
         scratch: holds the output of a run.
         modules: imported once, before the first fork.
+        looks: calls that only look at files are counted, too.
     """
 
-    def __init__(self, folder: Path, scratch: Path, modules: tuple[str, ...] = LIGHT) -> None:
+    def __init__(
+        self, folder: Path, scratch: Path, modules: tuple[str, ...] = LIGHT, *, looks: bool = False
+    ) -> None:  # fmt: skip
         for module in modules:
             import_module(module)
-        self._folder, self._scratch = folder, scratch
+        self._folder, self._scratch, self._looks = folder, scratch, looks
 
     def run(self, *arguments: str | Path, fail: int = 0, lasting: bool = False) -> Outcome:
         """Run ``levit`` while the call number ``fail`` fails, and with ``lasting`` all after it. 0: none fails."""
         files = [self._scratch / name for name in ("stdout", "stderr", "calls")]
         child = os.fork()
         if child == 0:
-            _become_levit([*map(str, arguments)], Injection(str(self._folder), fail, lasting=lasting), files)
+            injection = Injection(str(self._folder), fail, lasting=lasting, looks=self._looks)
+            _become_levit([*map(str, arguments)], injection, files)
         signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
         signal.alarm(LIMIT_S)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

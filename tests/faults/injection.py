@@ -11,8 +11,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-BY_PATH = ("open", "replace", "rename", "unlink", "mkdir", "scandir", "listdir", "chmod", "utime", "link", "rmdir")
-BY_DESCRIPTOR = ("read", "pread", "write", "fsync", "ftruncate", "lseek", "close", "fdopen")
+BY_PATH = (
+    *("open", "replace", "rename", "unlink", "mkdir", "scandir", "listdir", "chmod", "utime", "link", "symlink"),
+    "rmdir",
+)
+BY_DESCRIPTOR = ("read", "pread", "write", "fsync", "ftruncate", "lseek", "close", "fdopen", "copy_file_range")
+LOOKS = ("stat", "lstat", "readlink")  # their failures are rare, so a scenario must ask for them
 BY_EITHER = ("setxattr", "getxattr")
 CODES = {"read": errno.EIO, "write": errno.ENOSPC, "other": errno.EIO}
 
@@ -24,15 +28,17 @@ class Injection:
         folder: calls on its files are counted.
         number: of the first call that fails, from 1.
         lasting: all calls after it fail, too.
+        looks: also calls that only look at files.
     """
 
-    def __init__(self, folder: str, number: int, *, lasting: bool) -> None:
+    def __init__(self, folder: str, number: int, *, lasting: bool, looks: bool = False) -> None:
+        self._names = (*BY_PATH, *BY_DESCRIPTOR, *BY_EITHER, *LOOKS * looks)
         self.folder, self.number, self.lasting = os.fsencode(os.path.realpath(folder)), number, lasting
         self.calls: list[str] = []
         self._readlink = os.readlink
 
     def install(self) -> None:
-        for name in (*BY_PATH, *BY_DESCRIPTOR, *BY_EITHER):
+        for name in self._names:
             setattr(os, name, self._wrapped(name, getattr(os, name)))
         io.open = builtins.open = self._opened
 

@@ -16,6 +16,7 @@ from tests.faults.driver import Driver, Outcome
 from tests.finetune.sets import write_set
 from tests.support.fork_server import LIGHT, TORCH
 from tests.support.sample_images import write_images
+from tests.support.sorting import contents, tree, without_numbers, write_photos
 
 ALLOWED = {code for code in ExitCode if code != ExitCode.BUG}
 Attempt = Callable[[int], Outcome]
@@ -247,6 +248,102 @@ def results_of(run: Path) -> tuple[list[dict[str, object]], bytes]:
     times = ("images_per_s", "epoch_s", "elapsed_s")
     kept = [{name: value for name, value in row.items() if name not in times} for row in rows]
     return kept, (run / "model.safetensors").read_bytes()
+
+
+class Sorting:
+    """Photos that are sorted, in the folder where calls fail."""
+
+    def __init__(self, work: Path, mode: str) -> None:
+        self.photos = write_photos(work / "folder")
+        (work / "scratch").mkdir()
+        modules = ("levit_cli.cli", "levit_cli.sort.run")
+        self.driver = Driver(self.photos.folder, work / "scratch", modules, looks=True)
+        self.sort = ("sort", self.photos.results, "--to", self.photos.sorted, "--mode", mode, "--min-prob", "0.5")
+        self.undo = ("sort", "--undo", self.photos.sorted)
+        self.original, self.contents = tree(self.photos.folder), contents(self.photos.photos)
+        self.run(*self.sort)
+        self.final = tree(self.photos.folder)
+        self.run(*self.undo)
+        self.require(self.original)
+
+    def run(self, *command: str | Path) -> None:
+        done = self.driver.run(*command)
+        assert done.code == 0, done
+
+    def require(self, state: dict[str, tuple[object, ...]]) -> None:
+        found = tree(self.photos.folder)
+        assert found == state, [found.items() ^ state.items()]
+
+    def check(self, outcome: Outcome) -> None:
+        """Nothing is lost, running again gives the final state, and undoing gives the original one.
+
+        A file that could not be sorted at first may get another number than in a run without a fault.
+        """
+        assert contents(self.photos.folder) >= self.contents
+        self.run(*self.sort)
+        if outcome.code == ExitCode.SOME_FAILED:
+            assert without_numbers(tree(self.photos.folder)) == without_numbers(self.final)
+        else:
+            self.require(self.final)
+        self.run(*self.undo)
+        self.require(self.original)
+
+
+def sort(work: Path, step: int, *, lasting: bool, mode: str) -> int:
+    """Sort while a call fails."""
+    case = Sorting(work, mode)
+    return tried(lambda number: case.driver.run(*case.sort, fail=number, lasting=lasting), step, case.check)
+
+
+def sort_copy(work: Path, _: Path, step: int, *, lasting: bool) -> int:
+    """Copies are made."""
+    return sort(work, step, lasting=lasting, mode="copy")
+
+
+def sort_move(work: Path, _: Path, step: int, *, lasting: bool) -> int:
+    """Files are moved."""
+    return sort(work, step, lasting=lasting, mode="move")
+
+
+def sort_link(work: Path, _: Path, step: int, *, lasting: bool) -> int:
+    """Hard links are made."""
+    return sort(work, step, lasting=lasting, mode="link")
+
+
+def sort_symlink(work: Path, _: Path, step: int, *, lasting: bool) -> int:
+    """Symbolic links are made."""
+    return sort(work, step, lasting=lasting, mode="symlink")
+
+
+def undo(work: Path, step: int, *, lasting: bool, mode: str) -> int:
+    """Put back what was sorted while a call fails; every other time sort again, and not undo again."""
+    case = Sorting(work, mode)
+
+    def attempt(number: int) -> Outcome:
+        case.run(*case.sort)
+        return case.driver.run(*case.undo, fail=number, lasting=lasting)
+
+    def check(outcome: Outcome) -> None:
+        assert contents(case.photos.folder) >= case.contents
+        if outcome.code == ExitCode.OK:
+            case.require(case.original)
+        elif len(outcome.calls) % 2:
+            case.check(outcome)
+        else:
+            case.run(*case.undo)
+            case.require(case.original)
+
+    return tried(attempt, step, check)
+
+
+def undo_copy(work: Path, _: Path, step: int, *, lasting: bool) -> int:
+    """Copies are removed."""
+    return undo(work, step, lasting=lasting, mode="copy")
+
+
+def undo_move(work: Path, _: Path, step: int, *, lasting: bool) -> int:
+    """Files are moved back."""
+    return undo(work, step, lasting=lasting, mode="move")
 
 
 if __name__ == "__main__":

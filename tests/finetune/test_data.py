@@ -1,5 +1,6 @@
 """Splitting, scanning, batching, augmentation and loading of the images."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,38 @@ def test_repeated_augmentation_repeats_images_without_lengthening_the_epoch() ->
     indices = [index for batch in EpochBatches(30, settings, 0, 0) for *_, index in batch]
     assert len(indices) == 30
     assert len(set(indices)) == 10
+
+
+CLASSES = [0] * 40 + [2] * 15 + [3] * 5  # no image has class 1
+
+
+def drawn(settings: Settings, epoch: int = 0, first_step: int = 0, rank: int = 0, world_size: int = 1) -> Any:
+    """Return the indices of each batch."""
+    batches = EpochBatches(len(CLASSES), settings, epoch, first_step, rank, world_size, CLASSES)
+    return [[index for _, _, index in batch] for batch in batches]
+
+
+@pytest.mark.parametrize("repetitions", [1, 3])
+def test_the_balanced_sampler_draws_each_class_equally_often(repetitions: int) -> None:
+    settings = Settings(batch_size=10, sampler="balanced", repeated_augmentation=repetitions)
+    epochs = [Counter(index for batch in drawn(settings, epoch) for index in batch) for epoch in range(60)]
+    assert all(epoch.total() == 60 for epoch in epochs)
+    classes = Counter(CLASSES[index] for epoch in epochs for index in epoch.elements())
+    assert set(classes) == {0, 2, 3}
+    assert all(count == pytest.approx(60 * 60 / 3, rel=0 if repetitions == 1 else 0.1) for count in classes.values())
+    if repetitions == 1:
+        rare = [epoch[index] for epoch in epochs for index in range(55, 60)]
+        assert set(rare) == {4}  # 20 draws of 5 images
+        assert {index for epoch in epochs for index in epoch} == set(range(60))
+
+
+def test_the_balanced_sampler_can_start_at_any_step_and_is_shared_by_the_processes() -> None:
+    settings = Settings(batch_size=10, sampler="balanced")
+    whole = drawn(settings, 3)
+    assert drawn(settings, 3, 4) == whole[4:]
+    assert drawn(settings, 4) != whole
+    halves = zip(drawn(settings, 3, 0, 0, 2), drawn(settings, 3, 0, 1, 2), strict=True)
+    assert [sorted(first + second) for first, second in halves] == [sorted(batch) for batch in whole]
 
 
 def test_augmentation_depends_only_on_seed_epoch_and_position(dataset: Path) -> None:

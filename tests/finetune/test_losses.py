@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from levit_cli.finetune.losses import hard_distillation, label_loss, soft_distillation, total_loss
+from levit_cli.finetune.losses import (
+    balanced_class_weights,
+    hard_distillation,
+    image_weights,
+    label_loss,
+    soft_distillation,
+    total_loss,
+)
 
 
 @pytest.fixture
@@ -54,3 +61,33 @@ def test_label_loss_accepts_class_probabilities(tensors: tuple[Tensor, ...]) -> 
     head, _, _, targets = tensors
     one_hot = torch.nn.functional.one_hot(targets, 5).float()
     torch.testing.assert_close(label_loss(head, one_hot, 0.1), label_loss(head, targets, 0.1))
+
+
+def test_balanced_weights_give_each_class_the_same_total_weight_and_a_mean_of_one() -> None:
+    counts = torch.tensor([60, 30, 10])
+    weights = balanced_class_weights(counts)
+    torch.testing.assert_close(weights, torch.tensor([100 / 180, 100 / 90, 100 / 30]))
+    torch.testing.assert_close(weights * counts, torch.full((3,), 100 / 3))
+
+
+def test_a_mixed_image_has_the_mixed_weight() -> None:
+    weights = torch.tensor([0.5, 1.0, 4.0])
+    torch.testing.assert_close(image_weights(weights, torch.tensor([2, 0])), torch.tensor([4.0, 0.5]))
+    mixed = torch.tensor([[0.25, 0.0, 0.75], [1.0, 0.0, 0.0]])
+    torch.testing.assert_close(image_weights(weights, mixed), torch.tensor([3.125, 0.5]))
+
+
+@pytest.mark.parametrize("distill", [None, "hard", "soft"])
+def test_weights_multiply_the_losses_of_each_image(tensors: tuple[Tensor, ...], distill: str | None) -> None:
+    head, head_dist, teacher, targets = tensors
+    weights = torch.tensor([0.5, 2.0, 1.0, 1.0, 3.0, 0.25])
+
+    def loss(rows: slice, weights: Tensor | None) -> Tensor:
+        return total_loss(
+            (head[rows], head_dist[rows]), targets[rows], None if distill is None else teacher[rows],
+            smoothing=0.1, distill=distill or "hard", alpha=0.3, temperature=2.0, weights=weights,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    of_images = torch.stack([loss(slice(row, row + 1), None) for row in range(6)])
+    torch.testing.assert_close(loss(slice(None), weights), (weights * of_images).mean())
+    torch.testing.assert_close(loss(slice(None), torch.ones(6)), loss(slice(None), None))

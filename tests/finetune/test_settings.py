@@ -130,6 +130,11 @@ def test_all_faults_of_a_file_are_named_at_once(tmp_path: Path) -> None:
         ({"clip_grad": 0.0, "clip_mode": "agc"}, "--clip-mode has no effect with --clip-grad 0"),
         ({"learning_rate": 1e-6}, "--min-lr 1e-05 is larger than --learning-rate 1e-06"),
         ({"warmup_epochs": 5.0, "epochs": 2}, "--warmup-epochs 5 is larger than --epochs 2"),
+        ({"patience": 20}, "--patience 20 has no effect with --epochs 20"),
+        ({"class_weights": "balanced", "sampler": "balanced"}, "both balance the classes: use one of them"),
+        ({"class_weights": "inverse"}, "--class-weights inverse is not one of none, balanced"),
+        ({"best_metric": "f1"}, "--best-metric f1 is not one of top1, balanced_accuracy, loss"),
+        ({"patience": -1}, "--patience -1 is out of range"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:

@@ -80,6 +80,18 @@ def test_accumulated_gradients_give_the_step_of_the_whole_batch() -> None:
     torch.testing.assert_close(weights[0], weights[1])
 
 
+def test_accumulated_gradients_of_weighted_classes_give_the_step_of_the_whole_batch() -> None:
+    class_weights = torch.linspace(0.2, 3, TINY.num_classes)
+    losses, weights = [], []
+    for parts, factors in ((1, class_weights), (4, class_weights), (1, None)):
+        state, context = state_and_context(Processes(0, 1, CPU), grad_accum_steps=parts)
+        losses.append(train_step(state, replace(context, class_weights=factors), 0, *images())[0])
+        weights.append(state.network.head.linear.weight.detach().clone())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert losses[0] != pytest.approx(losses[2], abs=1e-3)
+    torch.testing.assert_close(weights[0], weights[1])
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_step_on_a_gpu_agrees_with_the_cpu() -> None:

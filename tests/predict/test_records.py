@@ -25,13 +25,21 @@ ANSWERS = st.builds(
     NAMES,
     st.lists(st.builds(Ranked, st.integers(0, 4), st.floats(0, 1)), min_size=2, max_size=2).map(tuple),
 )
+JUDGED = st.builds(
+    lambda path, probs: Prediction(
+        path, tuple(Ranked(index, prob) for index, prob in enumerate(probs)), accepted=probs[0] >= MIN_PROB
+    ),
+    NAMES,
+    st.lists(st.floats(0, 1), min_size=2, max_size=2),
+)
+MIN_PROB = 0.5
 FAILURES = st.builds(
     Prediction, NAMES, error=st.builds(InputError, st.sampled_from(["truncated", "timeout"]), st.text(max_size=20))
 )
 
 
-def format_of(name: Format, top_k: int = 2) -> RecordFormat:
-    format = record_format(name, LABELS, top_k)
+def format_of(name: Format, top_k: int = 2, min_prob: float | None = None) -> RecordFormat[Prediction]:
+    format = record_format(name, LABELS, top_k, min_prob)
     assert format is not None
     return format
 
@@ -126,3 +134,48 @@ def test_records_with_another_top_k_or_other_labels_are_rejected(name: Format) -
 @pytest.mark.parametrize("name", ["json", "table"])
 def test_json_and_table_have_no_record_format(name: Format) -> None:
     assert record_format(name, LABELS, 2) is None
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=50)
+@given(st.lists(JUDGED | FAILURES, min_size=1, max_size=5))
+def test_with_a_threshold_records_say_whether_they_are_accepted(name: Format, predictions: list[Prediction]) -> None:
+    format = format_of(name, min_prob=MIN_PROB)
+    content = format.header + b"".join(map(format.encode, predictions))
+    decoded = [format.decode(record) for record in [*format.split(io.BytesIO(content))][bool(format.header) :]]
+    assert [each.accepted for each in decoded] == [each.accepted for each in predictions]
+
+
+def judged(prob: float, accepted: bool | None) -> Prediction:
+    return Prediction("a.jpg", (Ranked(0, prob), Ranked(1, 0.01)), accepted=accepted)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_accepted_is_the_last_column_and_the_last_key(name: Format) -> None:
+    format = format_of(name, min_prob=0.8)
+    failed = Prediction("b.jpg", error=InputError("timeout", "too slow"))
+    accepted, rejected, error = (format.encode(each) for each in (judged(0.9, True), judged(0.1, False), failed))
+    if name == "jsonl":
+        assert accepted.endswith(b'], "accepted": true}\n')
+        assert rejected.endswith(b'], "accepted": false}\n')
+        assert b"accepted" not in error
+    else:
+        delimiter = {"csv": b",", "tsv": b"\t"}[name]
+        assert format.header.endswith(delimiter + b"accepted\n")
+        lines = (accepted, rejected, error)
+        assert [line.strip(b"\n").split(delimiter)[-1] for line in lines] == [b"true", b"false", b""]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_records_of_another_threshold_are_rejected(name: Format) -> None:
+    format, without = format_of(name, min_prob=0.8), format_of(name)
+    near = judged(0.8000004, False)  # written as 0.800000, which does not tell
+    assert format.decode(format.encode(near)).accepted is False
+    for record in (judged(0.9, False), judged(0.7, True), judged(0.9, None)):
+        with pytest.raises(ValueError, match=r"another threshold|--min-prob is 0\.8"):
+            format.decode(format.encode(record))
+    with pytest.raises(ValueError, match=r"not a record|--min-prob is None"):
+        without.decode(format.encode(judged(0.9, True)))
+    if name == "jsonl":
+        with pytest.raises(ValueError, match="not a jsonl record"):
+            format.decode(format.encode(judged(0.9, True)).replace(b"true}", b"1}"))

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from levit_cli.checkpoints import load
+from levit_cli.checkpoints import Threshold, load
+from levit_cli.checkpoints.metadata import store_threshold
 from levit_cli.engines import EngineSpec, make_engine
 from levit_cli.errors import GateError, OutputError, RefusedError, UsageError
 from levit_cli.predict.model import ModelOptions
@@ -225,12 +226,15 @@ def test_a_preprocessing_that_needs_torch_is_refused(tiny_folder: Path, data: Pa
         quantize(options, tmp_path / "out", Calibration(data), silent)
 
 
+@pytest.mark.guarantee("stored-threshold")
 @pytest.mark.usefixtures("no_nncf")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_checkpoint_in_16_bits_keeps_its_type_and_labels(data: Path, tmp_path: Path, dtype: Any) -> None:
     source = write_folder(tmp_path / "source", dtype=dtype)
+    store_threshold(source, Threshold(0.5, 1.0, 0.9, 100, 80, 80))
     quantized(source, data, tmp_path / "out", max_drop=0)
     assert loaded(tmp_path / "out").dtype == dtype
+    assert loaded(tmp_path / "out").threshold is None  # int8 changes the probabilities
     # an int8 model can be quantized again: its weights are the original ones
     quantized(tmp_path / "out", data, tmp_path / "again", max_drop=0)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "again")]

@@ -33,6 +33,7 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
+    query: str = ""
 
 
 class Exchange(BaseHTTPRequestHandler):
@@ -43,7 +44,7 @@ class Exchange(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.owner.requests.append(Request(self.command, path, headers))
+        self.server.owner.requests.append(Request(self.command, path, headers, self.path.partition("?")[2]))
         self.server.owner.answer(self, path)
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - http.server's names

@@ -5,7 +5,7 @@ Meta's ``.pth``, a folder written by timm or transformers, the demo model in thi
 """
 
 from levit_cli.checkpoints.load import DEMO, Checkpoint, load, own_folder, unused_hash
-from levit_cli.checkpoints.metadata_parts import Evaluation
+from levit_cli.checkpoints.metadata_parts import Evaluation, Threshold
 from levit_cli.checkpoints.save import save
 
-__all__ = ["DEMO", "Checkpoint", "Evaluation", "load", "own_folder", "save", "unused_hash"]
+__all__ = ["DEMO", "Checkpoint", "Evaluation", "Threshold", "load", "own_folder", "save", "unused_hash"]

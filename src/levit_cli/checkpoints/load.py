@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from levit_cli.checkpoints.detect import StateDictConversion, convert_state_dict
 from levit_cli.checkpoints.known import KnownWeights, Network
 from levit_cli.checkpoints.metadata import read_metadata
-from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluation, Metadata
+from levit_cli.checkpoints.metadata_parts import CHOOSE_PREPROCESSING, Evaluation, Metadata, Threshold
 from levit_cli.checkpoints.weights import (
     INT8_DESCRIPTION,
     WEIGHT_SUFFIXES,
@@ -54,6 +54,7 @@ class Checkpoint:
         notes: further remarks for ``--verbose`` and ``levit info``.
         evaluation: measured accuracy, if the metadata states it.
         temperature: the logits are divided by it before the softmax, so that the probabilities are well calibrated.
+        threshold: the stored threshold, from which on predictions are accepted.
         known_sha256: the hash of the weight files if it is known from an earlier run, else empty.
         known: where facts about the weight files are stored.
         int8: the int8 graph of a folder that ``levit quantize`` made.
@@ -71,6 +72,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
     temperature: float = 1.0
+    threshold: Threshold | None = None
     known_sha256: str = ""
     known: KnownWeights | None = field(default=None, repr=False, compare=False)
     int8: "QuantizedGraph | None" = None
@@ -151,6 +153,7 @@ def load(
         notes=network.notes,
         evaluation=metadata.evaluation,
         temperature=metadata.temperature,
+        threshold=_valid_threshold(metadata, warn, is_changed=preprocessing is not None or ema),
         known_sha256=network.sha256,
         known=known,
         int8=_int8_graph(path),
@@ -258,6 +261,21 @@ def _labels(config: LevitConfig, metadata: Metadata, file: Path | None, source: 
         return require_length(metadata.labels, config.num_classes, f"The metadata of {source}")
     imagenet = imagenet1k()
     return imagenet if len(imagenet) == config.num_classes else numbered(config.num_classes)
+
+
+def _valid_threshold(metadata: Metadata, warn: Callable[[str], None], *, is_changed: bool) -> Threshold | None:
+    """Return the stored threshold, unless other probabilities are computed than those that it was chosen for.
+
+    Args:
+        is_changed: the preprocessing or the weights are not those that the model's files name.
+    """
+    if metadata.threshold is None or not is_changed:
+        return metadata.threshold
+    warn(
+        f"The stored threshold {metadata.threshold.min_prob:g} is not used · it was chosen with the model's own "
+        "preprocessing and weights"
+    )
+    return None
 
 
 def _transform(conversion: StateDictConversion, metadata: Metadata, name: PreprocessingName | None) -> Transform:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from levit_cli.checkpoints.metadata_hf import from_hf, hf_config
-from levit_cli.checkpoints.metadata_parts import OURS, Evaluation, Metadata, require_temperature
+from levit_cli.checkpoints.metadata_parts import OURS, Evaluation, Metadata, Threshold, require_temperature
 from levit_cli.checkpoints.metadata_processor import processor_settings
 from levit_cli.checkpoints.metadata_timm import from_timm, timm_config
 from levit_cli.choices import CheckpointFormat
@@ -72,6 +72,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def store_temperature(folder: Path, temperature: float) -> Path:
     """Write a temperature to the ``config.json`` of a model folder and keep the rest of the file unchanged.
 
+    A stored threshold is removed, because it was chosen for the probabilities of another temperature.
+
     Returns:
         The path of the file.
 
@@ -79,9 +81,24 @@ def store_temperature(folder: Path, temperature: float) -> Path:
         RefusedError: the file exists but is not a JSON object, or the temperature is invalid.
         OutputError: the file cannot be written.
     """
+    return _store(folder, {"temperature": require_temperature(temperature), "threshold": None})
+
+
+def store_threshold(folder: Path, threshold: Threshold) -> Path:
+    """Write a threshold to the ``config.json`` of a model folder, as ``store_temperature`` does.
+
+    Args:
+        threshold: its temperature must be the stored one, or 1 if none is stored.
+    """
+    return _store(folder, {"threshold": asdict(threshold)})
+
+
+def _store(folder: Path, values: dict[str, Any]) -> Path:
+    """Write values to our section of ``config.json``; None removes a key."""
     path = folder / CONFIG
     config = _read_json(path)
-    config[OURS] = {**config.get(OURS, {}), "temperature": require_temperature(temperature)}
+    ours = {**config.get(OURS, {}), **values}
+    config[OURS] = {name: value for name, value in ours.items() if value is not None or name not in values}
     replace_text(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     return path
 
@@ -93,6 +110,7 @@ def write_metadata(
     transform: Transform,
     evaluation: Evaluation | None,
     temperature: float = 1.0,
+    threshold: Threshold | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the contents of the JSON files of a model folder, by file name."""
     exact_transform = {"recipe": asdict(transform)}
@@ -101,6 +119,8 @@ def write_metadata(
         ours["evaluation"] = asdict(evaluation)
     if temperature != 1:
         ours["temperature"] = temperature
+    if threshold:
+        ours["threshold"] = asdict(threshold)
     if labels.wnids != from_names(labels.names).wnids:
         ours["wnids"] = list(labels.wnids or ())
     if labels.names == placeholders(len(labels)):

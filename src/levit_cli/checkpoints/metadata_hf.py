@@ -8,6 +8,7 @@ from levit_cli.checkpoints.metadata_parts import (
     Metadata,
     parse_evaluation,
     parse_size,
+    parse_threshold,
     require_temperature,
     square_or_pair,
     with_wnids,
@@ -36,6 +37,7 @@ def from_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Metad
         drop_path_rate=float(ours.get("drop_path_rate", config.get("drop_path_rate", 0.0))),
         evaluation=parse_evaluation(ours),
         temperature=require_temperature(float(ours.get("temperature", 1.0))),
+        threshold=parse_threshold(ours),
     )
 
 

@@ -25,12 +25,33 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Threshold:
+    """The probability from which on predictions are accepted, as ``levit eval --store-threshold`` chose it.
+
+    Args:
+        min_prob: the smallest probability of the best class of an accepted prediction.
+        temperature: that of the probabilities. With another one, the threshold is not valid.
+        target_accuracy: the accuracy on accepted images that it was chosen for.
+        images, accepted, correct: numbers of images that it was chosen with: all, those that it accepts, and those of
+            them that are classified correctly.
+    """
+
+    min_prob: float
+    temperature: float
+    target_accuracy: float
+    images: int
+    accepted: int
+    correct: int
+
+
+@dataclass(frozen=True)
 class Metadata:
     """The contents of a model's metadata files. A value is None if the files do not state it.
 
     Args:
         temperature: the logits are divided by it before the softmax (Guo et al. 2017). ``levit eval --calibrate`` fits
             it.
+        threshold: the stored threshold, if it belongs to this temperature.
     """
 
     image_size: Grid | None = None
@@ -39,6 +60,7 @@ class Metadata:
     drop_path_rate: float = 0.0
     evaluation: Evaluation | None = None
     temperature: float = 1.0
+    threshold: Threshold | None = None
 
 
 def parse_size(value: Any) -> Grid:
@@ -83,6 +105,26 @@ def parse_evaluation(ours: Mapping[str, Any]) -> Evaluation | None:
         return None
     evaluation = ours["evaluation"]
     return Evaluation(str(evaluation["dataset"]), int(evaluation["images"]), float(evaluation["top1"]))
+
+
+def parse_threshold(ours: Mapping[str, Any]) -> Threshold | None:
+    """Parse the threshold in our section; None if there is none, or if it was chosen for another temperature.
+
+    Raises:
+        RefusedError: it is not a probability.
+    """
+    if "threshold" not in ours:
+        return None
+    stored = ours["threshold"]
+    min_prob, temperature, target = (
+        float(parse_number(stored[name])) for name in ("min_prob", "temperature", "target_accuracy")
+    )
+    if not 0 < min_prob <= 1:
+        raise RefusedError(f"the threshold is {min_prob}", why="it must be above 0 and at most 1")
+    images, accepted, correct = (int(stored[name]) for name in ("images", "accepted", "correct"))
+    if temperature != float(ours.get("temperature", 1.0)):
+        return None
+    return Threshold(min_prob, temperature, target, images, accepted, correct)
 
 
 def require_temperature(value: float) -> float:

@@ -12,6 +12,7 @@ from levit_cli.checkpoints.metadata_parts import (
     parse_evaluation,
     parse_number,
     parse_size,
+    parse_threshold,
     parse_transform,
     parse_triple,
     published_or_same,
@@ -51,6 +52,7 @@ def from_timm(config: Mapping[str, Any], with_transform: bool) -> Metadata:
         drop_path_rate=float(config.get("model_args", {}).get("drop_path_rate", ours.get("drop_path_rate", 0.0))),
         evaluation=parse_evaluation(ours),
         temperature=require_temperature(float(ours.get("temperature", 1.0))),
+        threshold=parse_threshold(ours),
     )
 
 

@@ -112,6 +112,7 @@ def _write_folder(
             checkpoint.transform,
             checkpoint.evaluation,
             checkpoint.temperature,
+            checkpoint.threshold,
         ).items()
     }
     texts["README.md"] = card

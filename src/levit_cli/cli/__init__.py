@@ -17,15 +17,22 @@ from typer.core import TyperCommand, TyperGroup
 from levit_cli import __version__
 from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
+from levit_cli.cli.duplicates import duplicates
+from levit_cli.cli.embed import embed
 from levit_cli.cli.errors import exit_now
 from levit_cli.cli.eval import evaluate
 from levit_cli.cli.export import export
 from levit_cli.cli.finetune import finetune
+from levit_cli.cli.gallery import gallery
 from levit_cli.cli.info import info
+from levit_cli.cli.merge import merge
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
+from levit_cli.cli.probe import probe
 from levit_cli.cli.quantize import quantize
 from levit_cli.cli.serve import serve
+from levit_cli.cli.similar import similar
+from levit_cli.cli.sort import sort
 from levit_cli.cli.values import convert_quickly
 from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
@@ -119,14 +126,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=Command)(predict)
+app.command(cls=Command)(embed)
+app.command(cls=Command)(similar)
+app.command(cls=Command)(duplicates)
 app.command("eval", cls=Command)(evaluate)
 app.command(cls=Command)(finetune)
+app.command(cls=Command)(probe)
 app.command(cls=Command)(bench)
 app.command(cls=Command)(info)
 app.command(cls=Command)(convert_checkpoint)
 app.command(cls=Command)(export)
 app.command(cls=Command)(quantize)
+app.command(cls=Command)(sort)
+app.command(cls=Command)(gallery)
 app.command(cls=Command)(serve)
+app.command(cls=Command)(merge)
 
 
 def _version(shown: bool) -> None:

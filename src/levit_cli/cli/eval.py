@@ -47,6 +47,24 @@ def evaluate(
             help="Exit with code 1 if top-1 accuracy is below this value, such as 0.9.",
         ),
     ] = None,
+    target_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ACC",
+            show_default=False,
+            rich_help_panel=EVALUATION,
+            help="Find the smallest threshold for predict --min-prob with at least this accuracy on accepted images, "
+            "such as 0.95. Exit with code 1 if there is none.",
+        ),
+    ] = None,
+    store_threshold: Annotated[
+        bool,
+        typer.Option(
+            "--store-threshold",
+            rich_help_panel=EVALUATION,
+            help="Store the threshold of --target-accuracy in the model's folder. predict then uses it.",
+        ),
+    ] = False,
     format: Annotated[
         Literal["table", "json"] | None,
         typer.Option(
@@ -90,6 +108,7 @@ def evaluate(
         levit eval flowers/val -m runs/flowers
         levit eval flowers/val -m runs/flowers --report report.html --fail-under 0.9
         levit eval photos/ -m demo --format json | jq .top1.value
+        levit eval val/ -m runs/a --target-accuracy 0.95 --store-threshold
     """
     from levit_cli.data.input import ImageColumns
     from levit_cli.engines import EngineSpec
@@ -111,6 +130,8 @@ def evaluate(
         overwrite=overwrite,
         calibrate=calibrate,
         fail_under=fail_under,
+        target_accuracy=target_accuracy,
+        store_threshold=store_threshold,
         columns=ImageColumns(image_column, key_column),
         color=not no_color,
         quiet=quiet,

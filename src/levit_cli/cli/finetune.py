@@ -9,7 +9,8 @@ from levit_cli import choices
 from levit_cli.cli import options
 from levit_cli.cli.errors import handle_errors
 from levit_cli.errors import ExitCode
-from levit_cli.system.progress import log, shows_progress, silent
+from levit_cli.system.progress import log as log_line
+from levit_cli.system.progress import shows_progress, silent
 
 RUN, IMAGES, TRAINING, TEACHER, DEVICE, GENERAL = "Run", "Images", "Training", "Teacher", "Device", "General"
 
@@ -143,6 +144,37 @@ def finetune(
         int | None,
         setting(help="Number of augmented copies of each image in an epoch.", panel=IMAGES, default="1", metavar="N"),
     ] = None,
+    sampler: Annotated[
+        choices.Sampler | None,
+        setting(
+            help="balanced draws as many images of each class in an epoch; for classes of different sizes.",
+            panel=IMAGES,
+            default="random",
+        ),
+    ] = None,
+    class_weights: Annotated[
+        choices.ClassWeights | None,
+        setting(
+            help="balanced multiplies the losses of an image with a weight that is larger for rarer classes.",
+            panel=TRAINING,
+            default="none",
+        ),
+    ] = None,
+    best_metric: Annotated[
+        choices.BestMetric | None,
+        setting(
+            help="Metric on the validation images that decides which epoch is kept.", panel=TRAINING, default="top1"
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        setting(
+            help="Stop after this number of epochs without a better one; 0 trains all epochs.",
+            panel=TRAINING,
+            default="0",
+            metavar="N",
+        ),
+    ] = None,
     freeze: Annotated[
         choices.Frozen | None,
         setting(
@@ -273,6 +305,14 @@ def finetune(
             help="Compile the training step, which takes a minute or two and needs a C++ compiler.",
         ),
     ] = None,
+    log: Annotated[
+        choices.TrainingLog | None,
+        setting(
+            help="tensorboard also logs the metrics of each epoch in the run folder's tensorboard/.",
+            panel=RUN,
+            default="none",
+        ),
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -303,6 +343,7 @@ def finetune(
         levit finetune flowers/ -o runs/flowers -m levit-128S --epochs 20
         levit finetune flowers/ -o runs/flowers --teacher runs/big --distill hard
         levit finetune flowers/ -o runs/flowers --freeze backbone --image-size 160
+        levit finetune flowers/ -o runs/a --class-weights balanced --patience 5
         levit finetune -o runs/flowers --resume
         torchrun --nproc-per-node 2 -m levit_cli finetune flowers/ -o runs/flowers
     """
@@ -317,7 +358,7 @@ def finetune(
     return start(
         request,
         Runtime(workers, threads, offline=offline, shows_progress=shows_progress(quiet=quiet)),
-        silent if quiet else log,
+        silent if quiet else log_line,
     )
 
 

@@ -10,7 +10,7 @@ import typer
 
 from levit_cli import choices
 
-MODEL, INPUT, OUTPUT = "Model", "Input", "Output"
+MODEL, INPUT, OUTPUT, MANY = "Model", "Input", "Output", "Many machines"
 PREPROCESSING, ENGINE, GENERAL = "Preprocessing", "Engine", "General"
 
 MODEL_HELP = "A variant (levit-128S … levit-384), 'demo', a hub id owner/name[@rev], a path, or an https:// URL."
@@ -122,6 +122,36 @@ OutputOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Replace the output if it exists.")
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local|auto|ADDRESS", show_default=False, rich_help_panel=MANY,
+        help="Run on Ray: on this machine, on the running cluster, or on the one at HOST:PORT. -o names a folder.",
+    ),
+]  # fmt: skip
+ActorsOption = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", rich_help_panel=MANY,
+        help="Number of Ray actors, each with one engine. 0 starts as many as the cluster has room for.",
+    ),
+]  # fmt: skip
+CpusPerActorOption = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", rich_help_panel=MANY,
+        help="Number of cores per actor, for its network and for decoding its images.",
+    ),
+]  # fmt: skip
+GpusPerActorOption = Annotated[
+    float, typer.Option(min=0.0, metavar="N", rich_help_panel=MANY, help="Number of GPUs per actor.")
+]
+RecordsPerPartOption = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", rich_help_panel=MANY, help="Maximum number of records in each file of the output folder."
+    ),
+]  # fmt: skip
 OfflineOption = Annotated[
     bool, typer.Option("--offline", rich_help_panel=GENERAL, help="Use cached models only and download nothing.")
 ]

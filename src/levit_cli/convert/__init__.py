@@ -67,9 +67,21 @@ def _count(names: tuple[str, ...]) -> str:
 def with_shortest_edge(checkpoint: Checkpoint, pixels: int) -> Checkpoint:
     """Change the preprocessing of a checkpoint: resize the shortest edge to ``pixels`` before the crop."""
     transform = replace(checkpoint.transform, resize_to=(pixels, pixels))
-    return replace(
-        checkpoint, transform=transform if transform == checkpoint.transform else replace(transform, name="custom")
-    )
+    if transform == checkpoint.transform:
+        return checkpoint
+    return replace(without_threshold(checkpoint, "preprocessing"), transform=replace(transform, name="custom"))
+
+
+def without_threshold(checkpoint: Checkpoint, changed: str) -> Checkpoint:
+    """Return a checkpoint without its stored threshold, and with a note about it.
+
+    Args:
+        changed: what changes the probabilities that the threshold was chosen for.
+    """
+    if checkpoint.threshold is None:
+        return checkpoint
+    note = f"the stored threshold {checkpoint.threshold.min_prob:g} is dropped, because the {changed} is another one"
+    return replace(checkpoint, threshold=None, notes=(*checkpoint.notes, note))
 
 
 def convert(
@@ -88,6 +100,8 @@ def convert(
     """
     _require_other_folder(checkpoint, path)
     require_free(path, checkpoint.files, overwrite=overwrite, folder=True)
+    if dtype not in (None, "float32", checkpoint.dtype):  # float32 holds every weight exactly
+        checkpoint = without_threshold(checkpoint, "type of the weights")
     files = save(checkpoint, path, format, dtype)
     result = load(path)
     images = _verification_images(checkpoint)

@@ -1,10 +1,14 @@
 """One input to classify. ``inputs`` lists them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from levit_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from levit_cli.data.skipped import Skipped
 
 STDIN = "-"
 URL_SCHEMES = ("http://", "https://")
@@ -21,6 +25,8 @@ class Input:
         load: returns the bytes of an input that is not a file of its own, such as the member of an archive; called in
             any thread. It raises ``InputError`` or ``OSError``.
         num_bytes: the size of such an input, if it is known.
+        members: lists the images in an archive or a Parquet file that was not opened. It gets what counts the skipped
+            members. Only ``InputOptions`` with ``opens_archives=False`` yields such inputs.
     """
 
     path: str
@@ -28,6 +34,7 @@ class Input:
     content: bytes | None = field(default=None, repr=False)
     load: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
     num_bytes: int | None = field(default=None, repr=False, compare=False)
+    members: "Callable[[Skipped], Iterator[Input]] | None" = field(default=None, repr=False, compare=False)
 
     @property
     def is_stdin(self) -> bool:

@@ -12,10 +12,12 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, NamedTuple, TypedDict
 
 from levit_cli.data.input import STDIN, ImageColumns, Input, is_url
 from levit_cli.data.remote.names import is_remote
+from levit_cli.data.shards import Selection, Shard
 from levit_cli.data.skipped import PARQUET_SUFFIX, READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped, reason_to_skip
 from levit_cli.errors import InputError, UsageError, reason_of
 from levit_cli.system.atomic import same_file
@@ -46,6 +48,7 @@ def expand(
     follow_links: bool = False,
     columns: ImageColumns = DEFAULT_COLUMNS,
     offline: bool = False,
+    opens_archives: bool = True,
     outputs: Collection[str] = (),
 ) -> Iterator[Input]:
     """Yield the inputs of command-line arguments: walk folders, expand globs and keep everything else.
@@ -55,27 +58,31 @@ def expand(
         follow_links: include symbolic links in folders.
         columns: the columns of Parquet files.
         offline: send no request to object storage.
+        opens_archives: list what is in archives and Parquet files. Otherwise, each of them is one input.
         outputs: the resolved paths and URLs of what this run writes; globs leave them out.
 
     Raises:
         UnreachableError: a folder in object storage cannot be listed.
     """
     skipped = skipped or Skipped()
+    how: _How = {
+        "follow_links": follow_links, "columns": columns, "offline": offline, "opens_archives": opens_archives,
+    }  # fmt: skip
     for argument in arguments:
         if argument == STDIN or is_url(argument):
             yield Input(argument)
         elif is_remote(argument):
-            listed = _remote(argument, skipped, columns, literal=False, offline=offline)
+            listed = _remote(argument, skipped, columns, literal=False, offline=offline, opens_archives=opens_archives)
             yield from (item for item in listed if item.path not in outputs)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             found = {*_matches(argument, skipped, follow_links)}
             matches = sorted((path for path in found if not _is_output(path, outputs)), key=os.fsencode)
             if matches:
-                yield from from_paths(matches, skipped, follow_links=follow_links, columns=columns)
+                yield from from_paths(matches, skipped, **how)
             else:
                 yield Input(argument, InputError("not_found", NO_MATCH))
         else:
-            yield from from_paths([argument], skipped, follow_links=follow_links, columns=columns)
+            yield from from_paths([argument], skipped, **how)
 
 
 def _is_output(path: str, outputs: Collection[str]) -> bool:
@@ -113,6 +120,7 @@ class _How(TypedDict):
     follow_links: bool
     columns: ImageColumns
     offline: bool
+    opens_archives: bool
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,8 @@ class InputOptions:
         columns: the columns of Parquet files.
         offline: send no request to object storage.
         outputs: the resolved paths and URLs of what this run writes; globs leave them out.
+        shard: the shard whose inputs are taken; None for all inputs.
+        opens_archives: list what is in archives and Parquet files. Otherwise, each of them is one input.
     """
 
     arguments: tuple[str, ...]
@@ -136,17 +146,30 @@ class InputOptions:
     columns: ImageColumns = DEFAULT_COLUMNS
     offline: bool = False
     outputs: Collection[str] = ()
+    shard: Shard | None = None
+    opens_archives: bool = True
 
-    def stream(self, skipped: Skipped | None = None) -> Iterator[Input]:
-        """Yield the inputs of the arguments, then those of the list.
+    def stream(self, skipped: Skipped | None = None, selection: Selection | None = None) -> Iterator[Input]:
+        """Yield the inputs of the arguments, then those of the list; only those of the shard, if there is one.
 
         Args:
             skipped: counts what is skipped in folders.
+            selection: remembers which inputs are those of the shard.
 
         Raises:
             UsageError: the list cannot be read.
         """
-        how: _How = {"follow_links": self.follow_links, "columns": self.columns, "offline": self.offline}
+        if self.shard is None:
+            return self._all(skipped)
+        skipped = skipped or Skipped()
+        skipped.reads = self.shard.includes
+        return (selection or Selection(self.shard)).of(self._all(skipped))
+
+    def _all(self, skipped: Skipped | None) -> Iterator[Input]:
+        how: _How = {
+            "follow_links": self.follow_links, "columns": self.columns, "offline": self.offline,
+            "opens_archives": self.opens_archives,
+        }  # fmt: skip
         yield from expand(self.arguments, skipped, outputs=self.outputs, **how)
         if self.files_from is None:
             return
@@ -226,6 +249,7 @@ def from_paths(
     follow_links: bool = False,
     columns: ImageColumns = DEFAULT_COLUMNS,
     offline: bool = False,
+    opens_archives: bool = True,
 ) -> Iterator[Input]:
     """Yield the inputs of literal paths: walk folders, list archives, and keep everything else, whatever its suffix."""
     skipped = skipped or Skipped()
@@ -233,18 +257,22 @@ def from_paths(
         if path == STDIN:
             path = os.path.join(os.curdir, path)  # in a list, - is a file name
         if is_remote(path):
-            yield from _remote(path, skipped, columns, literal=True, offline=offline)
+            yield from _remote(path, skipped, columns, literal=True, offline=offline, opens_archives=opens_archives)
         else:
-            yield from _named(path, skipped, follow_links, columns)
+            yield from _named(path, skipped, follow_links, columns, opens_archives)
 
 
-def _remote(url: str, skipped: Skipped, columns: ImageColumns, *, literal: bool, offline: bool) -> Iterator[Input]:
+def _remote(
+    url: str, skipped: Skipped, columns: ImageColumns, *, literal: bool, offline: bool, opens_archives: bool
+) -> Iterator[Input]:
     from levit_cli.data.remote.sources import expand as expand_remote  # imported here because few runs need it
 
-    return expand_remote(url, skipped, columns, literal=literal, offline=offline)
+    return expand_remote(url, skipped, columns, literal=literal, offline=offline, opens_archives=opens_archives)
 
 
-def _named(path: str, skipped: Skipped, follow_links: bool, columns: ImageColumns) -> Iterator[Input]:
+def _named(
+    path: str, skipped: Skipped, follow_links: bool, columns: ImageColumns, opens_archives: bool
+) -> Iterator[Input]:
     """Yield the inputs of one literal path or URL. The kinds of sources are told apart here."""
     if is_url(path):
         yield Input(path)
@@ -253,11 +281,13 @@ def _named(path: str, skipped: Skipped, follow_links: bool, columns: ImageColumn
     elif path.lower().endswith(READ_ARCHIVE_SUFFIXES):
         from levit_cli.data.archives import members_of_file  # imported here because few runs read archives
 
-        yield from members_of_file(path, skipped)
+        list_members = partial(members_of_file, path)
+        yield from list_members(skipped) if opens_archives else [Input(path, members=list_members)]
     elif path.lower().endswith(PARQUET_SUFFIX):
         from levit_cli.data.parquet import rows_of_file
 
-        yield from rows_of_file(path, columns, skipped)
+        list_rows = partial(rows_of_file, path, columns)
+        yield from list_rows(skipped) if opens_archives else [Input(path, members=list_rows)]
     else:
         yield Input(path)
 

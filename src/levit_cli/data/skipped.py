@@ -71,16 +71,24 @@ def _has_jxl() -> bool:
     return missing_package("jxl") is None
 
 
+def _always(_: str) -> bool:
+    return True
+
+
 class Skipped:
     """Counts what is skipped in folders, by reason; memory does not grow with the number of files.
 
     Args:
         report: called with a line for each file or folder that is skipped.
         link_hint: how symbolic links can be included.
+
+    Attributes:
+        reads: whether the input with this path is read. Others need no content, because the caller drops them.
     """
 
     def __init__(self, report: Callable[[str], None] | None = None, link_hint: str = "") -> None:
         self._report = report
+        self.reads: Callable[[str], bool] = _always
         self.counts: Counter[Reason] = Counter()
         self._details: dict[Reason, set[str]] = {"link": {link_hint} - {""}, "format": set(), "system folder": set()}
         self._details["extra"] = set()
@@ -97,6 +105,14 @@ class Skipped:
             self._details[reason].add(os.path.basename(path))
         if self._report is not None:
             self._report(f"Skipped {printable(path)}: {NOUNS[reason][0]}")
+
+    def merge(self, other: "Skipped") -> None:
+        """Add what another process counted."""
+        self.counts += other.counts
+        for reason, details in other._details.items():
+            self._details[reason] |= details
+        self._empty = (self._empty + other._empty)[:MAX_NAMED]
+        self._num_empty += other._num_empty
 
     def add_empty(self, folder: str) -> None:
         """Count a folder in which no images were found."""

@@ -77,7 +77,12 @@ class EngineModel(Protocol):
 
 
 def make_engine(
-    checkpoint: EngineModel, spec: EngineSpec, cache: Cache | None = None, *, owns_process: bool = True
+    checkpoint: EngineModel,
+    spec: EngineSpec,
+    cache: Cache | None = None,
+    *,
+    owns_process: bool = True,
+    for_features: bool = False,
 ) -> LevitEngine:
     """Return the engine for a checkpoint.
 
@@ -89,6 +94,7 @@ def make_engine(
         cache: storage in which the engine may keep compiled data for the next run.
         owns_process: whether the engine may change torch's settings for the whole process, such as its number of
             threads. A command may, a library may not.
+        for_features: the caller needs the features, not the logits, so only their graph is compiled now.
 
     Raises:
         RefusedError: the device is not available or does not support the precision, or the model's int8 graph is
@@ -106,7 +112,7 @@ def make_engine(
 
     return openvino_engine.OpenVinoEngine(
         checkpoint.state, checkpoint.config, checkpoint.transform, spec, cache, checkpoint.sha256 if cache else "",
-        checkpoint.int8,
+        checkpoint.int8, openvino_engine.FEATURES if for_features else openvino_engine.LOGITS,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -216,12 +216,14 @@ class OpenVinoEngine:
     """A LeViT as a compiled OpenVINO graph.
 
     The precision ``auto`` is int8 if the model has a graph for it and the CPU has instructions for it; otherwise bf16
-    if the CPU has instructions for it. The graph of the features is compiled when they are first requested.
+    if the CPU has instructions for it. Each output has its own graph, which shares the weights. The graph of the other
+    output is compiled when it is first requested.
 
     Args:
-        cache: storage for the compiled graph between runs.
+        cache: storage for the compiled graphs between runs.
         weights_id: identifier of the weights in the cache, such as their hash.
         int8: the model's int8 graph, if it has one.
+        output: the output whose graph is compiled now: ``LOGITS`` or ``FEATURES``.
     """
 
     def __init__(
@@ -233,6 +235,7 @@ class OpenVinoEngine:
         cache: Cache | None = None,
         weights_id: str = "",
         int8: "QuantizedGraph | None" = None,
+        output: int = LOGITS,
     ) -> None:
         core = shared_core()
         int8 = _useful_int8(int8, config, transform, spec.precision)
@@ -241,15 +244,17 @@ class OpenVinoEngine:
         weights_id = int8.sha256 if int8 else weights_id
         self._state, self._config, self._transform = state, config, transform
         self._weights: dict[str, NDArray[Any]] = {}  # folded; the graphs share their memory
-        self._features: InferRequestPool | None = None
         self._lock = Lock()
         self._cache = cache
         self._key = _cache_key(core, transform, self.spec, weights_id)
-        compiled = self._from_cache(core)
-        self._is_new = compiled is None
+        self._outputs = {output: self._prepare(output)}
+
+    def _prepare(self, output: int) -> "_Output":
         start = time.perf_counter()
-        self._compiled: Any = self._compile(LOGITS, spec.batch_size) if compiled is None else compiled
-        self._call: Graph = self._with_small_batches(LOGITS, self._compiled, time.perf_counter() - start)
+        cached = self._from_cache(output)
+        compiled = self._compile(output, self.spec.batch_size) if cached is None else cached
+        call = self._with_small_batches(output, compiled, time.perf_counter() - start)
+        return _Output(compiled, call, is_cached=cached is not None)
 
     def _with_small_batches(self, output: int, compiled: Any, compile_s: float) -> Graph:
         pool = InferRequestPool(compiled, self.spec)
@@ -273,29 +278,39 @@ class OpenVinoEngine:
             self._weights, self._state = fold(self._state, self._config), {}
         return build_graph(self._weights, self._config, self._transform, batch_size, output)
 
-    def _from_cache(self, core: ov.Core) -> Any | None:
-        blob = self._cache.load(self._key) if self._cache else None
+    def _from_cache(self, output: int) -> Any | None:
+        blob = self._cache.load(self._key_of(output)) if self._cache else None
         if blob is None:
             return None
         try:
-            return core.import_model(ov.Tensor(np.frombuffer(blob, np.uint8)), "CPU", properties(self.spec))
+            return shared_core().import_model(
+                ov.Tensor(np.frombuffer(blob, np.uint8)), "CPU", properties(self.spec)
+            )  # fmt: skip
         except RuntimeError:  # written by another build of openvino
             return None
 
+    def _key_of(self, output: int) -> str:
+        return self._key if output == LOGITS else f"{self._key} features"
+
     def save_cache(self) -> None:
-        """Save the compiled graph for the next run, unless it came from the cache."""
-        if self._cache and self._is_new:
-            self._cache.store(self._key, self._compiled.export_model().getvalue())
-            self._is_new = False
+        """Save the compiled graphs for the next run, unless they came from the cache."""
+        for output, graph in self._outputs.items():
+            if self._cache and not graph.is_cached:
+                self._cache.store(self._key_of(output), graph.compiled.export_model().getvalue())
+                graph.is_cached = True
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._call(pixels)
+        return self._output(LOGITS).call(pixels)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with self._lock:
-            if self._features is None:
-                self._features = InferRequestPool(self._compile(FEATURES, self.spec.batch_size), self.spec)
-        return self._features(pixels)
+        return self._output(FEATURES).call(pixels)
+
+    def _output(self, output: int) -> "_Output":
+        if output not in self._outputs:
+            with self._lock:
+                if output not in self._outputs:
+                    self._outputs = {**self._outputs, output: self._prepare(output)}
+        return self._outputs[output]
 
     def resized(self, output: int, batch_size: int, *, streams: int) -> "InferRequestPool":
         """Compile one output for another batch size and number of streams. The weights are shared with this engine."""
@@ -303,6 +318,20 @@ class OpenVinoEngine:
         with self._lock:
             graph = self._graph(output, batch_size)
         return InferRequestPool(shared_core().compile_model(graph, "CPU", properties(spec)), spec)
+
+
+@dataclass
+class _Output:
+    """The compiled graph of one output of the network.
+
+    Args:
+        call: the graph, with graphs for smaller batches.
+        is_cached: whether it is in the cache.
+    """
+
+    compiled: Any
+    call: Graph
+    is_cached: bool
 
 
 class InferRequestPool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.eval.results import BINS, Bin, Calibration
+from levit_cli.eval.results import BINS, Bin, Calibration, Coverage
 from levit_cli.system.plotting import (
     BLUE,
     INK,
@@ -130,6 +130,46 @@ def _draw_histogram(axes: Axes, bins: Sequence[Bin]) -> None:
     axes.set(xlabel="confidence", ylabel="images")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.locator_params(axis="y", nbins=3, integer=True)
+
+
+def coverage_chart(coverage: Coverage) -> str:
+    """Draw the accuracy on accepted images over their share, with its 95 % intervals and the thresholds of interest."""
+    with chart_style("coverage"):
+        figure = Figure(figsize=(5.6, 3.8))
+        axes = figure.add_subplot()
+        shares = [point.coverage for point in coverage.curve]
+        accuracies = [point.accepted.value for point in coverage.curve]
+        lows, highs = zip(*(point.accepted.interval for point in coverage.curve), strict=True)
+        band = axes.fill_between(shares, lows, highs, color=PALE_BLUE, alpha=0.5, linewidth=0, label="95 % interval")
+        (line,) = axes.plot(shares, accuracies, color=BLUE, linewidth=2, label="accuracy on accepted images")
+        handles = [line, band, *_draw_thresholds(axes, coverage)]
+        axes.set(xlim=(0, 1.01), xlabel="coverage: share of images that are accepted", ylabel="accuracy")
+        axes.set_ylim(max(0.0, min(accuracies) - 0.1), 1.005)
+        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False)
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        return _svg(figure)
+
+
+def _draw_thresholds(axes: Axes, coverage: Coverage) -> list[Artist]:
+    """Mark the stored threshold, and the target accuracy with the threshold that reaches it."""
+    handles: list[Artist] = []
+    if coverage.target is not None:
+        label = f"target {100 * coverage.target.accuracy:g} %"
+        handles.append(axes.axhline(coverage.target.accuracy, color=MUTED, linewidth=1, linestyle="--", label=label))
+    chosen = coverage.target.chosen if coverage.target else None
+    for point, name, marker, area in ((coverage.stored, "stored", "s", 90), (chosen, "found", "o", 30)):
+        if point is not None and point.accepted.total:
+            label, fill = f"{name} threshold {point.threshold:g}", "none" if marker == "s" else ORANGE
+            handles.append(
+                axes.scatter(
+                    [point.coverage], [point.accepted.value], area, facecolors=fill, edgecolors=ORANGE, zorder=3,
+                    marker=marker, clip_on=False, label=label,
+                )
+            )  # fmt: skip
+    return handles
 
 
 def _svg(figure: Figure) -> str:

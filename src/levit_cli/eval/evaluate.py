@@ -44,6 +44,7 @@ class Evaluated:
         reader: what decoded and resized the images.
         engine: the engine that computed the logits.
         stats: the counts and times of the run.
+        threshold: the threshold that the model stores, if any.
     """
 
     folders: ClassFolders
@@ -59,6 +60,7 @@ class Evaluated:
     reader: Reader
     engine: Engine
     stats: Stats
+    threshold: float | None = None
 
 
 def evaluate(
@@ -160,4 +162,5 @@ def _collect(
         reader=reader,
         engine=engine,
         stats=stats,
+        threshold=checkpoint.threshold.min_prob if checkpoint.threshold else None,
     )

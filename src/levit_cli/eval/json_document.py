@@ -5,8 +5,18 @@ from dataclasses import asdict
 from typing import Any
 
 from levit_cli.data.labels import Labels
+from levit_cli.eval.coverage import CANDIDATES, JOINT_CONFIDENCE
 from levit_cli.eval.evaluate import Evaluated
-from levit_cli.eval.results import Calibration, ClassScore, ConfidentError, Proportion, Summary
+from levit_cli.eval.results import (
+    AccuracyTarget,
+    Calibration,
+    ClassScore,
+    ConfidentError,
+    Coverage,
+    CoveragePoint,
+    Proportion,
+    Summary,
+)
 from levit_cli.predict.records import json_record, path_fields
 from levit_cli.predict.run_description import RunDescription
 
@@ -38,6 +48,7 @@ def document(evaluated: Evaluated, summary: Summary, description: RunDescription
         "macro_f1": _rounded(summary.macro_f1),
         "calibration": _calibration(summary.calibration),
         "calibration_fitted": _calibration(summary.fitted),
+        "coverage": _coverage(summary.coverage),
         "classes": [_score(score, labels) for score in summary.scores],
         "confusion": {
             "classes": [_class(index, labels) for index in classes],
@@ -75,6 +86,41 @@ def _calibration(calibration: Calibration | None) -> dict[str, Any] | None:
             {name: _rounded(value) if isinstance(value, float) else value for name, value in asdict(each).items()}
             for each in calibration.bins
         ],
+    }
+
+
+def _coverage(coverage: Coverage | None) -> dict[str, Any] | None:
+    if coverage is None:
+        return None
+    return {
+        "temperature": _rounded(coverage.temperature),
+        "thresholds": [_point(point) for point in coverage.thresholds],
+        "curve": [_point(point) for point in coverage.curve],
+        "stored": _point(coverage.stored) if coverage.stored else None,
+        "target": _target(coverage.target) if coverage.target else None,
+    }
+
+
+def _point(point: CoveragePoint) -> dict[str, Any]:
+    low, high = point.accepted.interval
+    return {
+        "threshold": point.threshold,
+        "coverage": _rounded(point.coverage),
+        "accepted": point.accepted.total,
+        "correct": point.accepted.correct,
+        "accuracy": _rounded(point.accepted.value),
+        "low": _rounded(low),
+        "high": _rounded(high),
+    }
+
+
+def _target(target: AccuracyTarget) -> dict[str, Any]:
+    return {
+        "accuracy": target.accuracy,
+        "candidates": CANDIDATES,
+        "confidence": JOINT_CONFIDENCE,
+        "lower_bound": _rounded(target.lower_bound),
+        "chosen": _point(target.chosen) if target.chosen else None,
     }
 
 

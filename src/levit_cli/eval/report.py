@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from levit_cli.data.input import Input
 from levit_cli.errors import InputError
-from levit_cli.eval.charts import confusion_chart, reliability_chart
+from levit_cli.eval.charts import confusion_chart, coverage_chart, reliability_chart
 from levit_cli.eval.evaluate import Evaluated
 from levit_cli.eval.results import BINS, Summary
 from levit_cli.eval.wording import (
     correct_of_total,
+    coverage_lines,
     dataset_size,
     describe_calibration,
     describe_fitted_temperature,
@@ -30,6 +31,7 @@ from levit_cli.eval.wording import (
     notes,
     percent,
     relative_path,
+    shown_thresholds,
     worst_first,
 )
 from levit_cli.images.decode import decode
@@ -83,6 +85,10 @@ def as_html(evaluated: Evaluated, summary: Summary, description: RunDescription)
         calibration=calibration,
         calibration_chart=Markup(reliability_chart(calibration, summary.fitted)) if calibration else "",
         judgment=_capitalized(describe_calibration(calibration, summary.top1)) if calibration else "",
+        coverage=summary.coverage,
+        coverage_chart=Markup(coverage_chart(summary.coverage)) if summary.coverage else "",
+        coverage_lines=coverage_lines(summary.coverage) if summary.coverage else [],
+        thresholds=shown_thresholds(summary.coverage) if summary.coverage else [],
         fitted_temperature=describe_fitted_temperature(evaluated, summary),
         num_bins=BINS,
         failures=evaluated.failures,

@@ -28,9 +28,13 @@ class Proportion:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % Wilson score interval; it assumes that the images are a random sample."""
+        return self.interval_at((1 - CONFIDENCE_LEVEL) / 2)
+
+    def interval_at(self, tail: float) -> tuple[float, float]:
+        """Return the Wilson score interval that the true proportion misses on each side with probability ``tail``."""
         if not self.total:
             return 0.0, 1.0
-        z, n, p = NormalDist().inv_cdf((1 + CONFIDENCE_LEVEL) / 2), self.total, self.value
+        z, n, p = NormalDist().inv_cdf(1 - tail), self.total, self.value
         center, scale = p + z * z / (2 * n), 1 + z * z / n
         margin = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
@@ -109,6 +113,60 @@ class Confusion:
     images: int
 
 
+@dataclass(frozen=True)
+class CoveragePoint:
+    """What a threshold does: which images it accepts, and how many of them are classified correctly.
+
+    Args:
+        threshold: the smallest probability of the predicted class of an accepted image.
+        accepted: the correct ones of the accepted images.
+        images: number of all images.
+    """
+
+    threshold: float
+    accepted: Proportion
+    images: int
+
+    @property
+    def coverage(self) -> float:
+        """The share of the images that are accepted."""
+        return self.accepted.total / self.images
+
+
+@dataclass(frozen=True)
+class AccuracyTarget:
+    """The search for a threshold with a required accuracy on accepted images.
+
+    Args:
+        accuracy: the required accuracy.
+        chosen: the threshold that was found, if any.
+        lower_bound: of the accuracy with the chosen threshold; see ``coverage`` for its confidence.
+    """
+
+    accuracy: float
+    chosen: CoveragePoint | None
+    lower_bound: float | None
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How accurate the accepted images are, over the share of images that is accepted.
+
+    Args:
+        temperature: that of the probabilities.
+        thresholds: the effect of fixed thresholds, in ascending order.
+        curve: points from few to all images, for a chart.
+        stored: the effect of the threshold that the model's folder stores, if any.
+        target: the search for a threshold, if one was requested.
+    """
+
+    temperature: float
+    thresholds: tuple[CoveragePoint, ...]
+    curve: tuple[CoveragePoint, ...]
+    stored: CoveragePoint | None = None
+    target: AccuracyTarget | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Summary:
     """The results of an evaluation.
@@ -122,6 +180,7 @@ class Summary:
         calibration: the calibration at the model's temperature; None if no image could be read.
         fitted: the calibration at the temperature that minimizes the log loss on these images; None if no temperature
             could be fitted.
+        coverage: accuracy over coverage; None if no image could be read.
         confident_errors: the misclassified images with the highest confidence, in descending order.
     """
 
@@ -134,6 +193,7 @@ class Summary:
     calibration: Calibration | None
     fitted: Calibration | None
     confident_errors: tuple[ConfidentError, ...]
+    coverage: Coverage | None = None
 
     @property
     def confusions(self) -> list[Confusion]:

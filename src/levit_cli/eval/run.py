@@ -5,13 +5,13 @@ images are classified.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from levit_cli.checkpoints import Checkpoint, own_folder
-from levit_cli.checkpoints.metadata import store_temperature
+from levit_cli.checkpoints import Checkpoint, Threshold, own_folder
+from levit_cli.checkpoints.metadata import store_temperature, store_threshold
 from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.image_folder import ClassFolders, class_folders, validation_folder
 from levit_cli.data.input import ImageColumns
@@ -59,6 +59,8 @@ class EvalRequest:
     overwrite: bool = False
     calibrate: bool = False
     fail_under: float | None = None
+    target_accuracy: float | None = None
+    store_threshold: bool = False
     color: bool = True
     quiet: bool = False
     verbose: bool = False
@@ -69,8 +71,8 @@ def run(request: EvalRequest, log: Log) -> ExitCode:
     """Evaluate a model on class folders and write the results.
 
     Returns:
-        ``OK``, or ``SOME_FAILED`` if an image could not be read, top-1 is below ``fail_under``, or no temperature
-        could be stored.
+        ``OK``, or ``SOME_FAILED`` if an image could not be read, top-1 is below ``fail_under``, no temperature could be
+        stored, or no threshold reaches ``target_accuracy``.
 
     Raises:
         LevitError: nothing was evaluated, or the results could not be written.
@@ -82,15 +84,19 @@ def run(request: EvalRequest, log: Log) -> ExitCode:
     checkpoint = load_model(request.model, log, verbose=request.verbose)
     evaluated = _evaluate(request, checkpoint, folders, log)
     keep_until_exit(evaluated.engine)
-    summary = summarize(evaluated)
+    summary = summarize(evaluated, target_accuracy=request.target_accuracy, calibrates=request.calibrate)
     _write(request, format, as_html, checkpoint, evaluated, summary)
-    is_stored = model_folder is None or _store_temperature(model_folder, summary, log, quiet=request.quiet)
-    is_accurate = _reaches(request.fail_under, summary, log)
-    return ExitCode.OK if is_accurate and is_stored and not evaluated.failures else ExitCode.SOME_FAILED
+    results = [
+        not evaluated.failures,
+        not request.calibrate or _store_temperature(model_folder, summary, log, quiet=request.quiet),
+        request.target_accuracy is None or _use_threshold(request, model_folder, summary, log),
+        _reaches(request.fail_under, summary, log),
+    ]
+    return ExitCode.OK if all(results) else ExitCode.SOME_FAILED
 
 
 def _require_consistent(request: EvalRequest) -> tuple[EvalFormat, Path | None]:
-    """Return the output format, and with ``--calibrate`` the model's folder.
+    """Return the output format, and with ``--calibrate`` or ``--store-threshold`` the model's folder.
 
     Raises:
         UsageError: options contradict each other or have no effect. The message names all faults.
@@ -101,6 +107,7 @@ def _require_consistent(request: EvalRequest) -> tuple[EvalFormat, Path | None]:
     if request.overwrite and request.output is None and request.report is None:
         hint = "add --output FILE or --report FILE, or leave it out"
         faults.append(UsageError("--overwrite has no effect without --output or --report", hint=hint))
+    faults += _threshold_faults(request)
     results: list[Any] = [None, None]
     for number, check in enumerate((_format, _model_folder)):
         try:
@@ -109,6 +116,22 @@ def _require_consistent(request: EvalRequest) -> tuple[EvalFormat, Path | None]:
             faults.append(error)
     raise_faults(faults)
     return results[0], results[1]
+
+
+def _threshold_faults(request: EvalRequest) -> Iterator[UsageError]:
+    target = request.target_accuracy
+    if target is not None and not 0 < target < 1:
+        yield UsageError(f"--target-accuracy must be above 0 and below 1, not {target}", hint="such as 0.95")
+    if not request.store_threshold:
+        return
+    if target is None:
+        yield UsageError("--store-threshold needs --target-accuracy", hint="add --target-accuracy 0.95, for example")
+    if request.model.preprocessing is not None:
+        yield UsageError(
+            "--store-threshold cannot be combined with --preprocessing",
+            why="predict uses a stored threshold with the model's own preprocessing only",
+            hint="leave --preprocessing out, or write such a model with levit convert-checkpoint --preprocessing",
+        )
 
 
 def _format(request: EvalRequest) -> EvalFormat:
@@ -125,19 +148,20 @@ def _load_report() -> AsHtml:
 
 
 def _model_folder(request: EvalRequest) -> Path | None:
-    """Return the model's local folder, in which ``--calibrate`` will store the temperature."""
-    if not request.calibrate:
+    """Return the model's local folder, in which a temperature or a threshold will be stored."""
+    if not request.calibrate and not request.store_threshold:
         return None
     model = request.model.name
+    option, what = ("--calibrate", "temperature") if request.calibrate else ("--store-threshold", "threshold")
     folder = own_folder(model)
     if folder is None:
         raise UsageError(
-            f"Cannot store a temperature for {model}",
-            why="--calibrate writes into the config.json of a local model folder, and this model has none",
+            f"Cannot store a {what} for {model}",
+            why=f"{option} writes into the config.json of a local model folder, and this model has none",
             hint=f"create one with: levit convert-checkpoint {model} -o FOLDER --to hf",
         )
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"Cannot store a temperature in {folder}", why="the folder is not writable")
+        raise OutputError(f"Cannot store a {what} in {folder}", why="the folder is not writable")
     return folder
 
 
@@ -213,7 +237,8 @@ def _write(
         write_output(request.output, content)
 
 
-def _store_temperature(folder: Path, summary: Summary, log: Log, *, quiet: bool) -> bool:
+def _store_temperature(folder: Path | None, summary: Summary, log: Log, *, quiet: bool) -> bool:
+    assert folder is not None
     if summary.fitted is None:
         log("No temperature was stored · fitting one requires both correct and wrong predictions")
         return False
@@ -223,6 +248,24 @@ def _store_temperature(folder: Path, summary: Summary, log: Log, *, quiet: bool)
         if (total := summary.top1.total) < FEW_IMAGES:
             fitted = f"it was fitted to {count_noun(total, 'image')}"
             log(f"Warning: the temperature is uncertain · {fitted}, and with fewer than {FEW_IMAGES} it may be far off")
+    return True
+
+
+def _use_threshold(request: EvalRequest, folder: Path | None, summary: Summary, log: Log) -> bool:
+    """Store the threshold that reaches the target accuracy, if requested; report if there is none."""
+    coverage, target = summary.coverage, request.target_accuracy
+    found = coverage.target if coverage else None
+    if coverage is None or found is None or found.chosen is None:
+        stored = ", and none was stored" if request.store_threshold else ""
+        hint = "use more images, or a lower target"
+        log(f"Failed: no threshold reaches --target-accuracy {target:g}{stored} · {hint}")
+        return False
+    if folder is not None and request.store_threshold:
+        point = found.chosen
+        counts = (point.images, point.accepted.total, point.accepted.correct)
+        file = store_threshold(folder, Threshold(point.threshold, coverage.temperature, found.accuracy, *counts))
+        if not request.quiet:
+            log(f"Stored threshold {point.threshold:g} in {file}; predict then says which predictions are accepted")
     return True
 
 

@@ -8,16 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.eval import metrics
+from levit_cli.eval.coverage import FIXED_THRESHOLDS, AcceptedImages
 from levit_cli.eval.evaluate import TOP_K, Evaluated
-from levit_cli.eval.results import BINS, Calibration, Classes, ClassScore, ConfidentError, Proportion, Summary
+from levit_cli.eval.results import (
+    BINS,
+    Calibration,
+    Classes,
+    ClassScore,
+    ConfidentError,
+    Coverage,
+    Proportion,
+    Summary,
+)
 from levit_cli.predict.pipeline import probabilities
 
 CONFIDENT_ERRORS = 24
 CHUNK = 4096
 
 
-def summarize(evaluated: Evaluated) -> Summary:
-    """Compute the results over the readable images. Top-k accuracy considers all of the model's classes."""
+def summarize(evaluated: Evaluated, *, target_accuracy: float | None = None, calibrates: bool = False) -> Summary:
+    """Compute the results over the readable images. Top-k accuracy considers all of the model's classes.
+
+    Args:
+        target_accuracy: the accuracy on accepted images to find a threshold for.
+        calibrates: the fitted temperature will be stored, so that thresholds refer to its probabilities.
+    """
     targets, ranked, num_classes = evaluated.targets, evaluated.ranked, len(evaluated.labels)
     total = len(targets)
     confusion = metrics.count_confusions(ranked[:, 0], targets, num_classes)
@@ -33,6 +48,21 @@ def summarize(evaluated: Evaluated) -> Summary:
         calibration=_calibration(evaluated, evaluated.temperature) if total else None,
         fitted=_calibration(evaluated, fitted) if fitted else None,
         confident_errors=tuple(islice(_confident_errors(evaluated), CONFIDENT_ERRORS)),
+        coverage=_coverage(evaluated, (calibrates and fitted) or evaluated.temperature, target_accuracy)
+        if total
+        else None,
+    )
+
+
+def _coverage(evaluated: Evaluated, temperature: float, target_accuracy: float | None) -> Coverage:
+    accepted = AcceptedImages(_confidences(evaluated, temperature), evaluated.ranked[:, 0] == evaluated.targets)
+    threshold = evaluated.threshold
+    return Coverage(
+        temperature,
+        thresholds=tuple(map(accepted.at, FIXED_THRESHOLDS)),
+        curve=accepted.curve(),
+        stored=accepted.at(threshold) if threshold is not None and temperature == evaluated.temperature else None,
+        target=None if target_accuracy is None else accepted.find_threshold(target_accuracy),
     )
 
 

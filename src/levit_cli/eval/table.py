@@ -11,16 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from levit_cli.eval.evaluate import Evaluated
-from levit_cli.eval.results import Summary
+from levit_cli.eval.results import Coverage, Summary
 from levit_cli.eval.wording import (
     correct_of_total,
     count_error_kinds,
+    coverage_lines,
     dataset_size,
     describe_calibration,
     misclassified_as,
     notes,
     percent,
     relative_path,
+    shown_thresholds,
     worst_first,
 )
 from levit_cli.predict.run_description import RunDescription
@@ -64,6 +66,12 @@ def _blocks(evaluated: Evaluated, summary: Summary, console: Console) -> Iterato
     yield Text(LEGEND, style="dim")
     if summary.confusions:
         yield from _confusion(evaluated, summary, console)
+    if summary.coverage:
+        yield from _section(
+            "Coverage and accuracy by threshold (predict --min-prob)", _coverage(summary.coverage, console)
+        )
+        for line in coverage_lines(summary.coverage):
+            yield Text(f" {line}")
     if summary.confident_errors:
         yield from _section("Most confident errors", _confident_errors(evaluated, summary))
     if evaluated.failures:
@@ -156,6 +164,20 @@ def _matrix(evaluated: Evaluated, summary: Summary) -> Table:
 
 def _cell(images: int, *, correct: bool) -> Text:
     return Text(f"{images:,}" if images else "·", style="bold cyan" if correct else "" if images else "dim")
+
+
+def _coverage(coverage: Coverage, console: Console) -> Table:
+    grid = _grid()
+    details = ["images", "95 % interval"] if console.width >= WIDE else []
+    for name in ("threshold", "coverage", "accuracy", *details):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for point in shown_thresholds(coverage):
+        threshold = f"{point.threshold:g}" if point.threshold else "none"
+        low, high = point.accepted.interval
+        interval = f"{100 * low:.1f} to {percent(high)}" if point.accepted.total else ""
+        cells = (threshold, percent(point.coverage), percent(point.accepted.value))
+        grid.add_row(*cells, *([f"{point.accepted.total:,}", interval] if details else []))
+    return grid
 
 
 def _most_confused(evaluated: Evaluated, summary: Summary) -> Table:

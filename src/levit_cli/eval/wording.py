@@ -7,8 +7,18 @@ from collections.abc import Sequence
 
 from levit_cli.data.archives import SEPARATOR
 from levit_cli.data.labels import Labels
+from levit_cli.eval.coverage import CANDIDATES, JOINT_CONFIDENCE
 from levit_cli.eval.evaluate import Evaluated
-from levit_cli.eval.results import Calibration, ClassScore, Confusion, Proportion, Summary
+from levit_cli.eval.results import (
+    AccuracyTarget,
+    Calibration,
+    ClassScore,
+    Confusion,
+    Coverage,
+    CoveragePoint,
+    Proportion,
+    Summary,
+)
 from levit_cli.system.text import count_noun, printable
 
 WELL_CALIBRATED = 0.02  # largest gap between mean confidence and accuracy
@@ -77,6 +87,48 @@ def describe_fitted_temperature(evaluated: Evaluated, summary: Summary) -> str:
         f"Dividing the logits by a temperature of {summary.fitted.temperature:.4g}{current} gives a calibration error "
         f"of {percentage_points(summary.fitted.error)} on these images."
     )
+
+
+def describe_point(point: CoveragePoint) -> str:
+    """State which share of the images a threshold accepts, and how accurate they are."""
+    accepted = point.accepted
+    share = f"{percent(point.coverage)} of the images accepted, {accepted.total:,} of {point.images:,}"
+    if not accepted.total:
+        return share
+    low, high = accepted.interval
+    interval = f"95 % confidence interval {100 * low:.1f} to {percent(high)}"
+    return f"{share}; accuracy on them {percent(accepted.value)}, {interval}"
+
+
+def describe_target(target: AccuracyTarget) -> str:
+    """State the threshold that reaches the target accuracy, and its lower bound; or that there is none."""
+    if target.chosen is None or target.lower_bound is None:
+        return (
+            f"No threshold was found with an accuracy of at least {percent(target.accuracy)} on accepted images: no "
+            f"lower bound reaches it."
+        )
+    return (
+        f"The smallest threshold for an accuracy of at least {percent(target.accuracy)} is "
+        f"{target.chosen.threshold:g}: {describe_point(target.chosen)}. The lower bound of the accuracy, which is "
+        f"{percent(target.lower_bound)}, holds with {100 * JOINT_CONFIDENCE:g} % for all {CANDIDATES} thresholds that "
+        "were tried."
+    )
+
+
+def coverage_lines(coverage: Coverage) -> list[str]:
+    """Return the sentences about the stored threshold and about the target, if there are any."""
+    lines = []
+    if coverage.stored is not None:
+        lines.append(f"Stored threshold {coverage.stored.threshold:g}: {describe_point(coverage.stored)}.")
+    if coverage.target is not None:
+        lines.append(describe_target(coverage.target))
+    return lines
+
+
+def shown_thresholds(coverage: Coverage) -> list[CoveragePoint]:
+    """Return the effects of the fixed thresholds, without those that accept all images although they are above 0."""
+    points = coverage.thresholds
+    return [point for point in points if point.threshold == 0 or point.accepted.total < point.images]
 
 
 def worst_first(scores: Sequence[ClassScore]) -> list[ClassScore]:

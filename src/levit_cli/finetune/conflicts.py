@@ -36,6 +36,14 @@ def conflicts(given: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
             "warmup_epochs" in given and warmup > epochs,
             f"--warmup-epochs {warmup:g} is larger than --epochs {epochs:g}",
         ),
+        (
+            "patience" in given and values["patience"] >= epochs,
+            f"--patience {values['patience']} has no effect with --epochs {epochs:g}",
+        ),
+        (
+            values["class_weights"] == values["sampler"] == "balanced",
+            "--class-weights balanced and --sampler balanced both balance the classes: use one of them",
+        ),
     )
     return [sentence for is_conflict, sentence in checks if is_conflict] + _teacher_conflicts(given, values)
 

@@ -194,18 +194,28 @@ class EpochBatches:
     """Batch sampler for one epoch and one process.
 
     An epoch is a shuffled list of all samples, each repeated ``repeated_augmentation`` times, cut to whole batches.
-    A batch is shared by all processes: each process takes every ``world_size``-th item of it.
+    A batch is shared by all processes: each process takes every ``world_size``-th item of it. The balanced sampler
+    first draws as many samples from each class, see ``balanced_order``.
 
     Args:
         count: number of samples.
         first_step: the batch to start with, for a resumed epoch.
+        classes: the class index of each sample, for the balanced sampler.
     """
 
     def __init__(
-        self, count: int, settings: Settings, epoch: int, first_step: int, rank: int = 0, world_size: int = 1
+        self,
+        count: int,
+        settings: Settings,
+        epoch: int,
+        first_step: int,
+        rank: int = 0,
+        world_size: int = 1,
+        classes: Sequence[int] = (),
     ) -> None:
         self.batch_size, self.steps = epoch_size(count, settings)
         self.count, self.settings, self.rank, self.world_size = count, settings, rank, world_size
+        self.classes = torch.tensor(classes, dtype=torch.int64)
         self.start(epoch, first_step)
 
     def start(self, epoch: int, first_step: int) -> None:
@@ -213,8 +223,11 @@ class EpochBatches:
         self.epoch, self.first_step = epoch, first_step
         shuffle = torch.Generator().manual_seed(hash((self.settings.seed, epoch)))
         repetitions = self.settings.repeated_augmentation
-        order = torch.randperm(self.count, generator=shuffle).repeat_interleave(repetitions)
-        self.order = order[: self.steps * self.batch_size]
+        if self.settings.sampler == "balanced":
+            order = balanced_order(self.classes, shuffle)
+        else:
+            order = torch.randperm(self.count, generator=shuffle)
+        self.order = order.repeat_interleave(repetitions)[: self.steps * self.batch_size]
 
     def __len__(self) -> int:
         return self.steps - self.first_step
@@ -223,6 +236,28 @@ class EpochBatches:
         for step in range(self.first_step, self.steps):
             positions = range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world_size)
             yield [(self.epoch, position, int(self.order[position])) for position in positions]
+
+
+def balanced_order(classes: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the indices of N samples in random order, among which each class is equally frequent.
+
+    The samples of a class are shuffled. If the class has too few, they are shuffled and taken again, so that none is
+    taken twice more often than another one.
+
+    Args:
+        classes: (N,) class index of each sample.
+    """
+    by_class = torch.tensor_split(torch.argsort(classes, stable=True), torch.bincount(classes).cumsum(0)[:-1].tolist())
+    groups = [indices for indices in by_class if len(indices)]
+    quota = -(-len(classes) // len(groups))
+    together = torch.cat([_repeated(indices, quota, generator) for indices in groups])
+    return together[torch.randperm(len(together), generator=generator)[: len(classes)]]
+
+
+def _repeated(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return this number of indices: one shuffled pass over them after another."""
+    passes = range(-(-count // len(indices)))
+    return torch.cat([indices[torch.randperm(len(indices), generator=generator)] for _ in passes])[:count]
 
 
 def epoch_size(count: int, settings: Settings) -> tuple[int, int]:
@@ -310,7 +345,8 @@ class Loaders:
 
     @cached_property
     def _batches(self) -> EpochBatches:
-        return EpochBatches(len(self.training_images), self.settings, 0, 0, self.rank, self.world_size)
+        classes = [index for _, index in self.training_images.samples]
+        return EpochBatches(len(self.training_images), self.settings, 0, 0, self.rank, self.world_size, classes)
 
     @cached_property
     def _training(self) -> Loader:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from levit_cli.errors import TrainingStoppedError
 from levit_cli.finetune.data import SHARED_MEMORY_HINT, Loader, Loaders, batches_of, full_memory, reason_line
 from levit_cli.finetune.ddp import Processes
-from levit_cli.finetune.run_folder import Metrics, RunFolder
+from levit_cli.finetune.metrics import Metrics, is_exhausted, reason_to_stop, score_of
+from levit_cli.finetune.run_folder import RunFolder
+from levit_cli.finetune.settings import Settings
 from levit_cli.finetune.state import Position, Student, TrainState, checkpoint_dict
 from levit_cli.finetune.step import StepContext, normalize, train_step
 from levit_cli.images.transforms import Transform
@@ -30,24 +32,44 @@ SAVE_INTERVAL_S = 600.0  # within an epoch; the state is also saved after each e
 
 @dataclass(frozen=True)
 class Validation:
-    """Results on the validation images of all processes; the loss is the mean cross entropy."""
+    """Results on the validation images of all processes.
+
+    Args:
+        loss: the mean cross entropy.
+        correct_by_class, images_by_class: (classes,) numbers of images.
+    """
 
     loss: float
-    num_correct: int
-    num_images: int
+    correct_by_class: Tensor
+    images_by_class: Tensor
+
+    @property
+    def num_correct(self) -> int:
+        return int(self.correct_by_class.sum())
+
+    @property
+    def num_images(self) -> int:
+        return int(self.images_by_class.sum())
 
     @property
     def top1(self) -> float:
         return self.num_correct / self.num_images
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall over the classes that have validation images."""
+        has_images = self.images_by_class > 0
+        return float((self.correct_by_class[has_images] / self.images_by_class[has_images]).mean())
+
 
 @dataclass
 class Trainer:
-    """Trains a network from its current position to its last epoch.
+    """Trains a network from its current position to its last epoch, or until it does not improve any more.
 
     Args:
         student: the network and the preprocessing; both are saved with the state.
-        save_best: called with the validated network and its metrics when the validation accuracy has improved.
+        save_best: called with the validated network and its metrics when the best metric has improved.
+        log_metrics: called with the metrics of each epoch.
         history: the metrics of the finished epochs.
     """
 
@@ -60,6 +82,7 @@ class Trainer:
     save_best: Callable[[Levit, Metrics], None]
     log: Log
     shows_progress: bool = False
+    log_metrics: Callable[[Metrics], None] = lambda _: None
     clock: Callable[[], float] = time.perf_counter
     position: Position = field(default_factory=Position)
     history: list[Metrics] = field(default_factory=list)
@@ -82,7 +105,12 @@ class Trainer:
             KeyboardInterrupt, Terminated: a signal arrived; the state is saved.
         """
         with deferred_signals(second_ends=True) as signals, errors_reported(signals):
-            while self.position.epoch < self.context.settings.epochs:
+            settings = self.context.settings
+            while self.position.epoch < settings.epochs:
+                if is_exhausted(self.position.epochs_since_best, settings):
+                    finished = f"epoch {self.position.epoch} of {settings.epochs}"
+                    self.log(f"Stopped after {finished}: {reason_to_stop(settings)}")
+                    break
                 start = self.clock()
                 self.train_epoch(signals)
                 self.finish_epoch(self.clock() - start)
@@ -117,18 +145,21 @@ class Trainer:
         start, network = self.clock(), self.state.eval_model
         validation = validate(network, self.loaders.validation(), self.context.transform, self.processes)
         epoch_s = training_s + self.clock() - start
-        is_best = validation.top1 > self.position.best_top1
+        settings = self.context.settings
         step = (self.position.epoch + 1) * self.loaders.steps_per_epoch
         metrics = epoch_metrics(self.position, step, validation, self.state.lr, training_s, epoch_s)
-        self.position = self.position.next_epoch(validation.top1, epoch_s)
+        score = score_of(metrics, settings.best_metric)
+        is_best = self.position.is_improved_by(score)
+        self.position = self.position.next_epoch(score, epoch_s)
         self.history.append(metrics)
         if self.processes.is_main:
             if is_best:
                 self.save_best(network, metrics)
-            if problem := self.folder.write_metrics(self.history):
+            if problem := self.folder.write_metrics(self.history, settings.best_metric):
                 self.log(problem)
+            self.log_metrics(metrics)
         self.save_state()
-        self.log(epoch_line(metrics, self.context.settings.epochs, is_best=is_best))
+        self.log(epoch_line(metrics, settings, is_best=is_best))
 
     def save_state(self) -> None:
         if self.processes.is_main:
@@ -147,17 +178,20 @@ def reduce_results(processes: Processes, loss: float, num_correct: int, signal: 
 
 
 @torch.inference_mode()
-def validate(network: nn.Module, loader: Loader, transform: Transform, processes: Processes) -> Validation:
+def validate(network: Levit, loader: Loader, transform: Transform, processes: Processes) -> Validation:
     """Measure the network on the validation images of all processes, in float32."""
     processes.broadcast(network)
     network.eval()
-    sums = torch.zeros(3, dtype=torch.float64)
+    loss_sum = torch.zeros(1, dtype=torch.float64)
+    counts = torch.zeros(2, network.config.num_classes, dtype=torch.float64)  # correct images, images
     for pixels, targets in batches_of(loader):
         logits = network(normalize(pixels.to(processes.device, non_blocking=True), transform)).cpu()
-        loss = F.cross_entropy(logits, targets, reduction="sum")
-        sums += torch.tensor([loss.item(), int((logits.argmax(dim=1) == targets).sum()), len(targets)])
-    loss_sum, num_correct, num_images = processes.all_reduce(sums).tolist()
-    return Validation(loss_sum / num_images, int(num_correct), int(num_images))
+        loss_sum += F.cross_entropy(logits, targets, reduction="sum").item()
+        correct = targets[logits.argmax(dim=1) == targets]
+        counts += torch.stack([torch.bincount(classes, minlength=counts.shape[1]) for classes in (correct, targets)])
+    reduced = processes.all_reduce(torch.cat([loss_sum, counts.flatten()])).cpu()
+    correct_by_class, images_by_class = reduced[1:].reshape(counts.shape)
+    return Validation(float(reduced[0] / images_by_class.sum()), correct_by_class, images_by_class)
 
 
 def epoch_metrics(
@@ -173,6 +207,7 @@ def epoch_metrics(
         "val_top1": validation.top1,
         "val_correct": validation.num_correct,
         "val_images": validation.num_images,
+        "val_balanced_accuracy": validation.balanced_accuracy,
         "learning_rate": lr,
         "images_per_s": position.num_images / training_s,
         "epoch_s": epoch_s,
@@ -180,13 +215,20 @@ def epoch_metrics(
     }
 
 
-def epoch_line(metrics: Metrics, epochs: int, *, is_best: bool) -> str:
+def epoch_line(metrics: Metrics, settings: Settings, *, is_best: bool) -> str:
     """Return the log line of an epoch."""
+    epochs, metric = settings.epochs, settings.best_metric
     left_s = (epochs - metrics["epoch"]) * metrics["epoch_s"]
+    values = {
+        "loss": f"validation loss {metrics['val_loss']:.3f}",
+        "top1": f"top-1 {100 * metrics['val_top1']:.2f} %",
+        "balanced_accuracy": f"balanced accuracy {100 * metrics['val_balanced_accuracy']:.2f} %",
+    }
+    if is_best:
+        values[metric] += " (best)"
+    shown = [value for name, value in values.items() if name in ("loss", "top1", metric)]
     return (
-        f"epoch {metrics['epoch']}/{epochs}: loss {metrics['train_loss']:.3f}, "
-        f"validation loss {metrics['val_loss']:.3f}, "
-        f"top-1 {100 * metrics['val_top1']:.2f} %{' (best)' if is_best else ''}, "
+        f"epoch {metrics['epoch']}/{epochs}: loss {metrics['train_loss']:.3f}, {', '.join(shown)}, "
         f"{metrics['images_per_s']:.1f} images/s, {_duration(left_s)} left"
     )
 

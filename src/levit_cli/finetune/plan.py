@@ -20,6 +20,7 @@ from levit_cli.finetune.settings import (
 )
 from levit_cli.finetune.split import Split, find_images
 from levit_cli.model.config import VARIANTS, LevitConfig
+from levit_cli.system.extras import require_extra
 from levit_cli.system.progress import Log
 from levit_cli.system.text import count_noun
 
@@ -60,6 +61,9 @@ def _plan_rest(request: FinetuneRequest, folder: RunFolder) -> Plan:
     settings, images, unreadable = folder.read_settings({}), folder.read_images(), folder.read_unreadable()
     root = request.data.resolve() if request.data else Path(settings.data)
     faults, split = Faults(), None
+    for check in extra_checks(settings):
+        with faults.collect():
+            check()
     with faults.collect():
         folder.read_settings(request.options)
     with faults.collect():
@@ -86,7 +90,7 @@ def _plan_new(request: FinetuneRequest, folder: RunFolder, environment: Mapping[
     if settings and split:
         with faults.collect():
             require_batches(settings, len(split.train), int(environment.get("WORLD_SIZE", 1)))
-    for check in start_checks(settings) if settings else ():
+    for check in (*start_checks(settings), *extra_checks(settings)) if settings else ():
         with faults.collect():
             check()
     with faults.collect():
@@ -106,6 +110,12 @@ def start_checks(settings: Settings) -> Iterator[Callable[[], object]]:
         path = getattr(settings, name)
         if path and (name == "teacher_weights" or path.endswith(NETWORK_SUFFIXES)):
             yield partial(_require_file, name, path)
+
+
+def extra_checks(settings: Settings) -> Iterator[Callable[[], object]]:
+    """Yield the check of the package that the log of the metrics needs."""
+    if settings.log == "tensorboard":
+        yield lambda: require_extra("tensorboard", "--log tensorboard")
 
 
 def _require_file(name: str, path: str) -> None:

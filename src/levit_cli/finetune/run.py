@@ -19,9 +19,11 @@ from levit_cli.finetune.data import Loaders, TrainingImages, ValidationImages, r
 from levit_cli.finetune.ddp import Processes, process_group
 from levit_cli.finetune.images_file import path_of
 from levit_cli.finetune.loop import Trainer, quiet_libraries
+from levit_cli.finetune.losses import balanced_class_weights
+from levit_cli.finetune.metrics import NAMES, Metrics, best_of, is_exhausted
 from levit_cli.finetune.model_card import run_card
 from levit_cli.finetune.plan import Plan, architecture, log_images, require_batches
-from levit_cli.finetune.run_folder import Metrics, RunFolder, load_curves
+from levit_cli.finetune.run_folder import RunFolder, load_curves
 from levit_cli.finetune.settings import Runtime, Settings, parse_image_size
 from levit_cli.finetune.split import Split, exclude, scan
 from levit_cli.finetune.state import Position, Student, TrainState, checkpoint_extras, make_train_state, restore_student
@@ -31,6 +33,7 @@ from levit_cli.finetune.teachers import Teacher, make_teacher, stored_teacher
 from levit_cli.images.transforms import Transform, transform_for
 from levit_cli.model.config import LevitConfig
 from levit_cli.model.levit import Levit
+from levit_cli.system.extras import extra
 from levit_cli.system.progress import Log, silent
 from levit_cli.system.text import count_noun, printable
 
@@ -63,7 +66,7 @@ def finetune(plan: Plan, runtime: Runtime, log: Log) -> ExitCode:
             if plan.settings.data != folder.read_settings({}).data and processes.is_main:
                 folder.write_settings(plan.settings)  # the images were moved
             trainer.restore(saved)
-            log(resume_line(trainer.position, settings.epochs))
+            log(resume_line(trainer.position, settings))
         trainer.train()
         if processes.is_main:
             with engine_errors_reported(folder.path):
@@ -82,9 +85,11 @@ def engine_errors_reported(folder: Path) -> Iterator[None]:
         raise TrainingStoppedError(what, why=reason_line(error), hint=hint) from error
 
 
-def resume_line(position: Position, epochs: int) -> str:
-    if position.epoch == epochs:
-        return f"The run is finished: all {count_noun(epochs, 'epoch')} are trained"
+def resume_line(position: Position, settings: Settings) -> str:
+    if position.epoch == settings.epochs:
+        return f"The run is finished: all {count_noun(settings.epochs, 'epoch')} are trained"
+    if is_exhausted(position.epochs_since_best, settings):
+        return f"The run is finished after {count_noun(position.epoch, 'epoch')}"
     return f"Resumed at epoch {position.epoch + 1}, step {position.step + 1}"
 
 
@@ -232,12 +237,35 @@ def make_trainer(
         settings, runtime.workers, processes.rank, processes.world_size, processes.device.type == "cuda",
     )  # fmt: skip
     mix = make_mix(settings, classes)
-    return Trainer(
-        state,
-        StepContext(settings, loaders.steps_per_epoch, transform, teacher, mix, processes.device, processes.rank),
-        loaders, processes, folder, student, best_model_saver(folder, split, transform, settings), log,
-        runtime.shows_progress,
+    context = StepContext(
+        settings, loaders.steps_per_epoch, transform, teacher, mix, processes.device, processes.rank,
+        make_class_weights(settings, split, processes.device),
     )  # fmt: skip
+    return Trainer(
+        state, context, loaders, processes, folder, student, best_model_saver(folder, split, transform, settings), log,
+        runtime.shows_progress, metrics_logger(settings, folder),
+    )  # fmt: skip
+
+
+def make_class_weights(settings: Settings, split: Split, device: torch.device) -> torch.Tensor | None:
+    """Return the factors of the losses (classes,), or None if the classes have no weights."""
+    if settings.class_weights == "none":
+        return None
+    counts = torch.bincount(torch.tensor([index for _, index in split.train]), minlength=len(split.classes))
+    return balanced_class_weights(counts).to(device)
+
+
+def metrics_logger(settings: Settings, folder: RunFolder) -> Callable[[Metrics], None]:
+    """Return the function that logs the metrics of an epoch, in addition to ``metrics.jsonl``.
+
+    Raises:
+        RefusedError: the package that it needs is broken.
+    """
+    if settings.log == "none":
+        return lambda _: None
+    with extra("tensorboard", "--log tensorboard"):
+        from levit_cli.finetune import tensorboard_log
+    return tensorboard_log.metrics_logger(folder.tensorboard_folder)
 
 
 def best_model_saver(
@@ -248,7 +276,7 @@ def best_model_saver(
     def save_best(network: Levit, metrics: Metrics) -> None:
         evaluation = Evaluation(_dataset_name(settings), metrics["val_images"], metrics["val_top1"])
         checkpoint = make_checkpoint(network, split.classes, transform, evaluation)
-        save(checkpoint, folder.path, "hf", card=run_card(checkpoint, settings, len(split.train), metrics["epoch"]))
+        save(checkpoint, folder.path, "hf", card=run_card(checkpoint, settings, len(split.train), metrics))
 
     return save_best
 
@@ -279,11 +307,13 @@ def evaluate_best(folder: RunFolder, settings: Settings, split: Split, history: 
     num_correct, count = int((results.ranked[:, 0] == results.targets).sum()), len(results.targets)
     evaluation = Evaluation(_dataset_name(settings), count, num_correct / count)
     checkpoint = replace(checkpoint, evaluation=evaluation)
-    best = max(history, key=lambda metrics: float(metrics["val_top1"]))
-    save(checkpoint, folder.path, "hf", card=run_card(checkpoint, settings, len(split.train), best["epoch"]))
+    best = best_of(history, settings.best_metric)
+    card = run_card(checkpoint, settings, len(split.train), best, num_epochs=len(history))
+    save(checkpoint, folder.path, "hf", card=card)
     spec = results.engine.spec
+    chosen = "" if settings.best_metric == "top1" else f" by {NAMES[settings.best_metric]}"
     log(
-        f"Best epoch {best['epoch']} of {len(history)}: top-1 {100 * evaluation.top1:.2f} % "
+        f"Best epoch{chosen} {best['epoch']} of {len(history)}: top-1 {100 * evaluation.top1:.2f} % "
         f"({num_correct:,} of {count:,}) "
         f"with {spec.engine} in {spec.precision} · levit predict -m {folder.path} IMAGE"
     )

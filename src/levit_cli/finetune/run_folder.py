@@ -2,8 +2,8 @@
 
 ``state.pt`` is what ``--resume`` needs, ``metrics.jsonl`` has one line per epoch, ``curves.png`` plots them,
 ``config.toml`` holds the settings, ``images.jsonl`` lists the images of the run and ``unreadable.tsv`` the excluded
-ones, ``teacher/`` is a copy of the teacher. Each file is replaced atomically. The folder is locked while a process
-works in it.
+ones, ``teacher/`` is a copy of the teacher, ``tensorboard/`` has the events of ``--log tensorboard``. Each file is
+replaced atomically. The folder is locked while a process works in it.
 """
 
 import io
@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from levit_cli.choices import BestMetric
 from levit_cli.data.image_folder import holds_images
 from levit_cli.errors import LevitError, OutputError, RefusedError, UsageError, reason_of
 from levit_cli.finetune.images_file import StoredImage, as_lines, from_lines, key_of
+from levit_cli.finetune.metrics import Metrics
 from levit_cli.finetune.settings import Settings, as_toml, given_options, read_toml, same_setting
 from levit_cli.finetune.split import Split
 from levit_cli.system.atomic import replace_bytes, replace_text, writing
@@ -28,8 +30,6 @@ from levit_cli.system.output import OutputFile, require_free
 from levit_cli.system.progress import Log, silent
 from levit_cli.system.signals import deferred_signals
 from levit_cli.system.text import printable
-
-Metrics = dict[str, Any]  # of one epoch: a line of metrics.jsonl
 
 
 @dataclass
@@ -195,7 +195,8 @@ class RunFolder:
         with writing(self.path):
             for name in ("config.toml", "state.pt", "metrics.jsonl", "curves.png", "model.safetensors"):
                 (self.path / name).unlink(missing_ok=True)
-            shutil.rmtree(self.teacher_folder, ignore_errors=True)
+            for folder in (self.teacher_folder, self.tensorboard_folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _remove_created(self, created: list[Path]) -> None:
         """Remove the files, and the folders that this process created unless another one uses them."""
@@ -280,13 +281,17 @@ class RunFolder:
             history: list[Metrics] = [json.loads(line) for line in text.splitlines()]
             return [metrics for metrics in history if metrics["epoch"] <= num_epochs]
 
-    def write_metrics(self, history: list[Metrics]) -> str:
+    @property
+    def tensorboard_folder(self) -> Path:
+        return self.path / "tensorboard"
+
+    def write_metrics(self, history: list[Metrics], best_metric: BestMetric = "top1") -> str:
         """Write the metrics and draw the curves; return why they cannot be drawn, which does not stop a training."""
         replace_text(self.metrics_file, "".join(json.dumps(metrics) + "\n" for metrics in history))
         file = self.path / "curves.png"
         if draw_curves := load_curves():
             try:
-                content = draw_curves(history, printable(self.path.name))
+                content = draw_curves(history, printable(self.path.name), best_metric)
             except Exception as error:  # matplotlib raises many types
                 return f"Cannot draw {file} · {(reason_of(error).splitlines() or [type(error).__name__])[0]}"
             replace_bytes(file, content)
@@ -307,7 +312,7 @@ class RunFolder:
             return tuple((json.loads(path), problem) for path, problem in (line.split("\t", 1) for line in lines))
 
 
-def load_curves(log: Log = silent) -> Callable[[list[Metrics], str], bytes] | None:
+def load_curves(log: Log = silent) -> Callable[[list[Metrics], str, BestMetric], bytes] | None:
     """Import the function that draws the curves; if it cannot be imported, log one line and return None."""
     try:
         with extra("plot", "curves.png"):

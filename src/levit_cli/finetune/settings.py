@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import unquote_to_bytes
 
-from levit_cli.choices import ClipMode, Device, Distillation, Frozen, Precision, Preset
+from levit_cli.choices import (
+    BestMetric,
+    ClassWeights,
+    ClipMode,
+    Device,
+    Distillation,
+    Frozen,
+    Precision,
+    Preset,
+    Sampler,
+    TrainingLog,
+)
 from levit_cli.errors import RefusedError, UsageError, reason_of
 from levit_cli.finetune.conflicts import conflicts, option
 from levit_cli.model.config import PATCH_SIZE, VARIANTS
@@ -79,6 +90,11 @@ class Settings:
         rand_augment: magnitude of torchvision's ``RandAugment``; 0 disables it.
         crop_scale: smallest fraction of an image's area in a training crop.
         repeated_augmentation: number of augmented copies of an image in an epoch (Meta's ``RASampler``: 3).
+        sampler: ``random`` shuffles the images of each epoch; ``balanced`` draws the same number of each class.
+        class_weights: ``balanced`` multiplies the loss of an image with a weight that is larger for rarer classes.
+        best_metric: the metric on the validation images that decides which epoch is the best.
+        patience: stop after this number of epochs without a better one; 0 trains all epochs.
+        log: where the metrics are logged, in addition to ``metrics.jsonl``.
         teacher_weights: a weights file for a torchvision teacher; empty for torchvision's ImageNet weights.
         teacher_size: image size of a torchvision teacher; 0 for the student's, or 224 with ImageNet weights.
         distill: ``hard`` trains with the class that the teacher predicts, ``soft`` with its probabilities.
@@ -112,6 +128,10 @@ class Settings:
     flip: bool = True
     repeated_augmentation: int = 1
     drop_path: float = 0.0
+    sampler: Sampler = "random"
+    class_weights: ClassWeights = "none"
+    best_metric: BestMetric = "top1"
+    patience: int = 0
     freeze: Frozen = "nothing"
     teacher: str = ""
     teacher_weights: str = ""
@@ -125,6 +145,7 @@ class Settings:
     device: Device = "auto"
     precision: Precision = "auto"
     compile: bool = False
+    log: TrainingLog = "none"
 
     def __post_init__(self) -> None:
         refuse_faults(faults_of(vars(self)))
@@ -150,9 +171,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "clip_grad": (0, 1e6), "ema": (0, 0.9999999), "label_smoothing": (0, 0.99), "mixup": (0, 100), "cutmix": (0, 100),
     "erasing": (0, 1), "rand_augment": (0, 30), "crop_scale": (0.01, 1), "repeated_augmentation": (1, 100),
     "drop_path": (0, 0.99), "alpha": (0, 1), "distill_temperature": (1e-3, 1e3), "teacher_size": (0, 65_535),
-    "val_split": (0.001, 0.9), "max_unreadable": (0, 1), "seed": (-(1 << 63), (1 << 63) - 1),
+    "patience": (0, 100_000), "val_split": (0.001, 0.9), "max_unreadable": (0, 1), "seed": (-(1 << 63), (1 << 63) - 1),
 }  # fmt: skip
-CHOICES = {"clip_mode": ClipMode, "distill": Distillation, "freeze": Frozen, "device": Device, "precision": Precision}
+CHOICES = {
+    "clip_mode": ClipMode, "distill": Distillation, "freeze": Frozen, "device": Device, "precision": Precision,
+    "sampler": Sampler, "class_weights": ClassWeights, "best_metric": BestMetric, "log": TrainingLog,
+}  # fmt: skip
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
 TYPES: dict[str, type] = {field.name: type(field.default) for field in fields(Settings)}
 TYPE_NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}

@@ -148,9 +148,19 @@ def scan(split: Split, max_unreadable: float) -> Split:
             for (image, _), problem in zip(chunk, pool.map(_problem, chunk), strict=True)
             if problem
         )
-    if len(unreadable) > max_unreadable * len(samples):
+    return without_unreadable(split, unreadable, max_unreadable)
+
+
+def without_unreadable(split: Split, unreadable: Sequence[Unreadable], max_unreadable: float) -> Split:
+    """Return the split without the unreadable images.
+
+    Raises:
+        RefusedError: their fraction exceeds ``max_unreadable``, or a class has no readable image.
+    """
+    total = len(split.train) + len(split.val)
+    if len(unreadable) > max_unreadable * total:
         raise RefusedError(
-            f"{len(unreadable):,} of {count_noun(len(samples), 'image')} cannot be read",
+            f"{len(unreadable):,} of {count_noun(total, 'image')} cannot be read",
             why="; ".join(f"{path}: {problem}" for path, problem in unreadable[:3]),
             hint="repair or remove them, or raise --max-unreadable",
         )

@@ -1,5 +1,6 @@
 """The state of a training run: what an optimizer step changes, and the position in the run. Both are saved."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,7 +31,8 @@ class Position:
         epoch: number of finished epochs.
         step: number of finished steps in the current epoch.
         num_images, loss_sum, num_correct: over the training images of the current epoch.
-        best_top1: best validation accuracy so far.
+        best_score: best validation score so far, see ``metrics.score_of``.
+        epochs_since_best: number of finished epochs after the best one.
     """
 
     epoch: int = 0
@@ -38,7 +40,8 @@ class Position:
     num_images: int = 0
     loss_sum: float = 0.0
     num_correct: int = 0
-    best_top1: float = -1.0
+    best_score: float = -math.inf
+    epochs_since_best: int = 0
     elapsed_s: float = 0.0
 
     @property
@@ -55,10 +58,19 @@ class Position:
         self.loss_sum += loss * batch_size
         self.num_correct += num_correct
 
-    def next_epoch(self, top1: float, epoch_s: float) -> "Position":
+    def is_improved_by(self, score: float) -> bool:
+        """Whether an epoch with this score is the best so far; the first one is."""
+        return self.epoch == 0 or score > self.best_score
+
+    def next_epoch(self, score: float, epoch_s: float) -> "Position":
         """Return the start of the next epoch."""
-        best = max(self.best_top1, top1)
-        return Position(epoch=self.epoch + 1, best_top1=best, elapsed_s=self.elapsed_s + epoch_s)
+        is_best = self.is_improved_by(score)
+        return Position(
+            epoch=self.epoch + 1,
+            best_score=score if is_best else self.best_score,
+            epochs_since_best=0 if is_best else self.epochs_since_best + 1,
+            elapsed_s=self.elapsed_s + epoch_s,
+        )
 
 
 @dataclass(frozen=True)

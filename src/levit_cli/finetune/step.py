@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.transforms import v2
 
-from levit_cli.finetune.losses import total_loss
+from levit_cli.finetune.losses import image_weights, total_loss
 from levit_cli.finetune.optim import clip_adaptively, lr_at
 from levit_cli.finetune.settings import Settings
 from levit_cli.finetune.state import TrainState
@@ -33,6 +33,7 @@ class StepContext:
     Args:
         transform: its mean and standard deviation normalize the images.
         mix: mixup and CutMix; None if both are disabled.
+        class_weights: (classes,) factors of the losses of a class's images; None for 1.
     """
 
     settings: Settings
@@ -42,6 +43,7 @@ class StepContext:
     mix: v2.Transform | None
     device: torch.device
     rank: int = 0
+    class_weights: Tensor | None = None
 
     def lr_at(self, step: int) -> float:
         settings, steps = self.settings, self.steps_per_epoch
@@ -98,9 +100,10 @@ def forward(model: nn.Module, context: StepContext, x: Tensor, targets: Tensor) 
     with torch.autocast(context.device.type, dtype, enabled=dtype is not None):
         heads = model(x)
     heads = tuple(head.float() for head in heads)
+    weights = None if context.class_weights is None else image_weights(context.class_weights, targets)
     loss = total_loss(
         heads, targets, teacher_logits, smoothing=settings.label_smoothing, distill=settings.distill,
-        alpha=settings.alpha, temperature=settings.distill_temperature,
+        alpha=settings.alpha, temperature=settings.distill_temperature, weights=weights,
     )  # fmt: skip
     return loss, heads
 

@@ -31,6 +31,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "labels": {"count": len(checkpoint.labels), "first": list(checkpoint.labels.names[:SHOWN_LABELS])},
         "evaluation": asdict(checkpoint.evaluation) if checkpoint.evaluation else None,
         "temperature": checkpoint.temperature,
+        "threshold": asdict(checkpoint.threshold) if checkpoint.threshold else None,
         "int8": _int8(checkpoint),
         "tensors": {
             "mapped": conversion.mapped,
@@ -92,6 +93,7 @@ def as_text(facts: dict[str, Any]) -> str:
             else "not stated in the metadata"
         ),
         "temperature": f"{facts['temperature']:.4g}{' (divides the logits)' if facts['temperature'] != 1 else ''}",
+        **_threshold_rows(facts["threshold"]),
         **_int8_rows(facts["int8"]),
         "format": f"{facts['dialect']}, {facts['dtype']}",
         "tensors": (
@@ -103,6 +105,14 @@ def as_text(facts: dict[str, Any]) -> str:
     }
     rows |= {f"note {number}": note for number, note in enumerate(facts["notes"], start=1)}
     return "".join(f"{name:<14} {value}\n" for name, value in rows.items())
+
+
+def _threshold_rows(threshold: dict[str, Any] | None) -> dict[str, str]:
+    if threshold is None:
+        return {}
+    measured = f"{threshold['correct']:,} of {count_noun(threshold['accepted'], 'accepted image')} correct"
+    target = f"chosen for an accuracy of {threshold['target_accuracy']:g}"
+    return {"threshold": f"{threshold['min_prob']:g} ({target}; {measured})"}
 
 
 def _int8_rows(int8: dict[str, Any] | None) -> dict[str, str]:

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 
 from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError, InputErrorKind, RefusedError, is_broken_pipe
-from levit_cli.images.transforms import Size
-from levit_cli.predict.reader import Reader
+from levit_cli.predict.reader import ImageReader
 from levit_cli.system.atomic import write_all
 from levit_cli.system.signals import ignore_signals_of_the_terminal
 
@@ -58,7 +57,7 @@ class IsolatedReader:
         CancelledError: the reader was closed.
     """
 
-    def __init__(self, reader: Reader, timeout_s: float) -> None:
+    def __init__(self, reader: ImageReader, timeout_s: float) -> None:
         self._reader, self._timeout_s = reader, timeout_s
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         self._all: set[_Worker] = set()
@@ -90,7 +89,7 @@ class IsolatedReader:
         with self._lock:
             if self._is_closed:
                 raise CancelledError
-            worker = _Worker(self._timeout_s, self._reader.transform.crop_size)
+            worker = _Worker(self._timeout_s, self._reader.shape)
             self._all.add(worker)
         worker.start(self._reader)
         return worker
@@ -107,8 +106,8 @@ class IsolatedReader:
 class _Worker:
     """One worker process and the pipes to it."""
 
-    def __init__(self, timeout_s: float, size: Size) -> None:
-        self._timeout_s, self._shape = timeout_s, (*size, 3)
+    def __init__(self, timeout_s: float, shape: tuple[int, ...]) -> None:
+        self._timeout_s, self._shape = timeout_s, shape
         # Do not start NumPy's threads: they take time and memory, and decoding does not use them.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         try:
@@ -126,7 +125,7 @@ class _Worker:
         self._receiver = Thread(target=_receive_all, args=(self._process.stdout, self._replies), daemon=True)
         self._receiver.start()
 
-    def start(self, reader: Reader) -> None:
+    def start(self, reader: ImageReader) -> None:
         """Send the reader and wait until the worker has imported its modules, which no image's timeout includes."""
         try:
             self._send((reader, self._timeout_s))
@@ -251,7 +250,7 @@ def _exit_after(seconds: float | None) -> None:
         faulthandler.dump_traceback_later(seconds, exit=True)  # to standard error, which is discarded
 
 
-def _read(reader: Reader, item: Input) -> tuple[bytes, bytes]:
+def _read(reader: ImageReader, item: Input) -> tuple[bytes, bytes]:
     try:
         return PIXELS, reader(item).tobytes()
     except InputError as error:

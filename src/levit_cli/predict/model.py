@@ -9,7 +9,7 @@ from levit_cli.engines import EngineSpec, LevitEngine, make_engine, require_int8
 from levit_cli.errors import UsageError
 from levit_cli.images.resizers import resizer_faults
 from levit_cli.system.cache import FolderCache, cache_folder
-from levit_cli.system.progress import Log
+from levit_cli.system.progress import Log, silent
 from levit_cli.system.text import count_noun
 
 
@@ -45,6 +45,26 @@ def conflicts(model: ModelOptions, spec: EngineSpec, resizer: Resizer = "auto") 
     ]
 
 
+def threshold_faults(min_prob: float | None, name: str = "--min-prob") -> list[UsageError]:
+    """Return the fault of a threshold that is no probability."""
+    if min_prob is None or 0 <= min_prob <= 1:  # not true for NaN
+        return []
+    return [UsageError(f"{name} must be from 0 to 1, not {min_prob}", why="it is compared with a probability")]
+
+
+def choose_threshold(checkpoint: Checkpoint, min_prob: float | None, log: Log = silent) -> float | None:
+    """Return the threshold of a run, or None if it has none.
+
+    Args:
+        min_prob: the threshold that the user chose; None for the stored one, and 0 for none.
+    """
+    stored = checkpoint.threshold
+    if min_prob is None and stored is not None:
+        log(f"threshold {stored.min_prob:g}, stored by levit eval; --min-prob 0 turns it off")
+        return stored.min_prob
+    return min_prob or None
+
+
 def _needs_torch(preprocessing: str, engine: str) -> UsageError:
     return UsageError(
         f"The preprocessing {preprocessing} needs the torch engine",
@@ -77,12 +97,18 @@ def load_model(options: ModelOptions, log: Log, *, verbose: bool, single: bool =
 
 
 def make_prediction_engine(
-    checkpoint: Checkpoint, spec: EngineSpec, log: Log, *, verbose: bool, owns_process: bool = True
+    checkpoint: Checkpoint,
+    spec: EngineSpec,
+    log: Log,
+    *,
+    verbose: bool,
+    owns_process: bool = True,
+    for_features: bool = False,
 ) -> LevitEngine:
     """Create the inference engine for a model; with ``verbose``, log its device, precision and threads.
 
     Args:
-        owns_process: see ``make_engine``.
+        owns_process: see ``make_engine``, as for ``for_features``.
 
     Raises:
         UsageError: the model's preprocessing resizes with torch, and the engine is not torch.
@@ -91,7 +117,7 @@ def make_prediction_engine(
     require_int8_graph(checkpoint, spec, checkpoint.origin)
     # Cache the compiled graph only for a single image: for many images, the time to compile it does not matter.
     cache = FolderCache(cache_folder() / "graphs") if spec.batch_size == 1 else None
-    engine = make_engine(checkpoint, spec, cache, owns_process=owns_process)
+    engine = make_engine(checkpoint, spec, cache, owns_process=owns_process, for_features=for_features)
     chosen = engine.spec
     if checkpoint.transform.resizer == "torch" and chosen.engine != "torch":
         raise _needs_torch(checkpoint.transform.name, chosen.engine)

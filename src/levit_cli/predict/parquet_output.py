@@ -6,7 +6,6 @@ continues it. The output itself is written to a temporary file and renamed, so i
 give equal bytes, whether the run was interrupted or not.
 """
 
-import io
 import json
 import os
 import tempfile
@@ -14,25 +13,26 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from levit_cli.errors import OutputError, UsageError, reason_of
+from levit_cli.predict.pipeline import Prediction
 from levit_cli.predict.records import RecordFormat, from_json
 from levit_cli.predict.resume.fingerprint import Fingerprint, differences
 from levit_cli.predict.resume.verify import NOT_TOUCHED
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.atomic import Replacement, writing
-from levit_cli.system.output import OutputFile, Target
+from levit_cli.system.output import OutputFile, Target, TargetFile
 from levit_cli.system.signals import deferred_signals
 
 JOURNAL_SUFFIX = ".partial.jsonl"
 ROWS_PER_GROUP = 10_000
 CLASSES_PER_GROUP = 500_000  # with a large top-k, a row group has fewer rows, so that memory is bounded
-WRITE_BYTES = 1 << 20
 BYTES_COLUMN = "path_b64"
+ACCEPTED_COLUMN = "accepted"
 COLUMNS = (
     ("path", pa.string()),
     ("status", pa.string()),
@@ -42,6 +42,9 @@ COLUMNS = (
     ("labels", pa.list_(pa.string())),
     ("probs", pa.list_(pa.float64())),
 )
+# The sort key of the records of many machines, which come in any order.
+ORDER_COLUMNS = (("source", pa.int64()), ("item", pa.int64()))
+ORDER_NAMES = tuple(name for name, _ in ORDER_COLUMNS)
 SCHEMA_VERSION, MODEL_SHA256 = b"levit.schema_version", b"levit.model_sha256"
 META, FINGERPRINT = b"levit.meta", b"levit.fingerprint"
 
@@ -150,16 +153,28 @@ def _writing_temporary() -> Iterator[None]:
         raise OutputError(what, why=reason_of(error), hint=hint) from error
 
 
-def convert(journal: IO[bytes], write: Callable[[bytes], object], metadata: Metadata) -> None:
+def convert(
+    journal: IO[bytes], write: Callable[[bytes], object], metadata: Metadata, *, has_order: bool = False
+) -> None:
     """Write the records of a journal as Parquet, one row group at a time.
 
-    Paths that are not UTF-8 are escaped, as in jsonl. Only then a last column holds their exact bytes in Base64.
+    Paths that are not UTF-8 are escaped, as in jsonl. Only then a last column holds their exact bytes in Base64. A run
+    with a threshold has the column ``accepted`` before it; it is null for an error.
+
+    Args:
+        has_order: the records have a sort key, see ``ORDER_COLUMNS``.
     """
     journal.seek(0)
-    columns = COLUMNS + ((BYTES_COLUMN, pa.string()),) * any(b'"path_b64"' in line for line in journal)
+    has_threshold = "min_prob" in json.loads(metadata.get(META, b"{}"))
+    columns = (
+        COLUMNS
+        + ORDER_COLUMNS * has_order
+        + ((ACCEPTED_COLUMN, pa.bool_()),) * has_threshold
+        + ((BYTES_COLUMN, pa.string()),) * any(b'"path_b64"' in line for line in journal)
+    )
     journal.seek(0)
     schema = pa.schema(columns, metadata)
-    file = _Writable(write)
+    file = TargetFile(write)
     with closing(pq.ParquetWriter(file, schema, compression="zstd")) as writer:
         for rows in _groups(json.loads(line) for line in journal):
             writer.write_table(pa.Table.from_pylist(rows, schema))
@@ -180,7 +195,7 @@ def _groups(records: Iterator[Any]) -> Iterator[list[Row]]:
 
 
 def _row(record: dict[str, Any]) -> Row:
-    row = {name: record.get(name) for name in ("path", "status", BYTES_COLUMN)}
+    row = {name: record.get(name) for name in ("path", "status", ACCEPTED_COLUMN, BYTES_COLUMN, *ORDER_NAMES)}
     if error := record.get("error"):
         return {**row, "error_kind": error["kind"], "error_message": error["message"]}
     top = record["top"]
@@ -188,33 +203,8 @@ def _row(record: dict[str, Any]) -> Row:
     return {**row, **{name: [entry[key] for entry in top] for name, key in lists}}
 
 
-class _Writable(io.RawIOBase):
-    """The file that pyarrow writes to. It collects the many small writes of pyarrow."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write, self._position, self._rest = write, 0, bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def write(self, data: Any) -> int:
-        self._rest += data
-        self._position += len(data)
-        if len(self._rest) >= WRITE_BYTES:
-            self.write_rest()
-        return len(data)
-
-    def write_rest(self) -> None:
-        content, self._rest = bytes(self._rest), bytearray()
-        if content:
-            self._write(content)
-
-
 def restore_journal(
-    output: Path, journal: OutputFile, records: RecordFormat, fingerprint: Fingerprint,
+    output: Path, journal: OutputFile, records: RecordFormat[Prediction], fingerprint: Fingerprint,
     before_commit: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Write the records of a finished output into an empty journal, so that a run can continue it.
@@ -234,6 +224,22 @@ def restore_journal(
         raise _cannot_resume(output, f"it cannot be read as Parquet: {first_line(error)}") from error
 
 
+def read_records(path: Path, file: BinaryIO) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of the rows in an output, without WordNet ids.
+
+    Raises:
+        UsageError: it is damaged, or not a Parquet file of ``levit predict``.
+    """
+    try:
+        with pq.ParquetFile(file) as parquet:
+            if missing := {name for name, _ in COLUMNS}.difference(parquet.schema_arrow.names):
+                raise ValueError(f"it has no column {min(missing)}, so levit predict did not write it")
+            for batch in parquet.iter_batches(1000, use_threads=False):
+                yield from map(_record, batch.to_pylist())
+    except (pa.ArrowException, ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"Cannot read the results in {path}", why=first_line(error)) from error
+
+
 def _require_same_run(output: Path, metadata: Metadata, fingerprint: Fingerprint) -> None:
     if FINGERPRINT not in metadata:
         raise _cannot_resume(output, "levit predict did not write it")
@@ -246,7 +252,7 @@ def _cannot_resume(output: Path, why: str) -> UsageError:
 
 
 def _write_records(
-    parquet: Any, replacement: Replacement, journal: OutputFile, records: RecordFormat,
+    parquet: Any, replacement: Replacement, journal: OutputFile, records: RecordFormat[Prediction],
     before_commit: Callable[[int], None],
 ) -> None:  # fmt: skip
     try:
@@ -261,13 +267,49 @@ def _write_records(
         raise
 
 
+def metadata_in(path: Path) -> Metadata:
+    """Return the metadata of an output."""
+    with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+        return dict(parquet.schema_arrow.metadata or {})
+
+
+def records_in(path: Path) -> Iterator[bytes]:
+    """Yield the records of an output as ``convert`` takes them. The file is open only while a row group is read.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    group, num_groups = 0, 1
+    while group < num_groups:
+        try:
+            with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+                num_groups = parquet.num_row_groups
+                table = parquet.read_row_group(group, use_threads=False) if num_groups else None
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(first_line(error)) from error
+        for batch in table.to_batches(1000) if table is not None else ():
+            for row in batch.to_pylist():
+                yield json.dumps(_labeled_record(row), ensure_ascii=False).encode() + b"\n"
+        group += 1
+
+
+def _labeled_record(row: Row) -> dict[str, Any]:
+    order = {name: row[name] for name in ORDER_NAMES if name in row}
+    record = {**_record(row), "status": row["status"], **order}
+    for entry, label in zip(record.get("top", ()), row["labels"] or (), strict=True):
+        entry["label"] = label
+    return record
+
+
 def _record(row: Row) -> dict[str, Any]:
     """Return the JSON object of a row."""
-    record = {name: row[name] for name in ("path", BYTES_COLUMN) if row.get(name) is not None}
+    record = {
+        name: row[name] for name in ("path", ACCEPTED_COLUMN, BYTES_COLUMN, "status") if row.get(name) is not None
+    }
     if row["status"] == "error":
         return {**record, "error": {"kind": row["error_kind"], "message": row["error_message"]}}
-    entries = zip(row["indices"], row["probs"], strict=True)
-    return {**record, "top": [{"index": index, "prob": prob} for index, prob in entries]}
+    entries = zip(row["indices"], row["labels"], row["probs"], strict=True)
+    return {**record, "top": [{"index": index, "label": label, "prob": prob} for index, label, prob in entries]}
 
 
 def first_line(error: BaseException) -> str:

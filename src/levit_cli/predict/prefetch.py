@@ -7,7 +7,7 @@ timeout, all further images can therefore be decoded in processes, which can be 
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError, wait
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
@@ -20,7 +20,7 @@ from levit_cli.choices import Decoding, Resizer
 from levit_cli.data.input import Input
 from levit_cli.data.remote.ahead import ReadAhead
 from levit_cli.errors import InputError
-from levit_cli.predict.reader import Reader
+from levit_cli.predict.reader import ImageReader
 from levit_cli.system.cpu import usable_threads
 
 if TYPE_CHECKING:
@@ -180,6 +180,17 @@ class Prefetcher:
         except InputError as error:
             return error
 
+    def outcomes(self) -> Iterator[tuple[str, Decoded | InputError]]:
+        """Yield the path of each input with its pixels or its error, in order."""
+        end = None
+        while end is None:
+            batch, end = self.take()
+            for task in batch:
+                outcome = self.result(task)
+                yield task.item.path, outcome
+        if end.error is not None:
+            raise end.error
+
     def stop(self) -> None:
         """Start no further decoding; do not wait for images that are being decoded."""
         self._stopped.set()
@@ -275,7 +286,7 @@ class Decoder:
     processes are killed when the decoder is closed.
     """
 
-    def __init__(self, reader: Reader, options: DecodeOptions) -> None:
+    def __init__(self, reader: ImageReader, options: DecodeOptions) -> None:
         self._reader, self._options = reader, replace(options, timeout_s=min(MAX_TIMEOUT_S, options.timeout_s))
         self._isolated: IsolatedReader | None = None
 

@@ -2,9 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,30 +26,28 @@ MAX_STDIN_BYTES = 1 << 30
 DOWNLOAD_TIMEOUT_S = 60.0
 
 
-class Reader:
-    """Reads an input and returns its preprocessed pixels, (H, W, 3) uint8.
-
-    Args:
-        transform: the preprocessing.
-        decoding: ``fast`` lets the JPEG decoder scale large photos down.
-        resizer: what resizes; ``auto`` is SIMD if its package can be imported.
-        offline: do not download URLs.
+class ImageReader(Protocol):
+    """What the decoders need of a reader.
 
     Attributes:
-        large_jpeg_s: seconds, summed over threads, for decoding exactly the JPEGs that ``fast`` would scale.
-
-    Raises:
-        UsageError, RefusedError: see ``choose_resizer``.
+        shape: the shape of the arrays that it returns; -1 is a length that differs between inputs.
     """
 
-    def __init__(
-        self, transform: Transform, decoding: Decoding = "exact", resizer: Resizer = "auto", *, offline: bool = False
-    ) -> None:
-        self.transform, self.decoding = transform, decoding
-        self._needed = (transform.resize_to[1], transform.resize_to[0])
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def fetch(self, item: Input) -> Input: ...
+    def __call__(self, item: Input) -> NDArray[np.uint8]: ...
+
+
+class Fetcher:
+    """Loads the content of inputs that are no files of their own.
+
+    Args:
+        offline: do not download URLs.
+    """
+
+    def __init__(self, *, offline: bool = False) -> None:
         self.offline = offline
-        self.large_jpeg_s = 0.0
-        self.resizer = choose_resizer(transform, resizer)
 
     def fetch(self, item: Input) -> Input:
         """Load the content of an input that is no file of its own; return the others unchanged."""
@@ -61,30 +60,6 @@ class Reader:
         if is_url(item.path):
             return replace(item, content=self._download(item.path))
         return replace(item, content=self._read_remote(item.path)) if is_remote(item.path) else item
-
-    def __call__(self, item: Input) -> NDArray[np.uint8]:
-        try:
-            return self.preprocess(self._image(self.fetch(item)))
-        except MemoryError:
-            raise InputError("too_large", "not enough memory to decode it") from None
-        except OSError as error:  # errors of the decoders are already InputErrors
-            raise InputError("corrupt", f"the file cannot be read: {error.strerror or type(error).__name__}") from error
-
-    def preprocess(self, image: Image) -> NDArray[np.uint8]:
-        """Return the pixels (H, W, 3) of an upright RGB image."""
-        return self.resizer.preprocess(image, self.transform)
-
-    def _image(self, item: Input) -> Image:
-        return read_image(item, self._decode)
-
-    def _decode(self, source: bytes | BinaryIO) -> Image:
-        if self.decoding == "fast":
-            return decode(source, self._needed)
-        start = time.perf_counter()
-        image = decode(source)
-        if is_much_larger(image.size, self._needed) and _first_bytes(source).startswith(JPEG):
-            self.large_jpeg_s += time.perf_counter() - start  # threads may lose one of two additions, which is harmless
-        return image
 
     def _download(self, url: str) -> bytes:
         self._require_online()
@@ -104,6 +79,68 @@ class Reader:
     def _require_online(self) -> None:
         if self.offline:
             raise InputError("download", "not downloaded, because --offline is set")
+
+
+class Reader(Fetcher):
+    """Reads an input and returns its preprocessed pixels, (H, W, 3) uint8.
+
+    Args:
+        transform: the preprocessing.
+        decoding: ``fast`` lets the JPEG decoder scale large photos down.
+        resizer: what resizes; ``auto`` is SIMD if its package can be imported.
+        offline: do not download URLs.
+
+    Attributes:
+        large_jpeg_s: seconds, summed over threads, for decoding exactly the JPEGs that ``fast`` would scale.
+
+    Raises:
+        UsageError, RefusedError: see ``choose_resizer``.
+    """
+
+    def __init__(
+        self, transform: Transform, decoding: Decoding = "exact", resizer: Resizer = "auto", *, offline: bool = False
+    ) -> None:
+        super().__init__(offline=offline)
+        self.transform, self.decoding = transform, decoding
+        self._needed = (transform.resize_to[1], transform.resize_to[0])
+        self.large_jpeg_s = 0.0
+        self.resizer = choose_resizer(transform, resizer)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, 3)."""
+        return (*self.transform.crop_size, 3)
+
+    def __call__(self, item: Input) -> NDArray[np.uint8]:
+        with reading():
+            return self.preprocess(self._image(self.fetch(item)))
+
+    def preprocess(self, image: Image) -> NDArray[np.uint8]:
+        """Return the pixels (H, W, 3) of an upright RGB image."""
+        return self.resizer.preprocess(image, self.transform)
+
+    def _image(self, item: Input) -> Image:
+        return read_image(item, self._decode)
+
+    def _decode(self, source: bytes | BinaryIO) -> Image:
+        if self.decoding == "fast":
+            return decode(source, self._needed)
+        start = time.perf_counter()
+        image = decode(source)
+        if is_much_larger(image.size, self._needed) and _first_bytes(source).startswith(JPEG):
+            self.large_jpeg_s += time.perf_counter() - start  # threads may lose one of two additions, which is harmless
+        return image
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Convert what reading and decoding an image raises into an ``InputError``."""
+    try:
+        yield
+    except MemoryError:
+        raise InputError("too_large", "not enough memory to decode it") from None
+    except OSError as error:  # errors of the decoders are already InputErrors
+        raise InputError("corrupt", f"the file cannot be read: {error.strerror or type(error).__name__}") from error
 
 
 def read_image(item: Input, decode_source: Callable[[bytes | BinaryIO], Image] = decode) -> Image:

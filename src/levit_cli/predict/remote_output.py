@@ -16,6 +16,7 @@ from levit_cli.data.remote.names import without_secrets
 from levit_cli.data.remote.retry import RemoteError
 from levit_cli.data.remote.stores import Store, open_store
 from levit_cli.errors import OutputError, UsageError
+from levit_cli.predict.shard_meta import META_SUFFIX, meta_path
 from levit_cli.system import locking
 from levit_cli.system.atomic import writing
 from levit_cli.system.cache import cache_folder
@@ -63,6 +64,8 @@ def local_copy(url: str, inputs: Iterable[str], *, overwrite: bool, resume: bool
         raise
     with _storing(shown, f"the results are kept in {local}; the same command with --resume uploads them"):
         store.upload(str(local), path)
+        if meta_path(local).exists():  # of a shard
+            store.upload(str(meta_path(local)), path + META_SUFFIX)
     shutil.rmtree(local.parent, ignore_errors=True)
 
 

@@ -38,7 +38,11 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class RunDescription:
-    """The model, its preprocessing, and the engine that computes the predictions."""
+    """The model, its preprocessing, and the engine that computes the predictions.
+
+    Args:
+        min_prob: the threshold of the run; None if predictions are not judged.
+    """
 
     model: ModelDescription
     transform: Transform
@@ -50,6 +54,7 @@ class RunDescription:
     threads: int
     top_k: int
     version: str = __version__
+    min_prob: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the ``meta`` object of the JSON output."""
@@ -62,6 +67,7 @@ class RunDescription:
             "precision": self.precision,
             "threads": self.threads,
             "top_k": self.top_k,
+            **({} if self.min_prob is None else {"min_prob": self.min_prob}),
         }
 
 
@@ -72,12 +78,14 @@ def describe_run(
     top_k: int,
     *,
     with_hash: bool,
+    min_prob: float | None = None,
 ) -> RunDescription:
     """Return the description of a run.
 
     Args:
         spec: the engine's settings, with ``auto`` values resolved.
         with_hash: include the hash of the weight files.
+        min_prob: the threshold of the run.
     """
     model = ModelDescription(
         checkpoint.origin, checkpoint.architecture, checkpoint.config.num_classes, checkpoint.temperature,
@@ -86,5 +94,5 @@ def describe_run(
     )  # fmt: skip
     return RunDescription(
         model, checkpoint.transform, reader.decoding, reader.resizer.name,
-        spec.engine, spec.device, spec.precision, spec.threads, top_k,
+        spec.engine, spec.device, spec.precision, spec.threads, top_k, min_prob=min_prob,
     )  # fmt: skip

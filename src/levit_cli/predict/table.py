@@ -27,11 +27,16 @@ class Table:
         )  # fmt: skip
 
     def write(self, prediction: Prediction) -> None:
-        self._print(Text(printable(prediction.path), style="bold"))
+        self._print(Text.assemble((printable(prediction.path), "bold"), self._mark(prediction)))
         if prediction.error is not None:
             self._print(Text(f"  {prediction.error.kind}: {printable(prediction.error.message)}", "red"))
         else:
             self._print(self._ranking(prediction))
+
+    def _mark(self, prediction: Prediction) -> tuple[str, str]:
+        """Return what follows the path of a prediction that is not accepted, and its style."""
+        is_rejected = prediction.accepted is False
+        return (f"  not accepted (below {self._description.min_prob:g})", "yellow") if is_rejected else ("", "")
 
     def finish(self) -> None:
         self._print(Text(caption(self._description), style="dim"))
@@ -62,4 +67,6 @@ def caption(description: RunDescription) -> str:
     if model.evaluation is not None:
         measured, images = model.evaluation, count_noun(model.evaluation.images, "image")
         text += f"; top-1 {100 * measured.top1:.1f} % on {images} ({printable(measured.dataset)})"
+    if description.min_prob is not None:
+        text += f"; accepted if the first class has a probability of at least {description.min_prob:g}"
     return text

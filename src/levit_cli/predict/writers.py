@@ -5,12 +5,12 @@ in UTF-8 and never pass through Rich. A file name is written exactly, and parsin
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from levit_cli.choices import FORMATS, Format
 from levit_cli.data.labels import Labels
 from levit_cli.predict.pipeline import Prediction
-from levit_cli.predict.records import RecordFormat, as_json, json_record, record_format
+from levit_cli.predict.records import R, RecordFormat, as_json, json_record, record_format
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.output import Target, choose_format
 
@@ -18,10 +18,13 @@ SCHEMA_VERSION = 1
 BY_SUFFIX: dict[str, Format] = {f".{format}": format for format in FORMATS}
 
 
-class Writer(Protocol):
-    """Writes predictions to a target, which the caller opens and closes."""
+R_contra = TypeVar("R_contra", contravariant=True)
 
-    def write(self, prediction: Prediction) -> None: ...
+
+class Writer(Protocol[R_contra]):
+    """Writes results, such as predictions, to a target, which the caller opens and closes."""
+
+    def write(self, result: R_contra, /) -> None: ...
     def finish(self) -> None:
         """Write what follows the last record."""
 
@@ -35,16 +38,16 @@ def make_writer(
     *,
     color: bool = True,
     continues: bool = False,
-) -> Writer:
+) -> Writer[Prediction]:
     """Return the writer of a format.
 
     Args:
-        description: written by json and table only.
+        description: written by json and table only; the other formats use its threshold.
         continues: the target already has a header and records.
     """
     if format == "json":
         return Json(target, labels, description)
-    records = record_format(format, labels, top_k)
+    records = record_format(format, labels, top_k, description.min_prob)
     if records is not None:
         return Records(target, records, continues=continues)
     from levit_cli.predict.table import Table  # imported here because it needs Rich
@@ -58,16 +61,16 @@ def format_for(format: Format | None, output: Path | None, *, is_terminal: bool)
     return choose_format(format, output, BY_SUFFIX, default, hint="add --format, or use a suffix such as .jsonl")
 
 
-class Records:
+class Records(Generic[R]):
     """Writes self-contained records, each immediately."""
 
-    def __init__(self, target: Target, format: RecordFormat, *, continues: bool = False) -> None:
+    def __init__(self, target: Target, format: RecordFormat[R], *, continues: bool = False) -> None:
         self._target, self._format = target, format
         if format.header and not continues:
             target.write(format.header)
 
-    def write(self, prediction: Prediction) -> None:
-        self._target.write(self._format.encode(prediction))
+    def write(self, result: R) -> None:
+        self._target.write(self._format.encode(result))
 
     def finish(self) -> None:
         pass

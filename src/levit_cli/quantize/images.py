@@ -65,14 +65,8 @@ def shuffled(samples: Sequence[Sample], seed: int) -> list[Sample]:
 
 def decoded(prefetcher: Prefetcher) -> Iterator[Pixels | InputError]:
     """Yield the pixels (H, W, 3) of each image, or its error, in order."""
-    end = None
-    while end is None:
-        batch, end = prefetcher.take()
-        for task in batch:
-            result = prefetcher.result(task)
-            yield result if isinstance(result, InputError) else result.pixels
-    if end.error is not None:
-        raise end.error
+    for _, outcome in prefetcher.outcomes():
+        yield outcome if isinstance(outcome, InputError) else outcome.pixels
 
 
 def inputs(samples: Iterable[Sample]) -> Iterator[Input]:

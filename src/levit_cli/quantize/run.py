@@ -104,6 +104,8 @@ def quantize(
         description, gate = run.make_graph(folder, shuffled(samples, calibration.seed))
         require_accurate(gate, calibration.max_drop, checkpoint.origin)
         _complete(folder, checkpoint, replace(description, gate=gate), gate)
+    if checkpoint.threshold is not None and not quiet:
+        log("The stored threshold was not copied, because int8 changes the probabilities · levit eval stores a new one")
     rows = {
         "model": f"{checkpoint.origin} ({checkpoint.architecture})",
         "int8 model": str(output),
@@ -115,7 +117,8 @@ def quantize(
 
 def _complete(folder: Path, checkpoint: Checkpoint, description: Int8Description, gate: Gate) -> None:
     """Write the original weights, and the file that ties the graph to them, beside the graph."""
-    (weights, *_) = save(checkpoint, folder, "hf", card=int8_card(checkpoint, description, gate))
+    card = int8_card(checkpoint, description, gate)
+    (weights, *_) = save(replace(checkpoint, threshold=None), folder, "hf", card=card)
     files = {**description.files, weights.name: sha256_of(weights)}
     replace_text(folder / INT8_DESCRIPTION, write_description(replace(description, files=files)))
 

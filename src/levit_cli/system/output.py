@@ -5,19 +5,21 @@ not changed before the first write. An ``OSError`` becomes an ``OutputError``.
 """
 
 import errno
+import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from levit_cli.errors import LevitError, OutputError, UsageError, is_broken_pipe, reason_of
 from levit_cli.system import locking
 from levit_cli.system.atomic import CLOSED, Replacement, remove_leftover, replace_bytes, same_file, write_all, writing
 from levit_cli.system.signals import deferred_signals
 
+WRITE_BYTES = 1 << 20
 FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -221,7 +223,7 @@ class OutputFile:
 
     def __init__(self, path: Path, *, may_exist: bool) -> None:
         self.name, self.path = path, Path(os.path.realpath(path))
-        self._is_new, self._is_removed = not self.path.exists(), False
+        self._is_new, self.is_removed = not self.path.exists(), False
         self._end: int | None = None  # size of the complete records; None before the first write
         with writing(path):
             self.descriptor = _open_locked(self.path, may_exist=may_exist)
@@ -296,7 +298,7 @@ class OutputFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._is_removed:
+        if self.is_removed:
             return
         try:
             if self._end is not None:
@@ -309,7 +311,7 @@ class OutputFile:
 
     def remove(self) -> None:
         """Remove and close the file, in the order that the system allows."""
-        self._is_removed = True
+        self.is_removed = True
         if locking.posix is None:
             self._close()
         with suppress(OSError):
@@ -325,10 +327,13 @@ class Document:
     """A file that is valid only when complete, such as JSON.
 
     It is written to a temporary file, which replaces the output at the end.
+
+    Args:
+        keeps_partial: an interrupted run completes the document with the results so far. Otherwise it leaves nothing.
     """
 
-    def __init__(self, output: OutputFile) -> None:
-        self._output = output
+    def __init__(self, output: OutputFile, *, keeps_partial: bool = True) -> None:
+        self._output, self.keeps_partial = output, keeps_partial
         self._replacement: Replacement | None = None
 
     def write(self, data: bytes) -> None:
@@ -342,11 +347,36 @@ class Document:
                 self._output.take_over(self._replacement)
 
     def stop(self) -> None:
-        self.finish()
+        self.finish() if self.keeps_partial else self.discard()
 
     def discard(self) -> None:
         if self._replacement:
             self._replacement.discard()
+
+
+class TargetFile(io.RawIOBase):
+    """A target as a file that a library writes. It collects the many small writes of libraries."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write, self._position, self._rest = write, 0, bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        self._rest += data
+        self._position += len(data)
+        if len(self._rest) >= WRITE_BYTES:
+            self.write_rest()
+        return len(data)
+
+    def write_rest(self) -> None:
+        content, self._rest = bytes(self._rest), bytearray()
+        if content:
+            self._write(content)
 
 
 def _open_locked(path: Path, *, may_exist: bool) -> int:

@@ -14,7 +14,7 @@ from levit_cli.choices import Format
 from levit_cli.data.inputs import Input
 from levit_cli.data.labels import Labels
 from levit_cli.errors import InputError, OutputError
-from levit_cli.predict.pipeline import Prefetcher, predict
+from levit_cli.predict.pipeline import Prediction, Prefetcher, predict
 from levit_cli.predict.records import RESUMABLE, RecordFormat, record_format
 from levit_cli.predict.resume.merge import COMMIT_EVERY_S, Merger
 from levit_cli.predict.resume.plan import ExistingRecords, Plan
@@ -27,7 +27,7 @@ LABELS = Labels(("zero", "one, or first", 'two\n"quoted"', "three"))
 NAMES = ["0", "1 comma,", '2 "quoted"', "3 new\nline", "4", "5 caf\udce9", "6"]
 
 
-def format_of(name: Format) -> RecordFormat:
+def format_of(name: Format) -> RecordFormat[Prediction]:
     format = record_format(name, LABELS, 2)
     assert format is not None
     return format

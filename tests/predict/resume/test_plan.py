@@ -16,13 +16,13 @@ from levit_cli.predict.resume.plan import DamagedError, ExistingRecords, Pending
 LABELS = Labels(("cat", "dog"))
 
 
-def format_of(name: str = "jsonl") -> RecordFormat:
+def format_of(name: str = "jsonl") -> RecordFormat[Prediction]:
     format = record_format(name, LABELS, 1)  # type: ignore[arg-type]
     assert format is not None
     return format
 
 
-def content_of(paths: Iterable[str], format: RecordFormat) -> bytes:
+def content_of(paths: Iterable[str], format: RecordFormat[Prediction]) -> bytes:
     """Return the records of paths; those of paths with an x are error records."""
     records = [
         Prediction(path, error=InputError("truncated", "cut")) if "x" in path else Prediction(path, (Ranked(0, 0.5),))

@@ -61,7 +61,9 @@ def members(name: str, file: BinaryIO, skipped: Skipped, read_at: ReadAt | None 
         for member in archive.members:
             if selection.takes(member):
                 is_empty = False
-                yield _input(selection.path_of(member), member, read, loads_now=read is not read_at)
+                path, loads_now = selection.path_of(member), read is not read_at
+                is_needed = not loads_now or skipped.reads(path)
+                yield _input(path, member, read, loads_now=loads_now) if is_needed else Input(path)
     except ArchiveError as error:
         yield Input(name, error.error)
     except OSError as error:

@@ -28,7 +28,13 @@ NO_MATCH = "the store has no such object, and as a pattern it matches nothing"
 
 
 def expand(
-    url: str, skipped: Skipped, columns: ImageColumns, *, literal: bool = False, offline: bool = False
+    url: str,
+    skipped: Skipped,
+    columns: ImageColumns,
+    *,
+    literal: bool = False,
+    offline: bool = False,
+    opens_archives: bool = True,
 ) -> Iterator[Input]:
     """Yield the inputs of a URL.
 
@@ -37,6 +43,7 @@ def expand(
         columns: the columns of Parquet files.
         literal: the URL is no pattern, because it is from a list.
         offline: send no request.
+        opens_archives: list what is in archives and Parquet files. Otherwise, each of them is one input.
 
     Raises:
         UnreachableError: a folder or a pattern cannot be listed.
@@ -54,7 +61,8 @@ def expand(
     else:
         with _listing(shown):
             store, path = open_store(url)
-            yield from _Named(store, path, shown, skipped, columns).inputs(is_pattern=is_pattern, is_object=is_object)
+            named_url = _Named(store, path, shown, skipped, columns, opens_archives)
+            yield from named_url.inputs(is_pattern=is_pattern, is_object=is_object)
 
 
 def may_list(url: str, other: str) -> bool:
@@ -106,6 +114,7 @@ class _Named:
     Args:
         path: the path in the store.
         shown: the URL without secrets.
+        opens_archives: list what is in archives and Parquet files.
     """
 
     store: Store
@@ -113,6 +122,7 @@ class _Named:
     shown: str
     skipped: Skipped
     columns: ImageColumns
+    opens_archives: bool = True
 
     def inputs(self, *, is_pattern: bool, is_object: bool) -> Iterator[Input]:
         """Yield the inputs.
@@ -153,11 +163,16 @@ class _Named:
         if entry.is_folder:
             yield from _walk(self.store, entry.path, self.skipped)
         elif entry.path.lower().endswith((*READ_ARCHIVE_SUFFIXES, PARQUET_SUFFIX)):
-            yield from self._inside(entry)
+            list_members = partial(_members, self.store, entry, self.columns)
+            yield from (
+                list_members(self.skipped)
+                if self.opens_archives
+                else [Input(self.store.name(entry.path), members=list_members)]
+            )
         else:
             yield _input(self.store, entry)
 
-    def _inside(self, entry: Entry) -> Iterator[Input]:
+    def inside(self, entry: Entry) -> Iterator[Input]:
         """Yield the images in an archive or a Parquet file."""
         name = self.store.name(entry.path)
         try:
@@ -165,7 +180,7 @@ class _Named:
             if entry.size is None:
                 yield _input(self.store, entry)
                 return
-            for item in self._members(name, entry, entry.size):
+            for item in self._content(name, entry, entry.size):
                 is_whole = item.path == name and item.error is None  # it is no archive, whatever its name
                 yield _input(self.store, entry) if is_whole else item
         except RemoteError as error:
@@ -173,7 +188,7 @@ class _Named:
         except InputError as error:  # of a part of the object
             yield Input(name, error)
 
-    def _members(self, name: str, entry: Entry, size: int) -> Iterator[Input]:
+    def _content(self, name: str, entry: Entry, size: int) -> Iterator[Input]:
         """Yield what is in an object. An archive is read front to back, ahead of the decoders."""
         file = buffered(self.store.ranges(entry), size)
         if entry.path.lower().endswith(PARQUET_SUFFIX):
@@ -183,6 +198,10 @@ class _Named:
         from levit_cli.data.archives import members
 
         return members(name, file, self.skipped)
+
+
+def _members(store: Store, entry: Entry, columns: ImageColumns, skipped: Skipped) -> Iterator[Input]:
+    return _Named(store, entry.path, store.name(entry.path), skipped, columns).inside(entry)
 
 
 def _exists(store: Store, path: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from levit_cli.data.remote.names import one_line, scheme_of, without_secrets
 from levit_cli.data.remote.retry import ChangedError, RemoteError, Retry
+from levit_cli.data.remote.signed_get import SignedGet
 from levit_cli.errors import InputError, UsageError
 from levit_cli.system.extras import extra, pip_command
 
@@ -66,6 +67,8 @@ class Store:
         fs: the file system.
         base: what precedes a path in the names of its objects, such as ``s3://``.
 
+    A pickled store is opened again, with the credentials that its libraries find there.
+
     Attributes:
         is_flat: whether ``tree`` lists the objects at all levels at once; else ``level`` lists one folder.
 
@@ -74,6 +77,10 @@ class Store:
     """
 
     is_flat = False
+    opened_with: tuple[str, str, tuple[tuple[str, Any], ...]] = ("", "", ())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, self.opened_with
 
     def __init__(self, fs: Any, base: str, retry: Retry | None = None) -> None:
         self._fs, self._base, self._retry = fs, base, retry or Retry()
@@ -185,6 +192,10 @@ class Store:
         """Copy an object to a local file."""
         self._patient(lambda _: self._call(self._fs.get_file, path, local))
 
+    def remove(self, path: str) -> None:
+        """Remove an object."""
+        self._retry(lambda _: self._call(self._fs.rm_file, path))
+
     def require_writable(self, path: str) -> None:
         """Check that an object may be written, if the store has a way to ask."""
 
@@ -206,6 +217,11 @@ class _S3(_Uploads):
     """S3 and stores with its interface, listed in pages of 1,000 keys in the order of their bytes."""
 
     is_flat = True
+
+    def __init__(self, fs: Any, base: str) -> None:
+        super().__init__(fs, base)
+        self._signed_get = SignedGet(fs, CONNECT_TIMEOUT_S, READ_TIMEOUT_S, require_size)
+
     _how: ClassVar[dict[str, int]] = {"chunksize": PART_BYTES, "max_concurrency": 4}
 
     def level(self, folder: str, starts: str = "") -> Iterator[Entry]:
@@ -240,7 +256,9 @@ class _S3(_Uploads):
         return Entry(path, head.get("ContentLength"), head.get("ETag"))
 
     def _read(self, entry: Entry, seconds: float) -> _Content:
-        return self._get(entry.path, seconds)
+        bucket, key, _ = self._fs.split_path(entry.path)
+        found = self._signed_get(bucket, key, seconds)
+        return _Content(*found) if found else self._get(entry.path, seconds)
 
     def _part(self, entry: Entry) -> Callable[[int, int, float], bytes]:
         condition = {"IfMatch": entry.tag} if entry.tag else {}
@@ -420,7 +438,14 @@ def open_store(url: str) -> tuple[Store, str]:
     if not path.strip("/") and scheme not in ("memory", "file", "ftp", "sftp", "ssh"):
         raise UsageError(f"Cannot use {shown}", why="it names no bucket", hint=f"use {scheme}://BUCKET/FOLDER/")
     kind_of_store = "hf buckets" if scheme == "hf" and path.startswith("buckets/") else scheme
-    return _store(kind_of_store, base, tuple(sorted(options.items())), os.getpid()), path
+    return _opened(kind_of_store, base, tuple(sorted(options.items()))), path
+
+
+def _opened(kind: str, base: str, options: tuple[tuple[str, Any], ...]) -> Store:
+    _import_libraries(kind.partition(" ")[0])
+    store = _store(kind, base, options, os.getpid())
+    store.opened_with = (kind, base, options)
+    return store
 
 
 def _import_libraries(scheme: str) -> None:

@@ -76,8 +76,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             texts += [f"{key}: {difference}" for difference in differences(old, new)]
         elif old != new:
+            before_text, now_text = ("not set" if value is None else str(value) for value in (old, new))
             name = key.replace("_", "-")
-            texts.append(f"{name} was {str(old)[:MAX_VALUE_CHARS]} and is {str(new)[:MAX_VALUE_CHARS]}")
+            texts.append(f"{name} was {before_text[:MAX_VALUE_CHARS]} and is {now_text[:MAX_VALUE_CHARS]}")
     return texts
 
 

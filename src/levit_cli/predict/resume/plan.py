@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from levit_cli.data.inputs import Input
-from levit_cli.predict.pipeline import Prediction
-from levit_cli.predict.records import RecordFormat
+from levit_cli.predict.pipeline import Result
+from levit_cli.predict.records import R, RecordFormat
 
 HASH_KEY = os.urandom(16)  # random, so that no file names can be chosen to collide
 Range = tuple[int, int]  # numbers of records: the first, and one after the last
@@ -37,14 +37,14 @@ class ExistingRecords:
     Attributes:
         offsets: the offset of each record, and then the end of the last one.
         hashes: the hashes of the records' paths.
-        is_ok: 1 for a prediction, 0 for an error record.
+        is_ok: 1 for a result, 0 for an error record.
         end: the number of bytes up to the end of the last complete record.
 
     Raises:
         DamagedError: the file has other content than records of this format and an incomplete record at its end.
     """
 
-    def __init__(self, file: BinaryIO, format: RecordFormat) -> None:
+    def __init__(self, file: BinaryIO, format: RecordFormat[R]) -> None:
         self.offsets = array("Q")
         self.hashes = array("Q")
         self.is_ok = bytearray()
@@ -57,14 +57,14 @@ class ExistingRecords:
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def _add(self, prediction: Prediction, length: int) -> None:
+    def _add(self, result: Result, length: int) -> None:
         self.offsets.append(self.end)
-        self.hashes.append(hash_of(prediction.path))
-        self.is_ok.append(prediction.error is None)
+        self.hashes.append(hash_of(result.path))
+        self.is_ok.append(result.error is None)
         self.end += length
 
 
-def _require_header(records: Iterator[bytes], format: RecordFormat) -> int:
+def _require_header(records: Iterator[bytes], format: RecordFormat[R]) -> int:
     """Check the header and return its length; 0 if there is no complete header."""
     header = next(records, b"") if format.header else b""
     if header and header != format.header:
@@ -72,7 +72,7 @@ def _require_header(records: Iterator[bytes], format: RecordFormat) -> int:
     return len(header)
 
 
-def _decode(format: RecordFormat, record: bytes, number: int) -> Prediction:
+def _decode(format: RecordFormat[R], record: bytes, number: int) -> R:
     try:
         return format.decode(record)
     except ValueError as error:

@@ -7,8 +7,7 @@ import numpy as np
 
 from levit_cli.data.inputs import Input, is_url
 from levit_cli.errors import UsageError
-from levit_cli.predict.pipeline import Prediction
-from levit_cli.predict.records import RecordFormat
+from levit_cli.predict.records import R, RecordFormat
 from levit_cli.predict.resume.fingerprint import Fingerprint, differences, read_fingerprint
 from levit_cli.predict.resume.plan import DamagedError, ExistingRecords, has_any_record
 from levit_cli.system.atomic import read_at, writing
@@ -17,14 +16,14 @@ from levit_cli.system.output import OutputFile
 SPOT_CHECK_IMAGES = 16  # images that are classified again if a file has no fingerprint
 NOT_TOUCHED = "it was not touched; use --overwrite to replace it, or another output name to keep it"
 
-Classify = Callable[[Iterable[Input]], Iterator[Prediction]]
+Compute = Callable[[Iterable[Input]], Iterator[R]]
 
 
 def compatible_records(
     output: OutputFile,
-    format: RecordFormat,
+    format: RecordFormat[R],
     fingerprint: Fingerprint,
-    classify: Classify,
+    compute: Compute[R],
     list_again: Callable[[], Iterable[Input]] = tuple,
     *,
     is_verified: bool = False,
@@ -33,7 +32,7 @@ def compatible_records(
 
     Args:
         fingerprint: the fingerprint of this run.
-        classify: classifies inputs as this run does; used for the spot check of a file without a fingerprint.
+        compute: computes results as this run does; used for the spot check of a file without a fingerprint.
         list_again: lists the inputs of this run, in which the spot check finds the members of archives.
         is_verified: the fingerprint was compared already, so a file without one needs no spot check.
 
@@ -48,7 +47,7 @@ def compatible_records(
     if not len(existing):
         return None
     if stored is None and not is_verified:
-        _spot_check(output, format, existing, classify, list_again)
+        _spot_check(output, format, existing, compute, list_again)
     return existing
 
 
@@ -62,7 +61,7 @@ def require_shared_inputs(output: OutputFile, existing: ExistingRecords, inputs:
         raise UsageError(f"{output.name} contains only records of other inputs", hint=NOT_TOUCHED)
 
 
-def _read(output: OutputFile, format: RecordFormat) -> ExistingRecords:
+def _read(output: OutputFile, format: RecordFormat[R]) -> ExistingRecords:
     try:
         with writing(output.name), os.fdopen(os.dup(output.descriptor), "rb") as file:
             file.seek(0)
@@ -73,9 +72,9 @@ def _read(output: OutputFile, format: RecordFormat) -> ExistingRecords:
 
 def _spot_check(
     output: OutputFile,
-    format: RecordFormat,
+    format: RecordFormat[R],
     existing: ExistingRecords,
-    classify: Classify,
+    compute: Compute[R],
     list_again: Callable[[], Iterable[Input]],
 ) -> None:
     """Classify some images again and compare their records."""
@@ -83,22 +82,20 @@ def _spot_check(
     if not samples:
         return
     is_same: dict[str, bool] = {}
-    for prediction in classify(_inputs_of(samples, list_again)):
-        if prediction.error is None:  # an archive may have several members with the same path
-            is_same[prediction.path] = is_same.get(prediction.path, False) or (
-                format.encode(prediction) == samples[prediction.path]
-            )
+    for result in compute(_inputs_of(samples, list_again)):
+        if result.error is None:  # an archive may have several members with the same path
+            is_same[result.path] = is_same.get(result.path, False) or format.encode(result) == samples[result.path]
     if differing := next((path for path, same in is_same.items() if not same), None):
         raise UsageError(
             f"{output.name} was written with other settings",
-            why=f"the prediction of {differing} is different now, because the model, the preprocessing, the "
+            why=f"the result of {differing} is different now, because the model, the preprocessing, the "
             "precision or the image has changed",
             hint=NOT_TOUCHED,
         )
     if not is_same:
         raise UsageError(
             f"Cannot resume {output.name}",
-            why="it has no fingerprint, and none of its images can be read to compare predictions",
+            why="it has no fingerprint, and none of its images can be read to compare results",
             hint=NOT_TOUCHED,
         )
 
@@ -111,7 +108,7 @@ def _inputs_of(paths: Iterable[str], list_again: Callable[[], Iterable[Input]]) 
         yield from (item for item in list_again() if item.path in others)
 
 
-def _samples(output: OutputFile, format: RecordFormat, existing: ExistingRecords) -> Iterator[tuple[str, bytes]]:
+def _samples(output: OutputFile, format: RecordFormat[R], existing: ExistingRecords) -> Iterator[tuple[str, bytes]]:
     """Yield paths and records of predictions that are spread over the whole file."""
     ok = np.flatnonzero(np.frombuffer(existing.is_ok, np.uint8))
     positions = np.linspace(0, max(len(ok) - 1, 0), SPOT_CHECK_IMAGES, dtype=int)

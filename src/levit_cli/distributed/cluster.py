@@ -1,0 +1,127 @@
+"""Start or join Ray, quietly, and translate its errors."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from levit_cli.errors import LevitError, RefusedError, UnreachableError
+from levit_cli.system.cpu import usable_threads
+from levit_cli.system.extras import extra
+from levit_cli.system.signals import raise_on_signals
+
+LOCAL, AUTO = "local", "auto"
+# Ray reports usage to its makers, draws bars, and warns about its environment, unless it is told not to.
+QUIET_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TQDM": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_enable_open_telemetry": "0",
+}
+MIN_STORE_BYTES, STORE_BYTES_PER_CPU = 200 << 20, 100 << 20
+MAX_SOCKET_FOLDER_CHARS = 30  # Ray adds about 70 characters to the path of a socket, which may have 107
+
+
+@contextmanager
+def joined(address: str, *, debug: bool = False) -> Iterator[None]:
+    """Start Ray on this machine, or join a running cluster, until the end of the block.
+
+    Args:
+        address: ``local``, ``auto`` or HOST:PORT.
+
+    Raises:
+        UsageError: the extra ``ray`` is not installed.
+        RefusedError: Ray cannot be imported or started.
+        UnreachableError: there is no cluster at this address.
+    """
+    os.environ.update({name: value for name, value in QUIET_ENVIRONMENT.items() if name not in os.environ})
+    with extra("ray", "--ray"):
+        import pandas  # noqa: F401
+        import ray
+        import ray.data
+    if not debug:
+        logging.disable(logging.CRITICAL)
+    folder = _short_temporary_folder() if address == LOCAL else None
+    try:
+        _start(ray, address, folder)
+        raise_on_signals()  # Ray has installed its own handlers
+        yield
+    finally:
+        with suppress(Exception):
+            ray.shutdown()
+        logging.disable(logging.NOTSET)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: Any, address: str, folder: Path | None) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if folder is not None:
+        cpus = usable_threads()
+        options |= {
+            "num_cpus": cpus, "object_store_memory": max(MIN_STORE_BYTES, cpus * STORE_BYTES_PER_CPU),
+            "include_dashboard": False, "_temp_dir": str(folder),
+        }  # fmt: skip
+    try:
+        ray.init(address, **options)
+    except ConnectionError as error:
+        hint = "start one with: ray start --head, or use --ray local"
+        raise UnreachableError(f"Cannot join the Ray cluster {address}", why=first_line(error), hint=hint) from error
+    except Exception as error:
+        what = "Cannot start Ray" if folder is not None else f"Cannot join the Ray cluster {address}"
+        raise RefusedError(what, why=first_line(error)) from error
+
+
+def _short_temporary_folder() -> Path:
+    """Create a folder for the files and sockets of Ray."""
+    base = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="levit-", dir=base if len(base) <= MAX_SOCKET_FOLDER_CHARS else "/tmp"))
+
+
+def cluster_resources() -> tuple[float, float]:
+    """Return the numbers of CPUs and GPUs in the cluster that Ray has joined."""
+    import ray
+
+    total = ray.cluster_resources()
+    return total.get("CPU", 0.0), total.get("GPU", 0.0)
+
+
+def is_error_of_ray(error: BaseException) -> bool:
+    """Whether Ray, or something in one of its workers, failed."""
+    from ray.exceptions import RayError
+
+    return any(isinstance(cause, RayError) for cause in _causes(error)) or type(error).__module__.startswith("ray.")
+
+
+def our_error(error: BaseException) -> LevitError | None:
+    """Return the error of levit that a worker raised; None if Ray itself failed."""
+    found = next((cause for cause in _causes(error) if isinstance(cause, LevitError)), None)
+    if found is not None:
+        return type(found)(found.what, why=found.why, hint=found.hint)
+    missing = next((cause for cause in _causes(error) if isinstance(cause, ImportError)), None)
+    if missing is not None:
+        hint = "install the same version of levit-cli[ray] on all machines of the cluster"
+        return RefusedError("A worker cannot import what it needs", why=first_line(missing), hint=hint)
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and all that it was raised from; Ray's own links among them."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        cause = waiting.pop()
+        if id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            links = (getattr(cause, "cause", None), cause.__cause__, cause.__context__)
+            waiting += [link for link in links if isinstance(link, BaseException)]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, shortened."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

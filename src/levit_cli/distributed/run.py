@@ -1,0 +1,364 @@
+"""``levit predict --ray``: one run on Ray Data.
+
+The checks are those of a local run: the options, the output, the first input, the model, the engine. The driver loads
+the model once and gives it to the actors through Ray's object store. When Ray fails, for example because a machine was
+lost, the run begins again with what has no record yet; it gives up when that repeatedly brings nothing.
+"""
+
+import io
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from levit_cli.checkpoints import Checkpoint
+from levit_cli.choices import Format
+from levit_cli.data.input import STDIN
+from levit_cli.data.inputs import InputOptions
+from levit_cli.data.remote.names import url_of
+from levit_cli.data.skipped import Skipped
+from levit_cli.distributed.cluster import LOCAL, cluster_resources, first_line, is_error_of_ray, joined, our_error
+from levit_cli.distributed.folders import Folder, open_folder
+from levit_cli.distributed.parts import RECORDS_PER_PART, PartFormat, Parts, lines_of
+from levit_cli.engines import EngineSpec, keep_until_exit
+from levit_cli.errors import ExitCode, LevitError, OutputError, UnreachableError, UsageError, raise_faults
+from levit_cli.predict.model import (
+    ModelOptions,
+    choose_threshold,
+    conflicts,
+    load_model,
+    make_prediction_engine,
+    threshold_faults,
+)
+from levit_cli.predict.prefetch import DecodeOptions
+from levit_cli.predict.reader import Reader
+from levit_cli.predict.run import (
+    INTERRUPTIONS,
+    DisplayOptions,
+    Kind,
+    OutputOptions,
+    classification,
+    input_faults,
+    output_faults,
+    require_some,
+)
+from levit_cli.predict.run_description import RunDescription, describe_run
+from levit_cli.system.extras import extra, require_extra
+from levit_cli.system.output import require_free
+from levit_cli.system.progress import Log, Progress, progress, shows_progress, silent
+from levit_cli.system.text import count_noun
+
+if TYPE_CHECKING:
+    from levit_cli.distributed.pipeline import Resources, Work
+    from levit_cli.predict.resume.fingerprint import Fingerprint
+
+FORMATS: tuple[Format, ...] = ("jsonl", "parquet")
+MAX_FAILURES = 3  # of Ray, one after the other, without a new record
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """The cluster, and what the run requests from it.
+
+    Args:
+        address: ``local``, ``auto`` or HOST:PORT.
+        actors: the number of actors; 0 for as many as the cluster has room for.
+        cpus_per_actor: cores per actor, for its network and the decoding of its images.
+        gpus_per_actor: GPUs per actor.
+        records_per_part: the maximum number of records in a part.
+    """
+
+    address: str
+    actors: int = 0
+    cpus_per_actor: int = 1
+    gpus_per_actor: float = 0.0
+    records_per_part: int = RECORDS_PER_PART
+
+
+def classify_on_ray(
+    inputs: InputOptions,
+    model: ModelOptions,
+    spec: EngineSpec,
+    decode_options: DecodeOptions,
+    output: OutputOptions,
+    display: DisplayOptions,
+    ray_options: RayOptions,
+    log: Log,
+    *,
+    batch_size: int,
+    top_k: int,
+    min_prob: float | None = None,
+    debug: bool = False,
+) -> ExitCode:
+    """Classify all inputs on Ray, and write their records to a folder.
+
+    Returns:
+        ``OK``, or ``SOME_FAILED`` if at least one input has an error record.
+
+    Raises:
+        LevitError: the options, the output, the model or the engine were refused, the output cannot be written, or the
+            cluster is not there or failed.
+    """
+    format = _consistent_format(
+        inputs, output, spec, decode_options, display,
+        [*conflicts(model, spec, decode_options.resizer), *threshold_faults(min_prob)],
+    )  # fmt: skip
+    kind = classification(format, top_k, min_prob, silent)
+    return run_on_ray(
+        kind, format, inputs, model, spec, decode_options, output, display, ray_options, log,
+        batch_size=batch_size, top_k=top_k, min_prob=min_prob, debug=debug,
+    )  # fmt: skip
+
+
+def run_on_ray(
+    kind: Kind[Any],
+    format: Format,
+    inputs: InputOptions,
+    model: ModelOptions,
+    spec: EngineSpec,
+    decode_options: DecodeOptions,
+    output: OutputOptions,
+    display: DisplayOptions,
+    ray_options: RayOptions,
+    log: Log,
+    *,
+    batch_size: int,
+    top_k: int,
+    min_prob: float | None = None,
+    debug: bool = False,
+) -> ExitCode:
+    """Compute the results of all inputs on Ray. Arguments and errors as for ``classify_on_ray``."""
+    assert output.path is not None
+    with _readable_again(inputs) as inputs, _open_output(output, inputs) as folder:
+        require_some(inputs, Skipped())
+        inputs = replace(inputs, opens_archives=False)
+        checkpoint = load_model(model, log, verbose=display.verbose)
+        reader = Reader(checkpoint.transform, decode_options.decoding, decode_options.resizer, offline=model.offline)
+        spec = replace(spec, threads=ray_options.cpus_per_actor)
+        engine = make_prediction_engine(
+            checkpoint, spec.with_batching(batch_size, single=False), log, verbose=display.verbose,
+            for_features=kind.for_features,
+        )  # fmt: skip
+        keep_until_exit(engine)
+        fingerprint = kind.make_task(checkpoint, engine, reader, None).fingerprint()
+        threshold = (
+            None if kind.for_features else choose_threshold(checkpoint, min_prob, log if display.verbose else silent)
+        )
+        description = describe_run(
+            checkpoint, engine.spec, reader, top_k, with_hash=True, min_prob=threshold
+        )  # fmt: skip
+        part_format = _part_format(format, description, fingerprint)
+        parts = Parts(
+            folder, part_format, fingerprint, _summary(description), records_per_part=ray_options.records_per_part
+        )
+        parts.resume() if output.resume else parts.begin()
+        num_kept = len(parts.progress)
+        chosen = engine.spec
+        spec = replace(spec, engine=chosen.engine, device=chosen.device, precision=chosen.precision)
+        started = time.perf_counter()
+        with joined(ray_options.address, debug=debug):
+            import ray
+
+            from levit_cli.distributed.pipeline import Work
+
+            work = Work(
+                inputs, checkpoint.transform, decode_options, kind, ray.put(_portable(checkpoint)), spec, batch_size,
+                os.getcwd(),
+            )  # fmt: skip
+            run = _Run(work, parts, _resources(ray_options), display, log)
+            run.complete()
+        parts.finish()
+        if not display.quiet:
+            if sentence := run.skipped.sentence():
+                log(sentence)
+            log(_closing_line(parts, num_kept, time.perf_counter() - started))
+        return ExitCode.SOME_FAILED if parts.progress.num_failed else ExitCode.OK
+
+
+def _closing_line(parts: Parts, num_kept: int, seconds: float) -> str:
+    num_new, failed = len(parts.progress) - num_kept, parts.progress.num_failed
+    kept = f"; {count_noun(num_kept, 'existing record')} kept" if num_kept else ""
+    rate = f"{count_noun(num_new, 'image')} in {seconds:.2f} s ({num_new / seconds:.1f}/s)"
+    return f"{rate}{f', {failed:,} failed' if failed else ''}{kept}"
+
+
+def _consistent_format(
+    inputs: InputOptions,
+    output: OutputOptions,
+    spec: EngineSpec,
+    decode_options: DecodeOptions,
+    display: DisplayOptions,
+    others: list[UsageError],
+) -> Format:
+    """Return the format of the parts.
+
+    Raises:
+        UsageError: the extra is not installed, or options are missing, contradict each other or have no effect.
+    """
+    require_extra("ray", "--ray")
+    faults = [*input_faults(inputs, "classify"), *output_faults(output), *others]
+    if output.path is None:
+        faults.append(UsageError("--ray needs an output folder", hint="add --output DIR"))
+    if STDIN in inputs.arguments:
+        why = "the workers cannot read the standard input of this process"
+        faults.append(UsageError("--ray cannot classify an image on standard input", why=why, hint="name a file"))
+    if inputs.shard is not None:
+        faults.append(UsageError("--shard cannot be used with --ray", why="Ray divides the inputs itself"))
+    format = output.format or "jsonl"
+    if format not in FORMATS:
+        hint = f"use --format {' or '.join(FORMATS)}"
+        faults.append(UsageError(f"--ray does not write the format {format}", hint=hint))
+    unused = {"--threads": spec.threads, "--workers": decode_options.workers, "--stats": display.stats}
+    for name in (name for name, value in unused.items() if value):
+        hint = "leave it out" if name == "--stats" else "use --cpus-per-actor"
+        faults.append(UsageError(f"{name} has no effect with --ray", hint=hint))
+    raise_faults(faults)
+    return format
+
+
+@contextmanager
+def _readable_again(inputs: InputOptions) -> Iterator[InputOptions]:
+    """Yield the inputs with a list that any process of this machine can read, as a file, if it is on standard input."""
+    if inputs.files_from != STDIN:
+        yield inputs
+        return
+    with tempfile.NamedTemporaryFile(prefix="levit-") as file:
+        shutil.copyfileobj(io.FileIO(0, closefd=False), file)
+        file.flush()
+        yield replace(inputs, files_from=file.name)
+
+
+@contextmanager
+def _open_output(output: OutputOptions, inputs: InputOptions) -> Iterator[Folder]:
+    """Yield the folder of the output, after the check that it may be written."""
+    assert output.path is not None
+    may_exist = output.overwrite or output.resume
+    if url_of(output.path) is None:
+        require_free(output.path, inputs.arguments, overwrite=output.overwrite, resume=output.resume, folder=True)
+    elif inputs.offline:
+        raise UsageError(f"Cannot write {output.path}", why="--offline is set", hint="choose a local folder")
+    with open_folder(output.path) as folder:
+        if url_of(output.path) is not None and not may_exist and folder.names():
+            hint = "--resume continues it, --overwrite replaces it"
+            raise UsageError(f"{folder.name} exists", why="it was not touched", hint=hint)
+        yield folder
+
+
+def _part_format(format: Format, description: RunDescription, fingerprint: "Fingerprint") -> PartFormat:
+    if format == "jsonl":
+        return PartFormat("jsonl", bytes, lines_of)
+    with extra("parquet", "Writing Parquet"):
+        from levit_cli.predict.parquet_output import convert, metadata_of, records_in
+
+    metadata = metadata_of(description, fingerprint)
+
+    def encode(lines: bytes) -> bytes:
+        content = bytearray()
+        convert(io.BytesIO(lines), content.extend, metadata, has_order=True)
+        return bytes(content)
+
+    def decode(content: bytes) -> Iterator[bytes]:
+        with tempfile.NamedTemporaryFile(prefix="levit-") as file:
+            file.write(content)
+            file.flush()
+            yield from records_in(Path(file.name))
+
+    return PartFormat("parquet", encode, decode)
+
+
+def _summary(description: RunDescription) -> dict[str, Any]:
+    """Return what the manifest says about the model and its preprocessing."""
+    meta = description.as_json()
+    return {"version": meta["version"], "model": meta["model"], "preprocessing": meta["preprocessing"]}
+
+
+def _portable(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the model without what is of use on this machine only."""
+    return replace(checkpoint, known=None, known_sha256=checkpoint.sha256)
+
+
+def _resources(options: RayOptions) -> "Resources":
+    """Return what the run requests from the cluster.
+
+    Raises:
+        UsageError: this machine does not have that many cores or GPUs.
+    """
+    from levit_cli.distributed.pipeline import Resources
+
+    cpus, gpus = cluster_resources()
+    room = gpus // options.gpus_per_actor if options.gpus_per_actor else cpus // options.cpus_per_actor
+    actors = options.actors or max(1, int(room))
+    if options.address == LOCAL and actors > max(1, room):
+        has = f"{cpus:g} cores" + (f" and {gpus:g} GPUs" if options.gpus_per_actor else "")
+        raise UsageError(f"There is no room for {count_noun(actors, 'actor')}", why=f"this machine has {has}")
+    return Resources(actors, options.cpus_per_actor, options.gpus_per_actor)
+
+
+@dataclass
+class _Run:
+    """A run on a cluster that was joined."""
+
+    work: "Work"
+    parts: Parts
+    resources: "Resources"
+    display: DisplayOptions
+    log: Log
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def complete(self) -> None:
+        """Compute all results that are missing. Begin again if Ray fails, unless that brings nothing."""
+        failures = 0
+        with progress(shown=shows_progress(quiet=self.display.quiet)) as bar:
+            while True:
+                before = len(self.parts.progress)
+                try:
+                    self._compute_missing(bar)
+                    return
+                except (OutputError, LevitError):
+                    raise
+                except INTERRUPTIONS:
+                    self._keep_what_is_finished()
+                    raise
+                except Exception as error:
+                    self.parts.flush()
+                    failures = failures + 1 if len(self.parts.progress) == before else 1
+                    self._require_hope(error, failures)
+                    self.work = replace(self.work, decode=replace(self.work.decode, isolate=True))
+
+    def _compute_missing(self, bar: Progress) -> None:
+        from levit_cli.distributed.pipeline import dataset, results_of
+
+        data = dataset(self.work, self.parts.progress.snapshot(), self.resources)
+        skipped = Skipped()
+        with closing(results_of(data)) as results:
+            for records, ends in results:
+                bar.advance(self.parts.add(records))
+                for end in ends:
+                    skipped.merge(end.skipped)
+                    if end.source is None:
+                        self.parts.progress.end_list(end.num_items, end.containers)
+                    else:
+                        self.parts.progress.end_source(end.source, end.num_items)
+        self.skipped = skipped
+
+    def _keep_what_is_finished(self) -> None:
+        self.parts.flush()
+        if not self.display.quiet:
+            self.log("To continue, run the same command with --resume.")
+
+    def _require_hope(self, error: Exception, failures: int) -> None:
+        """Raise the error of a worker, or one that says that Ray failed too often."""
+        if (ours := our_error(error)) is not None:
+            raise ours from error
+        if not is_error_of_ray(error):
+            raise error
+        if failures >= MAX_FAILURES:
+            hint = "check the cluster, then run the same command with --resume"
+            raise UnreachableError("The Ray cluster failed repeatedly", why=first_line(error), hint=hint) from error
+        if self.display.verbose:
+            self.log(f"Ray failed, the run begins again with what is missing: {first_line(error)}")

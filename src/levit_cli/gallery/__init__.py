@@ -1,0 +1,1 @@
+"""Show the results of ``levit predict`` as one page."""

@@ -1,0 +1,1 @@
+"""Sort images into a folder per label, by the results of ``levit predict``. ``run`` is the command."""
