@@ -7,10 +7,13 @@ CORE_BIN := $(CORE_VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo bench test test-core test-all export-alone check lint types cold-start gpu faults hostile kills kills-sort kills-archives kills-remote fuzz clean
+.PHONY: demo bench test test-core test-all export-alone check lint types cold-start gpu faults hostile kills kills-archives kills-remote serve-answers serve-stops soak-serve fuzz clean
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 KILLS ?= 200
 FUZZ_SECONDS ?= 1800
+REQUESTS ?= 20000
+PHOTOS ?= examples
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/core
@@ -81,6 +84,16 @@ kills-archives: $(VENV)/dev
 # The same on objects in an S3 server.
 kills-remote: $(VENV)/dev
 	$(BIN)/python -m tests.hostile.kills --kills 50 --source s3
+
+# levit serve: 20,000 answers (make serve-answers REQUESTS=100000), 50 stops under load, and half an hour under load.
+serve-answers: $(VENV)/dev
+	$(BIN)/python -m tests.serve.load answers --requests $(REQUESTS)
+
+serve-stops: $(VENV)/dev
+	$(BIN)/python -m tests.serve.load stops --stops 50
+
+soak-serve: $(VENV)/dev
+	$(BIN)/python -m benchmarks.serve soak $(PHOTOS)
 
 fuzz: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.serve.server import Server, answer_of, form
+from tests.serve.server import Server, answer_of, form, serving
 from tests.support.binary import LEVIT, environment, records
 
 
@@ -44,6 +44,21 @@ def test_a_form_gets_a_list_of_records_in_order(
     text = got.pop(20)
     assert (text["path"], text["status"], text["error"]["kind"]) == ("readme.txt", "error", "not_an_image")
     assert got == [{**expected[str(photo)], "path": photo.name} for photo in photos]
+
+
+@pytest.mark.guarantee("serve-same-records")
+def test_embeddings_and_thresholds_are_those_of_the_commands(tiny_folder: Path, photos: list[Path]) -> None:
+    options = ["-m", str(tiny_folder), "--precision", "fp32"]
+    command = [LEVIT, "embed", *options, "--batch-size", "1", "--normalize", "-q", "-f", "jsonl"]
+    with serving(tiny_folder, "--precision", "fp32", "--batch-size", "1", "--min-prob", "0.5") as server:
+        for photo in photos[:3]:
+            done = subprocess.run([*command, str(photo)], capture_output=True, env=environment(), check=False)
+            assert done.returncode == 0, done.stderr
+            (wanted,) = records(done.stdout)
+            answer = server.post(photo.read_bytes(), "/embed?normalize=1").json
+            assert answer == {**wanted, "path": "-"}
+            record = server.post(photo.read_bytes()).json
+            assert record["accepted"] == (record["top"][0]["prob"] >= 0.5)
 
 
 def test_curl_sends_with_put_and_appends_the_name(served: Server, photos: list[Path]) -> None:

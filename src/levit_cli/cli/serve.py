@@ -111,6 +111,18 @@ def serve(
             help="Time for accepted requests after SIGTERM or Ctrl-C.",
         ),
     ] = 20.0,
+    min_prob: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="P",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+            help="Report for each image whether its first class has at least this probability (accepted). The default "
+            "is the threshold that levit eval stored in the model, if any; 0 turns it off.",
+        ),
+    ] = None,
     preprocessing: options.PreprocessingOption = None,
     decode: options.DecodeOption = "exact",
     resizer: options.ResizerOption = "auto",
@@ -177,6 +189,7 @@ def serve(
             Access(checked_token(token), frozenset(name.lower() for name in allowed_host or ())),
             Limits(parse_size(max_body), queue, request_timeout, client_timeout, grace),
             batch_size,
+            min_prob,
             quiet=quiet,
             verbose=verbose,
         ),

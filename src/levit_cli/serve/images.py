@@ -1,15 +1,14 @@
 """``/predict`` and ``/embed``: one image in the body, or several in a multipart body, and their records."""
 
-from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
 
 import numpy as np
 
 from levit_cli.data.input import STDIN, Input
+from levit_cli.embed.records import EmbeddingLines
 from levit_cli.errors import InputError
-from levit_cli.predict.pipeline import Prediction, rank
-from levit_cli.predict.records import json_record, path_fields
+from levit_cli.predict.pipeline import Embedding, Prediction, normalized, rank
+from levit_cli.predict.records import json_record
 from levit_cli.serve.messages import HttpError, Request, Response, json_response
 from levit_cli.serve.model import ServedModel
 from levit_cli.serve.multipart import split_parts
@@ -32,22 +31,26 @@ class ImageRoutes:
         top_k = top_k_of(request.query)
         items, is_form = images_of(request)
         model, outcomes = await self._service.outcomes(items, "logits")
-        records = [
-            json_record(prediction_of(item.path, outcome, model, top_k), model.checkpoint.labels)
-            for item, outcome in zip(items, outcomes, strict=True)
+        predictions = [
+            prediction_of(item.path, outcome, model, top_k) for item, outcome in zip(items, outcomes, strict=True)
         ]
-        return _answer(records, is_form=is_form)
+        records = [json_record(prediction, model.checkpoint.labels) for prediction in predictions]
+        return json_response(records) if is_form else json_response(records[0], _status(predictions[0].error))
 
     async def embed(self, request: Request) -> Response:
         """Return the feature vectors of the images of a request."""
         normalizes = _flag(request.query, "normalize")
         items, is_form = images_of(request)
-        _, outcomes = await self._service.outcomes(items, "features")
-        records = [
-            _vector_record(item.path, outcome, normalizes=normalizes)
+        model, outcomes = await self._service.outcomes(items, "features")
+        format = EmbeddingLines(model.checkpoint.config.hidden_sizes[-1], "float32")
+        embeddings = [
+            _embedding_of(item.path, outcome, normalizes=normalizes)
             for item, outcome in zip(items, outcomes, strict=True)
         ]
-        return _answer(records, is_form=is_form)
+        lines = [format.encode(embedding) for embedding in embeddings]
+        if is_form:
+            return Response(HTTPStatus.OK, b"[" + b", ".join(line[:-1] for line in lines) + b"]\n")
+        return Response(_status(embeddings[0].error), lines[0])
 
 
 def images_of(request: Request) -> tuple[list[Input], bool]:
@@ -81,7 +84,7 @@ def prediction_of(path: str, outcome: Outcome, model: ServedModel, top_k: int) -
     """Return the prediction of an image from its logits or its error, as ``levit predict`` does."""
     if isinstance(outcome, InputError):
         return Prediction(path, error=outcome)
-    return rank(path, outcome, top_k=top_k, temperature=model.checkpoint.temperature)
+    return rank(path, outcome, top_k=top_k, temperature=model.checkpoint.temperature, min_prob=model.min_prob)
 
 
 def _flag(query: dict[str, str], name: str) -> bool:
@@ -91,25 +94,16 @@ def _flag(query: dict[str, str], name: str) -> bool:
     return text in ("true", "1", "")
 
 
-def _vector_record(path: str, outcome: Outcome, *, normalizes: bool) -> dict[str, Any]:
-    if not isinstance(outcome, InputError) and not np.isfinite(outcome).all():
-        outcome = InputError("non_finite", "the features contain NaN or infinity")
+def _embedding_of(path: str, outcome: Outcome, *, normalizes: bool) -> Embedding:
     if isinstance(outcome, InputError):
-        return {**path_fields(path), "status": "error", "error": {"kind": outcome.kind, "message": outcome.message}}
-    length = float(np.linalg.norm(outcome)) if normalizes else 1.0
-    vector = outcome / np.float32(length) if length else outcome
-    return {**path_fields(path), "status": "ok", "vector": [float(f"{value:.9g}") for value in vector.tolist()]}
+        return Embedding(path, error=outcome)
+    if not np.isfinite(outcome).all():
+        return Embedding(path, error=InputError("non_finite", "the features contain NaN or infinity"))
+    return Embedding(path, normalized(outcome) if normalizes else outcome)
 
 
-def _answer(records: Sequence[dict[str, Any]], *, is_form: bool) -> Response:
-    if is_form:
-        return json_response(records)
-    (record,) = records
-    return json_response(record, _status(record))
-
-
-def _status(record: dict[str, Any]) -> HTTPStatus:
-    if record["status"] == "ok":
+def _status(error: InputError | None) -> HTTPStatus:
+    if error is None:
         return HTTPStatus.OK
-    is_no_image = record["error"]["kind"] in NO_IMAGE
+    is_no_image = error.kind in NO_IMAGE
     return HTTPStatus.UNSUPPORTED_MEDIA_TYPE if is_no_image else HTTPStatus.UNPROCESSABLE_ENTITY

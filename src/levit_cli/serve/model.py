@@ -14,11 +14,11 @@ from levit_cli.checkpoints import Checkpoint
 from levit_cli.data.input import STDIN, Input, is_url
 from levit_cli.engines import EngineSpec, LevitEngine
 from levit_cli.errors import InputError, RefusedError
-from levit_cli.predict.model import ModelOptions, load_model, make_prediction_engine
+from levit_cli.predict.model import ModelOptions, choose_threshold, load_model, make_prediction_engine
 from levit_cli.predict.pipeline import logits_of
 from levit_cli.predict.prefetch import DecodeOptions
 from levit_cli.predict.reader import Reader
-from levit_cli.system.progress import Log
+from levit_cli.system.progress import Log, silent
 
 if TYPE_CHECKING:
     from levit_cli.predict.isolation import IsolatedReader
@@ -104,6 +104,7 @@ class ServedModel:
     Args:
         single: the engine for one image.
         name: what clients may know of the model's origin.
+        min_prob: the threshold from which on predictions are accepted; None for none.
         isolated: decodes in processes; None to decode in the calling thread.
         timeout_s: wall-clock limit for decoding one image.
         max_batch: images per batch.
@@ -115,12 +116,13 @@ class ServedModel:
         reader: Reader,
         single: LevitEngine,
         name: str,
+        min_prob: float | None,
         isolated: "IsolatedReader | None",
         timeout_s: float,
         max_batch: int,
     ) -> None:
         self.checkpoint, self._reader, self._timeout_s = checkpoint, reader, timeout_s
-        self.name = name
+        self.name, self.min_prob = name, min_prob
         self.spec = single.spec
         self._single = single
         self._isolated = isolated
@@ -217,14 +219,26 @@ def public_name(source: str) -> str:
 
 
 def load_served_model(
-    options: ModelOptions, spec: EngineSpec, decode: DecodeOptions, max_batch: int, log: Log, *, verbose: bool
+    options: ModelOptions,
+    spec: EngineSpec,
+    decode: DecodeOptions,
+    log: Log,
+    *,
+    max_batch: int,
+    min_prob: float | None,
+    verbose: bool,
 ) -> ServedModel:
     """Load a model and compile its network for single images.
+
+    Args:
+        max_batch: images per batch.
+        min_prob: the threshold; None for the one that the model stores, if any, and 0 for none.
 
     Raises:
         LevitError: the model or the engine was refused.
     """
     checkpoint = load_model(options, log, verbose=verbose, single=True)
+    threshold = choose_threshold(checkpoint, min_prob, log if verbose else silent)
     reader = Reader(checkpoint.transform, decode.decoding, decode.resizer, offline=True)
     isolated = _isolated_reader(reader, decode.timeout_s) if decode.isolate else None
     starting = _start_workers(isolated, 1) if isolated else []
@@ -234,7 +248,9 @@ def load_served_model(
     limit = engine.spec.batch_size if not is_openvino and engine.spec.batch_size else max_batch
     for thread in starting:
         thread.join()
-    return ServedModel(checkpoint, reader, engine, public_name(options.name), isolated, decode.timeout_s, limit)
+    return ServedModel(
+        checkpoint, reader, engine, public_name(options.name), threshold, isolated, decode.timeout_s, limit
+    )
 
 
 def _isolated_reader(reader: Reader, timeout_s: float) -> "IsolatedReader":

@@ -11,7 +11,7 @@ from functools import partial
 
 from levit_cli.engines import EngineSpec
 from levit_cli.errors import ExitCode, LevitError, raise_faults
-from levit_cli.predict.model import ModelOptions, conflicts
+from levit_cli.predict.model import ModelOptions, conflicts, threshold_faults
 from levit_cli.predict.prefetch import DecodeOptions
 from levit_cli.serve.app import Application
 from levit_cli.serve.connection import Connection, Connections
@@ -43,6 +43,7 @@ class ServeOptions:
     access: Access
     limits: Limits
     batch_size: int
+    min_prob: float | None = None
     quiet: bool = False
     verbose: bool = False
 
@@ -58,9 +59,12 @@ def serve(
     Raises:
         LevitError: the options, the address, the model or the engine were refused.
     """
-    raise_faults(conflicts(model, spec, decode.resizer))
+    raise_faults([*conflicts(model, spec, decode.resizer), *threshold_faults(options.min_prob)])
     listener = listen(options.address)
-    load = partial(load_served_model, model, spec, decode, options.batch_size, log, verbose=options.verbose)
+    load = partial(
+        load_served_model, model, spec, decode, log,
+        max_batch=options.batch_size, min_prob=options.min_prob, verbose=options.verbose,
+    )  # fmt: skip
     try:
         return asyncio.run(_Server(listener, load, model.name, decode, options, log).run())
     finally:
