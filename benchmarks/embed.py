@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from benchmarks.measuring import Run, machine, run_process
+from benchmarks.measuring import Run, machine, random_model, run_process
 from levit_cli.data.inputs import walk
 
 LEVIT = str(Path(sys.executable).with_name("levit"))
@@ -56,11 +56,11 @@ def report(runs: dict[str, list[Run]], count: int) -> None:
 def memory(options: argparse.Namespace) -> None:
     with TemporaryDirectory() as folder:
         photo, index = Path(folder, "photo.png"), Path(folder, "index.npz")
-        run_process(
-            [sys.executable, "-m", "benchmarks.embed", "make", str(photo), str(index), json.dumps(vars(options))]
-        )
-        run = run_process([LEVIT, "similar", str(photo), "--index", str(index), "-m", options.model])
-        print(f"{options.count:,} x {options.size} in float16, {index.stat().st_size / 1e6:.0f} MB on the disk")
+        settings = json.dumps({"count": options.count, "size": SIZE})
+        run_process([sys.executable, "-m", "benchmarks.embed", "make", str(photo), str(index), settings])
+        model = random_model(VARIANT, f"{folder}/model")
+        run = run_process([LEVIT, "similar", str(photo), "--index", str(index), "-m", model])
+        print(f"{options.count:,} x {SIZE} in float16, {index.stat().st_size / 1e6:.0f} MB on the disk")
         print(f"similar: {run.wall_s:.1f} s, {run.cpu_s:.1f} s of CPU, peak {run.peak_mb:.0f} MB")
 
 

@@ -66,7 +66,7 @@ def duplicates(
             metavar="COSINE",
             show_default=False,
             rich_help_panel=options.OUTPUT,
-            help="Lowest cosine similarity of two images in a group. The default is 0.8, because the pixels of similar "
+            help="Lowest cosine similarity of two images in a group. The default is 0.7, because the pixels of similar "
             "images are compared, too, and 0.97 with --index.",
         ),
     ] = None,

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 # The lowest cosine similarity of two duplicates. With the images, pairs of similar vectors are compared pixel by pixel,
 # so that the vectors need not separate copies from similar scenes.
-WITH_IMAGES, WITHOUT_IMAGES = 0.8, 0.97
+WITH_IMAGES, WITHOUT_IMAGES = 0.7, 0.97
 THUMBNAIL_PX = 360  # twice the size on the page, for high-density screens
 NUM_SMALL = SIDE * SIDE * 3
 
