@@ -328,11 +328,11 @@ def undo(work: Path, step: int, *, lasting: bool, mode: str) -> int:
         assert contents(case.photos.folder) >= case.contents
         if outcome.code == ExitCode.OK:
             case.require(case.original)
-        elif len(outcome.calls) % 2:
-            case.check(outcome)
-        else:
-            case.run(*case.undo)
-            case.require(case.original)
+            return
+        if len(outcome.calls) % 2:
+            case.run(*case.sort)
+        case.run(*case.undo)
+        case.require(case.original)
 
     return tried(attempt, step, check)
 

@@ -133,24 +133,18 @@ def _is_unchanged(before: os.stat_result, after: os.stat_result, copied: int) ->
     return (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and copied == after.st_size
 
 
-def make_link(text: str, path: str, mtime_ns: int) -> None:
-    """Make a symbolic link with a time of modification, where the system can set it.
-
-    Raises:
-        FileExistsError: the name is taken.
-    """
-    os.symlink(text, path)
+def link_in_temporary(text: str, target: str, mtime_ns: int) -> str:
+    """Make the temporary file of ``target`` a symbolic link with a time of modification; return its name."""
+    temporary = temporary_of(target)
+    remove(temporary)  # a killed run left it
+    os.symlink(text, temporary)
     try:
-        set_time_of_link(path, mtime_ns)
+        if SETS_TIMES_OF_LINKS:
+            os.utime(temporary, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
     except OSError:
-        os.unlink(path)
+        remove(temporary)
         raise
-
-
-def set_time_of_link(path: str, mtime_ns: int) -> None:
-    """Set the time of modification of a symbolic link, where the system can."""
-    if SETS_TIMES_OF_LINKS:
-        os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+    return temporary
 
 
 def sync_files(paths: Iterable[str]) -> None:

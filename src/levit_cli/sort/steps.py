@@ -78,7 +78,7 @@ class _Batch:
 
     def take(self, steps: list[Step]) -> Outcome:
         steps = [*self._survivors(steps, self._copy)]
-        self._sync(self._temporary.values())
+        self._sync(self._temporary[step.number] for step in steps if step.number in self._temporary and not step.link)
         for phase in (self._verify, self._place):
             steps = [*self._survivors(steps, phase)]
         self._sync({os.path.dirname(self._target(step)) for step in steps if step.action == "move"})
@@ -130,8 +130,11 @@ class _Batch:
         return os.path.join(self._folder, step.target)
 
     def _copy(self, step: Step) -> None:
-        is_elsewhere = step.action == "move" and step.link is None and step.device != self._device
-        if step.action == "copy" or is_elsewhere:
+        if step.link is not None:
+            self._temporary[step.number] = files.link_in_temporary(
+                new_link_of(step), self._target(step), step.mtime_ns
+            )  # fmt: skip
+        elif step.action == "copy" or (step.action == "move" and step.device != self._device):
             self._copy_now(step)
 
     def _copy_now(self, step: Step) -> None:
@@ -143,7 +146,7 @@ class _Batch:
 
     def _verify(self, step: Step) -> None:
         """Check that a copy is on the disk, and equal to the file that will be removed."""
-        if step.number not in self._temporary:
+        if step.number not in self._temporary or step.link is not None:
             return
         if self._sync_error:
             raise self._sync_error
@@ -158,8 +161,6 @@ class _Batch:
             os.symlink(step.source, target)
         elif step.action == "link":
             os.link(os.path.realpath(step.source, strict=True), target)
-        elif step.link is not None:
-            files.make_link(new_link_of(step), target, step.mtime_ns)
         else:
             self._move(step)
 
@@ -281,8 +282,6 @@ def _finished(folder: Path, step: Step) -> bool:
         files.remove(files.temporary_of(target))
     if not was_taken(folder, step):
         return False
-    if step.link is not None:
-        files.set_time_of_link(target, step.mtime_ns)
     if step.action == "move" and files.status_of(step.source):
         is_copy = step.link is None and not _is_moved(step, os.lstat(target))
         if is_copy and not files.same_content(step.source, target):

@@ -182,14 +182,22 @@ class _Batch:
         if not check(self._folder, step):
             self._closed.add(step.number)
             return False
-        if step.action == "move" and files.status_of(step.source) is None:
+        if step.action != "move":
+            return True
+        if files.status_of(step.source) is None:
             os.makedirs(os.path.dirname(step.source), exist_ok=True)
             self._move_back(step, os.path.join(self._folder, step.target))
+        else:
+            files.remove(files.temporary_of(step.source))  # a killed run may have left it
         return True
 
     def _move_back(self, step: Step, target: str) -> None:
         if step.link is not None:
-            files.make_link(step.link, step.source, step.mtime_ns)
+            temporary = files.link_in_temporary(step.link, step.source, step.mtime_ns)
+            try:
+                files.place(temporary, step.source)
+            finally:
+                files.remove(temporary)
             return
         try:
             files.place(target, step.source)
