@@ -212,8 +212,10 @@ def test_hostile_names_do_nothing(tab: Tab, tmp_path: Path) -> None:
     records = [ok(name, *[(label, 0.9 / 2**rank) for rank, label in enumerate([name, *HOSTILE])]) for name in names]
     records += [failed(name, "corrupt", name) for name in HOSTILE]
     hostile = make_page(tmp_path, records)
-    tab.open(hostile)
+    tab.open(hostile, height=TALL)
     assert tab.run("document.querySelector('#images h2 bdi').textContent.length") > 1
+    shown = tab.run("[...document.querySelectorAll('.tile .file')].map(e => e.textContent)")
+    assert "\\u202egnp.exe\\u2066\\u200b" in shown
     tab.click(".tile button")
     for _ in names:
         assert tab.run("document.getElementById('view-link').href").startswith(tmp_path.as_uri())

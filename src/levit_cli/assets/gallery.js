@@ -14,14 +14,13 @@ const thumbnails = byId("thumbnails").textContent.split("\n");
 const number = new Intl.NumberFormat("en");
 const count = (value, noun) => `${number.format(value)} ${noun}${value === 1 ? "" : "s"}`;
 const percent = prob => `${(100 * prob).toFixed(1)}\u00a0%`;
-const fileName = path => path.slice(Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\", path.length - 2)) + 1) || path;
 const sortKey = text => text.toLowerCase().replace(/\d+/g, digits => digits.padStart(12, "0")); // 2.jpg before 10.jpg
 const compare = (a, b) => (a < b ? -1 : Number(a > b));
 const copyOf = id => byId(id).content.firstElementChild.cloneNode(true);
 
 const images = data.images.map((image, order) => ({
   ...image, order, thumbnail: thumbnails[order], label: image.top[0][0], prob: image.top[0][1],
-  name: fileName(image.path), text: image.path.toLowerCase(),
+  text: image.path.toLowerCase(),
 }));
 const errors = data.errors.map(error => ({...error, text: `${error.path}\n${error.message}`.toLowerCase(), row: null}));
 const labelOf = index => data.labels[index].name;

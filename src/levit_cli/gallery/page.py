@@ -8,6 +8,7 @@ them as text.
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -27,7 +28,7 @@ from levit_cli.system.text import printable
 MAX_BYTES = 40_000_000  # of a page with up to FULL images; one with more may be larger in proportion
 FULL = 5_000
 MARKUP_BYTES = 20_000  # of the template, without script, styles and data
-MAX_LABEL_CHARS, MAX_PATH_CHARS, MAX_MESSAGE_CHARS, MAX_LINK_CHARS = 100, 300, 300, 600
+MAX_LABEL_CHARS, MAX_NAME_CHARS, MAX_PATH_CHARS, MAX_MESSAGE_CHARS, MAX_LINK_CHARS = 100, 100, 300, 300, 600
 POLICY = (
     "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; "
     "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -116,8 +117,12 @@ class _Labels:
 
 def _image(shown: Shown, labels: _Labels) -> dict[str, Any]:
     result, thumbnail = shown.result, shown.thumbnail
-    image: dict[str, Any] = {"path": shortened(result.path, MAX_PATH_CHARS)}
-    image["top"] = [[labels.number_of(ranked), round(ranked.prob, PROB_DIGITS)] for ranked in result.top]
+    name = os.path.basename(result.path) or result.path
+    image: dict[str, Any] = {
+        "path": shortened(result.path, MAX_PATH_CHARS),
+        "name": shortened(name, MAX_NAME_CHARS),
+        "top": [[labels.number_of(ranked), round(ranked.prob, PROB_DIGITS)] for ranked in result.top],
+    }
     if result.accepted is not None:
         image["accepted"] = result.accepted
     if isinstance(thumbnail, InputError):
