@@ -72,6 +72,7 @@ def test_info_and_convert_checkpoint_take_the_run_folder(finished: Path, tmp_pat
         assert load(tmp_path / format).temperature == load(finished).temperature
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee("probe")
 @needs_probe
 @needs_export
@@ -115,6 +116,7 @@ def test_a_missing_extra_is_named_with_the_pip_command_after_other_faults(data: 
     assert b"No folder" in done.stderr
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee("probe")
 @needs_probe
 def test_the_core_and_scikit_learn_are_enough(data: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -128,7 +130,12 @@ def test_the_core_and_scikit_learn_are_enough(data: Path, tiny_folder: Path, tmp
 @needs_probe
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.exhaustive),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
 )
 def test_a_stopped_run_leaves_no_run_folder(
     number: signal.Signals, code: int, tiny_folder: Path, tmp_path: Path

@@ -47,11 +47,13 @@ class Plan:
 
     Args:
         split: the images; unreadable ones are not excluded yet.
+        val_split: the fraction of each class to measure on, if there is no folder of validation images.
         max_unreadable: the largest accepted fraction of unreadable images.
     """
 
     request: ProbeRequest
     split: Split
+    val_split: float
     max_unreadable: float
 
 
@@ -64,14 +66,12 @@ def make_plan(request: ProbeRequest) -> Plan:
     """
     require_local(request.data)
     root, faults = request.data.resolve(), Faults()
-    values = {**DEFAULTS, **_given(request)}
     with faults.collect():
         refuse_faults(faults_of(_given(request)))
+    values = DEFAULTS if faults.errors else {**DEFAULTS, **_given(request)}
     split = None
     with faults.collect():
-        is_valid = not faults.errors
-        val_split, seed = (values if is_valid else DEFAULTS)["val_split"], request.seed
-        split = find_images(root, val_split, seed, request.output)
+        split = find_images(root, values["val_split"], values["seed"], request.output)
         if split.has_val_folder and request.val_split is not None:
             raise UsageError("--val-split has no effect", why=f"{root} has a folder of validation images")
     for error in _conflicts(request):
@@ -80,7 +80,7 @@ def make_plan(request: ProbeRequest) -> Plan:
         _require_output(request, root)
     faults.refuse()
     assert split is not None
-    return Plan(request, split, values["max_unreadable"])
+    return Plan(request, split, values["val_split"], values["max_unreadable"])
 
 
 def _given(request: ProbeRequest) -> dict[str, object]:

@@ -93,8 +93,7 @@ def as_rows(result: Result) -> dict[str, str]:
     fitted = len(split.train) + (0 if split.has_val_folder else len(split.val))
     return {
         "top-1": f"{top1}; 95 % confidence interval {100 * low:.1f} to {percent(high)}",
-        "": f"on validation images that chose and trained nothing; mean over classes "
-        f"{percent(measured.balanced_accuracy)}",
+        "": f"by the head fitted to the training images; mean over classes {percent(measured.balanced_accuracy)}",
         "strength": f"C = {choice.strength:.3g}, {chosen}" if choice.images else f"C = {choice.strength:g}",
         "temperature": f"{choice.temperature:.3f}; calibration error {100 * measured.calibration_error:.1f} points",
         "fitted to": count_noun(fitted, "image") + _which(split),

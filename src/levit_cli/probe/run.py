@@ -14,6 +14,7 @@ import numpy as np
 
 from levit_cli.checkpoints import Checkpoint, Evaluation
 from levit_cli.choices import ClassWeights
+from levit_cli.data.remote.names import without_secrets
 from levit_cli.errors import RefusedError, reason_of
 from levit_cli.finetune.images_file import as_lines
 from levit_cli.finetune.plan import log_images
@@ -139,25 +140,36 @@ def fit_and_measure(
 
 
 def _write(plan: Plan, source: Checkpoint, final: LinearProbe, result: Result) -> None:
-    request, split = plan.request, result.split
-    name = request.model.name
-    start = printable(Path(name).name) if os.path.exists(name) else name
-    dataset = f"the validation images of {printable(split.root.name)}"
-    evaluation = Evaluation(dataset, result.measured.top1.total, result.measured.top1.value)
+    """Write the run folder.
+
+    Raises:
+        RefusedError: an image disappeared during the run.
+        UsageError, OutputError: see ``write_run``.
+    """
+    split, top1 = result.split, result.measured.top1
+    evaluation = Evaluation(f"the validation images of {printable(split.root.name)}", top1.total, top1.value)
     checkpoint = with_head(source, final, split.classes, result.choice.temperature, evaluation)
-    settings: dict[str, Any] = {
-        "data": str(split.root),
-        "model": name,
-        "model_sha256": source.sha256,
-        "class_weights": request.class_weights,
-        "seed": request.seed,
-        "max_unreadable": plan.max_unreadable,
-        "decode": request.decoding,
-    }
     try:
         images = as_lines(split)
     except OSError as error:
-        raise RefusedError(
-            "An image disappeared during the run", why=f"{error.filename}: {reason_of(error)}"
-        ) from error
-    write_run(request.output, checkpoint, result, settings, images, start)
+        why = f"{error.filename}: {reason_of(error)}"
+        raise RefusedError("An image disappeared during the run", why=why) from error
+    name = plan.request.model.name
+    start = printable(Path(name).name) if os.path.exists(name) else without_secrets(name)
+    write_run(plan.request.output, checkpoint, result, _settings(plan, source), images, start)
+
+
+def _settings(plan: Plan, source: Checkpoint) -> dict[str, Any]:
+    """Return what the result depends on, for ``probe.json``."""
+    request, split = plan.request, plan.split
+    return {
+        "data": str(split.root),
+        "model": without_secrets(request.model.name),
+        "model_sha256": source.sha256,
+        "preprocessing": source.transform.name,
+        "decode": request.decoding,
+        "class_weights": request.class_weights,
+        "val_split": None if split.has_val_folder else plan.val_split,
+        "max_unreadable": plan.max_unreadable,
+        "seed": request.seed,
+    }
