@@ -18,7 +18,7 @@ from levit_cli.errors import TrainingStoppedError
 from levit_cli.finetune.data import SHARED_MEMORY_HINT, Loader, Loaders, batches_of, full_memory, reason_line
 from levit_cli.finetune.ddp import Processes
 from levit_cli.finetune.metrics import Metrics, is_exhausted, reason_to_stop, score_of
-from levit_cli.finetune.run_folder import RunFolder
+from levit_cli.finetune.run_folder import RunFolder, refuse_damaged
 from levit_cli.finetune.settings import Settings
 from levit_cli.finetune.state import Position, Student, TrainState, checkpoint_dict
 from levit_cli.finetune.step import StepContext, normalize, train_step
@@ -91,10 +91,11 @@ class Trainer:
         """Continue from the content of ``state.pt``.
 
         Raises:
-            RefusedError: ``metrics.jsonl`` is damaged.
+            RefusedError: the position or ``metrics.jsonl`` is damaged.
         """
         self.state.load_state_dict(saved)
-        self.position = Position(**saved["position"])
+        with refuse_damaged(self.folder.state_file):
+            self.position = Position(**saved["position"])
         self.history = self.folder.read_metrics(self.position.epoch)
 
     def train(self) -> None:
