@@ -6,6 +6,7 @@ CORE_VENV ?= .venv-core
 CORE_BIN := $(CORE_VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+.PHONY: demo bench test test-core test-all export-alone check lint types cold-start gpu faults hostile kills kills-sort kills-archives kills-remote fuzz clean
 .PHONY: demo bench test test-core test-all export-alone check lint types cold-start gpu faults hostile kills kills-archives kills-remote serve-answers serve-stops soak-serve fuzz clean
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
@@ -69,6 +70,10 @@ hostile: $(VENV)/dev
 
 kills: $(VENV)/dev
 	$(BIN)/python -m tests.hostile.kills --kills $(KILLS)
+
+# levit sort and its --undo, killed at random moments.
+kills-sort: $(VENV)/dev
+	$(BIN)/python -m tests.hostile.kills_sort --kills 100
 
 # The same on archives, 50 kills each.
 kills-archives: $(VENV)/dev

@@ -11,6 +11,7 @@ from levit_cli.choices import PreprocessingName
 from levit_cli.errors import ExitCode, InputErrorKind
 from levit_cli.model.config import VARIANTS
 from tests.support.binary import environment, levit
+from tests.support.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "levit_cli"
@@ -20,8 +21,6 @@ PAGES = [
 ]
 USER_PAGES = [page for page in PAGES if page.parent.name != "dev"]
 CARDS = [ROOT / "examples/README.md", ROOT / "examples/demo_model/README.md", PACKAGE / "assets/demo/README.md"]
-COMMANDS = ("predict", "eval", "finetune", "bench", "convert-checkpoint", "info", "export", "quantize", "gallery")
-WITHOUT_README = ("serve",)  # commands that README.md does not list yet
 BENCHMARK_PAGE = "performance.md"  # also names options of the scripts in benchmarks/
 GENERAL = {"--version", "--help", "--install-completion", "--show-completion"}  # options of levit itself
 OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z0-9][a-z0-9-]*")
@@ -41,7 +40,7 @@ def options() -> Mapping[str, set[str]]:
     """The options of each command, from its help."""
     return {
         command: set(OPTION.findall(levit(command, "--help", env=environment(COLUMNS="200")).stdout.decode()))
-        for command in (*COMMANDS, *WITHOUT_README)
+        for command in COMMANDS
     }
 
 

@@ -13,23 +13,9 @@ from typer.testing import CliRunner
 from levit_cli.cli import app
 from levit_cli.cli.options import ENGINE, GENERAL, INPUT, MODEL, OUTPUT, PREPROCESSING
 from tests.support.binary import LEVIT, environment
+from tests.support.commands import COMMANDS
 from tests.support.foreign_systems import posix_only
 
-COMMANDS = (
-    "predict",
-    "embed",
-    "eval",
-    "finetune",
-    "bench",
-    "info",
-    "convert-checkpoint",
-    "export",
-    "quantize",
-    "sort",
-    "gallery",
-    "serve",
-    "merge",
-)  # fmt: skip
 EVERY_HELP = ((), *((command,) for command in COMMANDS))
 SHARED_PANELS = {
     "--model": MODEL, "--labels": MODEL, "--sha256": MODEL,

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from levit_cli.checkpoints.metadata import store_temperature
+from levit_cli.checkpoints import Threshold
+from levit_cli.checkpoints.metadata import store_temperature, store_threshold
 from levit_cli.choices import ExportTarget
 from levit_cli.data.labels import imagenet1k
 from levit_cli.export import files
@@ -26,6 +27,7 @@ from tests.support.foreign_systems import linux_only
 from tests.support.random_weights import TINY, write_folder
 from tests.support.sample_images import sample_image
 
+MIN_PROB = 0.2
 TOLERANCE = 1e-4  # of a probability
 HIDDEN = ("levit_cli", "torch", "torchvision", "safetensors", "huggingface_hub", "typer", "rich")
 OTHER_RUNTIME: dict[ExportTarget, tuple[str, ...]] = {
@@ -39,13 +41,14 @@ TARGETS = [pytest.param("onnx", marks=needs_export), "openvino"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with hostile labels and a temperature."""
+    """A model with hostile labels, a temperature and a threshold."""
     folder = write_folder(tmp_path_factory.mktemp("model") / "hf")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     names = dict(enumerate(LABELS))
     config |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     store_temperature(folder, 2.5)
+    store_threshold(folder, Threshold(MIN_PROB, 2.5, 0.9, 100, 80, 80))
     return folder
 
 
@@ -153,6 +156,7 @@ def test_the_script_prints_the_records_of_levit_predict(
     )
     expected, found = records(reference.stdout), records(done.stdout)
     assert_same_records(found[:-1], expected)
+    assert {record.get("accepted") for record in expected} == {True, None}
     assert found[-1]["error"]["kind"] == "not_regular"
     kinds = {Path(record["path"]).name: record["error"]["kind"] for record in found if record["status"] == "error"}
     assert kinds == {

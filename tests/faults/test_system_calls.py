@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SCENARIOS = (
     *("predict", "resume", "document", "convert", "export"),
     *(pytest.param(name, marks=needs_parquet) for name in ("parquet", "parquet_resume")),
+    *("sort_copy", "sort_move", "sort_link", "sort_symlink", "undo_copy", "undo_move"),
     pytest.param("finetune", marks=needs_torch),
 )
 FEW, FEWER = 19, 61  # steps; fewer for the many calls of a training, and for Parquet, whose libraries load slowly
@@ -33,7 +34,8 @@ def run_scenario(scenario: str, how: str, step: int, model: Path, work: Path) ->
 
 
 @pytest.mark.guarantee(
-    "resume-after-kill", "atomic-replacement", "no-traceback", "full-disk", "safe-conversion", "training-disk-full"
+    *("resume-after-kill", "atomic-replacement", "no-traceback", "full-disk", "safe-conversion", "training-disk-full"),
+    "sort-undo",
 )
 @pytest.mark.parametrize("how", ["once", "lasting"])
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -3,16 +3,15 @@
 import io
 import json
 import re
-import threading
 from collections.abc import Iterable
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from levit_cli.predict.records import as_json, path_fields
+from tests.support.fake_hub import Exchange, Server
 
 HOSTILE = (
     "<script>window.sentinel = 1</script>",
@@ -57,29 +56,15 @@ def jpeg_of(color: tuple[int, int, int]) -> bytes:
     return file.getvalue()
 
 
-class PhotoServer:
+class PhotoServer(Server):
     """A server on this machine that answers each request with a photo."""
 
-    def __init__(self) -> None:
-        self.requested: list[str] = []
-        outer = self
+    def answer(self, exchange: Exchange, path: str) -> None:
+        exchange.reply(200, jpeg_of(COLORS[1]))
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.requested.append(self.path)
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(jpeg_of(COLORS[1]))
-
-            def log_message(self, format: str, *args: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    @property
+    def requested(self) -> list[str]:
+        return [request.path for request in self.requests]
 
 
 class Page(HTMLParser):

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.gallery.cases import PhotoServer
+from tests.support.fake_hub import running
 
 
 @pytest.fixture
 def photo_server() -> Iterator[PhotoServer]:
-    server = PhotoServer()
-    yield server
-    server.close()
+    with running(PhotoServer()) as server:
+        yield server

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes, urljoin
@@ -16,9 +17,11 @@ from levit_cli.gallery.run import RESULTS_CHANGED, GalleryOptions, make_gallery
 from levit_cli.gallery.thumbnails import make_thumbnails
 from levit_cli.predict.prefetch import DecodeOptions
 from tests.gallery.cases import COLORS, HOSTILE, Page, PhotoServer, failed, jpeg_of, ok, write_results
-from tests.support.archives import tar_of_folder, write_tar, write_zip, zip_of_folder
+from tests.support.archives import tar_bytes, tar_of_folder, write_tar, write_zip, zip_of_folder
 from tests.support.binary import environment, levit
-from tests.support.extras import hide_extra, names_pip_command, needs_parquet, needs_plot
+from tests.support.extras import hide_extra, names_pip_command, needs_parquet, needs_plot, needs_remote
+from tests.support.fake_hub import running
+from tests.support.fake_s3 import FakeS3
 from tests.support.faulty_decoders import ask_for, faulty_decoders
 from tests.support.foreign_systems import linux_only
 from tests.support.sample_images import sample_image, write_images
@@ -36,9 +39,9 @@ def color_of(encoded: str) -> int:
     )
 
 
-def gallery(folder: Path, *arguments: str | Path, code: int = 0) -> str:
+def gallery(folder: Path, *arguments: str | Path, code: int = 0, env: Mapping[str, str] | None = None) -> str:
     """Make page.html of results.jsonl in a folder; return what is written to stderr."""
-    done = levit("gallery", "results.jsonl", "-o", "page.html", "--workers", "1", *arguments, cwd=folder)
+    done = levit("gallery", "results.jsonl", "-o", "page.html", "--workers", "1", *arguments, cwd=folder, env=env)
     assert done.returncode == code, done.stderr.decode()
     assert not done.stdout
     return done.stderr.decode()
@@ -169,6 +172,23 @@ def test_urls_are_not_downloaded_unless_asked(tmp_path: Path, photo_server: Phot
     page = Page(tmp_path / "page.html")
     assert color_of(page.thumbnails[0]) == 1
     assert "link" not in page.data["images"][0]
+
+
+@needs_remote
+def test_images_in_object_storage_are_downloaded_if_asked(tmp_path: Path) -> None:
+    archive = tar_bytes({f"{number}.jpg": jpeg_of(color) for number, color in enumerate(COLORS)})
+    write_images(tmp_path, 1)
+    paths = ("s3://bucket/x.jpg", "s3://bucket/a.tar!/3.jpg", "s3://bucket/gone.tar!/3.jpg", "000.jpg")
+    write_results(tmp_path / "results.jsonl", map(ok, paths))
+    with running(FakeS3()) as server:
+        server.add("bucket", {"x.jpg": jpeg_of(COLORS[2]), "a.tar": archive})
+        env = environment(**server.environment())
+        gallery(tmp_path, code=1, env=env)
+        assert server.requests == []
+        gallery(tmp_path, "--overwrite", "--download", code=1, env=env)
+    page = Page(tmp_path / "page.html")
+    assert [color_of(each) for each in page.thumbnails[:2]] == [2, 3]
+    assert [bool(each) for each in page.thumbnails] == [True, True, False, True]
 
 
 def test_thumbnails_are_upright(tmp_path: Path) -> None:

@@ -68,28 +68,31 @@ def write_photos(folder: Path) -> Photos:
     return photos
 
 
-def tree(*folders: Path, inodes: bool = False) -> dict[str, tuple[object, ...]]:
+def tree(*folders: Path, inodes: bool = False, link_times: bool = True) -> dict[str, tuple[object, ...]]:
     """Return what is in folders: names, kinds, contents or texts of links, times and modes.
 
     The content of a journal is left out.
 
     Args:
-        inodes: also the numbers of the files.
+        inodes: also the numbers of regular files. A symbolic link that was moved is a new one.
+        link_times: also the times of symbolic links. Those that --mode symlink makes are new.
     """
     found: dict[str, tuple[object, ...]] = {}
     for folder in folders:
         for path in [folder, *sorted(folder.rglob("*"))] if os.path.lexists(folder) else []:
-            found[str(path)] = _entry(path, inodes=inodes)
+            found[str(path)] = _entry(path, inodes=inodes, link_times=link_times)
     return found
 
 
-def _entry(path: Path, *, inodes: bool) -> tuple[object, ...]:
+def _entry(path: Path, *, inodes: bool, link_times: bool) -> tuple[object, ...]:
     status = path.lstat()
     if stat.S_ISDIR(status.st_mode):
         return ("folder",)
     if path.name == JOURNAL:
         return ("journal",)
-    content = os.readlink(path) if path.is_symlink() else path.read_bytes()
+    if path.is_symlink():
+        return (os.readlink(path), *[status.st_mtime_ns] * link_times)
+    content = path.read_bytes()
     return (content, status.st_mode, status.st_mtime_ns, *[status.st_ino] * inodes)
 
 

@@ -93,7 +93,6 @@ def probe(
         levit probe flowers/ -o runs/flowers -m levit-256
         levit probe flowers/ -o runs/flowers --cache features/ --class-weights balanced
         levit probe labels.csv -o runs/flowers -m levit-128S
-        levit predict -m runs/flowers new/
     """
     from levit_cli.engines import EngineSpec
     from levit_cli.predict.model import ModelOptions

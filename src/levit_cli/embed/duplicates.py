@@ -5,7 +5,7 @@ import tempfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -261,7 +261,8 @@ class _Collector:
 
     def finish(self) -> None:
         vectors = np.stack(self._vectors) if self._vectors else np.zeros((0, 1), np.float32)
-        found = [*similar_groups(vectors, self._small.load, self._task.threshold)]
+        with closing(self._small):
+            found = [*similar_groups(vectors, self._small.load, self._task.threshold)]
         facts = self._facts([number for members, _ in found for number in members])
         groups = (group for members, lowest in found for group in groups_of(members, self._paths, facts, lowest))
         by_path = {self._paths[number]: found_facts for number, found_facts in facts.items()}
@@ -344,6 +345,10 @@ class _SmallImages:
                 self._file.seek(number * NUM_SMALL)
                 images.append(np.frombuffer(self._file.read(NUM_SMALL), np.uint8))
         return np.stack(images).reshape(-1, SIDE, SIDE, 3) if images else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+
+    def close(self) -> None:
+        with suppress(OSError):  # closing flushes, and the disk may be full
+            self._file.close()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """``levit embed``: compute the feature vectors of images. It is the run of ``levit predict`` with another task."""
 
+import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -154,7 +155,8 @@ class _Embedding:
         meta = self._meta()
         meta.pop("version")
         meta["model"].pop("name")
-        return {"command": "embed", "format": self.format, **meta}
+        fingerprint: Fingerprint = json.loads(json.dumps({"command": "embed", "format": self.format, **meta}))
+        return fingerprint  # with lists instead of tuples, as in a stored fingerprint
 
     def _meta(self) -> dict[str, Any]:
         return describe_vectors(self.checkpoint, self.engine.spec, self.reader, self.vectors)

@@ -29,6 +29,8 @@ Images = NDArray[np.float32]
 
 def small_images(pixels: NDArray[np.uint8]) -> Small:
     """Return images (B, H, W, 3) at the size SIDE x SIDE, each pixel the mean of an area."""
+    for axis in (1, 2):
+        pixels = pixels.repeat(-(-SIDE // pixels.shape[axis]), axis)  # an image that is smaller than that
     rows, columns = (np.linspace(0, size, SIDE, endpoint=False).astype(int) for size in pixels.shape[1:3])
     sums = np.add.reduceat(np.add.reduceat(pixels, rows, axis=1, dtype=np.float32), columns, axis=2)
     areas = np.diff(rows, append=pixels.shape[1])[:, None] * np.diff(columns, append=pixels.shape[2])

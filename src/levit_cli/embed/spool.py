@@ -8,7 +8,7 @@ leaves nothing.
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -82,10 +82,8 @@ class Spool:
 
     def close(self) -> None:
         for file in (self._vectors, self._entries):
-            try:
+            with suppress(OSError):  # closing flushes, and the disk may be full
                 file.close()
-            except OSError:  # closing flushes, and the disk may be full
-                continue
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -110,6 +108,6 @@ class SpoolWriter:
 
     def finish(self) -> None:
         file = TargetFile(self._target.write)
-        self._convert(self._spool, file)  # type: ignore[arg-type]
+        with closing(self._spool):
+            self._convert(self._spool, file)  # type: ignore[arg-type]
         file.write_rest()
-        self._spool.close()

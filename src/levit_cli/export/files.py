@@ -73,6 +73,7 @@ def facts_of(checkpoint: Checkpoint, target: ExportTarget, version: dict[str, An
         "std": transform.std,
         "normalization": "done by the graph",
         "temperature": checkpoint.temperature,
+        **({"min_prob": checkpoint.threshold.min_prob} if checkpoint.threshold else {}),
         "architecture": checkpoint.architecture,
         "weights_sha256": checkpoint.sha256,
         "levit": __version__,

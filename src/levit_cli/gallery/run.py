@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from levit_cli.data.input import ImageColumns
+from levit_cli.data.input import STDIN, ImageColumns
 from levit_cli.data.inputs import DEFAULT_COLUMNS
 from levit_cli.errors import ExitCode, InputError
 from levit_cli.gallery.files import Changes, link_to, version_of_path
@@ -114,12 +114,19 @@ def _left_out(selection: Selection) -> Iterator[str]:
         yield f"The page lists the first {listed:,} of {count_noun(selection.num_errors, 'error')}."
 
 
+def _is_relative_and_gone(shown: Shown) -> bool:
+    is_gone = isinstance(shown.thumbnail, InputError) and shown.thumbnail.kind == "not_found"
+    return is_gone and shown.result.path != STDIN and not Path(shown.result.path).is_absolute()
+
+
 def _failures(images: Sequence[Shown]) -> Iterator[str]:
     """Yield sentences about images that cannot be shown or were changed."""
     kinds = Counter(shown.thumbnail.kind for shown in images if isinstance(shown.thumbnail, InputError))
     if kinds:
         reasons = ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
         yield f"{count_noun(kinds.total(), 'image')} cannot be shown ({reasons}). Placeholders give the reasons."
+        if any(_is_relative_and_gone(shown) for shown in images):
+            yield "Relative paths are looked up from the current folder; levit predict may have run in another one."
     changed = sum(shown.is_changed for shown in images)
     if changed:
         was = "was" if changed == 1 else "were"

@@ -133,6 +133,9 @@ def choose(
 
     Args:
         on_strength: called after each strength.
+
+    Raises:
+        RefusedError: the images do not differ.
     """
     folds = make_folds(labeled.targets, seed)
     predicted = folds != TRAINED_ONLY
@@ -140,28 +143,31 @@ def choose(
         return Choice(DEFAULT_STRENGTH, 1.0, 0, ())
     targets, weights = labeled.targets[predicted], labeled.weights(class_weights)[predicted]
     scores: list[Score] = []
-    best, best_logits = None, np.zeros(0, np.float32)
-    for strength, every_logits in zip(STRENGTHS, _cross_validate(labeled, folds, class_weights), strict=True):
-        logits = every_logits[predicted]
-        correct = int(np.count_nonzero(logits.argmax(axis=1) == targets))
-        scores.append(Score(strength, weighted_log_loss(logits, targets, weights), correct))
-        on_strength()
-        if best is None or scores[-1].log_loss < best.log_loss:
-            best, best_logits = scores[-1], logits
-        elif len(scores) - scores.index(best) > PATIENCE:
-            break
-    assert best is not None
-    return Choice(best.strength, fit_temperature(best_logits, targets) or 1.0, len(targets), tuple(scores))
+    kept: list[Features] = []  # the logits of each strength
+    with threadpool_limits(1):
+        for strength, logits in _cross_validate(labeled, folds, class_weights):
+            kept.append(logits[predicted])
+            scores.append(_score(strength, kept[-1], targets, weights))
+            on_strength()
+            best = min(range(len(scores)), key=lambda index: scores[index].log_loss)
+            if len(scores) - 1 - best >= PATIENCE:
+                break
+    return Choice(scores[best].strength, fit_temperature(kept[best], targets) or 1.0, len(targets), tuple(scores))
 
 
-def _cross_validate(labeled: Labeled, folds: Classes, class_weights: ClassWeights) -> Iterator[Features]:
-    """Yield for each strength the logits (N, classes) by regressions that were not fitted to the image."""
-    logits = np.zeros((len(folds), labeled.num_classes), np.float32)
+def _score(strength: float, logits: Features, targets: Classes, weights: Values) -> Score:
+    correct = int(np.count_nonzero(logits.argmax(axis=1) == targets))
+    return Score(strength, weighted_log_loss(logits, targets, weights), correct)
+
+
+def _cross_validate(labeled: Labeled, folds: Classes, class_weights: ClassWeights) -> Iterator[tuple[float, Features]]:
+    """Yield each strength and the logits (N, classes) by regressions that were not fitted to the image."""
     paths = {fold: _Path(labeled.select(folds != fold), class_weights) for fold in range(FOLDS)}
     for strength in STRENGTHS:
+        logits = np.zeros((len(folds), labeled.num_classes), np.float32)
         for fold, path in paths.items():
             logits[folds == fold] = path.fit(strength).logits(labeled.views[folds == fold, 0])
-        yield logits
+        yield strength, logits
 
 
 def make_folds(targets: Classes, seed: int) -> Classes:
@@ -188,11 +194,12 @@ def weighted_log_loss(logits: Features, targets: Classes, weights: Values) -> fl
 
 def fit(labeled: Labeled, class_weights: ClassWeights, strength: float) -> LinearProbe:
     """Fit the regression with a strength. The smaller strengths come first, which is faster and more robust."""
-    path = _Path(labeled, class_weights)
-    for smaller in STRENGTHS:
-        if smaller < strength:
-            path.fit(smaller)
-    return path.fit(strength)
+    with threadpool_limits(1):
+        path = _Path(labeled, class_weights)
+        for smaller in STRENGTHS:
+            if smaller < strength:
+                path.fit(smaller)
+        return path.fit(strength)
 
 
 class _Path:
@@ -210,7 +217,7 @@ class _Path:
 
     def fit(self, strength: float) -> LinearProbe:
         self._model.set_params(C=strength)
-        with warnings.catch_warnings(), threadpool_limits(1):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it only means that it is regularized more
             self._model.fit(self._inputs, self._targets, self._weights)
         weight, bias = self._model.coef_.astype(np.float64), self._model.intercept_.astype(np.float64)
@@ -234,8 +241,7 @@ def components_of(standardized: Values) -> Values:
     Raises:
         RefusedError: no feature varies.
     """
-    with threadpool_limits(1):
-        variances, directions = np.linalg.eigh(standardized.T @ standardized / len(standardized))
+    variances, directions = np.linalg.eigh(standardized.T @ standardized / len(standardized))
     deviations = np.sqrt(np.maximum(variances, 0))
     kept = deviations > SMALLEST_COMPONENT * deviations[-1]
     if not kept.any():

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from levit_cli.choices import SortFormat, SortMode
 from levit_cli.errors import ExitCode, OutputError, Terminated, UsageError, reason_of
@@ -195,30 +196,45 @@ def _hint_when_stopped(folder: Path, log: Log, *, undoing: bool = False) -> Iter
         raise
 
 
+class _NotTaken(NamedTuple):
+    """An image for which nothing is done.
+
+    Args:
+        is_failure: it could not be sorted; else it needs nothing.
+    """
+
+    path: str
+    reason: str
+    is_failure: bool
+
+
+_Batch = list[Planned | _NotTaken]
+
+
 def _sort_all(items: list[Item], planner: Planner, journal: Journal | None, reporter: Reporter, bar: Progress) -> None:
-    for batch in _batches(_planned(items, planner, reporter, bar)):
+    for batch in _batches(_planned(item, planner) for item in items):
         _take(batch, planner, journal, reporter)
+        bar.advance(len(batch))
 
 
-def _planned(items: list[Item], planner: Planner, reporter: Reporter, bar: Progress) -> Iterator[Planned]:
-    for item in items:
-        try:
-            yield planner.plan(item)
-        except AlreadySortedError as error:
-            reporter.skip(item.path, str(error))
-        except NotSortedError as error:
-            reporter.fail(item.path, str(error))
-        bar.advance()
+def _planned(item: Item, planner: Planner, again: Planned | None = None) -> Planned | _NotTaken:
+    try:
+        return planner.plan_again(again) if again else planner.plan(item)
+    except AlreadySortedError as error:
+        return _NotTaken(item.path, str(error), is_failure=False)
+    except NotSortedError as error:
+        return _NotTaken(item.path, str(error), is_failure=True)
 
 
-def _batches(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
+def _batches(images: Iterable[Planned | _NotTaken]) -> Iterator[_Batch]:
     """Yield batches of a bounded number of steps and bytes."""
-    batch: list[Planned] = []
+    batch: _Batch = []
     num_steps = num_bytes = 0
-    for image in planned:
+    for image in images:
         batch.append(image)
-        num_steps += len(image.steps)
-        num_bytes += sum(step.size for step in image.steps if step.action in ("copy", "move"))
+        steps = image.steps if isinstance(image, Planned) else ()
+        num_steps += len(steps) or 1
+        num_bytes += sum(step.size for step in steps if step.action in ("copy", "move"))
         if num_steps >= BATCH_STEPS or num_bytes >= BATCH_BYTES:
             yield batch
             batch, num_steps, num_bytes = [], 0, 0
@@ -226,19 +242,26 @@ def _batches(planned: Iterable[Planned]) -> Iterator[list[Planned]]:
         yield batch
 
 
-def _take(batch: list[Planned], planner: Planner, journal: Journal | None, reporter: Reporter) -> None:
+def _take(batch: _Batch, planner: Planner, journal: Journal | None, reporter: Reporter) -> None:
     """Take the steps of a batch and report them. An image whose name was taken meanwhile gets another one."""
     for _ in range(MAX_ATTEMPTS):
+        images = [image for image in batch if isinstance(image, Planned)]
+        if journal:
+            outcome = _taken(images, journal)
+        else:
+            outcome = Outcome(done=[step.number for image in images for step in image.steps])
+        batch = [_planned(image.item, planner, image) for image in _report(batch, outcome, reporter)]
         if not batch:
             return
-        outcome = _taken(batch, journal) if journal else Outcome(done=[s.number for p in batch for s in p.steps])
-        batch = [*_planned_again(_report(batch, outcome, reporter), planner, reporter)]
-    for planned in batch:
-        reporter.fail(planned.item.path, "another program takes each new name")
+    for image in batch:
+        path = image.item.path if isinstance(image, Planned) else image.path
+        reporter.fail(path, "another program takes each new name")
 
 
 def _taken(batch: list[Planned], journal: Journal) -> Outcome:
     steps = [step for planned in batch for step in planned.steps]
+    if not steps:
+        return Outcome()
     journal.add([*_folder_lines(batch, journal), *map(line_of, steps)], sync=True)
     for name in {planned.folder for planned in batch}:
         with writing(journal.folder / name):
@@ -256,28 +279,26 @@ def _folder_lines(batch: list[Planned], journal: Journal) -> Iterator[dict[str, 
             yield {"folder": name, "label": label, "class_index": class_index, "made": is_made}
 
 
-def _report(batch: list[Planned], outcome: Outcome, reporter: Reporter) -> list[Planned]:
-    """Report what became of a batch, and return the images whose name was taken."""
+def _report(batch: _Batch, outcome: Outcome, reporter: Reporter) -> list[Planned]:
+    """Report what became of a batch, in its order, and return the images whose name was taken."""
     done, taken = {*outcome.done}, {step.number for step in outcome.taken}
     again = []
-    for planned in batch:
-        if planned.steps[0].number in taken:
-            again.append(planned)
-            continue
-        if steps := [step for step in planned.steps if step.number in done]:
-            reporter.sorted(planned._replace(steps=steps))
-        for step in planned.steps:
-            if step.number in outcome.failed:
-                reporter.fail(step.source, reason_of(outcome.failed[step.number]))
+    for image in batch:
+        if isinstance(image, _NotTaken):
+            (reporter.fail if image.is_failure else reporter.skip)(image.path, image.reason)
+        elif image.steps[0].number in taken:
+            again.append(image)
+        else:
+            _report_steps(image, done, outcome, reporter)
     return again
 
 
-def _planned_again(batch: list[Planned], planner: Planner, reporter: Reporter) -> Iterator[Planned]:
-    for planned in batch:
-        try:
-            yield planner.plan_again(planned)
-        except NotSortedError as error:
-            reporter.fail(planned.item.path, str(error))
+def _report_steps(image: Planned, done: set[int], outcome: Outcome, reporter: Reporter) -> None:
+    if steps := [step for step in image.steps if step.number in done]:
+        reporter.sorted(image._replace(steps=steps))
+    for step in image.steps:
+        if step.number in outcome.failed:
+            reporter.fail(step.source, reason_of(outcome.failed[step.number]))
 
 
 def put_back(folder: Path, display: SortDisplay, log: Log, *, dry_run: bool) -> ExitCode:

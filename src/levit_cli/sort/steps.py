@@ -157,7 +157,7 @@ class _Batch:
         elif step.action == "symlink":
             os.symlink(step.source, target)
         elif step.action == "link":
-            os.link(os.path.realpath(step.source), target)
+            os.link(os.path.realpath(step.source, strict=True), target)
         elif step.link is not None:
             files.make_link(new_link_of(step), target, step.mtime_ns)
         else:
@@ -204,7 +204,7 @@ def remove_source(folder: Path, step: Step) -> None:
         return
     target = os.lstat(os.path.join(folder, step.target))
     if not os.path.samestat(status, target):
-        if (target.st_dev, target.st_ino) == (step.device, step.inode):
+        if _is_moved(step, target):
             return  # it was renamed, and another file has the old name by now
         _require_unchanged(step)
     os.unlink(step.source)
@@ -243,15 +243,10 @@ def was_taken(folder: Path, step: Step) -> bool:
     if step.link is not None:
         return link_text(target) == new_link_of(step)
     if step.action == "link":
-        return (status.st_dev, status.st_ino) == _id_of(os.path.realpath(step.source))
-    if step.action == "move" and _is_moved(step, target):
+        return files.is_same_file(os.path.realpath(step.source), target)
+    if step.action == "move" and _is_moved(step, status):
         return True
     return status.st_size == step.size and _has_time_or_content(step, status, target)
-
-
-def _id_of(path: str) -> tuple[int, int] | None:
-    status = files.status_of(path)
-    return (status.st_dev, status.st_ino) if status else None
 
 
 def _has_time_or_content(step: Step, status: os.stat_result, target: str) -> bool:
@@ -289,7 +284,7 @@ def _finished(folder: Path, step: Step) -> bool:
     if step.link is not None:
         files.set_time_of_link(target, step.mtime_ns)
     if step.action == "move" and files.status_of(step.source):
-        is_copy = step.link is None and not _is_moved(step, target)
+        is_copy = step.link is None and not _is_moved(step, os.lstat(target))
         if is_copy and not files.same_content(step.source, target):
             return False
         sync_folder(Path(target).parent)
@@ -297,8 +292,8 @@ def _finished(folder: Path, step: Step) -> bool:
     return True
 
 
-def _is_moved(step: Step, target: str) -> bool:
-    return _id_of(target) == (step.device, step.inode)
+def _is_moved(step: Step, target: os.stat_result) -> bool:
+    return (target.st_dev, target.st_ino) == (step.device, step.inode)
 
 
 def _completed(folder: Path, step: Step, target: str) -> bool:
