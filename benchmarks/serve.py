@@ -91,39 +91,53 @@ def _wait_until_ready(port: int, request: bytes) -> None:
 def measure_server(name: str, model: str, photos: Sequence[bytes], seconds: float) -> dict[int, Load]:
     """Return the load of each number of clients."""
     requests = [encoded(photo, as_form=name == "litserve") for photo in photos]
-    with running(name, model, photos[0]) as (port, _):
+    loads = {}
+    with running(name, model, photos[0]) as (port, pid):
         asyncio.run(closed_loop(port, requests, max(CLIENTS), WARM_S))
-        return {clients: asyncio.run(closed_loop(port, requests, clients, seconds)) for clients in CLIENTS}
+        for clients in CLIENTS:
+            before = cpu_s_of(pid)
+            loads[clients] = asyncio.run(closed_loop(port, requests, clients, seconds))
+            loads[clients].cpu_s = cpu_s_of(pid) - before
+    return loads
 
 
-def measure_predict(model: str, folder: Path, count: int) -> float:
-    """Return the images per second that ``levit predict`` reports for the photos, repeated."""
+def measure_predict(model: str, folder: Path, count: int) -> tuple[float, float]:
+    """Return the images per second that ``levit predict`` reports for the photos, repeated, and its CPU ms per image.
+
+    The CPU time includes the start.
+    """
     paths = [item.path for item in walk(str(folder))][:1000]
     repeated = (paths * (count // len(paths) + 1))[:count]
     command = [LEVIT, "predict", "-m", model, "--files-from", "-", "-0", "-f", "jsonl"]
     listed = b"".join(os.fsencode(os.path.abspath(path)) + b"\0" for path in repeated)
+    before = os.times()
     done = subprocess.run(command, input=listed, capture_output=True, check=True)
+    after = os.times()
+    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
     found = re.search(r"\(([\d.]+)/s\)", done.stderr.decode())
     assert found
-    return float(found[1])
+    return float(found[1]), 1000 * cpu_s / count
 
 
 def compare(options: argparse.Namespace, model: str, photos: list[bytes]) -> None:
     """Print the table of the servers in turns."""
     names = ("levit", *PEERS)
     loads: dict[str, list[dict[int, Load]]] = {name: [] for name in names}
-    predicted = []
+    predicted, predicted_ms = [], []
     for _ in range(options.rounds):
-        predicted.append(measure_predict(model, options.folder, options.predicted))
+        rate, cpu_ms = measure_predict(model, options.folder, options.predicted)
+        predicted.append(rate)
+        predicted_ms.append(cpu_ms)
         for name in names:
             loads[name].append(measure_server(name, model, photos, options.seconds))
-    print("| server | clients | requests/s | p50 ms | p99 ms |\n|---|---|---|---|---|")
+    print("| server | clients | requests/s | p50 ms | p99 ms | CPU ms/request |\n|---|---|---|---|---|---|")
     for name in names:
         for clients in CLIENTS:
             of = partial(_median, [load[clients] for load in loads[name]])
-            columns = (of(lambda load: load.per_s), *(of(partial(Load.percentile_ms, percent=p)) for p in (50, 99)))
+            percentiles = (of(partial(Load.percentile_ms, percent=percent)) for percent in (50, 99))
+            columns = (of(lambda load: load.per_s), *percentiles, of(lambda load: load.cpu_ms))
             print(f"| {name} | {clients} | " + " | ".join(f"{value:.1f}" for value in columns) + " |")
-    print(f"| levit predict | | {median(predicted):.1f} images/s | | |\n")
+    print(f"| levit predict | | {median(predicted):.1f} images/s | | | {median(predicted_ms):.1f} |\n")
 
     def ratio(ours: Callable[[dict[int, Load]], float], theirs: Sequence[float]) -> str:
         values = [ours(load) / other for load, other in zip(loads["levit"], theirs, strict=True)]
@@ -185,16 +199,23 @@ def start(options: argparse.Namespace, model: str, _: list[bytes]) -> None:
     print(f"ready / predict: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
-def memory_of(pid: int) -> int:
-    """Return the resident bytes of a process and its children."""
-    family = [pid, *_children(pid)]
-    pages = sum(int(Path(f"/proc/{member}/statm").read_text().split()[1]) for member in family)
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _children(pid: int) -> list[int]:
+def family_of(pid: int) -> list[int]:
+    """Return a process and all that it started."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return [pid, *(member for child in children for member in family_of(child))]
+
+
+def cpu_s_of(pid: int) -> float:
+    """Return the user and system seconds of a process and all that it started."""
+    stats = [Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split() for member in family_of(pid)]
+    return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_of(pid: int) -> int:
+    """Return the resident bytes of a process and all that it started."""
+    pages = sum(int(Path(f"/proc/{member}/statm").read_text().split()[1]) for member in family_of(pid))
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def soak(options: argparse.Namespace, model: str, photos: list[bytes]) -> None:

@@ -22,11 +22,13 @@ class Load:
         seconds: the time that the requests took together.
         latencies_s: by status code.
         errors: requests without an answer.
+        cpu_s: user and system time of the server.
     """
 
     seconds: float = 0.0
     latencies_s: dict[int, list[float]] = field(default_factory=dict)
     errors: int = 0
+    cpu_s: float = 0.0
 
     def add(self, status: int, latency_s: float) -> None:
         self.latencies_s.setdefault(status, []).append(latency_s)
@@ -38,6 +40,11 @@ class Load:
     def per_s(self) -> float:
         """Requests per second that were answered with 200."""
         return self.count() / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """CPU milliseconds of the server per request."""
+        return 1000 * self.cpu_s / max(self.count(), 1)
 
     def percentile_ms(self, percent: int, status: int = 200) -> float:
         values = self.latencies_s.get(status, [])

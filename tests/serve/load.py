@@ -21,6 +21,7 @@ from tests.support.random_weights import write_folder
 from tests.support.sample_images import write_images
 
 NUM_IMAGES, NUM_CLIENTS = 50, 16
+WARM_ANSWERS = 40  # before the server is told to stop
 
 
 class Outcome(NamedTuple):
@@ -76,7 +77,7 @@ def _ask(
     return "right" if (got if len(chosen) > 1 else [got]) == wanted else "wrong"
 
 
-def stop_under_load(server: Server, images: Sequence[bytes], seconds: float = 0.3) -> Outcome:
+def stop_under_load(server: Server, images: Sequence[bytes], seconds: float = 0.1) -> Outcome:
     """Send requests from several clients, half of them on connections of their own, and then SIGTERM."""
     counts, lock, told_to_stop = Counter[str](), threading.Lock(), threading.Event()
 
@@ -95,6 +96,8 @@ def stop_under_load(server: Server, images: Sequence[bytes], seconds: float = 0.
     threads = [threading.Thread(target=work, args=(client,)) for client in range(8)]
     for thread in threads:
         thread.start()
+    while counts["answered"] < WARM_ANSWERS and any(thread.is_alive() for thread in threads):
+        time.sleep(0.01)
     time.sleep(seconds)
     start = time.monotonic()
     told_to_stop.set()

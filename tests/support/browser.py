@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -106,15 +106,15 @@ class Tab:
         elif event.get("method") == "Runtime.consoleAPICalled":
             self.complaints.append(json.dumps(parameters["args"])[:600])
 
-    def open(self, page: Path, width: int = 1200, height: int = 900, *, dark: bool = False) -> None:
-        """Load a page in a window of some size in pixels, and wait until it is ready."""
+    def open(self, page: Path | str, width: int = 1200, height: int = 900, *, dark: bool = False) -> None:
+        """Load a file or a URL in a window of some size in pixels, and wait until it is ready."""
         self.requests.clear()
         self.complaints.clear()
         self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=page.as_uri())
-        self.wait_for("document.readyState === 'complete' && location.protocol === 'file:'")
+        self.call("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
+        self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def resize(self, width: int, height: int) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -155,6 +155,21 @@ class Tab:
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def choose(self, selector: str, files: Sequence[Path]) -> None:
+        """Choose files in an input for files."""
+        found = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        names = [str(file) for file in files]
+        self.call("DOM.setFileInputFiles", files=names, objectId=found["result"]["objectId"])
+
+    def accessible(self) -> list[tuple[str, str]]:
+        """Return the role and the name of everything that a screen reader sees."""
+        nodes = self.call("Accessibility.getFullAXTree")["nodes"]
+        return [
+            (node.get("role", {}).get("value", ""), node.get("name", {}).get("value", ""))
+            for node in nodes
+            if not node.get("ignored")
+        ]
 
     def text(self, selector: str) -> str:
         return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
