@@ -139,7 +139,7 @@ def measured(arguments: argparse.Namespace, model: str, folder: Path) -> dict[st
     for number in range(arguments.rounds):
         for configuration in CONFIGURATIONS:
             usages = [run(configuration, model, paths, folder) for paths in (short, long)]
-            speeds[configuration.name].append(speed := speed_of(*usages, arguments.count))
+            speeds[configuration.name].append(speed := speed_of(usages[0], usages[1], arguments.count))
             print(f"round {number + 1}, {configuration.name}: {speed.images_per_s:.1f} images/s", file=sys.stderr)
     return speeds
 

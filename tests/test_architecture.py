@@ -35,7 +35,10 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "onnx": {"export.onnx_graph"},
     "onnxruntime": {"export.onnx_graph"},
     "huggingface_hub": {"checkpoints.hub", "checkpoints.model_card", "data.remote.stores"},
-    "pyarrow": {"data.parquet.columns", "data.parquet.reading", "predict.parquet_output", "distributed.pipeline"},
+    "pyarrow": {
+        *("data.parquet.columns", "data.parquet.reading", "predict.parquet_output", "embed.parquet"),
+        "distributed.pipeline",
+    },
     "fsspec": {"data.remote.stores"},
     "s3fs": {"data.remote.stores"},
     "platformdirs": {"system.cache"},

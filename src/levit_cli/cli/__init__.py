@@ -17,6 +17,8 @@ from typer.core import TyperCommand, TyperGroup
 from levit_cli import __version__
 from levit_cli.cli.bench import bench
 from levit_cli.cli.convert_checkpoint import convert_checkpoint
+from levit_cli.cli.duplicates import duplicates
+from levit_cli.cli.embed import embed
 from levit_cli.cli.errors import exit_now
 from levit_cli.cli.eval import evaluate
 from levit_cli.cli.export import export
@@ -26,6 +28,7 @@ from levit_cli.cli.merge import merge
 from levit_cli.cli.options import GENERAL
 from levit_cli.cli.predict import predict
 from levit_cli.cli.quantize import quantize
+from levit_cli.cli.similar import similar
 from levit_cli.cli.values import convert_quickly
 from levit_cli.errors import IS_WINDOWS, ExitCode
 from levit_cli.system.progress import log
@@ -119,6 +122,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=Command)(predict)
+app.command(cls=Command)(embed)
+app.command(cls=Command)(similar)
+app.command(cls=Command)(duplicates)
 app.command("eval", cls=Command)(evaluate)
 app.command(cls=Command)(finetune)
 app.command(cls=Command)(bench)

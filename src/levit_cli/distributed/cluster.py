@@ -3,13 +3,14 @@
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from levit_cli.errors import LevitError, RefusedError, UnreachableError
+from levit_cli.errors import LevitError, RefusedError, Terminated, UnreachableError
 from levit_cli.system.cpu import usable_threads
 from levit_cli.system.extras import extra
 from levit_cli.system.signals import raise_on_signals
@@ -24,6 +25,7 @@ QUIET_ENVIRONMENT = {
     "RAY_enable_open_telemetry": "0",
 }
 MIN_STORE_BYTES, STORE_BYTES_PER_CPU = 200 << 20, 100 << 20
+CONNECT_TIMEOUT_S = 10
 MAX_SOCKET_FOLDER_CHARS = 30  # Ray adds about 70 characters to the path of a socket, which may have 107
 
 
@@ -68,13 +70,27 @@ def _start(ray: Any, address: str, folder: Path | None) -> None:
             "include_dashboard": False, "_temp_dir": str(folder),
         }  # fmt: skip
     try:
+        _require_listener(address)
         ray.init(address, **options)
-    except ConnectionError as error:
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
         hint = "start one with: ray start --head, or use --ray local"
         raise UnreachableError(f"Cannot join the Ray cluster {address}", why=first_line(error), hint=hint) from error
+    except SystemExit:  # what Ray makes of SIGTERM
+        raise Terminated from None
     except Exception as error:
         what = "Cannot start Ray" if folder is not None else f"Cannot join the Ray cluster {address}"
         raise RefusedError(what, why=first_line(error)) from error
+
+
+def _require_listener(address: str) -> None:
+    """Check that something answers at HOST:PORT, because Ray would wait for minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    if "/" not in address and port.isdigit():
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def _short_temporary_folder() -> Path:

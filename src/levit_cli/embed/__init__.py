@@ -1,0 +1,1 @@
+"""Feature vectors of images: ``levit embed``, ``levit similar`` and ``levit duplicates``."""
