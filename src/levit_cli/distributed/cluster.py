@@ -107,18 +107,23 @@ def cluster_resources() -> tuple[float, float]:
     return total.get("CPU", 0.0), total.get("GPU", 0.0)
 
 
-def is_error_of_ray(error: BaseException) -> bool:
-    """Whether Ray, or something in one of its workers, failed."""
-    from ray.exceptions import RayError
+def is_failure_of_ray(error: BaseException) -> bool:
+    """Whether Ray failed, such as by the loss of a machine, not our code in one of its workers."""
+    from ray.exceptions import RayError, RayTaskError
 
+    if any(isinstance(cause, RayTaskError) and not isinstance(cause.cause, RayError) for cause in _causes(error)):
+        return False
     return any(isinstance(cause, RayError) for cause in _causes(error)) or type(error).__module__.startswith("ray.")
 
 
 def our_error(error: BaseException) -> LevitError | None:
     """Return the error of levit that a worker raised; None if Ray itself failed."""
-    found = next((cause for cause in _causes(error) if isinstance(cause, LevitError)), None)
-    if found is not None:
-        return type(found)(found.what, why=found.why, hint=found.hint)
+    from ray.exceptions import RayError
+
+    # Ray wraps an error in one that is an instance of both classes.
+    found = (cause for cause in _causes(error) if isinstance(cause, LevitError) and not isinstance(cause, RayError))
+    if (ours := next(found, None)) is not None:
+        return ours
     missing = next((cause for cause in _causes(error) if isinstance(cause, ImportError)), None)
     if missing is not None:
         hint = "install the same version of levit-cli[ray] on all machines of the cluster"

@@ -23,11 +23,11 @@ from levit_cli.data.input import STDIN
 from levit_cli.data.inputs import InputOptions
 from levit_cli.data.remote.names import url_of
 from levit_cli.data.skipped import Skipped
-from levit_cli.distributed.cluster import LOCAL, cluster_resources, first_line, is_error_of_ray, joined, our_error
+from levit_cli.distributed.cluster import LOCAL, cluster_resources, first_line, is_failure_of_ray, joined, our_error
 from levit_cli.distributed.folders import Folder, open_folder
 from levit_cli.distributed.parts import RECORDS_PER_PART, PartFormat, Parts, lines_of
 from levit_cli.engines import EngineSpec, keep_until_exit
-from levit_cli.errors import ExitCode, LevitError, OutputError, UnreachableError, UsageError, raise_faults
+from levit_cli.errors import ExitCode, OutputError, UnreachableError, UsageError, raise_faults
 from levit_cli.predict.model import ModelOptions, conflicts, load_model, make_prediction_engine
 from levit_cli.predict.prefetch import DecodeOptions
 from levit_cli.predict.reader import Reader
@@ -313,11 +313,11 @@ class _Run:
                 try:
                     self._compute_missing(bar)
                     return
-                except (OutputError, LevitError):
+                except OutputError:
                     raise
-                except INTERRUPTIONS:
+                except INTERRUPTIONS as error:
                     self._keep_what_is_finished()
-                    raise
+                    raise our_error(error) or error from None  # the object storage may be unreachable for a worker
                 except Exception as error:
                     self.parts.flush()
                     failures = failures + 1 if len(self.parts.progress) == before else 1
@@ -348,8 +348,8 @@ class _Run:
     def _require_hope(self, error: Exception, failures: int) -> None:
         """Raise the error of a worker, or one that says that Ray failed too often."""
         if (ours := our_error(error)) is not None:
-            raise ours from error
-        if not is_error_of_ray(error):
+            raise ours from None
+        if not is_failure_of_ray(error):
             raise error
         if failures >= MAX_FAILURES:
             hint = "check the cluster, then run the same command with --resume"
