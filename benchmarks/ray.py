@@ -138,8 +138,8 @@ def measured(arguments: argparse.Namespace, model: str, folder: Path) -> dict[st
     speeds: dict[str, list[Speed]] = {configuration.name: [] for configuration in CONFIGURATIONS}
     for number in range(arguments.rounds):
         for configuration in CONFIGURATIONS:
-            first, second = (run(configuration, model, paths, folder) for paths in (short, long))
-            speeds[configuration.name].append(speed := speed_of(first, second, arguments.count))
+            usages = [run(configuration, model, paths, folder) for paths in (short, long)]
+            speeds[configuration.name].append(speed := speed_of(usages[0], usages[1], arguments.count))
             print(f"round {number + 1}, {configuration.name}: {speed.images_per_s:.1f} images/s", file=sys.stderr)
     return speeds
 

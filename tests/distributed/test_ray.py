@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import pytest
 
 from tests.distributed.clusters import parts_of, predict, records_of, running_cluster, started, wait_for
 from tests.support.archives import tar_of_folder, zip_of_folder
-from tests.support.binary import levit, records
-from tests.support.extras import needs_ray
+from tests.support.binary import environment, installed_levit, levit, records
+from tests.support.extras import hide_extra, names_pip_command, needs_parquet, needs_ray, needs_remote
+from tests.support.fake_s3 import environment as s3_environment
+from tests.support.fake_s3 import get, moto_server, put
 from tests.support.foreign_systems import posix_only
 from tests.support.sample_images import sample_image, write_images
 
@@ -151,3 +155,136 @@ def test_sigint_keeps_what_is_finished(
     assert stderr.decode().splitlines()[0] == "To continue, run the same command with --resume."
     assert 16 <= len(records_of(output)) < len(slow_records)
     wait_for(lambda: not actors())
+
+
+# Makes the import of OpenVINO fail in the workers of Ray, as a broken installation does.
+BROKEN_IN_WORKERS = """
+import sys
+
+class Broken:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "openvino" and any("default_worker.py" in text for text in sys.orig_argv):
+            raise ImportError("libopenvino.so: cannot open shared object file")
+
+sys.meta_path.insert(0, Broken)
+"""
+
+
+@pytest.mark.guarantee("ray-refused")
+def test_a_worker_that_cannot_load_the_model_fails_the_run_once(
+    photos: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BROKEN_IN_WORKERS)
+    output = tmp_path / "out"
+    started_at = time.monotonic()
+    done = predict(
+        "-m", tiny_folder, photos / "folder", "--ray", "local", "-o", output, PYTHONPATH=str(tmp_path), HOME=""
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.decode().splitlines() == [
+        "Error: A worker cannot load the model · ImportError: libopenvino.so: cannot open shared object file"
+    ]
+    assert time.monotonic() - started_at < 120
+    assert os.listdir(output) == ["manifest.json"]
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in path.read_bytes()]
+
+
+@needs_parquet
+def test_parquet_parts_are_resumed_and_errors_tried_again(
+    cluster: Any, photos: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    shutil.copytree(photos / "folder", folder)
+    options = ("-m", tiny_folder, folder, "--ray", cluster.address, "-o", output, "-f", "parquet")
+    first = predict(*options, "--records-per-part", "40")
+    assert first.returncode == 1, first.stderr
+    rows = pq.read_table(parts_of(output)).sort_by([("source", "ascending")]).to_pylist()
+    assert [row["source"] for row in rows] == list(range(150))
+    assert len(parts_of(output)) == 4
+    shutil.copy(folder / "000.jpg", folder / "007.jpg")  # it was broken
+    assert predict(*options).returncode == 2  # it exists
+    again = predict(*options, "--resume")
+    assert "8 images in" in again.stderr.decode()
+    assert "; 142 existing records kept" in again.stderr.decode()
+    after = pq.read_table(parts_of(output)).sort_by([("source", "ascending")]).to_pylist()
+    assert [row["path"] for row in after] == [row["path"] for row in rows]
+    assert after[7]["probs"] == after[0]["probs"]
+    assert sum(row["status"] == "error" for row in after) == 7
+    refused = predict(*options, "--resume", "-k", "2")
+    assert refused.returncode == 2
+    assert "top-k was 5 and is 2" in refused.stderr.decode()
+
+
+@needs_remote
+@pytest.mark.guarantee("ray-remote")
+def test_source_and_destination_in_object_storage(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    with moto_server() as url:
+        names = [photos / "a.tar", *sorted((photos / "folder").glob("*"))[:30]]
+        put(url, "bucket", {f"in/{path.name}": path.read_bytes() for path in names})
+        env = s3_environment(url)
+        sources = ("s3://bucket/in/", "s3://bucket/in/a.tar")
+        local = levit("predict", "-m", tiny_folder, *sources, "-f", "jsonl", env=environment(**env))
+        options = ("-m", tiny_folder, *sources, "--ray", "local", "-o", "s3://bucket/out")
+        done = predict(*options, **env)
+        assert done.returncode == local.returncode == 1, done.stderr
+        again = predict(*options, **env)
+        assert again.returncode == 2
+        assert "s3://bucket/out exists" in again.stderr.decode()
+        for name in ("manifest.json", "_SUCCESS", "part-00000.jsonl"):
+            (tmp_path / name).write_bytes(get(url, f"bucket/out/{name}"))
+    assert records_of(tmp_path) == records(local.stdout)
+    assert len(records_of(tmp_path)) == 180
+
+
+def test_embed_on_ray_gives_the_vectors_of_a_local_run(
+    cluster: Any, photos: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    inputs = ("-m", tiny_folder, photos / "b.zip")
+    local = levit("embed", *inputs, "-f", "jsonl")
+    done = installed_levit("embed", *inputs, "--ray", cluster.address, "-o", tmp_path / "out")
+    assert done.returncode == local.returncode == 1, done.stderr
+    assert records_of(tmp_path / "out") == records(local.stdout)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "--ray needs an output folder"),
+        (("-o", "out", "-f", "csv"), "--ray does not write the format csv"),
+        (("-o", "out", "--threads", "2"), "--threads has no effect with --ray"),
+        (("-o", "out", "--workers", "2"), "--workers has no effect with --ray"),
+        (("-o", "out", "--shard", "1/2"), "--shard cannot be used with --ray"),
+        (("-o", "out", "-"), "standard input"),
+        (("-o", "full"), "full exists"),
+        (("-o", "file"), "file exists"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_ray_starts(
+    photos: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "part-00000.jsonl").write_text("")
+    (tmp_path / "file").write_text("")
+    done = levit("predict", "-m", "demo", photos / "folder", "--ray", "local", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr.decode()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_address_without_a_cluster_is_unreachable(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    done = predict("-m", tiny_folder, photos / "folder", "--ray", "127.0.0.1:1", "-o", tmp_path / "out")
+    assert done.returncode == 5, done.stderr
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("Error: Cannot join the Ray cluster 127.0.0.1:1 · ")
+    assert "ray start --head" in line
+
+
+@pytest.mark.guarantee("missing-extra")
+def test_without_the_extra_one_line_names_it(photos: Path, tmp_path: Path) -> None:
+    hidden = hide_extra("ray", tmp_path / "hidden")
+    done = predict("-m", "demo", photos / "folder", "--ray", "local", "-o", tmp_path / "out", **hidden)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert names_pip_command(done.stderr.decode(), "ray")

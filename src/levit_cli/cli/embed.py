@@ -71,6 +71,11 @@ def embed(
         ),
     ] = False,
     output: options.OutputOption = None,
+    ray: options.RayOption = None,
+    actors: options.ActorsOption = 0,
+    cpus_per_actor: options.CpusPerActorOption = 1,
+    gpus_per_actor: options.GpusPerActorOption = 0.0,
+    records_per_part: options.RecordsPerPartOption = 50_000,
     overwrite: options.OverwriteOption = False,
     resume: Annotated[
         bool,
@@ -138,7 +143,7 @@ def embed(
     if not debug:
         silence_native_stderr()
         silence_libraries()
-    return embed_inputs(
+    task = (
         InputOptions(
             tuple(inputs or ()), files_from, null, follow_links, ImageColumns(image_column, key_column), offline
         ),
@@ -148,6 +153,11 @@ def embed(
         OutputOptions(None, output, overwrite, resume),
         VectorOptions(format, dtype, normalize),
         DisplayOptions(stats=stats, quiet=quiet, verbose=verbose),
-        log,
-        batch_size=batch_size,
     )
+    if ray is None:
+        return embed_inputs(*task, log, batch_size=batch_size)
+    from levit_cli.distributed.embed import embed_on_ray
+    from levit_cli.distributed.run import RayOptions
+
+    ray_options = RayOptions(ray, actors, cpus_per_actor, gpus_per_actor, records_per_part)
+    return embed_on_ray(*task, ray_options, log, batch_size=batch_size, debug=debug)

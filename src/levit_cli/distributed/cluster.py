@@ -3,13 +3,14 @@
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from levit_cli.errors import LevitError, RefusedError, UnreachableError
+from levit_cli.errors import LevitError, RefusedError, Terminated, UnreachableError
 from levit_cli.system.cpu import usable_threads
 from levit_cli.system.extras import extra
 from levit_cli.system.signals import raise_on_signals
@@ -24,6 +25,7 @@ QUIET_ENVIRONMENT = {
     "RAY_enable_open_telemetry": "0",
 }
 MIN_STORE_BYTES, STORE_BYTES_PER_CPU = 200 << 20, 100 << 20
+CONNECT_TIMEOUT_S = 10
 MAX_SOCKET_FOLDER_CHARS = 30  # Ray adds about 70 characters to the path of a socket, which may have 107
 
 
@@ -68,13 +70,27 @@ def _start(ray: Any, address: str, folder: Path | None) -> None:
             "include_dashboard": False, "_temp_dir": str(folder),
         }  # fmt: skip
     try:
+        _require_listener(address)
         ray.init(address, **options)
-    except ConnectionError as error:
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
         hint = "start one with: ray start --head, or use --ray local"
         raise UnreachableError(f"Cannot join the Ray cluster {address}", why=first_line(error), hint=hint) from error
+    except SystemExit:  # what Ray makes of SIGTERM
+        raise Terminated from None
     except Exception as error:
         what = "Cannot start Ray" if folder is not None else f"Cannot join the Ray cluster {address}"
         raise RefusedError(what, why=first_line(error)) from error
+
+
+def _require_listener(address: str) -> None:
+    """Check that something answers at HOST:PORT, because Ray would wait for minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    if "/" not in address and port.isdigit():
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def _short_temporary_folder() -> Path:
@@ -91,18 +107,23 @@ def cluster_resources() -> tuple[float, float]:
     return total.get("CPU", 0.0), total.get("GPU", 0.0)
 
 
-def is_error_of_ray(error: BaseException) -> bool:
-    """Whether Ray, or something in one of its workers, failed."""
-    from ray.exceptions import RayError
+def is_failure_of_ray(error: BaseException) -> bool:
+    """Whether Ray failed, such as by the loss of a machine, not our code in one of its workers."""
+    from ray.exceptions import RayError, RayTaskError
 
+    if any(isinstance(cause, RayTaskError) and not isinstance(cause.cause, RayError) for cause in _causes(error)):
+        return False
     return any(isinstance(cause, RayError) for cause in _causes(error)) or type(error).__module__.startswith("ray.")
 
 
 def our_error(error: BaseException) -> LevitError | None:
     """Return the error of levit that a worker raised; None if Ray itself failed."""
-    found = next((cause for cause in _causes(error) if isinstance(cause, LevitError)), None)
-    if found is not None:
-        return type(found)(found.what, why=found.why, hint=found.hint)
+    from ray.exceptions import RayError
+
+    # Ray wraps an error in one that is an instance of both classes.
+    found = (cause for cause in _causes(error) if isinstance(cause, LevitError) and not isinstance(cause, RayError))
+    if (ours := next(found, None)) is not None:
+        return ours
     missing = next((cause for cause in _causes(error) if isinstance(cause, ImportError)), None)
     if missing is not None:
         hint = "install the same version of levit-cli[ray] on all machines of the cluster"

@@ -49,6 +49,16 @@ class Done:
         return DoneItems(self._items[start:stop], self._hashes[start:stop])
 
 
+def _set_bit(bits: bytearray, number: int) -> bool:
+    """Set a bit; return whether it was not set."""
+    place, bit = divmod(number, 8)
+    if place >= len(bits):
+        bits.extend(bytes(max(place + 1 - len(bits), len(bits))))  # at least doubled
+    is_new = not bits[place] >> bit & 1
+    bits[place] |= 1 << bit
+    return is_new
+
+
 class Progress:
     """The records that were written so far, each at most once.
 
@@ -59,7 +69,7 @@ class Progress:
     def __init__(self) -> None:
         self._sources, self._items, self._hashes = array("q"), array("q"), array("q")
         self._first = bytearray()  # one bit per source: whether its item 0 has a record
-        self._others: dict[int, set[int]] = {}  # per source, its other items
+        self._others: dict[int, bytearray] = {}  # per archive, one bit for each of its other items
         self._num_items: dict[int, int] = {}  # of archives and Parquet files that were read to their end
         self._num_sources: int | None = None
         self._num_containers = 0
@@ -78,17 +88,9 @@ class Progress:
         return True
 
     def _mark(self, key: Key) -> bool:
-        if key.item:
-            items = self._others.setdefault(key.source, set())
-            is_new = key.item not in items
-            items.add(key.item)
-            return is_new
-        place, bit = divmod(key.source, 8)
-        if place >= len(self._first):
-            self._first.extend(bytes(max(place + 1 - len(self._first), len(self._first))))
-        is_new = not self._first[place] >> bit & 1
-        self._first[place] |= 1 << bit
-        return is_new
+        if not key.item:
+            return _set_bit(self._first, key.source)
+        return _set_bit(self._others.setdefault(key.source, bytearray()), key.item)
 
     def end_source(self, source: int, num_items: int) -> None:
         """Remember how many images an archive or a Parquet file has."""

@@ -129,11 +129,12 @@ class Parts:
             self._require_same_settings()
         elif parts:
             raise UsageError(f"Cannot resume {self.folder.name}", why="it has no manifest.json", hint=NOT_TOUCHED)
-        contents = {name: self._read(name) for name in parts}
+        for name in parts:  # all are checked before one is changed, and only one is in memory
+            self._read(name)
         if SUCCESS in names:
             self.folder.remove(SUCCESS)
-        for name, records in contents.items():
-            self._keep(name, records)
+        for name in parts:
+            self._keep(name, self._read(name))
         self._write_manifest("running")
 
     def _require_same_settings(self) -> None:

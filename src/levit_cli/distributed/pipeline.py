@@ -150,6 +150,7 @@ def dataset(work: Work, done: Done, resources: Resources) -> Dataset:
     """Return the dataset whose rows are the results of all inputs without a record."""
     context = DataContext.get_current()
     context.target_max_block_size = ONE_ROW
+    context.raise_original_map_exception = True  # else the error of the worker is lost when it is pickled
     context.enable_progress_bars = context.print_on_execution_start = False
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     listed = ray.data.read_datasource(_Listing(work, done), override_num_blocks=1, num_cpus=0, label_selector=here)

@@ -10,9 +10,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,11 @@ from levit_cli.data.input import STDIN
 from levit_cli.data.inputs import InputOptions
 from levit_cli.data.remote.names import url_of
 from levit_cli.data.skipped import Skipped
-from levit_cli.distributed.cluster import LOCAL, cluster_resources, first_line, is_error_of_ray, joined, our_error
+from levit_cli.distributed.cluster import LOCAL, cluster_resources, first_line, is_failure_of_ray, joined, our_error
 from levit_cli.distributed.folders import Folder, open_folder
 from levit_cli.distributed.parts import RECORDS_PER_PART, PartFormat, Parts, lines_of
 from levit_cli.engines import EngineSpec, keep_until_exit
-from levit_cli.errors import ExitCode, LevitError, OutputError, UnreachableError, UsageError, raise_faults
+from levit_cli.errors import ExitCode, OutputError, UnreachableError, UsageError, raise_faults
 from levit_cli.predict.model import (
     ModelOptions,
     choose_threshold,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from levit_cli.predict.resume.fingerprint import Fingerprint
 
 FORMATS: tuple[Format, ...] = ("jsonl", "parquet")
+MakeFormat = Callable[["RunDescription", "Fingerprint"], PartFormat]
 MAX_FAILURES = 3  # of Ray, one after the other, without a new record
 
 
@@ -104,20 +106,19 @@ def classify_on_ray(
         LevitError: the options, the output, the model or the engine were refused, the output cannot be written, or the
             cluster is not there or failed.
     """
-    format = _consistent_format(
-        inputs, output, spec, decode_options, display,
-        [*conflicts(model, spec, decode_options.resizer), *threshold_faults(min_prob)],
-    )  # fmt: skip
+    others = [*conflicts(model, spec, decode_options.resizer), *threshold_faults(min_prob)]
+    require_consistent(inputs, spec, decode_options, output, display, others, "classify")
+    format = _format_of(output.format)
     kind = classification(format, top_k, min_prob, silent)
     return run_on_ray(
-        kind, format, inputs, model, spec, decode_options, output, display, ray_options, log,
+        kind, partial(_part_format, format), inputs, model, spec, decode_options, output, display, ray_options, log,
         batch_size=batch_size, top_k=top_k, min_prob=min_prob, debug=debug,
     )  # fmt: skip
 
 
 def run_on_ray(
     kind: Kind[Any],
-    format: Format,
+    make_format: MakeFormat,
     inputs: InputOptions,
     model: ModelOptions,
     spec: EngineSpec,
@@ -132,7 +133,12 @@ def run_on_ray(
     min_prob: float | None = None,
     debug: bool = False,
 ) -> ExitCode:
-    """Compute the results of all inputs on Ray. Arguments and errors as for ``classify_on_ray``."""
+    """Compute the results of all inputs on Ray. Arguments and errors as for ``classify_on_ray``.
+
+    Args:
+        kind: what is computed and how its records are written.
+        make_format: returns the format of the parts.
+    """
     assert output.path is not None
     with _readable_again(inputs) as inputs, _open_output(output, inputs) as folder:
         require_some(inputs, Skipped())
@@ -152,7 +158,7 @@ def run_on_ray(
         description = describe_run(
             checkpoint, engine.spec, reader, top_k, with_hash=True, min_prob=threshold
         )  # fmt: skip
-        part_format = _part_format(format, description, fingerprint)
+        part_format = make_format(description, fingerprint)
         parts = Parts(
             folder, part_format, fingerprint, _summary(description), records_per_part=ray_options.records_per_part
         )
@@ -187,38 +193,40 @@ def _closing_line(parts: Parts, num_kept: int, seconds: float) -> str:
     return f"{rate}{f', {failed:,} failed' if failed else ''}{kept}"
 
 
-def _consistent_format(
+def require_consistent(
     inputs: InputOptions,
-    output: OutputOptions,
     spec: EngineSpec,
     decode_options: DecodeOptions,
+    output: OutputOptions,
     display: DisplayOptions,
     others: list[UsageError],
-) -> Format:
-    """Return the format of the parts.
+    verb: str,
+) -> None:
+    """Check the options, except for the format.
 
     Raises:
         UsageError: the extra is not installed, or options are missing, contradict each other or have no effect.
     """
     require_extra("ray", "--ray")
-    faults = [*input_faults(inputs, "classify"), *output_faults(output), *others]
+    faults = [*input_faults(inputs, verb), *output_faults(output), *others]
     if output.path is None:
         faults.append(UsageError("--ray needs an output folder", hint="add --output DIR"))
     if STDIN in inputs.arguments:
         why = "the workers cannot read the standard input of this process"
-        faults.append(UsageError("--ray cannot classify an image on standard input", why=why, hint="name a file"))
+        faults.append(UsageError(f"--ray cannot {verb} an image on standard input", why=why, hint="name a file"))
     if inputs.shard is not None:
         faults.append(UsageError("--shard cannot be used with --ray", why="Ray divides the inputs itself"))
-    format = output.format or "jsonl"
-    if format not in FORMATS:
-        hint = f"use --format {' or '.join(FORMATS)}"
-        faults.append(UsageError(f"--ray does not write the format {format}", hint=hint))
     unused = {"--threads": spec.threads, "--workers": decode_options.workers, "--stats": display.stats}
     for name in (name for name, value in unused.items() if value):
         hint = "leave it out" if name == "--stats" else "use --cpus-per-actor"
         faults.append(UsageError(f"{name} has no effect with --ray", hint=hint))
     raise_faults(faults)
-    return format
+
+
+def _format_of(format: Format | None) -> Format:
+    if format not in (None, *FORMATS):
+        raise UsageError(f"--ray does not write the format {format}", hint=f"use --format {' or '.join(FORMATS)}")
+    return format or "jsonl"
 
 
 @contextmanager
@@ -319,11 +327,11 @@ class _Run:
                 try:
                     self._compute_missing(bar)
                     return
-                except (OutputError, LevitError):
+                except OutputError:
                     raise
-                except INTERRUPTIONS:
+                except INTERRUPTIONS as error:
                     self._keep_what_is_finished()
-                    raise
+                    raise our_error(error) or error from None  # the object storage may be unreachable for a worker
                 except Exception as error:
                     self.parts.flush()
                     failures = failures + 1 if len(self.parts.progress) == before else 1
@@ -354,8 +362,8 @@ class _Run:
     def _require_hope(self, error: Exception, failures: int) -> None:
         """Raise the error of a worker, or one that says that Ray failed too often."""
         if (ours := our_error(error)) is not None:
-            raise ours from error
-        if not is_error_of_ray(error):
+            raise ours from None
+        if not is_failure_of_ray(error):
             raise error
         if failures >= MAX_FAILURES:
             hint = "check the cluster, then run the same command with --resume"

@@ -1,9 +1,10 @@
 """Write and read embeddings in Parquet: one row per image, its vector a list of fixed length."""
 
 import base64
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -17,8 +18,15 @@ from numpy.typing import NDArray
 
 from levit_cli.embed.spool import BLOCK_ROWS, Spool
 from levit_cli.errors import RefusedError
-from levit_cli.predict.parquet_output import BYTES_COLUMN, META, MODEL_SHA256, SCHEMA_VERSION, first_line
-from levit_cli.predict.records import path_fields
+from levit_cli.predict.parquet_output import (
+    BYTES_COLUMN,
+    META,
+    MODEL_SHA256,
+    ORDER_COLUMNS,
+    SCHEMA_VERSION,
+    first_line,
+)
+from levit_cli.predict.records import as_json, path_fields
 from levit_cli.system.text import is_utf8
 
 VECTOR_COLUMN = "vector"
@@ -38,16 +46,57 @@ def write_parquet(spool: Spool, file: IO[bytes], meta: Mapping[str, Any]) -> Non
 
 
 def _schema(spool: Spool, meta: Mapping[str, Any], *, has_bytes: bool) -> Any:
+    return _schema_of(spool.size, spool.dtype, meta, [], has_bytes=has_bytes)
+
+
+def _schema_of(size: int, dtype: Any, meta: Mapping[str, Any], more: list[tuple[str, Any]], *, has_bytes: bool) -> Any:
     text = pa.string()
     columns = [(name, text) for name in ("path", "status", "error_kind", "error_message")]
-    columns.append((VECTOR_COLUMN, pa.list_(pa.from_numpy_dtype(spool.dtype), spool.size)))
-    columns += [(BYTES_COLUMN, text)] * has_bytes
+    columns.append((VECTOR_COLUMN, pa.list_(pa.from_numpy_dtype(dtype), size)))
+    columns += more + [(BYTES_COLUMN, text)] * has_bytes
     metadata = {
         SCHEMA_VERSION: b"1",
         MODEL_SHA256: meta["model"]["sha256"].encode(),
         META: json.dumps(meta, sort_keys=True).encode(),
     }
     return pa.schema(columns, metadata)
+
+
+def encode_part(lines: Iterable[bytes], size: int, dtype: str, meta: Mapping[str, Any]) -> bytes:
+    """Return records in jsonl, with the sort key of a run on many machines, as a Parquet file.
+
+    Args:
+        size: C, the length of a vector.
+        dtype: the type of its numbers.
+    """
+    rows = [_part_row(json.loads(line)) for line in lines]
+    has_bytes = any(BYTES_COLUMN in row for row in rows)
+    schema = _schema_of(size, np.dtype(dtype), meta, [*ORDER_COLUMNS], has_bytes=has_bytes)
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")
+    return file.getvalue()
+
+
+def _part_row(record: dict[str, Any]) -> dict[str, Any]:
+    error = record.pop("error", None)
+    return record if error is None else {**record, "error_kind": error["kind"], "error_message": error["message"]}
+
+
+def decode_part(content: bytes) -> Iterator[bytes]:
+    """Yield the records that ``encode_part`` encoded.
+
+    Raises:
+        ValueError: the content is damaged.
+    """
+    try:
+        rows = pq.read_table(io.BytesIO(content)).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(first_line(error)) from error
+    for row in rows:
+        record = {name: value for name, value in row.items() if value is not None}
+        if "error_kind" in record:
+            record["error"] = {"kind": record.pop("error_kind"), "message": record.pop("error_message")}
+        yield as_json(record) + b"\n"
 
 
 def _rows(spool: Spool) -> Iterator[dict[str, Any]]:

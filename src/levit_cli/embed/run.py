@@ -79,17 +79,22 @@ def embed_inputs(
         LevitError: as for ``levit_cli.predict.run.classify``.
     """
     format = _consistent_format(inputs, output, vectors, conflicts(model, spec, decode_options.resizer))
-
-    def task(checkpoint: Checkpoint, engine: LevitEngine, reader: Reader, path: Path | None) -> _Embedding:
-        return _Embedding(checkpoint, engine, reader, path, format, vectors)
-
-    kind = Kind(task, is_replaced=format != "jsonl", for_features=True)
+    kind = embedding(format, vectors)
     try:
         return run_task(kind, inputs, model, spec, decode_options, output, display, log, batch_size=batch_size)
     except INTERRUPTIONS:
         if format != "jsonl" and not display.quiet:
             log(f"Nothing was written: {format} is valid only as a whole. A jsonl output can be continued.")
         raise
+
+
+def embedding(format: VectorFormat, vectors: VectorOptions) -> Kind[Embedding]:
+    """Return what ``levit embed`` computes and writes."""
+
+    def task(checkpoint: Checkpoint, engine: LevitEngine, reader: Reader, path: Path | None) -> _Embedding:
+        return _Embedding(checkpoint, engine, reader, path, format, vectors)
+
+    return Kind(task, is_replaced=format != "jsonl", for_features=True)
 
 
 def _consistent_format(
