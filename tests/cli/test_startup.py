@@ -68,6 +68,7 @@ def test_an_evaluation_on_a_cpu_imports_no_torch_and_draws_only_for_a_report(
         ["bench", "--help"],
         ["finetune", "--help"],
         ["export", "--help"],
+        ["sort", "--help"],
         ["predict", "--nope"],
     ],
 )
