@@ -69,6 +69,13 @@ def test_an_evaluation_on_a_cpu_imports_no_torch_and_draws_only_for_a_report(
         ["finetune", "--help"],
         ["export", "--help"],
         ["probe", "--help"],
+        ["sort", "--help"],
+        ["serve", "--help"],
+        ["embed", "--help"],
+        ["similar", "--help"],
+        ["duplicates", "--help"],
+        ["gallery", "--help"],
+        ["merge", "--help"],
         ["predict", "--nope"],
     ],
 )

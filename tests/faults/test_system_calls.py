@@ -16,13 +16,14 @@ from tests.support.foreign_systems import linux_only
 
 pytestmark = linux_only  # the driver forks processes
 ROOT = Path(__file__).parents[2]
+SORTING = ("sort_copy", "sort_move", "sort_link", "sort_symlink", "undo_copy", "undo_move")
 SCENARIOS = (
     *("predict", "resume", "document", "convert", "export"),
     *(pytest.param(name, marks=needs_parquet) for name in ("parquet", "parquet_resume")),
-    *("sort_copy", "sort_move", "sort_link", "sort_symlink", "undo_copy", "undo_move"),
+    *SORTING,
     pytest.param("finetune", marks=needs_torch),
 )
-FEW, FEWER = 19, 61  # steps; fewer for the many calls of a training, and for Parquet, whose libraries load slowly
+FEW, FEWER = 19, 61  # steps; fewer where there are many calls, and for Parquet, whose libraries load slowly
 EACH = int(os.environ.get("LEVIT_FAULT_STEP", "1"))
 
 
@@ -40,9 +41,8 @@ def run_scenario(scenario: str, how: str, step: int, model: Path, work: Path) ->
 @pytest.mark.parametrize("how", ["once", "lasting"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_some_system_calls_fail(scenario: str, how: str, tiny_folder: Path, tmp_path: Path) -> None:
-    run_scenario(
-        scenario, how, FEWER if scenario in ("finetune", "parquet", "parquet_resume") else FEW, tiny_folder, tmp_path
-    )
+    is_slow = scenario in ("finetune", "parquet", "parquet_resume", *SORTING)
+    run_scenario(scenario, how, FEWER if is_slow else FEW, tiny_folder, tmp_path)
 
 
 @pytest.mark.exhaustive

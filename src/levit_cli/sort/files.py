@@ -177,6 +177,8 @@ def _sync(path: str) -> None:
     if os.path.isdir(path):
         sync_folder(Path(path))
         return
+    if IS_WINDOWS and not os.access(path, os.W_OK):
+        return  # a read-only file cannot be synced there
     descriptor = os.open(path, os.O_RDWR if IS_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,10 +11,11 @@ A step without such a line is *pending*: the process was killed, and the files t
 are stored as text in which bytes that are not UTF-8 are surrogates. The journal is locked while a run uses it.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -29,6 +30,7 @@ from levit_cli.system.output import OutputFile
 
 NAME = ".levit-sort.jsonl"
 VERSION = 1
+NOT_EMPTY = {errno.ENOTEMPTY, errno.EEXIST}
 NOT_TOUCHED = "nothing was touched"
 
 Action = SortMode
@@ -184,13 +186,24 @@ class Journal:
         else:
             with writing(self.folder):
                 os.replace(self._file.path, moved)
-        with suppress(OSError):  # the user put something into it
-            self.folder.rmdir()
+        _remove_if_empty(self.folder)
         moved.unlink(missing_ok=True)
 
 
 def _header(*, made: bool) -> dict[str, Any]:
     return {"levit_sort": VERSION, "made": made}
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove the sorted folder, unless the user put something into it."""
+    with writing(folder):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in NOT_EMPTY:
+                raise
 
 
 def _moved_journal(folder: Path) -> Path:
@@ -200,16 +213,22 @@ def _moved_journal(folder: Path) -> Path:
 def finish_removing(folder: Path) -> bool:
     """Complete the removal of a sorted folder that was killed at its end; return whether there was one."""
     moved = _moved_journal(folder)
-    if not os.path.lexists(moved) or (folder / NAME).exists():
+    if not moved.is_file() or (folder / NAME).exists():
         return False
-    with suppress(OSError):
-        folder.rmdir()
+    _remove_if_empty(folder)
     with writing(folder):
-        if moved.is_dir():  # the run was killed while it made the folder
-            (moved / NAME).unlink(missing_ok=True)
-            moved.rmdir()
-        else:
-            moved.unlink()
+        moved.unlink(missing_ok=True)
+    return True
+
+
+def remove_unfinished(folder: Path) -> bool:
+    """Remove what a run left that was killed while it made the sorted folder; return whether there was something."""
+    temporary = _moved_journal(folder)
+    if os.path.lexists(folder) or not temporary.is_dir():
+        return False
+    with writing(folder):
+        (temporary / NAME).unlink(missing_ok=True)
+        temporary.rmdir()
     return True
 
 

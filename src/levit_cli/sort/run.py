@@ -15,7 +15,15 @@ from levit_cli.choices import SortFormat, SortMode
 from levit_cli.errors import ExitCode, OutputError, Terminated, UsageError, reason_of
 from levit_cli.predict.results import Result, not_a_local_file, read_results
 from levit_cli.sort.folders import Folders
-from levit_cli.sort.journal import History, Journal, finish_removing, line_of, open_journal, read_history
+from levit_cli.sort.journal import (
+    History,
+    Journal,
+    finish_removing,
+    line_of,
+    open_journal,
+    read_history,
+    remove_unfinished,
+)
 from levit_cli.sort.plan import AlreadySortedError, Item, NotSortedError, Planned, Planner
 from levit_cli.sort.report import Reporter
 from levit_cli.sort.sources import SourceFolders
@@ -316,8 +324,8 @@ def put_back(folder: Path, display: SortDisplay, log: Log, *, dry_run: bool) -> 
         reporter = _reporter(stack, folder, display, log, dry_run=dry_run)
         if dry_run:
             _report_undo(_checked(real), reporter)
-        elif finish_removing(real):
-            log("A run that was killed had put everything back.")
+        elif finish_removing(real) or remove_unfinished(real):
+            log("A run that was killed left nothing else to put back.")
         else:
             journal = stack.enter_context(open_journal(real, create=False))
             resolve_pending(journal)

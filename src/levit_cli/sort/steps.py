@@ -119,12 +119,20 @@ class _Batch:
         """Remove what a step made. If that fails, the step stays pending, and the next run resolves it."""
         self._without_image.add(step.source)
         self._remove_temporary(step)
-        if is_placed:
-            try:
-                os.unlink(self._target(step))
-            except OSError:
-                return
-        self._outcome.cancelled.append(step.number)
+        if not is_placed or self._take_back(step):
+            self._outcome.cancelled.append(step.number)
+
+    def _take_back(self, step: Step) -> bool:
+        """Remove the new name of a file, unless it is the only one; return whether that was done."""
+        target = self._target(step)
+        try:
+            is_double = step.action != "move" or step.number in self._temporary
+            if not is_double and not files.is_same_file(step.source, target):
+                return False
+            os.unlink(target)
+        except OSError:
+            return False
+        return True
 
     def _target(self, step: Step) -> str:
         return os.path.join(self._folder, step.target)
@@ -271,8 +279,17 @@ def resolve_pending(journal: Journal) -> dict[str, str]:
             (done if _finished(journal.folder, step) else cancelled).append(step.number)
         except OSError as error:
             unresolved[step.source] = reason_of(error)
-    journal.mark(done=done, cancelled=cancelled)
+    journal.mark(done=done, cancelled=cancelled, undone=[*_half_undone(journal)])
     return unresolved
+
+
+def _half_undone(journal: Journal) -> Iterator[int]:
+    """Finish the steps that a killed ``--undo`` left half undone: files that have their old and their new name."""
+    for step in [*journal.history.in_state("done")]:
+        target = os.path.join(journal.folder, step.target)
+        if step.action == "move" and files.is_same_file(step.source, target):
+            os.unlink(target)
+            yield step.number
 
 
 def _finished(folder: Path, step: Step) -> bool:
@@ -282,24 +299,21 @@ def _finished(folder: Path, step: Step) -> bool:
         files.remove(files.temporary_of(target))
     if not was_taken(folder, step):
         return False
-    if step.action == "move" and files.status_of(step.source):
-        is_copy = step.link is None and not _is_moved(step, os.lstat(target))
-        if is_copy and not files.same_content(step.source, target):
+    if step.action != "move" or files.status_of(step.source) is None:
+        return True
+    if not files.is_same_file(step.source, target):
+        if _is_moved(step, os.lstat(target)):
+            return True  # it was renamed, and another file has the old name by now
+        if step.link is None and not files.same_content(step.source, target):
             return False
-        sync_folder(Path(target).parent)
-        return _completed(folder, step, target)
+    sync_folder(Path(target).parent)
+    try:
+        remove_source(folder, step)
+    except OSError:
+        os.unlink(target)  # the file has its old name, too
+        return False
     return True
 
 
 def _is_moved(step: Step, target: os.stat_result) -> bool:
     return (target.st_dev, target.st_ino) == (step.device, step.inode)
-
-
-def _completed(folder: Path, step: Step, target: str) -> bool:
-    """Remove the old name; if that is not possible, the new one. Return whether the file has the new name."""
-    try:
-        remove_source(folder, step)
-    except OSError:
-        os.unlink(target)
-        return False
-    return True

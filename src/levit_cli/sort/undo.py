@@ -15,12 +15,11 @@ from pathlib import Path
 
 from levit_cli.errors import OutputError, reason_of
 from levit_cli.sort import files
-from levit_cli.sort.journal import Journal, Step
+from levit_cli.sort.journal import NOT_EMPTY, Journal, Step
 from levit_cli.sort.steps import FULL, InterruptedCopyError, link_text, new_link_of
 from levit_cli.system.signals import DeferredSignals, deferred_signals
 
 BATCH_STEPS = 1000
-NOT_EMPTY = {errno.ENOTEMPTY, errno.EEXIST}
 
 
 class KeptError(Exception):
@@ -146,7 +145,7 @@ def _remove_folders(journal: Journal) -> None:
 
 
 class _Batch:
-    """Undoes some steps: old names first, then the folders are synced, then new names are removed."""
+    """Undoes some steps. Moved files get their old names, then the folders are synced, then new names are removed."""
 
     def __init__(self, folder: Path, signals: DeferredSignals) -> None:
         self._folder, self._signals, self._undone = folder, signals, Undone()
@@ -176,13 +175,14 @@ class _Batch:
         return False
 
     def _restore(self, step: Step) -> bool:
-        """Give a file that was moved its old name again; return whether the new name is to be removed."""
+        """Remove a copy or a link; give a file that was moved its old name again. Return whether that was done."""
         if self._signals.arrived:
             return False
         if not check(self._folder, step):
             self._closed.add(step.number)
             return False
         if step.action != "move":
+            os.unlink(os.path.join(self._folder, step.target))
             return True
         if files.status_of(step.source) is None:
             os.makedirs(os.path.dirname(step.source), exist_ok=True)
@@ -223,9 +223,9 @@ class _Batch:
             raise InterruptedCopyError
 
     def _remove(self, step: Step) -> bool:
-        """Remove the new name of a file. A file that was renamed has it no more."""
-        if step.action == "move" and files.status_of(step.source) is None:
-            return False  # a signal interrupted the copy
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(self._folder, step.target))
+        """Remove the new name of a file that has its old name again. A file that was renamed has it no more."""
+        if files.status_of(step.source) is None:
+            return step.action != "move"  # else a signal interrupted the copy
+        if step.action == "move":
+            files.remove(os.path.join(self._folder, step.target))
         return True
