@@ -6,19 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from levit_cli.checkpoints import load
 from tests.cli.test_startup import modules_after
-from tests.finetune.test_names import COMPOSED, DECOMPOSED
 from tests.probe.runs import write_colors
 from tests.support.binary import LEVIT, environment, installed_levit, levit, records
 from tests.support.extras import hide_extra, hide_packages, names_pip_command, needs_export, needs_probe
 from tests.support.int8 import write_noise
 from tests.support.random_weights import write_folder
 
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 NAMES = ("LABEL_0", "train", DECOMPOSED)
 
 

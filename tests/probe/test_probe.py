@@ -384,3 +384,31 @@ def test_images_that_do_not_differ_are_refused(tiny_folder: Path, tmp_path: Path
     with pytest.raises(LevitError, match="The features of all images are the same"):
         run(tmp_path / "data", tmp_path / "run", tiny_folder)
     assert not (tmp_path / "run").exists()
+
+
+def test_two_images_per_class_are_enough(tiny_folder: Path, tmp_path: Path) -> None:
+    text, _ = run(write_colors(tmp_path / "data", 2), tmp_path / "run", tiny_folder)
+    assert "strength     C = 0.1\n" in text  # one training image per class cannot be cross-validated
+    stored = json.loads((tmp_path / "run" / "probe.json").read_text())
+    assert (stored["images"]["train"], stored["images"]["val"]) == (3, 3)
+    assert load(tmp_path / "run").temperature == 1
+
+
+@pytest.mark.guarantee("impossible-probe")
+def test_a_share_for_validation_has_no_effect_beside_a_val_folder(data: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(data, tmp_path / "set" / part)
+    with pytest.raises(UsageError, match="--val-split has no effect"):
+        run(tmp_path / "set", tmp_path / "run", "x", val_split=0.2)
+
+
+def test_uneven_classes_are_reported_unless_they_are_weighted(tiny_folder: Path, tmp_path: Path) -> None:
+    data = write_classes(tmp_path / "data", {"a": 20})
+    write_colors(data, 3, ("b",))
+    lines = {}
+    for class_weights in ("none", "balanced"):
+        _, lines[class_weights] = run(data, tmp_path / class_weights, tiny_folder, class_weights=class_weights)
+    assert any("--class-weights balanced" in line for line in lines["none"])
+    assert not any("--class-weights" in line for line in lines["balanced"])
+    contents = [content_of(tmp_path / name) for name in lines]
+    assert contents[0]["model.safetensors"] != contents[1]["model.safetensors"]
