@@ -1,11 +1,12 @@
 """Malformed requests over raw sockets: each is refused, and the server answers the next one."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.serve.server import Server, form
+from tests.serve.server import Server, form, received
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 SECOND = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -138,6 +139,24 @@ def test_chunks_with_extensions_and_trailers_are_read(served: Server, photos: li
     chunks = b'64;name="a";b\r\n%b\r\n%x\r\n%b\r\n0\r\nX-Trailer: a\r\nHost: b\r\n\r\n' % (first, len(rest), rest)
     answer = served.raw(CHUNKS.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + chunks)
     assert answer.endswith(served.post(content).body)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_requests_may_arrive_in_pieces_of_any_size(served: Server, photos: list[Path], size: int) -> None:
+    content = photos[0].read_bytes()[:400]
+    body, content_type = form([("a.jpg", content)])
+    data = (
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        + HEAD + b"Content-Length: %d\r\nContent-Type: %b\r\n\r\n" % (len(body), content_type.encode()) + body
+        + CHUNKS + b"%x\r\n" % len(content) + content + b"\r\n0\r\n\r\n"
+        + b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )  # fmt: skip
+    with served.connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(data), size):
+            connection.sendall(data[start : start + size])
+        answers = received(connection).split(b"HTTP/1.1 ")[1:]
+    assert [int(answer[:3]) for answer in answers] == [200, 200, 422, 404]
 
 
 def test_a_proposed_upgrade_is_ignored(served: Server, photos: list[Path]) -> None:

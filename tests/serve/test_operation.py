@@ -108,6 +108,8 @@ def test_ipv6_and_all_addresses(tiny_folder: Path, photos: list[Path]) -> None:
     with serving(tiny_folder, "--host", "::1") as server:
         assert server.host == "::1"
         assert server.post(content).status == 200
+    with serving(tiny_folder, "--host", "::", is_ready=False) as server:
+        assert "LEVIT_SERVE_TOKEN" in server.wait_for("Warning")
     hosts = {str(found[4][0]) for found in socket.getaddrinfo("localhost", 1, type=socket.SOCK_STREAM)}
     with serving(tiny_folder, "--host", "localhost") as server:
         for host in hosts:

@@ -433,7 +433,7 @@ class Connection(asyncio.Protocol):
     def _schedule(self) -> None:
         """Set the timer. One that fires too early is set again, so it is only replaced by an earlier one."""
         deadline = self._deadline()
-        if deadline is None or (self._transport.is_closing() and not self._is_closing):
+        if deadline is None:
             return
         when = self._loop.time() + deadline - time.monotonic()
         if self._timer is None or self._timer.when() > when:

@@ -1,6 +1,7 @@
 """Bind the sockets on which the server listens."""
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -21,6 +22,12 @@ class Listener:
     def __init__(self, sockets: list[socket.socket], url: str, path: Path | None = None) -> None:
         self.sockets, self.url = sockets, url
         self._path, self._inode = path, _inode(path) if path else None
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine can connect."""
+        hosts = [bound.getsockname()[0] for bound in self.sockets] if self._path is None else []
+        return all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts)
 
     def remove(self) -> None:
         """Remove the path of a Unix domain socket, unless another server has replaced it."""

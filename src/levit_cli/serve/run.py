@@ -61,6 +61,8 @@ def serve(
     """
     raise_faults([*conflicts(model, spec, decode.resizer), *threshold_faults(options.min_prob)])
     listener = listen(options.address)
+    if not listener.is_private and options.access.token is None:
+        log("Warning: All who can reach this machine can use the server · set LEVIT_SERVE_TOKEN to require a token")
     load = partial(
         load_served_model, model, spec, decode, log,
         max_batch=options.batch_size, min_prob=options.min_prob, verbose=options.verbose,
