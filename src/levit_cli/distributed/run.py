@@ -162,7 +162,7 @@ def run_on_ray(
                 inputs, checkpoint.transform, decode_options, kind, ray.put(_portable(checkpoint)), spec, batch_size,
                 os.getcwd(),
             )  # fmt: skip
-            run = _Run(work, parts, _resources(ray_options), display, log)
+            run = _Run(work, parts, ray_options, display, log)
             run.complete()
         parts.finish()
         if not display.quiet:
@@ -299,7 +299,7 @@ class _Run:
 
     work: "Work"
     parts: Parts
-    resources: "Resources"
+    options: RayOptions
     display: DisplayOptions
     log: Log
     skipped: Skipped = field(default_factory=Skipped)
@@ -327,7 +327,8 @@ class _Run:
     def _compute_missing(self, bar: Progress) -> None:
         from levit_cli.distributed.pipeline import dataset, results_of
 
-        data = dataset(self.work, self.parts.progress.snapshot(), self.resources)
+        # the cluster may be another one after a failure
+        data = dataset(self.work, self.parts.progress.snapshot(), _resources(self.options))
         skipped = Skipped()
         with closing(results_of(data)) as results:
             for records, ends in results:
