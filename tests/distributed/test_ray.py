@@ -90,6 +90,21 @@ def test_records_equal_those_of_a_local_run_from_every_kind_of_source(
     assert sorted(os.listdir(tmp_path / "out")) == ["_SUCCESS", "manifest.json", "part-00000.jsonl"]
 
 
+@pytest.mark.exhaustive
+@pytest.mark.guarantee("ray-equal")
+def test_2000_images_with_40_broken_ones_on_one_machine(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for number, path in enumerate(write_images(folder, 2000)):
+        if number % 50 == 20:
+            path.write_bytes(path.read_bytes()[: 100 + number // 10])
+    options = ("-m", tiny_folder, folder, "--precision", "fp32")
+    local = levit("predict", *options, "-f", "jsonl")
+    done = predict(*options, "--ray", "local", "-o", tmp_path / "out", "--records-per-part", "300")
+    assert done.returncode == local.returncode == 1, done.stderr
+    assert records_of(tmp_path / "out") == records(local.stdout)
+    assert sum(record["status"] == "error" for record in records(local.stdout)) == 40
+
+
 SLOW_OPTIONS = ("--records-per-part", "16")
 
 

@@ -21,6 +21,7 @@ from levit_cli.predict.resume.fingerprint import Fingerprint, differences
 
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
 PART = re.compile(r"part-(\d{5,})\.(jsonl|parquet)", re.ASCII)
+LEFTOVER = re.compile(r"\.levit-.*\.part")  # of a run that was killed while it wrote a file
 SCHEMA_VERSION = 1
 RECORDS_PER_PART = 50_000
 MAX_PART_AGE_S = 60.0  # a killed run loses at most the work of a minute
@@ -114,7 +115,10 @@ class Parts:
 
     def _own_names(self) -> list[str]:
         """Return the files of an earlier output. ``_SUCCESS`` is first, because the others make it wrong."""
-        names = [name for name in self.folder.names() if name in (SUCCESS, MANIFEST) or PART.fullmatch(name)]
+        own = (SUCCESS, MANIFEST)
+        names = [
+            name for name in self.folder.names() if name in own or PART.fullmatch(name) or LEFTOVER.fullmatch(name)
+        ]
         return sorted(names, key=lambda name: (name != SUCCESS, name))
 
     def resume(self) -> None:
@@ -131,8 +135,9 @@ class Parts:
             raise UsageError(f"Cannot resume {self.folder.name}", why="it has no manifest.json", hint=NOT_TOUCHED)
         for name in parts:  # all are checked before one is changed, and only one is in memory
             self._read(name)
-        if SUCCESS in names:
-            self.folder.remove(SUCCESS)
+        for name in names:
+            if name == SUCCESS or LEFTOVER.fullmatch(name):
+                self.folder.remove(name)
         for name in parts:
             self._keep(name, self._read(name))
         self._write_manifest("running")

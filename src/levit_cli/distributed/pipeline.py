@@ -44,6 +44,7 @@ from levit_cli.system.progress import silent
 
 DECODE_BATCH = 16  # limits how many images are decoded ahead
 CHUNK = 128  # images; more make the overhead of Ray smaller, fewer balance the load better and need less memory
+NO_PROGRESS_S = 600.0  # as when an actor's machine is lost, and no other has room for it
 ONE_ROW = 1  # bytes: each row is a block of its own
 
 
@@ -150,6 +151,7 @@ def dataset(work: Work, done: Done, resources: Resources) -> Dataset:
     """Return the dataset whose rows are the results of all inputs without a record."""
     context = DataContext.get_current()
     context.target_max_block_size = ONE_ROW
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
     context.raise_original_map_exception = True  # else the error of the worker is lost when it is pickled
     context.enable_progress_bars = context.print_on_execution_start = False
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}

@@ -139,10 +139,8 @@ def run_on_ray(
         kind: what is computed and how its records are written.
         make_format: returns the format of the parts.
     """
-    assert output.path is not None
     with _readable_again(inputs) as inputs, _open_output(output, inputs) as folder:
         require_some(inputs, Skipped())
-        inputs = replace(inputs, opens_archives=False)
         checkpoint = load_model(model, log, verbose=display.verbose)
         reader = Reader(checkpoint.transform, decode_options.decoding, decode_options.resizer, offline=model.offline)
         spec = replace(spec, threads=ray_options.cpus_per_actor)
@@ -155,42 +153,39 @@ def run_on_ray(
         threshold = (
             None if kind.for_features else choose_threshold(checkpoint, min_prob, log if display.verbose else silent)
         )
-        description = describe_run(
-            checkpoint, engine.spec, reader, top_k, with_hash=True, min_prob=threshold
-        )  # fmt: skip
-        part_format = make_format(description, fingerprint)
+        description = describe_run(checkpoint, engine.spec, reader, top_k, with_hash=True, min_prob=threshold)
         parts = Parts(
-            folder, part_format, fingerprint, _summary(description), records_per_part=ray_options.records_per_part
-        )
+            folder, make_format(description, fingerprint), fingerprint, _summary(description),
+            ray_options.records_per_part,
+        )  # fmt: skip
         parts.resume() if output.resume else parts.begin()
-        num_kept = len(parts.progress)
-        chosen = engine.spec
-        spec = replace(spec, engine=chosen.engine, device=chosen.device, precision=chosen.precision)
-        started = time.perf_counter()
+        chosen = replace(spec, engine=engine.spec.engine, device=engine.spec.device, precision=engine.spec.precision)
+        run = _Run(parts, ray_options, display, log)
         with joined(ray_options.address, debug=debug):
-            import ray
-
-            from levit_cli.distributed.pipeline import Work
-
-            work = Work(
-                inputs, checkpoint.transform, decode_options, kind, ray.put(_portable(checkpoint)), spec, batch_size,
-                os.getcwd(),
-            )  # fmt: skip
-            run = _Run(work, parts, _resources(ray_options), display, log)
-            run.complete()
+            run.complete(_work(kind, inputs, checkpoint, decode_options, chosen, batch_size))
         parts.finish()
-        if not display.quiet:
-            if sentence := run.skipped.sentence():
-                log(sentence)
-            log(_closing_line(parts, num_kept, time.perf_counter() - started))
+        run.log_end()
         return ExitCode.SOME_FAILED if parts.progress.num_failed else ExitCode.OK
 
 
-def _closing_line(parts: Parts, num_kept: int, seconds: float) -> str:
-    num_new, failed = len(parts.progress) - num_kept, parts.progress.num_failed
-    kept = f"; {count_noun(num_kept, 'existing record')} kept" if num_kept else ""
-    rate = f"{count_noun(num_new, 'image')} in {seconds:.2f} s ({num_new / seconds:.1f}/s)"
-    return f"{rate}{f', {failed:,} failed' if failed else ''}{kept}"
+def _work(
+    kind: Kind[Any],
+    inputs: InputOptions,
+    checkpoint: Checkpoint,
+    decode_options: DecodeOptions,
+    spec: EngineSpec,
+    batch_size: int,
+) -> "Work":
+    """Return what the workers need, with the model in the object store."""
+    import ray
+
+    from levit_cli.distributed.pipeline import Work
+
+    sources = replace(inputs, opens_archives=False)
+    portable = replace(checkpoint, known=None, known_sha256=checkpoint.sha256)  # without what only this machine has
+    return Work(
+        sources, checkpoint.transform, decode_options, kind, ray.put(portable), spec, batch_size, os.getcwd()
+    )  # fmt: skip
 
 
 def require_consistent(
@@ -285,11 +280,6 @@ def _summary(description: RunDescription) -> dict[str, Any]:
     return {"version": meta["version"], "model": meta["model"], "preprocessing": meta["preprocessing"]}
 
 
-def _portable(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the model without what is of use on this machine only."""
-    return replace(checkpoint, known=None, known_sha256=checkpoint.sha256)
-
-
 def _resources(options: RayOptions) -> "Resources":
     """Return what the run requests from the cluster.
 
@@ -309,24 +299,25 @@ def _resources(options: RayOptions) -> "Resources":
 
 @dataclass
 class _Run:
-    """A run on a cluster that was joined."""
+    """A run whose model and output are checked."""
 
-    work: "Work"
     parts: Parts
-    resources: "Resources"
+    options: RayOptions
     display: DisplayOptions
     log: Log
     skipped: Skipped = field(default_factory=Skipped)
 
-    def complete(self) -> None:
+    def __post_init__(self) -> None:
+        self._num_kept, self._started = len(self.parts.progress), time.perf_counter()
+
+    def complete(self, work: "Work") -> None:
         """Compute all results that are missing. Begin again if Ray fails, unless that brings nothing."""
         failures = 0
         with progress(shown=shows_progress(quiet=self.display.quiet)) as bar:
             while True:
                 before = len(self.parts.progress)
                 try:
-                    self._compute_missing(bar)
-                    return
+                    return self._compute_missing(work, bar)
                 except OutputError:
                     raise
                 except INTERRUPTIONS as error:
@@ -336,23 +327,35 @@ class _Run:
                     self.parts.flush()
                     failures = failures + 1 if len(self.parts.progress) == before else 1
                     self._require_hope(error, failures)
-                    self.work = replace(self.work, decode=replace(self.work.decode, isolate=True))
+                    work = replace(work, decode=replace(work.decode, isolate=True))
 
-    def _compute_missing(self, bar: Progress) -> None:
+    def _compute_missing(self, work: "Work", bar: Progress) -> None:
         from levit_cli.distributed.pipeline import dataset, results_of
 
-        data = dataset(self.work, self.parts.progress.snapshot(), self.resources)
-        skipped = Skipped()
+        # the cluster may be another one after a failure
+        data = dataset(work, self.parts.progress.snapshot(), _resources(self.options))
+        self.skipped = Skipped()
         with closing(results_of(data)) as results:
             for records, ends in results:
                 bar.advance(self.parts.add(records))
                 for end in ends:
-                    skipped.merge(end.skipped)
+                    self.skipped.merge(end.skipped)
                     if end.source is None:
                         self.parts.progress.end_list(end.num_items, end.containers)
                     else:
                         self.parts.progress.end_source(end.source, end.num_items)
-        self.skipped = skipped
+
+    def log_end(self) -> None:
+        """Log what was skipped, and the numbers of images and failures."""
+        if self.display.quiet:
+            return
+        if sentence := self.skipped.sentence():
+            self.log(sentence)
+        seconds = time.perf_counter() - self._started
+        num_new, failed = len(self.parts.progress) - self._num_kept, self.parts.progress.num_failed
+        rate = f"{count_noun(num_new, 'image')} in {seconds:.2f} s ({num_new / seconds:.1f}/s)"
+        kept = f"; {count_noun(self._num_kept, 'existing record')} kept" if self._num_kept else ""
+        self.log(f"{rate}{f', {failed:,} failed' if failed else ''}{kept}")
 
     def _keep_what_is_finished(self) -> None:
         self.parts.flush()
