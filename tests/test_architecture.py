@@ -57,7 +57,7 @@ MODULES_OF_LIBRARY: dict[str, set[str]] = {
     "cykooz_resizer": {"images.resize_simd"},
     "pi_heif": {"images.heif"},
     "pillow_jxl": set(),  # images.jxl loads its compiled module alone
-    "PIL": {"api", "images", "predict.reader", "finetune.split", "bench.end_to_end"},
+    "PIL": {"api", "images", "predict.reader", "finetune.split", "bench.end_to_end", "embed.duplicates"},
 }
 
 
