@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     times: dict[str, list[tuple[float, float]]] = {}
-    with TemporaryDirectory(dir=".") as temporary:
+    with TemporaryDirectory() as temporary:
         folder = Path(temporary).absolute()
         results, target = write_files(folder, options.files, options.bytes), folder / "sorted"
         for _ in range(options.rounds):
