@@ -100,12 +100,14 @@ def test_examples_are_consecutive_lines_at_every_width(command: tuple[str, ...],
 
 @pytest.mark.parametrize("command", EVERY_HELP)
 def test_every_example_is_a_valid_command_line(command: tuple[str, ...]) -> None:
+    shown = set()
     for line in examples_of(help_of(*command)):
         parsed = [arguments for arguments in map(levit_arguments, re.split(r"[|;]", line)) if arguments]
         assert parsed, line
         for name, *arguments in parsed:
-            assert name in (command or COMMANDS)
+            shown.add(name)
             command_of(name).make_context(name, arguments)  # raises if an option or a value does not exist
+    assert {*command} <= shown  # examples of other commands may show where an input comes from
 
 
 def levit_arguments(part: str) -> list[str]:
