@@ -16,10 +16,11 @@ import pytest
 from levit_cli.checkpoints import load
 from levit_cli.finetune.run_folder import RunFolder
 from tests.cli.test_startup import HEAVY, modules_after
+from tests.data.test_labeled_files import write_rows
 from tests.finetune.sets import write_architecture, write_set
 from tests.support.archives import tar_of_folder, write_tar
 from tests.support.binary import LEVIT, TIMEOUT_S, environment, levit
-from tests.support.extras import needs_torch
+from tests.support.extras import needs_parquet, needs_torch
 
 resource = pytest.importorskip("resource", reason="tests what only POSIX systems have")
 
@@ -151,6 +152,24 @@ def test_an_archive_trains_the_same_model_as_its_folder_and_can_be_resumed(
     refused = finetune(moved, tmp_path / "run", "--resume")
     assert refused.returncode == 2
     assert b"was changed" in refused.stderr
+
+
+@needs_parquet
+@pytest.mark.guarantee("labeled-files", "training-interrupted", "resume-data")
+def test_a_parquet_file_trains_and_can_be_resumed(images: Path, options: list[str], tmp_path: Path) -> None:
+    files = sorted((images / "train").rglob("*.png"))
+    data = write_rows(tmp_path / "images.parquet", [(file.read_bytes(), file.parent.name) for file in files])
+    whole = finetune(data, tmp_path / "whole", *options)
+    assert whole.returncode == 0, whole.stderr.decode()
+    process = start(data, tmp_path / "run", *options)
+    wait_for_line(process, "epoch 2/4")
+    process.kill()
+    process.communicate(timeout=TIMEOUT_S)
+    done = finetune(data, tmp_path / "run", "--resume")
+    assert done.returncode == 0, done.stderr.decode()
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+    write_rows(data, [(file.read_bytes(), file.parent.name) for file in files[1:]])
+    assert finetune(data, tmp_path / "run", "--resume").returncode == 2
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """Labeled images in archives of class folders and in CSV files are those of the folders."""
 
-from collections.abc import Callable
+import gc
+import tempfile
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,10 @@ import pytest
 from levit_cli.data.image_folder import ClassFolders, class_folders
 from levit_cli.data.labeled_files import Halves, read_labeled_file
 from levit_cli.data.skipped import Skipped
-from levit_cli.errors import UsageError
+from levit_cli.errors import InputError, OutputError, UsageError
 from levit_cli.predict.reader import read_image
 from tests.support.archives import tar_of_folder, write_tar, zip_of_folder
+from tests.support.extras import needs_parquet
 from tests.support.sample_images import write_class_folders
 
 Pack = Callable[[Path, Path], Path]
@@ -128,3 +132,55 @@ def test_only_line_feeds_end_the_rows_of_a_csv(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"path,label\n{rows}", encoding="utf-8")
     train = halves_of(tmp_path / "list.csv").train
     assert names_of(train, f"{tmp_path}/") == [(name, "cat") for name in names]
+
+
+@needs_parquet
+@pytest.mark.guarantee("labeled-files")
+def test_the_rows_of_a_parquet_file_can_be_read_in_any_order_and_in_other_processes(tmp_path: Path) -> None:
+    contents: list[tuple[bytes | None, str]] = [(bytes([number]) * number, "ab"[number % 2]) for number in range(50)]
+    path = write_rows(tmp_path / "x.parquet", [*contents, (None, "a")])
+    halves = halves_of(path)
+    assert halves.val is None
+    assert halves.train.classes == ("a", "b")
+    samples = [*halves.train.samples]
+    assert [image.path for image, _ in samples] == [f"{path}#{number}" for number in range(51)]
+    assert [(image.size, "ab"[index]) for image, index in samples[:-1]] == [(len(row or b""), c) for row, c in contents]
+    with get_context("spawn").Pool(1) as pool:
+        loads = [image.load for image, _ in samples[:-1]]
+        assert pool.map(content_of, loads[::-1]) == [row for row, _ in reversed(contents)]
+    assert [content_of(load) for load in loads[::-1]] == [row for row, _ in reversed(contents)]
+    with pytest.raises(InputError):
+        content_of(samples[-1][0].load)
+
+
+@needs_parquet
+def test_the_copy_of_a_parquet_file_is_removed_with_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    halves = halves_of(write_rows(tmp_path / "x.parquet", [(b"1", "a"), (b"2", "b")]))
+    assert len([*temporary.iterdir()]) == 1
+    del halves
+    gc.collect()
+    assert [*temporary.iterdir()] == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(OutputError, match="Cannot copy the images") as caught:
+        halves_of(tmp_path / "x.parquet")
+    assert "TMPDIR" in str(caught.value.hint)
+
+
+def write_rows(path: Path, rows: Sequence[tuple[bytes | None, str]]) -> Path:
+    """Write images and labels in row groups of 8, as the library datasets does."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    images = [None if content is None else {"bytes": content, "path": None} for content, _ in rows]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    table = pa.table({"image": pa.array(images, kind), "label": [label for _, label in rows]})
+    pq.write_table(table, path, row_group_size=8)
+    return path
+
+
+def content_of(load: Callable[[], bytes] | None) -> bytes:
+    assert load is not None
+    return load()

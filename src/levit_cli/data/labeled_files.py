@@ -1,27 +1,31 @@
-"""Read labeled images from one file: an archive of class folders, or a CSV file of paths and labels.
+"""Read labeled images from one file: an archive of class folders, a CSV file of paths and labels, or a Parquet file.
 
 An archive is read as the folder would be from which it was made. If everything in it is in one folder, that folder is
-the data set. Its images are read from it in any order, so a tar archive must not be compressed.
+the data set. Its images are read from it in any order, so a tar archive must not be compressed. The images of a Parquet
+file are copied to a temporary file, because its rows can only be read in their order.
 """
 
 import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from levit_cli.data.archives import SEPARATOR, members_of_file
+from levit_cli.data.image_copy import copied
 from levit_cli.data.image_folder import LAYOUT, TRAIN_NAMES, VAL_NAMES, ClassFolders, Sample, listed
-from levit_cli.data.input import Input
+from levit_cli.data.input import ImageColumns, Input
+from levit_cli.data.labeled_rows import is_parquet, read_labeled_rows
 from levit_cli.data.labels import composed
 from levit_cli.data.remote.names import url_of
-from levit_cli.data.skipped import READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped
+from levit_cli.data.skipped import PARQUET_SUFFIX, READ_ARCHIVE_SUFFIXES, SUFFIXES, Skipped
 from levit_cli.errors import InputError, UsageError, reason_of
 from levit_cli.system.files import open_regular
 
 CSV_SUFFIX = ".csv"
+ROW_SEPARATOR = "#"
 COLUMNS = ("path", "label")
 
 
@@ -39,15 +43,15 @@ class Halves(NamedTuple):
 
 def is_labeled_file(path: Path) -> bool:
     """Whether this is a file that may contain labeled images, by its name."""
-    has_suffix = path.name.lower().endswith((*READ_ARCHIVE_SUFFIXES, CSV_SUFFIX))
+    has_suffix = path.name.lower().endswith((*READ_ARCHIVE_SUFFIXES, CSV_SUFFIX, PARQUET_SUFFIX))
     return has_suffix and not path.is_dir() and url_of(path) is None
 
 
 def base_of(root: Path) -> str:
-    """Return what the paths of the images begin with: the folder of a CSV file, or the archive."""
+    """Return what the paths of the images begin with: the folder of a CSV file, the archive or the Parquet file."""
     if root.name.lower().endswith(CSV_SUFFIX):
         return os.path.join(root.parent, "")
-    return f"{root}{SEPARATOR}"
+    return f"{root}{ROW_SEPARATOR if is_parquet(root) else SEPARATOR}"
 
 
 def path_in(root: Path, key: str) -> str:
@@ -57,14 +61,23 @@ def path_in(root: Path, key: str) -> str:
 
 
 def read_labeled_file(root: Path, skipped: Skipped) -> Halves:
-    """Return the labeled images of an archive or a CSV file.
+    """Return the labeled images of an archive, a CSV file or a Parquet file, readable in any order.
 
     Raises:
         UsageError: the file cannot be read, or contains no labeled images. The message names all such classes or lines.
+        OutputError: the images of a Parquet file cannot be copied.
     """
+    if is_parquet(root):
+        return Halves(_in_any_order(read_labeled_rows(root, ImageColumns(), skipped)))
     if root.name.lower().endswith(CSV_SUFFIX):
         return Halves(_read_csv(root, skipped))
     return _halves(_in_one_folder(_Tree(str(root), (*_archived(root, skipped),))), skipped)
+
+
+def _in_any_order(rows: ClassFolders) -> ClassFolders:
+    images = copied(str(rows.root), (image for image, _ in rows.samples))
+    labels = (index for _, index in rows.samples)
+    return replace(rows, samples=tuple(zip(images, labels, strict=True)))
 
 
 class _Image(NamedTuple):

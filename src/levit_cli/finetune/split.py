@@ -16,7 +16,6 @@ from levit_cli.data.image_folder import (
     split_folders,
 )
 from levit_cli.data.labeled_files import is_labeled_file, read_labeled_file
-from levit_cli.data.labeled_rows import is_parquet
 from levit_cli.data.skipped import Skipped
 from levit_cli.errors import InputError, RefusedError, UsageError
 from levit_cli.finetune.faults import Faults
@@ -59,9 +58,6 @@ def find_images(root: Path, val_split: float, seed: int, run_folder: Path | None
         UsageError: the folder is not a data set, has only one class, or a class has too few images to split. The
             message names all faults.
     """
-    if is_parquet(root):
-        why = "training needs the images in random order, and a Parquet file is read in the order of its rows"
-        raise UsageError(f"Cannot train on {root}", why=why, hint="store the images in class folders or a zip archive")
     if is_labeled_file(root):
         return _images_in_file(root, val_split, seed)
     train_root, val_root = split_folders(root)
