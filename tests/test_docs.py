@@ -20,7 +20,7 @@ PAGES = [
 ]
 USER_PAGES = [page for page in PAGES if page.parent.name != "dev"]
 CARDS = [ROOT / "examples/README.md", ROOT / "examples/demo_model/README.md", PACKAGE / "assets/demo/README.md"]
-COMMANDS = ("predict", "eval", "finetune", "bench", "convert-checkpoint", "info", "export", "quantize")
+COMMANDS = ("predict", "eval", "finetune", "bench", "convert-checkpoint", "info", "export", "quantize", "sort")
 BENCHMARK_PAGE = "performance.md"  # also names options of the scripts in benchmarks/
 GENERAL = {"--version", "--help", "--install-completion", "--show-completion"}  # options of levit itself
 OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z0-9][a-z0-9-]*")
