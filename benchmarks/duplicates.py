@@ -1,6 +1,6 @@
 """Measure what ``levit duplicates`` finds and how fast it groups vectors.
 
-python -m benchmarks.duplicates quality FOLDER [--model demo] [--photos 1000] [--copies 100] [--ignore FILE]
+python -m benchmarks.duplicates quality FOLDER [--model demo] [--photos 1000] [--copies 100] [--seed 0] [--ignore FILE]
 python -m benchmarks.duplicates quality FOLDER --together
 python -m benchmarks.duplicates quality FOLDER --index          (vectors only)
 python -m benchmarks.duplicates speed [--count 100000] [--size 256]
@@ -114,7 +114,7 @@ def make_copies(photos: list[str], count: int, folder: Path, *, together: bool) 
 
 
 def quality(options: argparse.Namespace) -> None:
-    random.seed(0)
+    random.seed(options.seed)
     ignored = set(options.ignore.read_text().split("\n")) if options.ignore else set()
     photos = [item.path for item in walk(str(options.folder)) if item.path not in ignored]
     photos = random.sample(photos, min(options.photos, len(photos)))
@@ -184,7 +184,7 @@ def linkage(options: argparse.Namespace) -> None:
     """Print, for each linkage, how many pairs in groups are right and how many copies are with their photo."""
     import levit_cli as levit
 
-    random.seed(0)
+    random.seed(options.seed)
     photos = random.sample([item.path for item in walk(str(options.folder))], options.photos)
     with TemporaryDirectory() as folder:
         made = make_copies(photos, options.copies, Path(folder), together=True)
@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--copies", type=int, default=100, help="copies of each kind")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the photos and of the copies")
     parser.add_argument("--ignore", type=Path, help="file of paths that are not taken")
     parser.add_argument("--together", action="store_true", help="make the copies of all kinds from the same photos")
     parser.add_argument("--index", action="store_true", help="compare vectors only")

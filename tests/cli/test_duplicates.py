@@ -121,7 +121,7 @@ def test_the_page_shows_the_groups_and_escapes_names(photos: Path, tmp_path: Pat
     assert "default-src 'none'" in text
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
-    assert text.count("data:image/jpeg;base64,") == 11
+    assert text.count("data:image/webp;base64,") == 11
     assert text.count("<b>best</b>") == 5
     assert "320 × 320 px, 307\N{NO-BREAK SPACE}kB" in text
     refused = levit("duplicates", "-m", "demo", photos, "--page", page)

@@ -16,6 +16,7 @@ from levit_cli.embed.npz import write_npz
 from levit_cli.embed.spool import BLOCK_ROWS, Spool
 from levit_cli.errors import InputError, RefusedError, UsageError
 from levit_cli.predict.pipeline import Embedding
+from tests.support.extras import needs_parquet
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
 PATHS = ["a", "b", "c", "d" * 300]
@@ -104,6 +105,10 @@ def huge(path: Path) -> None:
         archive.writestr("paths.npy", paths.getvalue())
 
 
+def not_unicode(path: Path) -> None:
+    saved(path, paths=np.full(4, 0x110000, np.uint32).view("<U1"))
+
+
 BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (truncated, "truncated or damaged"),
     (flipped, "Bad CRC"),
@@ -120,6 +125,10 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: saved(path, paths=np.array(PATHS[:3])), "3 paths and 4 vectors"),
     (lambda path: saved(path, meta=np.array("{")), "Cannot read the index"),
     (lambda path: saved(path, meta=np.array("[]")), "no JSON object"),
+    (lambda path: saved(path, meta=np.array('{"model": 3}')), "as JSON objects"),
+    (lambda path: saved(path, meta=np.array(json.dumps({**META, "preprocessing": [1]}))), "as JSON objects"),
+    (lambda path: saved(path, meta=np.array('{"model": {"sha256": "0"}}')), "as JSON objects"),
+    (not_unicode, "Unicode"),
 ]
 
 
@@ -141,6 +150,31 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     index = open_index(saved(tmp_path / "a.npz", vectors=vectors))
     with pytest.raises(RefusedError, match="the vector of c holds NaN"):
         [*unit_blocks(index)]
+
+
+@pytest.mark.guarantee("damaged-index")
+def test_vectors_without_numbers_are_refused(tmp_path: Path) -> None:
+    index = open_index(saved(tmp_path / "a.npz", vectors=VECTORS[:, :0]))
+    with pytest.raises(RefusedError, match="no numbers"):
+        [*unit_blocks(index)]
+
+
+@needs_parquet
+@pytest.mark.guarantee("damaged-index")
+def test_any_changed_byte_of_the_vectors_in_parquet_is_found(tmp_path: Path) -> None:
+    from levit_cli.embed.parquet import write_parquet
+
+    spool, path = Spool(tmp_path, 64, "float32"), tmp_path / "a.parquet"
+    spool.add(Embedding("a", np.random.default_rng(0).standard_normal(64).astype(np.float32)))
+    with path.open("wb") as file:
+        write_parquet(spool, file, META)
+    spool.close()
+    ((_, vectors),) = open_index(path).blocks()
+    content = bytearray(path.read_bytes())
+    content[content.index(vectors.tobytes()) + 7] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(RefusedError, match="Cannot read the index"):
+        [*open_index(path).blocks()]
 
 
 def line(path: str, *vector: float) -> str:

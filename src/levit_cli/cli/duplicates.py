@@ -1,4 +1,4 @@
-"""``levit predict``: compute feature vectors of images."""
+"""``levit duplicates``: find equal images and changed copies."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""``levit predict``: compute feature vectors of images."""
+"""``levit embed``: compute feature vectors of images."""
 
 from typing import Annotated
 

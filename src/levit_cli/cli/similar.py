@@ -1,4 +1,4 @@
-"""``levit predict``: compute feature vectors of images."""
+"""``levit similar``: find the most similar images of an index."""
 
 from pathlib import Path
 from typing import Annotated

@@ -56,6 +56,12 @@ def open_index(path: Path) -> Index:
         raise UsageError(
             f"Cannot read the index {path}", why=why, hint="make one with levit embed INPUT... -o FILE.npz"
         )
+    index = _by_suffix(path)
+    _require_consistent_meta(index)
+    return index
+
+
+def _by_suffix(path: Path) -> Index:
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return NpzIndex(path)
@@ -66,6 +72,16 @@ def open_index(path: Path) -> Index:
             from levit_cli.embed.parquet import ParquetIndex
         return ParquetIndex(path)
     raise UsageError(f"{path} is no index", why="its suffix is not .npz, .parquet or .jsonl")
+
+
+def _require_consistent_meta(index: Index) -> None:
+    """Check that an index which names its model also names the preprocessing, each as a JSON object."""
+    meta: object = index.meta
+    if not isinstance(meta, dict):
+        raise RefusedError(f"Cannot read the index {index.path}", why="its meta is no JSON object")
+    if "model" in meta and not all(isinstance(meta.get(name), dict) for name in ("model", "preprocessing")):
+        why = "its meta does not describe the model and the preprocessing as JSON objects"
+        raise RefusedError(f"Cannot read the index {index.path}", why=why)
 
 
 class JsonLinesIndex:
@@ -108,9 +124,11 @@ def unit_blocks(index: Index) -> Iterator[tuple[list[str], NDArray[np.float32]]]
     """Yield the paths and the vectors (B, C) divided by their norms; a zero vector stays zero.
 
     Raises:
-        RefusedError: the file is damaged, or a vector contains NaN or infinity.
+        RefusedError: the file is damaged, or a vector is empty or contains NaN or infinity.
     """
     for paths, vectors in index.blocks():
+        if not vectors.shape[1]:
+            raise RefusedError(f"Cannot use the index {index.path}", why="its vectors have no numbers")
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             path = printable(paths[int(np.argmin(finite))])

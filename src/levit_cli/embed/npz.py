@@ -24,6 +24,10 @@ from levit_cli.system.text import count_noun
 EPOCH = (1980, 1, 1, 0, 0, 0)  # equal embeddings give equal bytes
 MAX_META_BYTES = 1 << 20
 VECTORS, PATHS, META = "vectors", "paths", "meta"
+READ_ERRORS = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, NotImplementedError, RuntimeError),
+    *(SystemError, zipfile.BadZipFile, zlib.error),  # NumPy raises SystemError for a text that is not Unicode
+)
 
 
 def write_npz(spool: Spool, file: IO[bytes], meta: Mapping[str, Any]) -> None:
@@ -114,17 +118,14 @@ class NpzIndex:
         if f"{META}.npy" not in archive.namelist():
             return {}
         with archive.open(f"{META}.npy") as member:
-            meta = json.loads(_Rows(member).text())
-        if not isinstance(meta, dict):
-            raise TypeError("its meta is no JSON object")
+            meta: dict[str, Any] = json.loads(_Rows(member).text())
         return meta
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, EOFError, ValueError, TypeError, LookupError, NotImplementedError, RuntimeError,
-                zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+        except READ_ERRORS as error:
             raise RefusedError(f"Cannot read the index {self.path}", why=_reason(error)) from error
 
 

@@ -39,7 +39,7 @@ def write_parquet(spool: Spool, file: IO[bytes], meta: Mapping[str, Any]) -> Non
     """
     has_bytes = any(not is_utf8(entry.path) for entry in spool.entries())
     schema = _schema(spool, meta, has_bytes=has_bytes)
-    with closing(pq.ParquetWriter(file, schema, compression="zstd")) as writer:
+    with closing(pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True)) as writer:
         rows = _rows(spool)
         while block := [*islice(rows, BLOCK_ROWS)]:
             writer.write_table(pa.Table.from_pylist(block, schema))
@@ -73,7 +73,7 @@ def encode_part(lines: Iterable[bytes], size: int, dtype: str, meta: Mapping[str
     has_bytes = any(BYTES_COLUMN in row for row in rows)
     schema = _schema_of(size, np.dtype(dtype), meta, [*ORDER_COLUMNS], has_bytes=has_bytes)
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd", write_page_checksum=True)
     return file.getvalue()
 
 
@@ -131,7 +131,7 @@ class ParquetIndex:
     @contextmanager
     def _open(self) -> Iterator[Any]:
         try:
-            with self.path.open("rb") as file, pq.ParquetFile(file) as parquet:
+            with self.path.open("rb") as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
                 yield parquet
         except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
             raise RefusedError(f"Cannot read the index {self.path}", why=first_line(error)) from error
