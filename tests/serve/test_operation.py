@@ -1,5 +1,6 @@
 """Start, stop, reload, access and addresses of ``levit serve``."""
 
+import concurrent.futures
 import http.client
 import json
 import os
@@ -205,6 +206,25 @@ def test_a_request_that_was_accepted_is_answered_and_idle_connections_are_closed
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"Connection: close\r\n" in answer
         assert idle.recv(10) == b""
+        assert server.process.wait(20) == 0
+
+
+@pytest.mark.guarantee("serve-drain")
+def test_signals_to_all_its_processes_lose_no_request(tiny_folder: Path) -> None:
+    """``systemctl stop`` sends SIGTERM to all processes of a service, and a terminal that is closed SIGHUP."""
+    content = large_jpeg()
+    with (
+        serving(tiny_folder, "--workers", "1") as server,
+        concurrent.futures.ThreadPoolExecutor(4) as pool,
+    ):
+        server.post(content)
+        answers = [pool.submit(server.post, content) for _ in range(4)]
+        while not server.metric("levit_queue_waiting"):
+            time.sleep(0.01)
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            for process in (*children_of(server.process.pid), server.process.pid):
+                os.kill(process, number)
+        assert [answer.result().status for answer in answers] == [200] * 4
         assert server.process.wait(20) == 0
 
 

@@ -28,7 +28,7 @@ from levit_cli.data.inputs import Input
 from levit_cli.errors import InputError, InputErrorKind, RefusedError, is_broken_pipe
 from levit_cli.predict.reader import ImageReader
 from levit_cli.system.atomic import write_all
-from levit_cli.system.signals import ignore_signals_of_the_terminal
+from levit_cli.system.signals import blocked_signals, ignore_signals
 
 # Pass this process's import path: the default one begins with the working folder, which may contain any module.
 COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from levit_cli.predict.isolation import serve; serve()"
@@ -111,13 +111,14 @@ class _Worker:
         # Do not start NumPy's threads: they take time and memory, and decoding does not use them.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, *sys.path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-            )
+            with blocked_signals():  # until the worker ignores them
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", COMMAND, *sys.path],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=environment,
+                )
         except OSError as error:
             raise _not_started(error) from error
         assert self._process.stdout is not None
@@ -210,7 +211,9 @@ def _not_started(error: Exception) -> RefusedError:
 
 def serve() -> NoReturn:
     """Run a worker: read inputs from standard input and write replies until standard input ends."""
-    ignore_signals_of_the_terminal()  # Ctrl-C reaches all processes; the main process handles it
+    ignore_signals()  # Ctrl-C and systemd's stop reach all processes; the main process handles them
+    if hasattr(signal, "SIGHUP"):  # levit serve loads its model again
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _leave_no_trace_of_a_crash()
     replies = os.dup(1)
     os.dup2(2, 1)  # text that libraries print must not mix with the replies

@@ -92,13 +92,6 @@ def blocked_signals() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def ignore_signals_of_the_terminal() -> None:
-    """Ignore the signals that a terminal sends to all processes in it. The main process handles them."""
-    for name in ("SIGINT", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
 def ignore_signals() -> None:
     """Ignore SIGINT and SIGTERM in this process, also those that arrived while they were blocked."""
     for number in SIGNALS:
