@@ -281,6 +281,26 @@ def test_undo_keeps_what_was_changed_since(mode: SortMode, photos: Photos, sort:
         assert not (photos.sorted / JOURNAL).exists()
 
 
+@pytest.mark.guarantee("sort-undo")
+@pytest.mark.parametrize("of_folder", [False, True])
+@pytest.mark.parametrize("mode", ["copy", "move", "link"])
+def test_sorted_files_stay_if_links_to_them_replaced_their_originals(
+    mode: SortMode, of_folder: bool, photos: Photos, sort: Sorter
+) -> None:
+    path = photos.add("a.jpg", "cat")
+    sort(mode)
+    if of_folder:
+        shutil.rmtree(photos.photos)
+        photos.photos.symlink_to(photos.sorted / "cat")
+    else:
+        path.unlink(missing_ok=True)
+        path.symlink_to(photos.sorted / "cat/a.jpg")
+    run.sort(photos.results, photos.sorted, SortOptions(mode), SortDisplay(), sort.logged.append)
+    for _ in range(2):
+        sort.undo(ExitCode.SOME_FAILED)
+    assert (photos.sorted / "cat/a.jpg").read_bytes() == b"content of 'a.jpg'"
+
+
 def test_undo_makes_folders_again_that_were_removed_since(photos: Photos, sort: Sorter) -> None:
     photos.add("deep/down/a.jpg", "cat")
     before = tree(photos.folder)

@@ -205,9 +205,22 @@ def status_of(path: str) -> os.stat_result | None:
 
 
 def is_same_file(path: str, other: str) -> bool:
-    """Return whether two names belong to one file. A symbolic link is a file of its own."""
+    """Return whether one file has both names. A symbolic link is a file of its own.
+
+    Two paths of a single name, as through a link to its folder, are not two names: removing one would lose the file.
+    """
     first, second = status_of(path), status_of(other)
-    return first is not None and second is not None and os.path.samestat(first, second)
+    is_same = first is not None and second is not None and os.path.samestat(first, second)
+    return is_same and not is_same_name(path, other)
+
+
+def is_same_name(path: str, other: str) -> bool:
+    """Return whether two paths lead to the same entry of the same folder."""
+    (parent, name), (other_parent, other_name) = os.path.split(path), os.path.split(other)
+    try:
+        return name == other_name and os.path.samefile(parent, other_parent)
+    except OSError:
+        return False
 
 
 def same_content(path: str, other: str) -> bool:

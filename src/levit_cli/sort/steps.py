@@ -209,7 +209,7 @@ def remove_source(folder: Path, step: Step) -> None:
         OSError: it cannot be removed, or a copied file was changed meanwhile. The file at the new name is not needed.
     """
     status = files.status_of(step.source)
-    if step.action != "move" or status is None:
+    if step.action != "move" or status is None or files.is_same_name(step.source, os.path.join(folder, step.target)):
         return
     target = os.lstat(os.path.join(folder, step.target))
     if not os.path.samestat(status, target):

@@ -70,7 +70,7 @@ def _require_removable(step: Step, target: str) -> None:
             raise KeptError("it was changed since")
         return
     source = os.path.realpath(step.source)
-    if files.status_of(source) is None:
+    if files.status_of(source) is None or files.is_same_name(source, target):
         raise KeptError("its original is gone")
     if step.action == "link":
         if not files.is_same_file(source, target):
@@ -100,7 +100,7 @@ def _has_time_of(step: Step, status: os.stat_result) -> bool:
 def _is_put_back(step: Step, target: str) -> bool:
     """Whether a killed run gave a file its old name again, and did not remove the new one yet."""
     status = files.status_of(step.source)
-    if status is None:
+    if status is None or files.is_same_name(step.source, target):
         return False
     if step.link is not None:
         return link_text(step.source) == step.link and link_text(target) == new_link_of(step)
