@@ -37,7 +37,7 @@ def require_free(
     Args:
         output: None is standard output, which may always be written.
         inputs: files that the output must not replace.
-        resume: None for a command without ``--resume``.
+        resume: None for an output that ``--resume`` cannot continue.
         replaces: the command replaces an existing file with a new one, so the folder must be writable.
         folder: the output may be a folder. An empty folder may always be written.
 
@@ -398,12 +398,14 @@ def _open_locked(path: Path, *, may_exist: bool) -> int:
         os.close(descriptor)
 
 
-def _exists(path: Path, *, can_resume: bool = True) -> LevitError:
+def _exists(path: Path, *, can_resume: bool = False) -> LevitError:
     if locking.is_locked(path):
         hint = "wait until it ends, or choose another name"
         return OutputError(f"Cannot write {path}", why=locking.IN_USE, hint=hint)
     hint = f"{'--resume continues it, ' if can_resume else ''}--overwrite replaces it"
-    return UsageError(f"{path} exists", why="it was not touched", hint=hint)
+    is_empty = path.is_file() and path.stat().st_size == 0
+    why = "it is empty, as a killed run leaves it" if is_empty else "it was not touched"
+    return UsageError(f"{path} exists", why=why, hint=hint)
 
 
 def silence_native_stderr() -> None:
