@@ -161,7 +161,12 @@ def run_task(
     """
     with (
         _local(output, inputs, kind, display, log) as (output, written),
-        open_output(_file_of_records(output, kind), overwrite=output.overwrite, resume=output.resume) as file,
+        open_output(
+            _file_of_records(output, kind),
+            overwrite=output.overwrite,
+            resume=output.resume,
+            can_resume=kind.can_resume,
+        ) as file,
     ):
         inputs = replace(inputs, outputs=written)
         skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
