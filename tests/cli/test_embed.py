@@ -235,7 +235,12 @@ def test_an_interrupted_run_leaves_nothing_that_loads(
         assert process.wait(60) == {signal.SIGKILL: -9, signal.SIGTERM: 143}[number]
         if number == signal.SIGTERM:
             assert b"jsonl output can be continued" in process.stderr.read()
-    assert not output.exists() or output.read_bytes() == b""  # only the locked, empty file of the run that was killed
+    if number == signal.SIGKILL:  # leaves the empty file that it had locked
+        assert output.read_bytes() == b""
+        refused = embed(tiny_folder, photos, "-o", output, code=2).stderr
+        assert b"it is empty, as a killed run leaves it \xc2\xb7 --overwrite replaces it" in refused
+    else:
+        assert not output.exists()
     embed(tiny_folder, photos, "-o", output, "--overwrite")
     assert os.listdir(tmp_path) == [output.name]
 
@@ -243,7 +248,8 @@ def test_an_interrupted_run_leaves_nothing_that_loads(
 def test_an_existing_output_is_kept_unless_it_may_be_replaced(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "a.npz"
     output.write_bytes(b"mine")
-    assert b"--overwrite replaces it" in embed(tiny_folder, photos, "-o", output, code=2).stderr
+    refused = embed(tiny_folder, photos, "-o", output, code=2).stderr
+    assert b"it was not touched \xc2\xb7 --overwrite replaces it" in refused  # npz cannot be resumed
     assert output.read_bytes() == b"mine"
     embed(tiny_folder, photos, "-o", output, "--overwrite")
     assert len(np.load(output)["vectors"]) == IMAGES - len(BROKEN)

@@ -137,11 +137,11 @@ def _cut(lines: list[bytes]) -> list[bytes]:
 
 
 def _replaced(lines: list[bytes]) -> list[bytes]:
-    return [*lines[:-1], lines[0]]
+    return [*lines[:-1], next(line for line in lines if line != lines[-1])]
 
 
 def _other_label(lines: list[bytes]) -> list[bytes]:
-    return [lines[0].replace(b'"prob": 0.', b'"prob": 0.0', 1), *lines[1:]]
+    return b"".join(lines).replace(b'"prob": 0.', b'"prob": 0.0', 1).splitlines(keepends=True)
 
 
 def _damaged(lines: list[bytes]) -> list[bytes]:

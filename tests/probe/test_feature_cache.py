@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from levit_cli.errors import OutputError
+from levit_cli.errors import OutputError, UsageError
 from levit_cli.probe.feature_cache import FeatureCache, digest_of, file_in
 
 DIGEST, VECTOR = digest_of(b"image"), np.arange(6, dtype=np.float32)
@@ -52,7 +52,15 @@ def test_a_folder_may_end_like_a_file(tmp_path: Path) -> None:
     assert file_in(tmp_path / "x.npz", "a").parent == tmp_path / "x.npz"
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "other arrays", "width", "nan", "pickle"])
+def test_a_file_of_other_arrays_is_not_replaced(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", vectors=np.zeros((2, 6)))
+    before = (tmp_path / "x.npz").read_bytes()
+    with pytest.raises(UsageError, match="no cache of levit probe"):
+        cache(tmp_path / "x.npz")
+    assert (tmp_path / "x.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text", "no rows", "scalar", "width", "nan", "pickle"])
 def test_a_damaged_file_is_reported_and_replaced(damage: str, tmp_path: Path) -> None:
     file = saved(tmp_path / "x.npz")
     content = bytearray(file.read_bytes())
@@ -67,14 +75,15 @@ def test_a_damaged_file_is_reported_and_replaced(damage: str, tmp_path: Path) ->
             "width": arrays["features"][:, :4],
             "nan": arrays["features"] * np.nan,
             "pickle": np.array([object()], object),
-            "other arrays": arrays["features"][:0],
+            "no rows": arrays["features"][:0],
+            "scalar": np.float32(1),
         }[damage]
         np.savez(file, **arrays)
     lines: list[str] = []
     new = cache(tmp_path / "x.npz", lines=lines)
     assert new.find(DIGEST) is None
     assert len(lines) == 1
-    assert str(file) in lines[0]
+    assert f"{file} are computed again · the file is damaged" in lines[0]
     new.add(DIGEST, VECTOR)
     new.save()
     assert cache(tmp_path / "x.npz").find(DIGEST) is not None

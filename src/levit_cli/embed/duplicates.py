@@ -213,7 +213,6 @@ class _Comparison:
     threshold: float
     folder: Path | None
 
-    can_resume = False
     records: RecordFormat[_Described] | None = None
 
     def results(self, prefetcher: Prefetcher, stats: Stats) -> Generator[_Described, None, None]:

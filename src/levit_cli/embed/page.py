@@ -46,6 +46,7 @@ def _printable(value: object) -> object:
 
 
 def readable_size(num_bytes: int) -> str:
-    """Return a number of bytes for people, with a space that breaks no line: ``95 kB``, ``2.1 MB``."""
-    text = f"{num_bytes / 1e3:.0f} kB" if num_bytes < 1e6 else f"{num_bytes / 1e6:.1f} MB"
+    """Return a number of bytes for people, with a space that breaks no line: ``0.4 kB``, ``95 kB``, ``2.1 MB``."""
+    kilobytes = f"{num_bytes / 1e3:.0f} kB" if num_bytes >= 9_950 else f"{num_bytes / 1e3:.1f} kB"
+    text = kilobytes if num_bytes < 999_500 else f"{num_bytes / 1e6:.1f} MB"
     return text.replace(" ", NO_BREAK_SPACE)

@@ -94,7 +94,7 @@ def embedding(format: VectorFormat, vectors: VectorOptions) -> Kind[Embedding]:
     def task(checkpoint: Checkpoint, engine: LevitEngine, reader: Reader, path: Path | None) -> _Embedding:
         return _Embedding(checkpoint, engine, reader, path, format, vectors)
 
-    return Kind(task, is_replaced=format != "jsonl", for_features=True)
+    return Kind(task, is_replaced=format != "jsonl", can_resume=format == "jsonl", for_features=True)
 
 
 def _consistent_format(
@@ -133,10 +133,6 @@ class _Embedding:
     path: Path | None
     format: VectorFormat
     vectors: VectorOptions
-
-    @property
-    def can_resume(self) -> bool:
-        return self.format == "jsonl"
 
     @property
     def records(self) -> RecordFormat[Embedding]:

@@ -103,7 +103,6 @@ class _Search:
     count: int
     format: TableFormat
 
-    can_resume = False
     records: RecordFormat[Neighbours] | None = None
 
     def results(self, prefetcher: Prefetcher, stats: Stats) -> Generator[Neighbours, None, None]:

@@ -134,7 +134,12 @@ def classification(
         threshold = choose_threshold(checkpoint, min_prob, log)
         return _Classification(checkpoint, engine, reader, path, format, top_k, color, threshold)
 
-    return Kind(task, is_replaced=format in ("json", "parquet"), has_journal=format == "parquet")
+    return Kind(
+        task,
+        is_replaced=format in ("json", "parquet"),
+        can_resume=format in CAN_RESUME,
+        has_journal=format == "parquet",
+    )
 
 
 def run_task(
@@ -156,7 +161,12 @@ def run_task(
     """
     with (
         _local(output, inputs, kind, display, log) as (output, written),
-        open_output(_file_of_records(output, kind), overwrite=output.overwrite, resume=output.resume) as file,
+        open_output(
+            _file_of_records(output, kind),
+            overwrite=output.overwrite,
+            resume=output.resume,
+            can_resume=kind.can_resume,
+        ) as file,
     ):
         inputs = replace(inputs, outputs=written)
         skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
@@ -180,7 +190,10 @@ def run_task(
             )
             keep_until_exit(engine)
             task = kind.make_task(checkpoint, engine, reader, output.path)
-            run = _Run(task, checkpoint, engine, prefetch, reader, output.path, display, log, skipped, selection)
+            run = _Run(
+                task, kind.can_resume, checkpoint, engine, prefetch, reader, output.path, display, log, skipped,
+                selection,
+            )  # fmt: skip
             if prefetcher is None:
                 assert isinstance(file, OutputFile)
                 return run.resume(stream, file, inputs)
@@ -198,7 +211,7 @@ def _local(
     named = [*inputs.arguments, inputs.files_from or ""]
     with _path_of(output, named, inputs, silent if display.quiet else log) as path:
         require_free(
-            path, named, overwrite=output.overwrite, resume=output.resume,
+            path, named, overwrite=output.overwrite, resume=output.resume if kind.can_resume else None,
             replaces=kind.is_replaced or inputs.shard is not None,
         )  # fmt: skip
         if inputs.shard is not None and path is not None and not output.overwrite:
@@ -333,12 +346,9 @@ class Task(Protocol[R]):
     """What a run computes for each input, and how it is written.
 
     Attributes:
-        can_resume: whether ``--resume`` can continue the output.
         records: the format of records that can be read again; None if the output has no separate records.
     """
 
-    @property
-    def can_resume(self) -> bool: ...
     @property
     def records(self) -> RecordFormat[R] | None: ...
     def results(self, prefetcher: Prefetcher, stats: Stats) -> Generator[R, None, None]: ...
@@ -360,12 +370,14 @@ class Kind(Generic[R]):
     Args:
         make_task: returns the task for the model, its engine and reader, and the path of the output.
         is_replaced: an existing output is replaced by a new file, so its folder must be writable.
+        can_resume: ``--resume`` can continue the output.
         has_journal: the records are written to a journal, see ``parquet_output``.
         for_features: the network computes features, not logits.
     """
 
     make_task: Callable[[Checkpoint, LevitEngine, Reader, Path | None], Task[R]]
     is_replaced: bool
+    can_resume: bool = False
     has_journal: bool = False
     for_features: bool = False
 
@@ -382,10 +394,6 @@ class _Classification:
     top_k: int
     color: bool
     min_prob: float | None = None
-
-    @property
-    def can_resume(self) -> bool:
-        return self.format in CAN_RESUME
 
     @property
     def records(self) -> RecordFormat[Prediction] | None:
@@ -447,6 +455,7 @@ class _Run(Generic[R]):
     """A run whose model and engine are loaded."""
 
     task: Task[R]
+    can_resume: bool
     checkpoint: Checkpoint
     engine: Engine
     prefetch: Prefetch
@@ -566,7 +575,7 @@ class _Run(Generic[R]):
 
     @property
     def _is_resumable(self) -> bool:
-        return self.path is not None and self.task.can_resume
+        return self.path is not None and self.can_resume
 
     @property
     def _shows_progress(self) -> bool:

@@ -14,13 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from levit_cli.errors import OutputError, reason_of
+from levit_cli.errors import OutputError, UsageError, reason_of
 from levit_cli.system.atomic import replace_bytes
 from levit_cli.system.progress import Log
 
 SUFFIX = ".npz"
 DIGEST_BYTES = 16
-READ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+ARRAYS = ("settings", "digests", "features")
+READ_ERRORS = (
+    *(OSError, ValueError, TypeError, AttributeError, EOFError, MemoryError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 Features = NDArray[np.float32]
 
@@ -45,6 +49,9 @@ class FeatureCache:
         settings: everything but the image on which the features depend.
         width: number of features of an image.
         log: gets one line if the file is damaged.
+
+    Raises:
+        UsageError: the file holds other arrays, which must not be replaced.
     """
 
     def __init__(self, path: Path, settings: str, width: int, log: Log) -> None:
@@ -55,15 +62,19 @@ class FeatureCache:
             try:
                 self._known = self._read()
             except READ_ERRORS as error:
-                log(f"Warning: the features in {self.file} are computed again · {reason_of(error)}")
+                why = reason_of(error) if isinstance(error, OSError) else "the file is damaged"
+                log(f"Warning: the features in {self.file} are computed again · {why}")
 
     def _read(self) -> dict[bytes, Features]:
         with np.load(io.BytesIO(self.file.read_bytes()), allow_pickle=False) as arrays:
+            if not {*ARRAYS} <= {*arrays.files}:
+                why, hint = "it holds other arrays and was not touched", "choose another name"
+                raise UsageError(f"{self.file} is no cache of levit probe", why=why, hint=hint)
             settings, digests, features = str(arrays["settings"]), arrays["digests"], arrays["features"]
         if settings != self._settings:
             return {}
-        is_valid = digests.dtype == np.uint8 and digests.shape == (len(features), DIGEST_BYTES)
-        is_valid &= features.dtype == np.float32 and features.shape[1:] == (self._width,)
+        is_valid = features.dtype == np.float32 and features.ndim == 2 and features.shape[1] == self._width
+        is_valid = is_valid and digests.dtype == np.uint8 and digests.shape == (len(features), DIGEST_BYTES)
         if not is_valid or not np.isfinite(features).all():
             raise ValueError("the file is damaged")
         return {digest.tobytes(): row for digest, row in zip(digests, features, strict=True)}

@@ -37,7 +37,7 @@ def require_free(
     Args:
         output: None is standard output, which may always be written.
         inputs: files that the output must not replace.
-        resume: None for a command without ``--resume``.
+        resume: None for an output that ``--resume`` cannot continue.
         replaces: the command replaces an existing file with a new one, so the folder must be writable.
         folder: the output may be a folder. An empty folder may always be written.
 
@@ -187,12 +187,16 @@ def _stdout() -> BinaryIO:
     return sys.stdout.buffer
 
 
-def open_output(output: Path | None, *, overwrite: bool, resume: bool) -> "Sink | OutputFile":
-    """Open the output of a run. A regular file is locked and not changed before the first write."""
+def open_output(output: Path | None, *, overwrite: bool, resume: bool, can_resume: bool = False) -> "Sink | OutputFile":
+    """Open the output of a run. A regular file is locked and not changed before the first write.
+
+    Args:
+        can_resume: ``--resume`` can continue the output, which is said if it exists.
+    """
     _occupy_standard_descriptors()
     if output is None or (output.exists() and not output.is_file()):
         return Sink(output)
-    return OutputFile(output, may_exist=overwrite or resume)
+    return OutputFile(output, may_exist=overwrite or resume, can_resume=can_resume)
 
 
 def _occupy_standard_descriptors() -> None:
@@ -212,6 +216,7 @@ class OutputFile:
 
     Args:
         may_exist: whether the file may exist already.
+        can_resume: whether ``--resume`` can continue it.
 
     Attributes:
         path: the file itself, with all symbolic links resolved.
@@ -221,12 +226,12 @@ class OutputFile:
         OutputError: another run is writing the file, or it cannot be written.
     """
 
-    def __init__(self, path: Path, *, may_exist: bool) -> None:
+    def __init__(self, path: Path, *, may_exist: bool, can_resume: bool = False) -> None:
         self.name, self.path = path, Path(os.path.realpath(path))
         self._is_new, self.is_removed = not self.path.exists(), False
         self._end: int | None = None  # size of the complete records; None before the first write
         with writing(path):
-            self.descriptor = _open_locked(self.path, may_exist=may_exist)
+            self.descriptor = _open_locked(self.path, may_exist=may_exist, can_resume=can_resume)
         remove_leftover(self.path)
 
     @property
@@ -379,13 +384,13 @@ class TargetFile(io.RawIOBase):
             self._write(content)
 
 
-def _open_locked(path: Path, *, may_exist: bool) -> int:
+def _open_locked(path: Path, *, may_exist: bool, can_resume: bool) -> int:
     flags = FLAGS | os.O_CREAT
     while True:
         try:
             descriptor = os.open(path, flags if may_exist else flags | os.O_EXCL, 0o666)
         except FileExistsError:
-            raise _exists(path) from None  # another process created it after the check
+            raise _exists(path, can_resume=can_resume) from None  # a journal, or a file created after the check
         try:
             locking.lock(descriptor)
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
@@ -398,12 +403,14 @@ def _open_locked(path: Path, *, may_exist: bool) -> int:
         os.close(descriptor)
 
 
-def _exists(path: Path, *, can_resume: bool = True) -> LevitError:
+def _exists(path: Path, *, can_resume: bool) -> LevitError:
     if locking.is_locked(path):
         hint = "wait until it ends, or choose another name"
         return OutputError(f"Cannot write {path}", why=locking.IN_USE, hint=hint)
     hint = f"{'--resume continues it, ' if can_resume else ''}--overwrite replaces it"
-    return UsageError(f"{path} exists", why="it was not touched", hint=hint)
+    is_empty = path.is_file() and path.stat().st_size == 0
+    why = "it is empty, as a killed run leaves it" if is_empty else "it was not touched"
+    return UsageError(f"{path} exists", why=why, hint=hint)
 
 
 def silence_native_stderr() -> None:
