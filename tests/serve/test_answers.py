@@ -48,15 +48,14 @@ def test_a_form_gets_a_list_of_records_in_order(
 
 @pytest.mark.guarantee("serve-same-records")
 def test_embeddings_and_thresholds_are_those_of_the_commands(tiny_folder: Path, photos: list[Path]) -> None:
-    options = ["-m", str(tiny_folder), "--precision", "fp32"]
-    command = [LEVIT, "embed", *options, "--batch-size", "1", "--normalize", "-q", "-f", "jsonl"]
+    command = [LEVIT, "embed", "-m", str(tiny_folder), "--precision", "fp32", "--batch-size", "1", "--normalize", "-q"]
+    chosen = photos[:3]
+    done = subprocess.run(
+        [*command, "-f", "jsonl", *map(str, chosen)], capture_output=True, env=environment(), check=True
+    )
     with serving(tiny_folder, "--precision", "fp32", "--batch-size", "1", "--min-prob", "0.5") as server:
-        for photo in photos[:3]:
-            done = subprocess.run([*command, str(photo)], capture_output=True, env=environment(), check=False)
-            assert done.returncode == 0, done.stderr
-            (wanted,) = records(done.stdout)
-            answer = server.post(photo.read_bytes(), "/embed?normalize=1").json
-            assert answer == {**wanted, "path": "-"}
+        for photo, wanted in zip(chosen, records(done.stdout), strict=True):
+            assert server.post(photo.read_bytes(), "/embed?normalize=1").json == {**wanted, "path": "-"}
             record = server.post(photo.read_bytes()).json
             assert record["accepted"] == (record["top"][0]["prob"] >= 0.5)
 
