@@ -300,12 +300,19 @@ def test_sighup_takes_a_new_model_without_losing_a_request(
         assert bodies[-1] == server.post(content).body == new_answer
         (folder / "model.safetensors").write_bytes(b"broken")
         server.process.send_signal(signal.SIGHUP)
-        assert "the previous one goes on" in server.wait_for("not reloaded")
+        assert "the previous one is kept" in server.wait_for("not reloaded")
         assert server.post(content).body == new_answer
         assert server.metric('levit_model_reloads_total{outcome="ok"}') == 1
         assert server.metric('levit_model_reloads_total{outcome="failed"}') == 1
         if not isolation:  # the workers of the first model are gone
             assert len(children_of(server.process.pid)) <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.guarantee("serve-reload")
+def test_sighup_while_the_model_is_loaded_loads_it_once_more(tiny_folder: Path) -> None:
+    with serving(tiny_folder, is_ready=False) as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("Reloaded")
 
 
 # Access
