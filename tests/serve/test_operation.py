@@ -379,6 +379,17 @@ def test_each_request_is_logged_as_a_line_of_json(guarded: Server) -> None:
     assert set(line) == {"time", "client", "method", "target", "status", "bytes", "ms"}
 
 
+# What it uses
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets the priority of threads")
+def test_the_event_loop_goes_first(served: Server) -> None:
+    process = served.process.pid
+    found = {task: os.getpriority(os.PRIO_PROCESS, int(task)) for task in os.listdir(f"/proc/{process}/task")}
+    loop = found.pop(str(process))
+    assert max(found.values()) > loop
+
+
 # What it imports
 
 
