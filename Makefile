@@ -6,8 +6,7 @@ CORE_VENV ?= .venv-core
 CORE_BIN := $(CORE_VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo bench test test-core test-all export-alone check lint types cold-start gpu faults hostile kills kills-sort kills-archives kills-remote fuzz clean
-.PHONY: demo bench test test-core test-all export-alone check lint types cold-start gpu faults hostile kills kills-archives kills-remote serve-answers serve-stops soak-serve fuzz clean
+.PHONY: demo bench test test-core test-all export-alone check lint types cold-start gpu faults hostile kills kills-sort kills-archives kills-remote serve-answers serve-stops soak-serve fuzz clean
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 KILLS ?= 200

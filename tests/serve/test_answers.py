@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from levit_cli.serve.model import public_name
 from tests.serve.server import Server, answer_of, form, serving
 from tests.support.binary import LEVIT, environment, records
 
@@ -48,15 +49,14 @@ def test_a_form_gets_a_list_of_records_in_order(
 
 @pytest.mark.guarantee("serve-same-records")
 def test_embeddings_and_thresholds_are_those_of_the_commands(tiny_folder: Path, photos: list[Path]) -> None:
-    options = ["-m", str(tiny_folder), "--precision", "fp32"]
-    command = [LEVIT, "embed", *options, "--batch-size", "1", "--normalize", "-q", "-f", "jsonl"]
+    command = [LEVIT, "embed", "-m", str(tiny_folder), "--precision", "fp32", "--batch-size", "1", "--normalize", "-q"]
+    chosen = photos[:3]
+    done = subprocess.run(
+        [*command, "-f", "jsonl", *map(str, chosen)], capture_output=True, env=environment(), check=True
+    )
     with serving(tiny_folder, "--precision", "fp32", "--batch-size", "1", "--min-prob", "0.5") as server:
-        for photo in photos[:3]:
-            done = subprocess.run([*command, str(photo)], capture_output=True, env=environment(), check=False)
-            assert done.returncode == 0, done.stderr
-            (wanted,) = records(done.stdout)
-            answer = server.post(photo.read_bytes(), "/embed?normalize=1").json
-            assert answer == {**wanted, "path": "-"}
+        for photo, wanted in zip(chosen, records(done.stdout), strict=True):
+            assert server.post(photo.read_bytes(), "/embed?normalize=1").json == {**wanted, "path": "-"}
             record = server.post(photo.read_bytes()).json
             assert record["accepted"] == (record["top"][0]["prob"] >= 0.5)
 
@@ -170,6 +170,30 @@ def test_without_batches_every_batch_has_one_image(served: Server, photos: list[
 def test_no_answer_tells_where_the_model_is(served: Server, tiny_folder: Path) -> None:
     for target in ("/", "/info", "/metrics", "/openapi.json", "/v2", "/v2/models/hf"):
         assert str(tiny_folder.parent).encode() not in served.ask("GET", target).body
+
+
+@pytest.mark.guarantee("serve-no-files")
+def test_the_name_of_a_part_is_never_opened(served: Server, photos: list[Path]) -> None:
+    names = (str(photos[0]), f"file://{photos[0]}", f"http://{served.host}:{served.port}/", "s3://bucket/a.jpg", "-")
+    body, content_type = form([(name, b"") for name in names])
+    answer = served.post(body, content_type=content_type)
+    assert [(record["path"], record["error"]["kind"]) for record in answer.json] == [
+        (name, "empty_file") for name in names
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("demo", "demo"),
+        ("facebook/levit-256", "facebook/levit-256"),
+        ("https://host.example/secret/w.pth?token=secret", "w.pth"),
+        ("PRIVATE/a?b@c", "a?b@c"),
+    ],
+)
+def test_clients_see_the_last_part_of_a_path_only(tmp_path: Path, source: str, name: str) -> None:
+    (tmp_path / "a?b@c").mkdir()
+    assert public_name(source.replace("PRIVATE", str(tmp_path))) == name
 
 
 def test_it_is_ready_and_describes_itself(served: Server) -> None:

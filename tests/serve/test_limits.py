@@ -109,39 +109,42 @@ def test_a_bomb_is_an_error_record_and_takes_no_memory(served: Server, width: in
     assert served.metric("process_resident_memory_bytes") < before + 64 * MIB
 
 
-@pytest.mark.guarantee("serve-slow-client")
-@pytest.mark.usefixtures("works")
-@pytest.mark.parametrize(
-    ("sent", "answer"),
-    [
-        (b"", b""),
-        (b"GET /healthz HT", b"HTTP/1.1 408 "),
-        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"HTTP/1.1 408 "),
-        (HEAD + b"Content-Length: 1000\r\n\r\nabc", b"HTTP/1.1 408 "),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n10\r\nabc", b"HTTP/1.1 408 "),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 408 "),
-    ],
-)
-def test_a_client_that_stops_sending_is_dropped(served: Server, sent: bytes, answer: bytes) -> None:
-    start = time.monotonic()
-    got = served.raw(sent)
-    assert got.startswith(answer)
-    assert bool(got) == bool(answer)
-    assert 0.5 < time.monotonic() - start < 6
+STALLED = {
+    b"": b"",
+    b"GET /healthz HT": b"HTTP/1.1 408 ",
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n": b"HTTP/1.1 408 ",
+    HEAD + b"Content-Length: 1000\r\n\r\nabc": b"HTTP/1.1 408 ",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n10\r\nabc": b"HTTP/1.1 408 ",
+    HEAD + b"Transfer-Encoding: chunked\r\n\r\n": b"HTTP/1.1 408 ",
+}
+TRICKLING = (b"GET / HTTP/1.1\r\nHost: localhost\r\n", HEAD + b"Content-Length: 9999\r\n\r\n")
 
 
 @pytest.mark.guarantee("serve-slow-client")
 @pytest.mark.usefixtures("works")
-@pytest.mark.parametrize("prefix", [b"GET / HTTP/1.1\r\nHost: localhost\r\n", HEAD + b"Content-Length: 9999\r\n\r\n"])
-def test_a_client_that_sends_a_byte_now_and_then_is_dropped(served: Server, prefix: bytes) -> None:
-    start = time.monotonic()
-    with served.connect() as connection:
-        connection.sendall(prefix)
-        with suppress(OSError):
-            while time.monotonic() - start < 10:
-                connection.sendall(b"X")
-                time.sleep(0.1)
-    assert 0.5 < time.monotonic() - start < 6
+def test_clients_that_stop_sending_or_send_a_byte_now_and_then_are_dropped(served: Server) -> None:
+    def stall(sent: bytes) -> tuple[bytes, float]:
+        start = time.monotonic()
+        got = served.raw(sent)
+        return got, time.monotonic() - start
+
+    def trickle(prefix: bytes) -> float:
+        start = time.monotonic()
+        with served.connect() as connection:
+            connection.sendall(prefix)
+            with suppress(OSError):
+                while time.monotonic() - start < 10:
+                    connection.sendall(b"X")
+                    time.sleep(0.1)
+        return time.monotonic() - start
+
+    with concurrent.futures.ThreadPoolExecutor(len(STALLED) + len(TRICKLING)) as pool:
+        stalled, trickled = pool.map(stall, STALLED), pool.map(trickle, TRICKLING)
+        for (got, seconds), answer in zip(stalled, STALLED.values(), strict=True):
+            assert got.startswith(answer)
+            assert bool(got) == bool(answer)
+            assert 0.5 < seconds < 6
+        assert all(0.5 < seconds < 6 for seconds in trickled)
 
 
 @pytest.mark.guarantee("serve-slow-client")

@@ -214,8 +214,9 @@ class ServedModel:
 
 def public_name(source: str) -> str:
     """Return the name of a model for clients: of a path or URL the last part only, since the rest may be private."""
-    last = PurePath(source.partition("?")[0]).name.partition("@")[0] or "levit"
-    return last if is_url(source) or os.path.exists(source) else source
+    if is_url(source):
+        return PurePath(source.partition("?")[0]).name.partition("@")[0] or "levit"
+    return PurePath(source).name or "levit" if os.path.exists(source) else source
 
 
 def load_served_model(

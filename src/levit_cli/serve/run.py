@@ -126,6 +126,8 @@ class _Server:
             f"{spec.engine} on {spec.device} in {spec.precision}"
         )
         await in_thread(partial(_prepare_for_load, model, self._workers))
+        if self._is_reload_wanted:  # SIGHUP came while the model was being loaded
+            self._on_reload()
 
     def _warm_model(self) -> ServedModel:
         model = self._load()
@@ -197,7 +199,7 @@ class _Server:
             except Exception as error:
                 self._metrics.reloads.add(outcome="failed")
                 what = str(error) if isinstance(error, LevitError) else f"{type(error).__name__}: {error}"
-                self._log(f"Error: The model was not reloaded, the previous one goes on: {what}")
+                self._log(f"Error: The model was not reloaded; the previous one is kept · {what}")
             else:
                 self._metrics.reloads.add(outcome="ok")
                 self._service.use(model)

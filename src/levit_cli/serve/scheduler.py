@@ -19,6 +19,7 @@ from levit_cli.data.input import Input
 from levit_cli.errors import InputError
 from levit_cli.serve.metrics import Metrics
 from levit_cli.serve.model import Output, ServedModel
+from levit_cli.serve.process import yield_to_event_loop
 
 MAX_READY_BATCHES = 1
 WATCH_INTERVAL_S = 0.1
@@ -159,7 +160,11 @@ class Scheduler:
 
     @staticmethod
     def _start(loop: Callable[[], None]) -> None:
-        threading.Thread(target=loop, name=loop.__name__.strip("_"), daemon=True).start()
+        def run() -> None:
+            yield_to_event_loop()
+            loop()
+
+        threading.Thread(target=run, name=loop.__name__.strip("_"), daemon=True).start()
 
     def _take_image(self) -> _Decoding:
         """Wait for an image to decode. Each request in turn gives one."""
