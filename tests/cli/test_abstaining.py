@@ -265,7 +265,9 @@ def test_a_new_temperature_and_a_threshold_for_it_are_stored_together(evaluate: 
     assert checkpoint.temperature != 1
     assert checkpoint.threshold is not None
     assert (checkpoint.threshold.temperature, checkpoint.threshold.target_accuracy) == (checkpoint.temperature, 0.9)
-    assert evaluate("--calibrate").returncode == 0
+    done = evaluate("--calibrate")
+    assert done.returncode == 0
+    assert f"Removed the stored threshold {checkpoint.threshold.min_prob:g}".encode() in done.stderr
     assert load(model).threshold is None
 
 

@@ -138,7 +138,7 @@ def test_the_document_and_the_table_show_the_stored_threshold_and_the_target() -
     table = " ".join(as_table(evaluated, summary, RUN, is_terminal=False).split())
     assert "Stored threshold 0.9:" in table
     found = coverage["target"]["chosen"]["threshold"]
-    assert f"The smallest threshold for an accuracy of at least 80.0 % is {found:g}:" in table
+    assert f"The smallest threshold that reaches an accuracy of 80.0 % with 99 % confidence is {found:g}:" in table
 
 
 def test_with_a_new_temperature_thresholds_refer_to_its_probabilities_and_the_stored_one_is_void() -> None:

@@ -341,12 +341,16 @@ def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_bytes() == first
 
 
-def test_classes_with_the_same_name_are_told_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("wnid", "told_apart_by"), [({"wnid": "n03126707"}, "n03126707"), ({}, "517")])
+def test_classes_with_the_same_name_are_told_apart(tmp_path: Path, wnid: dict[str, str], told_apart_by: str) -> None:
     records = [ok("gone.jpg", ("crane", 0.5)), ok("gone.jpg", ("crane", 0.4))]
-    records[1]["top"][0] |= {"index": 517, "wnid": "n03126707"}
+    records[1]["top"][0] |= {"index": 517, **wnid}
     write_results(tmp_path / "results.jsonl", records)
     gallery(tmp_path, code=1)
-    assert [label["name"] for label in Page(tmp_path / "page.html").data["labels"]] == ["crane", "crane (n03126707)"]
+    assert [label["name"] for label in Page(tmp_path / "page.html").data["labels"]] == [
+        "crane",
+        f"crane ({told_apart_by})",
+    ]
     assert "in 2 classes" in Page(tmp_path / "page.html").text
 
 

@@ -133,12 +133,15 @@ def test_accepted_is_the_last_column(delimiter: str, tmp_path: Path, read: Reade
 def test_a_file_cut_anywhere_gives_its_complete_records(format: Format, tmp_path: Path) -> None:
     content = write(tmp_path / "whole", format, PREDICTIONS).read_bytes()
     sizes = [write(tmp_path / "part", format, PREDICTIONS[:end]).stat().st_size for end in range(3)]
-    for end in range(sizes[1], len(content)):
+    if format == "jsonl":  # other programs may leave out the last line break
+        sizes = [size - 1 for size in sizes]
+    ends = {*sizes, *(size + 1 for size in sizes if format == "jsonl")}
+    for end in range(sizes[1], len(content) - 1):
         (tmp_path / "cut").write_bytes(content[:end])
         read = Reader()
         complete = sum(size <= end for size in sizes) - 1
         assert [*map(fields_read, read(tmp_path / "cut"))] == [*map(fields, PREDICTIONS[:complete])]
-        assert len(read.logged) == (end not in sizes)
+        assert len(read.logged) == (end not in ends)
     for end in range(sizes[1]):
         (tmp_path / "cut").write_bytes(content[:end])
         with pytest.raises(UsageError, match=r"not? complete|not an output|it is empty"):
@@ -185,6 +188,7 @@ def entry(**changes: object) -> list[dict[str, object]]:
         ('{"schema_version": 1,\n "results": [\n {"path": ', "not complete JSON: .*line 3"),
         ('{"schema_version": 1, "results": [{"path": 3}]}', "result 1"),
         (jsonl() + "{]\n" + jsonl(), "line 2"),
+        (2 * (json.dumps(json.loads(jsonl()), indent=2) + "\n"), "option -c"),
         (jsonl() + jsonl(status="error"), "line 2.*status"),
         (jsonl(top=None, vector=[0.1]), "line 1.*no classes"),
         (jsonl(top=entry(prob=float("nan"))), "line 1.*probability"),

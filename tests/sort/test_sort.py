@@ -482,6 +482,13 @@ def test_damaged_results_leave_everything_untouched(photos: Photos, sort: Sorter
     assert tree(photos.folder) == before
 
 
+def test_the_results_are_no_sidecar(photos: Photos, sort: Sorter) -> None:
+    photos.results = photos.photos / "a.json"
+    photos.add("a.jpg", "cat")
+    assert sort("move") == ["cat/a.jpg"]
+    assert sort("move") == ["cat/a.jpg"]
+
+
 def test_a_sidecar_that_both_images_of_a_run_share_goes_with_each(photos: Photos, sort: Sorter) -> None:
     for name in ("a.jpg", "a.heic", "a.xmp", "a.heic.json"):
         photos.add(name, "cat" if name in ("a.jpg", "a.heic") else "")

@@ -53,8 +53,8 @@ def evaluate(
             metavar="ACC",
             show_default=False,
             rich_help_panel=EVALUATION,
-            help="Find the smallest threshold for predict --min-prob with at least this accuracy on accepted images, "
-            "such as 0.95. Exit with code 1 if there is none.",
+            help="Find the smallest threshold for predict --min-prob whose accuracy on accepted images has a lower "
+            "confidence bound of at least this value, such as 0.95. Exit with code 1 if there is none.",
         ),
     ] = None,
     store_threshold: Annotated[

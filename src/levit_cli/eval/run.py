@@ -88,7 +88,7 @@ def run(request: EvalRequest, log: Log) -> ExitCode:
     _write(request, format, as_html, checkpoint, evaluated, summary)
     results = [
         not evaluated.failures,
-        not request.calibrate or _store_temperature(model_folder, summary, log, quiet=request.quiet),
+        not request.calibrate or _store_temperature(model_folder, evaluated, summary, log, quiet=request.quiet),
         request.target_accuracy is None or _use_threshold(request, model_folder, summary, log),
         _reaches(request.fail_under, summary, log),
     ]
@@ -237,7 +237,7 @@ def _write(
         write_output(request.output, content)
 
 
-def _store_temperature(folder: Path | None, summary: Summary, log: Log, *, quiet: bool) -> bool:
+def _store_temperature(folder: Path | None, evaluated: Evaluated, summary: Summary, log: Log, *, quiet: bool) -> bool:
     assert folder is not None
     if summary.fitted is None:
         log("No temperature was stored · fitting one requires both correct and wrong predictions")
@@ -245,6 +245,8 @@ def _store_temperature(folder: Path | None, summary: Summary, log: Log, *, quiet
     file = store_temperature(folder, summary.fitted.temperature)
     if not quiet:
         log(f"Stored temperature {summary.fitted.temperature:.4g} in {file}; predict divides the logits by it")
+        if evaluated.threshold is not None:
+            log(f"Removed the stored threshold {evaluated.threshold:g} · it was chosen with the earlier temperature")
         if (total := summary.top1.total) < FEW_IMAGES:
             fitted = f"it was fitted to {count_noun(total, 'image')}"
             log(f"Warning: the temperature is uncertain · {fitted}, and with fewer than {FEW_IMAGES} it may be far off")

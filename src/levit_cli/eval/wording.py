@@ -102,16 +102,17 @@ def describe_point(point: CoveragePoint) -> str:
 
 def describe_target(target: AccuracyTarget) -> str:
     """State the threshold that reaches the target accuracy, and its lower bound; or that there is none."""
+    wanted, confidence = percent(target.accuracy), f"{100 * JOINT_CONFIDENCE:g} % confidence"
     if target.chosen is None or target.lower_bound is None:
         return (
-            f"No threshold was found with an accuracy of at least {percent(target.accuracy)} on accepted images: no "
-            f"lower bound reaches it."
+            f"No threshold was found that reaches an accuracy of {wanted} on accepted images with {confidence}: "
+            f"{CANDIDATES} were tried, and no lower bound is that high."
         )
     return (
-        f"The smallest threshold for an accuracy of at least {percent(target.accuracy)} is "
-        f"{target.chosen.threshold:g}: {describe_point(target.chosen)}. The lower bound of the accuracy, which is "
-        f"{percent(target.lower_bound)}, holds with {100 * JOINT_CONFIDENCE:g} % for all {CANDIDATES} thresholds that "
-        "were tried."
+        f"The smallest threshold that reaches an accuracy of {wanted} with {confidence} is "
+        f"{target.chosen.threshold:g}: {describe_point(target.chosen)}. {CANDIDATES} thresholds were tried. With "
+        f"{confidence}, each one's accuracy is above its lower bound, and the bound of this one is "
+        f"{percent(target.lower_bound)}."
     )
 
 

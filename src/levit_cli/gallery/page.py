@@ -110,7 +110,7 @@ class _Labels:
     def _entry(self, ranked: RankedClass) -> dict[str, str]:
         name = shortened(ranked.label, MAX_LABEL_CHARS) or "(no name)"
         if name in self._names:
-            name = f"{name} ({shortened(ranked.wnid, MAX_LABEL_CHARS) or ranked.index})"
+            name = f"{name} ({shortened(ranked.wnid, MAX_LABEL_CHARS) or ranked.class_index})"
         self._names.add(name)
         return {"name": name, **({"wnid": shortened(ranked.wnid, MAX_LABEL_CHARS)} if ranked.wnid else {})}
 

@@ -174,6 +174,8 @@ def _json_document(path: Path, file: BinaryIO) -> Iterator[Result]:
     try:
         content = json.load(file)
     except (ValueError, RecursionError) as error:
+        if "Extra data" in str(error):
+            raise _unusable(path, "its records take several lines", "with jq, add the option -c") from error
         raise _unusable(path, f"it is not complete JSON: {error}", HINT) from error
     records = content.get("results") if isinstance(content, dict) else None
     if not isinstance(records, list):
@@ -184,10 +186,19 @@ def _json_document(path: Path, file: BinaryIO) -> Iterator[Result]:
 
 def _json_lines(path: Path, file: BinaryIO, log: Log) -> Iterator[Result]:
     for number, line in enumerate(file, start=1):
-        if not line.endswith(b"\n"):
+        if not line.endswith(b"\n") and not _is_json(line):
             _report_incomplete(path, number, log)
         elif line.strip():
             yield _parsed(path, f"line {number}", line)
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line without its end is complete: programs other than predict may leave out the last line break."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _parsed(path: Path, where: str, record: Any) -> Result:

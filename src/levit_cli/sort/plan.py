@@ -84,15 +84,15 @@ class Planner:
         unresolved: why steps of an earlier run are still pending, by source.
         classified_ns: when the results were last written. Files that were changed later are not sorted; None sorts
             them, too.
-        listed: the paths of all images that are sorted; none of them is a sidecar.
+        no_sidecars: paths of files that are not sidecars: all images that are sorted, and the results.
     """
 
     def __init__(
         self, folder: Path, history: History, folders: Folders, action: Action, sources: SourceFolders, *,
-        unresolved: dict[str, str], classified_ns: int | None, listed: set[str],
+        unresolved: dict[str, str], classified_ns: int | None, no_sidecars: set[str],
     ) -> None:  # fmt: skip
         self._folder, self._folders, self._action, self._sources = folder, folders, action, sources
-        self._unresolved, self._classified_ns, self._listed = unresolved, classified_ns, listed
+        self._unresolved, self._classified_ns, self._no_sidecars = unresolved, classified_ns, no_sidecars
         self._now_ns = time.time_ns()
         self._earlier = _EarlierSteps(folder, history)
         self._next_number = len(history.steps)
@@ -208,7 +208,7 @@ class Planner:
         except OSError as error:
             raise NotSortedError(f"its folder cannot be searched for sidecars: {reason_of(error)}") from error
         for path, ending, is_shared in sidecars:
-            source = None if path in self._listed else self._open(path)
+            source = None if path in self._no_sidecars else self._open(path)
             if source is not None:
                 yield source, ending, "copy" if is_shared and self._action == "move" else self._action
 

@@ -92,7 +92,8 @@ def sort(results: Path, folder: Path, options: SortOptions, display: SortDisplay
         unresolved = resolve_pending(journal) if journal else {}
         planner = Planner(
             Path(os.path.realpath(folder)), history, listed.folders(folder, history), options.mode, sources,
-            unresolved=unresolved, listed={sources.absolute(item.path) for item in listed.items},
+            unresolved=unresolved,
+            no_sidecars={sources.absolute(path) for path in (str(results), *(item.path for item in listed.items))},
             classified_ns=None if options.include_changed else listed.written_ns,
         )  # fmt: skip
         with (
