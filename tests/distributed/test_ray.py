@@ -157,6 +157,7 @@ def test_the_driver_is_killed_and_resumed(
     assert f"; {num_kept} existing records kept" in done.stderr.decode()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee("ray-signals")
 def test_sigint_keeps_what_is_finished(
     cluster: Any, slow: Path, slow_records: list[dict[str, Any]], tiny_folder: Path, tmp_path: Path
@@ -173,6 +174,7 @@ def test_sigint_keeps_what_is_finished(
     wait_for(lambda: not actors())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee("ray-failures")
 def test_an_image_that_crashes_the_decoder_is_an_error_record(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(photos / "folder", tmp_path / "photos"))
@@ -229,6 +231,7 @@ def test_a_worker_that_cannot_load_the_model_fails_the_run_once(
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in path.read_bytes()]
 
 
+@pytest.mark.exhaustive
 @needs_parquet
 def test_parquet_parts_are_resumed_and_errors_tried_again(
     cluster: Any, photos: Path, tiny_folder: Path, tmp_path: Path
@@ -257,6 +260,7 @@ def test_parquet_parts_are_resumed_and_errors_tried_again(
     assert "top-k was 5 and is 2" in refused.stderr.decode()
 
 
+@pytest.mark.exhaustive
 @needs_remote
 @pytest.mark.guarantee("ray-remote")
 def test_source_and_destination_in_object_storage(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -278,6 +282,7 @@ def test_source_and_destination_in_object_storage(photos: Path, tiny_folder: Pat
     assert len(records_of(tmp_path)) == 180
 
 
+@pytest.mark.exhaustive
 def test_embed_on_ray_gives_the_vectors_of_a_local_run(
     cluster: Any, photos: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
