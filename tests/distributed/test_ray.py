@@ -337,6 +337,13 @@ def test_gpus_are_for_engines_that_use_them(photos: Path, tmp_path: Path) -> Non
     assert "--gpus-per-actor has no effect on a CPU" in done.stderr.decode()
 
 
+def test_more_cores_than_there_are_are_refused(photos: Path, tmp_path: Path) -> None:
+    options = ("--ray", "local", "--cpus-per-actor", "5000", "-o", tmp_path / "out")
+    done = predict("-m", "demo", photos / "folder", *options)
+    assert done.returncode == 2, done.stderr
+    assert "There is no room for 1 actor" in done.stderr.decode()
+
+
 def test_an_address_without_a_cluster_is_unreachable(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     done = predict("-m", tiny_folder, photos / "folder", "--ray", "127.0.0.1:1", "-o", tmp_path / "out")
     assert done.returncode == 5, done.stderr

@@ -310,8 +310,8 @@ def _require_device(options: RayOptions, device: str) -> None:
 def _room(options: RayOptions) -> int:
     """Return the number of actors that the cluster has room for."""
     cpus, gpus = cluster_resources()
-    rooms = [cpus // options.cpus_per_actor] + [gpus // options.gpus_per_actor] * bool(options.gpus_per_actor)
-    return int(min(rooms))
+    room = cpus // options.cpus_per_actor
+    return int(min(room, gpus // options.gpus_per_actor) if options.gpus_per_actor else room)
 
 
 def _require_room(options: RayOptions) -> None:
