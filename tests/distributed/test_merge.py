@@ -286,6 +286,13 @@ def test_the_output_of_merge_is_protected(copy: Path) -> None:
     assert merge(copy, *names, output="gone/out.jsonl").returncode == 4
 
 
+def test_object_storage_is_named_as_given(copy: Path) -> None:
+    done = levit("merge", "s3://bucket/1.jsonl", copy / "2.jsonl", "-o", copy / "out.jsonl")
+    assert (done.returncode, b"Cannot merge s3://bucket/1.jsonl" in done.stderr) == (2, True)
+    done = levit("merge", copy / "1.jsonl", "-o", "s3://bucket/out.jsonl")
+    assert (done.returncode, b"Cannot write s3://bucket/out.jsonl" in done.stderr) == (2, True)
+
+
 def test_more_shards_than_open_files(copy: Path, tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     del resource

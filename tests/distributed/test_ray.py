@@ -18,6 +18,7 @@ from tests.support.binary import environment, installed_levit, levit, records
 from tests.support.extras import hide_extra, names_pip_command, needs_parquet, needs_ray, needs_remote
 from tests.support.fake_s3 import environment as s3_environment
 from tests.support.fake_s3 import get, moto_server, put
+from tests.support.faulty_decoders import ask_for, faulty_decoders
 from tests.support.foreign_systems import posix_only
 from tests.support.sample_images import sample_image, write_images
 
@@ -156,6 +157,7 @@ def test_the_driver_is_killed_and_resumed(
     assert f"; {num_kept} existing records kept" in done.stderr.decode()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.guarantee("ray-signals")
 def test_sigint_keeps_what_is_finished(
     cluster: Any, slow: Path, slow_records: list[dict[str, Any]], tiny_folder: Path, tmp_path: Path
@@ -170,6 +172,31 @@ def test_sigint_keeps_what_is_finished(
     assert stderr.decode().splitlines()[0] == "To continue, run the same command with --resume."
     assert 16 <= len(records_of(output)) < len(slow_records)
     wait_for(lambda: not actors())
+
+
+@pytest.mark.exhaustive
+@pytest.mark.guarantee("ray-failures")
+def test_an_image_that_crashes_the_decoder_is_an_error_record(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(photos / "folder", tmp_path / "photos"))
+    ask_for("abort", folder / "crash.jpg")
+    env = faulty_decoders(tmp_path / "packages")
+    with running_cluster(1, **env) as faulty:
+        options = ("-m", tiny_folder, folder, "--ray", faulty.address, "-o", tmp_path / "out")
+        done = predict(*options, **env)
+    assert done.returncode == 1, done.stderr
+    found = records_of(tmp_path / "out")
+    assert len(found) == 151
+    (crashed,) = (record for record in found if record["path"].endswith("crash.jpg"))
+    assert crashed["error"]["kind"] == "decoder_crashed"
+    assert sum(record["status"] == "error" for record in found) == 9
+
+
+def test_nothing_is_downloaded_offline(cluster: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    options = ("-m", tiny_folder, "http://127.0.0.1:1/a.jpg", "--offline", "--ray", cluster.address)
+    done = predict(*options, "-o", tmp_path / "out")
+    assert done.returncode == 1, done.stderr
+    (record,) = records_of(tmp_path / "out")
+    assert record["error"]["message"] == "not downloaded, because --offline is set"
 
 
 # Makes the import of OpenVINO fail in the workers of Ray, as a broken installation does.
@@ -204,6 +231,7 @@ def test_a_worker_that_cannot_load_the_model_fails_the_run_once(
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in path.read_bytes()]
 
 
+@pytest.mark.exhaustive
 @needs_parquet
 def test_parquet_parts_are_resumed_and_errors_tried_again(
     cluster: Any, photos: Path, tiny_folder: Path, tmp_path: Path
@@ -232,6 +260,7 @@ def test_parquet_parts_are_resumed_and_errors_tried_again(
     assert "top-k was 5 and is 2" in refused.stderr.decode()
 
 
+@pytest.mark.exhaustive
 @needs_remote
 @pytest.mark.guarantee("ray-remote")
 def test_source_and_destination_in_object_storage(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -253,6 +282,7 @@ def test_source_and_destination_in_object_storage(photos: Path, tiny_folder: Pat
     assert len(records_of(tmp_path)) == 180
 
 
+@pytest.mark.exhaustive
 def test_embed_on_ray_gives_the_vectors_of_a_local_run(
     cluster: Any, photos: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -272,6 +302,9 @@ def test_embed_on_ray_gives_the_vectors_of_a_local_run(
         (("-o", "out", "--workers", "2"), "--workers has no effect with --ray"),
         (("-o", "out", "--shard", "1/2"), "--shard cannot be used with --ray"),
         (("-o", "out", "-"), "standard input"),
+        (("-o", "out", "--ray", "Local"), "--ray cannot be 'Local'"),
+        (("-o", "out", "--ray", ""), "--ray cannot be ''"),
+        (("-o", "out", "--ray", "ray://h:1"), "--ray cannot be 'ray://h:1'"),
         (("-o", "full"), "full exists"),
         (("-o", "file"), "file exists"),
     ],
@@ -288,12 +321,36 @@ def test_options_that_cannot_work_are_refused_before_ray_starts(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_options_that_need_ray_are_refused_without_it(command: str, photos: Path, tmp_path: Path) -> None:
+    options = ("--actors", "2", "--records-per-part", "2", "-o", tmp_path / "out.jsonl")
+    done = levit(command, "-m", "demo", photos / "folder", *options)
+    assert done.returncode == 2
+    assert "--actors needs --ray" in done.stderr.decode()
+    assert "--records-per-part needs --ray" in done.stderr.decode()
+
+
+def test_gpus_are_for_engines_that_use_them(photos: Path, tmp_path: Path) -> None:
+    options = ("--ray", "local", "--gpus-per-actor", "1", "-o", tmp_path / "out")
+    done = levit("predict", "-m", "demo", photos / "folder", *options)
+    assert done.returncode == 2, done.stderr
+    assert "--gpus-per-actor has no effect on a CPU" in done.stderr.decode()
+
+
+def test_more_cores_than_there_are_are_refused(photos: Path, tmp_path: Path) -> None:
+    options = ("--ray", "local", "--cpus-per-actor", "5000", "-o", tmp_path / "out")
+    done = predict("-m", "demo", photos / "folder", *options)
+    assert done.returncode == 2, done.stderr
+    assert "There is no room for 1 actor" in done.stderr.decode()
+
+
 def test_an_address_without_a_cluster_is_unreachable(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     done = predict("-m", tiny_folder, photos / "folder", "--ray", "127.0.0.1:1", "-o", tmp_path / "out")
     assert done.returncode == 5, done.stderr
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("Error: Cannot join the Ray cluster 127.0.0.1:1 · ")
     assert "ray start --head" in line
+    assert not os.listdir(tmp_path / "out")
 
 
 @pytest.mark.guarantee("missing-extra")

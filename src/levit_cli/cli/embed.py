@@ -75,7 +75,7 @@ def embed(
     actors: options.ActorsOption = 0,
     cpus_per_actor: options.CpusPerActorOption = 1,
     gpus_per_actor: options.GpusPerActorOption = 0.0,
-    records_per_part: options.RecordsPerPartOption = 50_000,
+    records_per_part: options.RecordsPerPartOption = options.RECORDS_PER_PART,
     overwrite: options.OverwriteOption = False,
     resume: Annotated[
         bool,
@@ -155,6 +155,7 @@ def embed(
         DisplayOptions(stats=stats, quiet=quiet, verbose=verbose),
     )
     if ray is None:
+        options.require_no_ray_options(actors, cpus_per_actor, gpus_per_actor, records_per_part)
         return embed_inputs(*task, log, batch_size=batch_size)
     from levit_cli.distributed.embed import embed_on_ray
     from levit_cli.distributed.run import RayOptions

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from levit_cli import choices
+from levit_cli.errors import UsageError, raise_faults
 
 MODEL, INPUT, OUTPUT, MANY = "Model", "Input", "Output", "Many machines"
 PREPROCESSING, ENGINE, GENERAL = "Preprocessing", "Engine", "General"
@@ -152,6 +153,7 @@ RecordsPerPartOption = Annotated[
         min=1, metavar="N", rich_help_panel=MANY, help="Maximum number of records in each file of the output folder."
     ),
 ]  # fmt: skip
+RECORDS_PER_PART = 50_000
 OfflineOption = Annotated[
     bool, typer.Option("--offline", rich_help_panel=GENERAL, help="Use cached models only and download nothing.")
 ]
@@ -172,3 +174,18 @@ NoColorOption = Annotated[
 ]
 
 DEFAULT_MODEL = choices.DEFAULT_MODEL
+
+
+def require_no_ray_options(actors: int, cpus_per_actor: int, gpus_per_actor: float, records_per_part: int) -> None:
+    """Check that no option was given that needs ``--ray``.
+
+    Raises:
+        UsageError: one was given.
+    """
+    given = {
+        "--actors": actors != 0,
+        "--cpus-per-actor": cpus_per_actor != 1,
+        "--gpus-per-actor": gpus_per_actor != 0,
+        "--records-per-part": records_per_part != RECORDS_PER_PART,
+    }
+    raise_faults([UsageError(f"{name} needs --ray") for name, is_given in given.items() if is_given])

@@ -64,7 +64,7 @@ def predict(
     actors: options.ActorsOption = 0,
     cpus_per_actor: options.CpusPerActorOption = 1,
     gpus_per_actor: options.GpusPerActorOption = 0.0,
-    records_per_part: options.RecordsPerPartOption = 50_000,
+    records_per_part: options.RecordsPerPartOption = options.RECORDS_PER_PART,
     top_k: Annotated[
         int,
         typer.Option(
@@ -184,6 +184,7 @@ def predict(
         DisplayOptions(color=not no_color, stats=stats, quiet=quiet, verbose=verbose),
     )
     if ray is None:
+        options.require_no_ray_options(actors, cpus_per_actor, gpus_per_actor, records_per_part)
         return classify(*task, log, batch_size=batch_size, top_k=top_k, min_prob=min_prob)
     from levit_cli.distributed.run import RayOptions, classify_on_ray
 

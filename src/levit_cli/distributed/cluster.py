@@ -2,20 +2,23 @@
 
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from levit_cli.errors import LevitError, RefusedError, Terminated, UnreachableError
+from levit_cli.errors import LevitError, RefusedError, Terminated, UnreachableError, UsageError
 from levit_cli.system.cpu import usable_threads
 from levit_cli.system.extras import extra
 from levit_cli.system.signals import raise_on_signals
 
 LOCAL, AUTO = "local", "auto"
+ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
 # Ray reports usage to its makers, draws bars, and warns about its environment, unless it is told not to.
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -24,6 +27,9 @@ QUIET_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_open_telemetry": "0",
 }
+# Ray ends a process that waits for a second; a decoding task waits longer for the network, and its next process would
+# import everything again. Nodes of a running cluster have their own setting.
+LOCAL_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
 MIN_STORE_BYTES, STORE_BYTES_PER_CPU = 200 << 20, 100 << 20
 CONNECT_TIMEOUT_S = 10
 MAX_SOCKET_FOLDER_CHARS = 30  # Ray adds about 70 characters to the path of a socket, which may have 107
@@ -41,24 +47,47 @@ def joined(address: str, *, debug: bool = False) -> Iterator[None]:
         RefusedError: Ray cannot be imported or started.
         UnreachableError: there is no cluster at this address.
     """
-    os.environ.update({name: value for name, value in QUIET_ENVIRONMENT.items() if name not in os.environ})
+    environment = QUIET_ENVIRONMENT | (LOCAL_ENVIRONMENT if address == LOCAL else {})
+    os.environ.update({name: value for name, value in environment.items() if name not in os.environ})
     with extra("ray", "--ray"):
         import pandas  # noqa: F401
         import ray
         import ray.data
-    if not debug:
-        logging.disable(logging.CRITICAL)
     folder = _short_temporary_folder() if address == LOCAL else None
+    with nullcontext() if debug else _without_messages(ray):
+        try:
+            _start(ray, address, folder)
+            raise_on_signals()  # Ray has installed its own handlers
+            yield
+        finally:
+            with suppress(Exception):
+                ray.shutdown()
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _without_messages(ray: Any) -> Iterator[None]:
+    """Suppress what Ray logs, warns and prints, such as that there are fewer chunks than actors."""
+    if hasattr(ray._private.worker, "print_to_stdstream"):  # prints the machines' messages, whatever log_to_driver is
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    logging.disable(logging.CRITICAL)
     try:
-        _start(ray, address, folder)
-        raise_on_signals()  # Ray has installed its own handlers
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        with suppress(Exception):
-            ray.shutdown()
         logging.disable(logging.NOTSET)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_address(address: str) -> None:
+    """Check the value of ``--ray``.
+
+    Raises:
+        UsageError: it is not ``local``, ``auto`` or HOST:PORT.
+    """
+    if address not in (LOCAL, AUTO) and not ADDRESS.fullmatch(address):
+        raise UsageError(f"--ray cannot be {address!r}", hint="use local, auto, or HOST:PORT such as 10.0.0.1:6379")
 
 
 def _start(ray: Any, address: str, folder: Path | None) -> None:

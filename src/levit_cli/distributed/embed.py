@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from levit_cli.choices import VectorFormat
 from levit_cli.data.inputs import InputOptions
+from levit_cli.distributed.cluster import require_address
 from levit_cli.distributed.parts import PartFormat, lines_of
 from levit_cli.distributed.run import RayOptions, require_consistent, run_on_ray
 from levit_cli.embed.run import VectorOptions, embedding
@@ -36,6 +37,7 @@ def embed_on_ray(
     debug: bool = False,
 ) -> ExitCode:
     """Compute the vectors of all inputs on Ray. Arguments and errors as for ``classify_on_ray``."""
+    require_address(ray_options.address)
     others = conflicts(model, spec, decode_options.resizer)
     require_consistent(inputs, spec, decode_options, output, display, others, "embed")
     format = vectors.format or "jsonl"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from levit_cli.choices import Format
-from levit_cli.data.remote.names import is_remote
+from levit_cli.data.remote.names import url_of, without_secrets
 from levit_cli.data.shards import ListDigest, shard_of
 from levit_cli.distributed.shard_files import ShardFile
 from levit_cli.errors import UsageError
@@ -39,6 +39,9 @@ def merge_shards(files: Sequence[Path], output: Path, *, overwrite: bool, quiet:
         UsageError: the files are not exactly the outputs of all shards of one run, or the output exists.
         OutputError: the output cannot be written.
     """
+    if (url := url_of(output)) is not None:
+        hint = "name a file on this machine, and copy it afterwards"
+        raise UsageError(f"Cannot write {without_secrets(url)}", why="levit merge writes local files only", hint=hint)
     require_free(output, files, overwrite=overwrite)
     if any(file.resolve() == output.resolve() for file in files):
         raise is_also_an_input(str(output))
@@ -63,9 +66,9 @@ def _meta_of(file: Path) -> ShardMeta:
     Raises:
         UsageError: the file is missing, or is not the output that was described.
     """
-    if is_remote(str(file)):
+    if (url := url_of(file)) is not None:
         hint = "copy it and its .meta.json first"
-        raise UsageError(f"Cannot merge {file}", why="it is not on this machine", hint=hint)
+        raise UsageError(f"Cannot merge {without_secrets(url)}", why="it is not on this machine", hint=hint)
     if not file.is_file():
         raise UsageError(f"Cannot read {file}", why="it is not a file" if file.exists() else "it does not exist")
     return read_meta(file)

@@ -161,7 +161,8 @@ def dataset(work: Work, done: Done, resources: Resources) -> Dataset:
         compute=TaskPoolStrategy(resources.decode_tasks),
     )  # fmt: skip
     return decoded.map_batches(
-        _Compute, fn_constructor_args=(work,), batch_size=None, batch_format="pyarrow",
+        _Compute, fn_constructor_args=(work,), batch_format="pyarrow",
+        batch_size=1 if resources.gpus_per_actor else None,  # of rows; Ray Data requires a number for GPUs
         compute=ActorPoolStrategy(size=resources.actors),
         num_cpus=resources.cpus_per_actor / 2,
         **({"num_gpus": resources.gpus_per_actor} if resources.gpus_per_actor else {}),
@@ -277,7 +278,11 @@ def _decode(table: pa.Table, work: Work) -> Iterator[pa.Table]:
     _prepare(work)
     sources, ends = pickle.loads(table.column("sources")[0].as_buffer())
     inputs = _Inputs(sources)
-    decoder = _decoder(work.transform, replace(work.decode, workers=1, isolate=work.decode.isolate or _is_retry()))
+    decoder = _decoder(
+        work.transform,
+        replace(work.decode, workers=1, isolate=work.decode.isolate or _is_retry()),
+        offline=work.inputs.offline,
+    )
     prefetcher = decoder.prefetch(inputs, DECODE_BATCH)
     try:
         outcomes = _outcomes(prefetcher)

@@ -23,7 +23,15 @@ from levit_cli.data.input import STDIN
 from levit_cli.data.inputs import InputOptions
 from levit_cli.data.remote.names import url_of
 from levit_cli.data.skipped import Skipped
-from levit_cli.distributed.cluster import LOCAL, cluster_resources, first_line, is_failure_of_ray, joined, our_error
+from levit_cli.distributed.cluster import (
+    LOCAL,
+    cluster_resources,
+    first_line,
+    is_failure_of_ray,
+    joined,
+    our_error,
+    require_address,
+)
 from levit_cli.distributed.folders import Folder, open_folder
 from levit_cli.distributed.parts import RECORDS_PER_PART, PartFormat, Parts, lines_of
 from levit_cli.engines import EngineSpec, keep_until_exit
@@ -107,6 +115,7 @@ def classify_on_ray(
             cluster is not there or failed.
     """
     others = [*conflicts(model, spec, decode_options.resizer), *threshold_faults(min_prob)]
+    require_address(ray_options.address)
     require_consistent(inputs, spec, decode_options, output, display, others, "classify")
     format = _format_of(output.format)
     kind = classification(format, top_k, min_prob, silent)
@@ -149,6 +158,7 @@ def run_on_ray(
             for_features=kind.for_features,
         )  # fmt: skip
         keep_until_exit(engine)
+        _require_device(ray_options, engine.spec.device)
         fingerprint = kind.make_task(checkpoint, engine, reader, None).fingerprint()
         threshold = (
             None if kind.for_features else choose_threshold(checkpoint, min_prob, log if display.verbose else silent)
@@ -158,10 +168,14 @@ def run_on_ray(
             folder, make_format(description, fingerprint), fingerprint, _summary(description),
             ray_options.records_per_part,
         )  # fmt: skip
-        parts.resume() if output.resume else parts.begin()
+        if output.resume:
+            parts.resume()
         chosen = replace(spec, engine=engine.spec.engine, device=engine.spec.device, precision=engine.spec.precision)
         run = _Run(parts, ray_options, display, log)
         with joined(ray_options.address, debug=debug):
+            _require_room(ray_options)
+            if not output.resume:
+                parts.begin()  # not earlier, so that an output is not replaced if the cluster is unreachable
             run.complete(_work(kind, inputs, checkpoint, decode_options, chosen, batch_size))
         parts.finish()
         run.log_end()
@@ -280,21 +294,44 @@ def _summary(description: RunDescription) -> dict[str, Any]:
     return {"version": meta["version"], "model": meta["model"], "preprocessing": meta["preprocessing"]}
 
 
-def _resources(options: RayOptions) -> "Resources":
-    """Return what the run requests from the cluster.
+def _require_device(options: RayOptions, device: str) -> None:
+    """Check that GPUs are requested if, and only if, the engines use one.
 
     Raises:
-        UsageError: this machine does not have that many cores or GPUs.
+        UsageError: it is not so.
     """
+    if options.gpus_per_actor and device == "cpu":
+        raise UsageError("--gpus-per-actor has no effect on a CPU", hint="add --device cuda, or leave it out")
+    if device != "cpu" and not options.gpus_per_actor:
+        why = "all actors of a machine would use the same GPU"
+        raise UsageError(f"--ray with the device {device} needs --gpus-per-actor", why=why, hint="add it, such as 1")
+
+
+def _room(options: RayOptions) -> int:
+    """Return the number of actors that the cluster has room for."""
+    cpus, gpus = cluster_resources()
+    room = cpus // options.cpus_per_actor
+    return int(min(room, gpus // options.gpus_per_actor) if options.gpus_per_actor else room)
+
+
+def _require_room(options: RayOptions) -> None:
+    """Check that this machine has room for the actors. A cluster may grow.
+
+    Raises:
+        UsageError: it does not have that many cores or GPUs.
+    """
+    actors = max(1, options.actors)
+    if options.address == LOCAL and actors > _room(options):
+        cpus, gpus = cluster_resources()
+        has = count_noun(int(cpus), "core") + (f" and {count_noun(int(gpus), 'GPU')}" if options.gpus_per_actor else "")
+        raise UsageError(f"There is no room for {count_noun(actors, 'actor')}", why=f"this machine has {has}")
+
+
+def _resources(options: RayOptions) -> "Resources":
+    """Return what the run requests from the cluster."""
     from levit_cli.distributed.pipeline import Resources
 
-    cpus, gpus = cluster_resources()
-    room = gpus // options.gpus_per_actor if options.gpus_per_actor else cpus // options.cpus_per_actor
-    actors = options.actors or max(1, int(room))
-    if options.address == LOCAL and actors > max(1, room):
-        has = f"{cpus:g} cores" + (f" and {gpus:g} GPUs" if options.gpus_per_actor else "")
-        raise UsageError(f"There is no room for {count_noun(actors, 'actor')}", why=f"this machine has {has}")
-    return Resources(actors, options.cpus_per_actor, options.gpus_per_actor)
+    return Resources(options.actors or max(1, _room(options)), options.cpus_per_actor, options.gpus_per_actor)
 
 
 @dataclass
