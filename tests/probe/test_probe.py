@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from levit_cli.checkpoints import load
+from levit_cli.checkpoints import Threshold, load
+from levit_cli.checkpoints.metadata import store_threshold
 from levit_cli.data.image_folder import class_folders
 from levit_cli.engines import make_engine
 from levit_cli.errors import LevitError, OutputError, RefusedError, UsageError
@@ -63,6 +64,13 @@ def test_the_run_folder_has_a_single_head_on_the_unchanged_backbone(finished: Pa
     backbone = {name for name in source.state if not name.startswith("head")}
     assert backbone == {name for name in result.state if not name.startswith("head")}
     assert all(source.state[name].tobytes() == result.state[name].tobytes() for name in backbone)
+
+
+def test_the_threshold_of_the_source_is_not_kept(data: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(tiny_folder, tmp_path / "source")
+    store_threshold(source, Threshold(0.5, 1.0, 0.9, 200, 150, 140))
+    run(data, tmp_path / "run", source)
+    assert "threshold" not in json.loads((tmp_path / "run" / "config.json").read_text())["levit_cli"]
 
 
 @pytest.mark.guarantee("probe")

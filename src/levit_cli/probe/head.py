@@ -37,6 +37,7 @@ def with_head(
         state={**backbone, **head},
         dtype="float32",
         temperature=temperature,
+        threshold=None,
         evaluation=evaluation,
         int8=None,
     )
