@@ -16,7 +16,7 @@ from levit_cli.checkpoints.load import DEMO_FOLDER
 from levit_cli.checkpoints.metadata import store_temperature, store_threshold
 from levit_cli.convert import convert
 from levit_cli.info import as_text, describe
-from tests.support.binary import levit, records
+from tests.support.binary import environment, levit, records
 from tests.support.extras import needs_parquet
 from tests.support.sample_images import sample_image
 
@@ -73,7 +73,8 @@ def test_each_format_says_which_predictions_are_accepted(photos: Path, probs: li
         assert rows[0][-1] == "accepted"
         texts = {True: "true", False: "false", None: ""}
         assert [row[-1] for row in rows[1:]] == [texts[line.get("accepted")] for line in lines]
-    done = levit("predict", photos, "-m", "demo", "--min-prob", median, "-k", "2", "--precision", "fp32", "-f", "table")
+    options = ("--min-prob", median, "-k", "2", "--precision", "fp32", "-f", "table")
+    done = levit("predict", photos, "-m", "demo", *options, env=environment(COLUMNS="300"))
     assert done.stdout.decode().count(f"not accepted (below {float(median):g})") == expected.count(False)
     assert f"{expected.count(True)} of {len(expected)} accepted" in done.stderr.decode()
 
