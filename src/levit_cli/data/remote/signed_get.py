@@ -7,6 +7,7 @@ passes each object through its event loop instead, which takes 0.9 ms of CPU tim
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet
 
-CHUNK_BYTES = 256 << 10
+CHUNK_BYTES = 64 << 10
 # Answers that s3fs must see: it follows a bucket to its region.
 REDIRECTS = (301, 302, 307, 308, 400)
 ERROR_CODE = re.compile(rb"<Code>([^<]{1,100})</Code>")
@@ -64,7 +65,7 @@ class SignedGet:
 
         url = sync(self._fs.loop, self._sign, bucket, key, timeout=seconds)
         parts = urlsplit(url)
-        return None if _needs_proxy(parts.scheme, parts.hostname or "") else self._download(url)
+        return None if _needs_proxy(parts.scheme, parts.hostname or "") else self._download(url, seconds)
 
     def _needs_settings(self) -> bool:
         fs = self._fs
@@ -80,15 +81,18 @@ class SignedGet:
         url: str = await client.generate_presigned_url("get_object", Params=options)
         return url
 
-    def _download(self, url: str) -> tuple[bytes, str | None] | None:
+    def _download(self, url: str, seconds: float) -> tuple[bytes, str | None] | None:
+        from urllib3 import Timeout
         from urllib3.exceptions import HTTPError, ProtocolError
         from urllib3.exceptions import TimeoutError as TimeLimitError
 
+        deadline = time.monotonic() + seconds
+        limits = Timeout(**{name: min(limit, seconds) for name, limit in self._limits.items()})
+        options = {"preload_content": False, "redirect": False, "retries": False, "timeout": limits}
         try:
-            response = self._connections().request("GET", url, preload_content=False, redirect=False, retries=False)
-            with response:
+            with self._connections().request("GET", url, **options) as response:
                 if response.status == HTTPStatus.OK:
-                    return self._content(response)
+                    return self._content(response, deadline)
                 if response.status in REDIRECTS:
                     return None
                 code = ERROR_CODE.search(response.read(4096))
@@ -101,21 +105,22 @@ class SignedGet:
         except HTTPError:
             return None
 
-    def _content(self, response: Any) -> tuple[bytes, str | None]:
+    def _content(self, response: Any, deadline: float) -> tuple[bytes, str | None]:
         self._require_size(int(response.headers.get("Content-Length") or 0))
         data = bytearray()
         for chunk in response.stream(CHUNK_BYTES, decode_content=False):
             data += chunk
             self._require_size(len(data))
+            if time.monotonic() > deadline:
+                raise TimeoutError
         return bytes(data), response.headers.get("ETag")
 
     def _connections(self) -> Any:
         with self._lock:
             if self._pool is None:
-                from urllib3 import PoolManager, Timeout
+                from urllib3 import PoolManager
 
-                certificates = {"cert_reqs": "CERT_REQUIRED", "ca_certs": self._certificates()}
-                self._pool = PoolManager(maxsize=32, timeout=Timeout(**self._limits), **certificates)
+                self._pool = PoolManager(maxsize=32, cert_reqs="CERT_REQUIRED", ca_certs=self._certificates())
             return self._pool
 
     def _certificates(self) -> Any:
