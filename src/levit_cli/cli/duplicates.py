@@ -32,32 +32,9 @@ def duplicates(
     ] = None,
     model: options.ModelOption = options.DEFAULT_MODEL,
     sha256: options.Sha256Option = None,
-    files_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            rich_help_panel=options.INPUT,
-            help="Read the inputs from a file, one per line; - reads stdin.",
-        ),
-    ] = None,
-    null: Annotated[
-        bool,
-        typer.Option(
-            "--null",
-            "-0",
-            rich_help_panel=options.INPUT,
-            help="Expect a NUL byte instead of a line break after each input in --files-from.",
-        ),
-    ] = False,
-    follow_links: Annotated[
-        bool,
-        typer.Option(
-            "--follow-links",
-            rich_help_panel=options.INPUT,
-            help="Include symbolic links in folders. Without this option they are skipped.",
-        ),
-    ] = False,
+    files_from: options.FilesFromOption = None,
+    null: options.NullOption = False,
+    follow_links: options.FollowLinksOption = False,
     image_column: options.ImageColumnOption = None,
     key_column: options.KeyColumnOption = None,
     threshold: Annotated[
@@ -97,34 +74,14 @@ def duplicates(
     decode: options.DecodeOption = "exact",
     resizer: options.ResizerOption = "auto",
     workers: options.WorkersOption = 0,
-    isolate: Annotated[
-        bool,
-        typer.Option(
-            "--isolate",
-            rich_help_panel=options.PREPROCESSING,
-            help="Decode in separate processes. If the decoder crashes or hangs, only that image fails, not the run.",
-        ),
-    ] = False,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.1,
-            metavar="SECONDS",
-            rich_help_panel=options.PREPROCESSING,
-            help="Maximum time to decode one image.",
-        ),
-    ] = 30.0,
+    isolate: options.IsolateOption = False,
+    timeout: options.TimeoutOption = 30.0,
     device: options.DeviceOption = "auto",
     engine: options.EngineOption = "auto",
     precision: options.PrecisionOption = "auto",
     batch_size: options.BatchSizeOption = 16,
     threads: options.ThreadsOption = 0,
-    stats: Annotated[
-        bool,
-        typer.Option(
-            "--stats", rich_help_panel=options.GENERAL, help="Report the time of each step of the run on stderr."
-        ),
-    ] = False,
+    stats: options.StatsOption = False,
     offline: options.OfflineOption = False,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,

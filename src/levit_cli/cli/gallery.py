@@ -49,15 +49,7 @@ def gallery(
         typer.Option("--download", rich_help_panel=options.INPUT, help="Download images whose path is a URL again."),
     ] = False,
     workers: options.WorkersOption = 0,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.1,
-            metavar="SECONDS",
-            rich_help_panel=options.PREPROCESSING,
-            help="Maximum time to decode one image.",
-        ),
-    ] = 30.0,
+    timeout: options.TimeoutOption = 30.0,
     quiet: options.QuietOption = False,
     debug: options.DebugOption = False,
 ) -> ExitCode:

@@ -113,6 +113,53 @@ ThreadsOption = Annotated[
         help="Number of CPU threads that run the network. 0 uses all threads available to the process.",
     ),
 ]  # fmt: skip
+FilesFromOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel=INPUT,
+        help="Read the inputs from a file, one per line; - reads stdin.",
+    ),
+]
+NullOption = Annotated[
+    bool,
+    typer.Option(
+        "--null",
+        "-0",
+        rich_help_panel=INPUT,
+        help="Expect a NUL byte instead of a line break after each input in --files-from.",
+    ),
+]
+FollowLinksOption = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links",
+        rich_help_panel=INPUT,
+        help="Include symbolic links in folders. Without this option they are skipped.",
+    ),
+]
+IsolateOption = Annotated[
+    bool,
+    typer.Option(
+        "--isolate",
+        rich_help_panel=PREPROCESSING,
+        help="Decode in separate processes. If the decoder crashes or hangs, only that image fails, not the run.",
+    ),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        metavar="SECONDS",
+        rich_help_panel=PREPROCESSING,
+        help="Maximum time to decode one image.",
+    ),
+]
+StatsOption = Annotated[
+    bool,
+    typer.Option("--stats", rich_help_panel=GENERAL, help="Report the time of each step of the run on stderr."),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option(

@@ -135,12 +135,7 @@ def serve(
             help="Decode in separate processes. If the decoder crashes, only that image fails, not the server.",
         ),
     ] = True,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.1, metavar="SECONDS", rich_help_panel=options.PREPROCESSING, help="Maximum time to decode one image."
-        ),
-    ] = 30.0,
+    timeout: options.TimeoutOption = 30.0,
     device: options.DeviceOption = "auto",
     engine: options.EngineOption = "auto",
     precision: options.PrecisionOption = "auto",
