@@ -6,7 +6,8 @@ Each configuration classifies ``count`` photos and three times as many: the fold
 of the two runs is the time of ``2 * count`` photos without the start-up, and the start-up is what remains of the
 shorter run. All processes of a run are pinned: those of Ray and the decoding use the same cores as the network.
 
-CPU time is that of all processes of a run, and memory the largest sum of their proportional set sizes.
+CPU time is that of all processes of a run, and memory the largest sum of their proportional set sizes. The second table
+says which processes take the CPU time.
 """
 
 import argparse
@@ -28,6 +29,14 @@ from levit_cli.data.inputs import walk
 LEVIT = str(Path(sys.executable).with_name("levit"))
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SAMPLE_S = 0.2
+KINDS = {  # a part of the title of a process, and what the process does
+    "_decode": "decode",
+    "MapWorker": "actor",
+    "levit predict": "driver",
+    "raylet": "Ray",
+    "gcs_server": "Ray",
+}
+OTHER = "other"
 
 
 class Configuration(NamedTuple):
@@ -55,7 +64,7 @@ class Usage(NamedTuple):
     """The measurements of one run."""
 
     wall_s: float
-    cpu_s: float
+    cpu_s: dict[str, float]  # by the kind of process
     peak_mb: float
 
 
@@ -63,7 +72,8 @@ class Speed(NamedTuple):
     """The measurements of a configuration without its start-up, and its start-up."""
 
     images_per_s: float
-    cpu_ms_per_image: float
+    cpu_ms: float  # per image
+    cpu_ms_by_kind: dict[str, float]
     startup_s: float
     startup_cpu_s: float
     peak_mb: float
@@ -81,15 +91,29 @@ def run(configuration: Configuration, model: str, photos: list[str], folder: Pat
     start = time.perf_counter()
     process = subprocess.Popen(command)
     cpu_s: dict[tuple[int, str], float] = {}
+    kinds: dict[tuple[int, str], str] = {}
     peak_mb = 0.0
     while process.poll() is None:
         found = [*processes_of(process.pid)]
-        cpu_s |= {(pid, started): seconds for pid, started, seconds in found}
+        for pid, started, seconds in found:
+            cpu_s[pid, started] = seconds
+            kinds[pid, started] = kind_of(pid) or kinds.get((pid, started), OTHER)
         peak_mb = max(peak_mb, sum(proportional_mb(pid) for pid, _, _ in found))
         time.sleep(SAMPLE_S)
     if process.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}")
-    return Usage(time.perf_counter() - start, sum(cpu_s.values()), peak_mb)
+    by_kind = dict.fromkeys(KINDS.values(), 0.0) | {OTHER: 0.0}
+    for key, seconds in cpu_s.items():
+        by_kind[kinds[key]] += seconds
+    return Usage(time.perf_counter() - start, by_kind, peak_mb)
+
+
+def kind_of(pid: int) -> str | None:
+    """Return what a process does; None if its title does not tell. That of a worker of Ray names its current task."""
+    with suppress(OSError):
+        title = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        return next((kind for part, kind in KINDS.items() if part in title), None)
+    return None
 
 
 def processes_of(root: int) -> Iterator[tuple[int, str, float]]:
@@ -122,12 +146,14 @@ def proportional_mb(pid: int) -> float:
 
 def speed_of(short: Usage, long: Usage, count: int) -> Speed:
     """Return the speed of the ``2 * count`` photos by which two runs differ."""
-    wall_s, cpu_s = long.wall_s - short.wall_s, long.cpu_s - short.cpu_s
+    wall_s = long.wall_s - short.wall_s
+    cpu_s = {kind: seconds - short.cpu_s[kind] for kind, seconds in long.cpu_s.items()}
     return Speed(
         2 * count / wall_s,
-        1000 * cpu_s / (2 * count),
+        1000 * sum(cpu_s.values()) / (2 * count),
+        {kind: 1000 * seconds / (2 * count) for kind, seconds in cpu_s.items()},
         short.wall_s - wall_s / 2,
-        short.cpu_s - cpu_s / 2,
+        sum(short.cpu_s.values()) - sum(cpu_s.values()) / 2,
         max(short.peak_mb, long.peak_mb),
     )
 
@@ -155,16 +181,29 @@ def main() -> None:
         model = random_model(arguments.variant, str(Path(folder) / "model"))
         speeds = measured(arguments, model, Path(folder))
     print(f"{machine()}, {versions('ray', 'openvino')}; medians of {arguments.rounds} rounds")
+    print_tables(speeds)
+    print_ratios(speeds)
+
+
+def print_tables(speeds: dict[str, list[Speed]]) -> None:
     print(f"{'':<20}{'images/s':>10}{'CPU ms/image':>14}{'start-up s':>12}{'its CPU s':>11}{'peak MB':>9}")
     for name, found in speeds.items():
-        rate, cpu_ms, startup_s, startup_cpu_s, peak_mb = (median(values) for values in zip(*found, strict=True))
+        rows = ((it.images_per_s, it.cpu_ms, it.startup_s, it.startup_cpu_s, it.peak_mb) for it in found)
+        rate, cpu_ms, startup_s, startup_cpu_s, peak_mb = map(median, zip(*rows, strict=True))
         print(f"{name:<20}{rate:>10.1f}{cpu_ms:>14.2f}{startup_s:>12.1f}{startup_cpu_s:>11.1f}{peak_mb:>9.0f}")
+    kinds = [*dict.fromkeys(KINDS.values()), OTHER]
+    print(f"\n{'CPU ms/image':<20}" + "".join(f"{kind:>10}" for kind in kinds))
+    for name, found in speeds.items():
+        print(f"{name:<20}" + "".join(f"{median(it.cpu_ms_by_kind[kind] for it in found):>10.2f}" for kind in kinds))
+    print()
+
+
+def print_ratios(speeds: dict[str, list[Speed]]) -> None:
     one, two = "1 actor, 1 core", "2 actors, 2 cores"
     for what, upper, lower in (("1 actor / local, 1 core", one, "local, 1 core"), ("2 actors / 1 actor", two, one)):
-        for unit, index in (("images/s", 0), ("1 / CPU ms", 1)):
-            pairs = zip(speeds[upper], speeds[lower], strict=True)
-            value = median(a[index] / b[index] for a, b in pairs)
-            print(f"{what}, {unit}: {value if index == 0 else 1 / value:.2f}")
+        pairs = [*zip(speeds[upper], speeds[lower], strict=True)]
+        print(f"{what}, images/s: {median(a.images_per_s / b.images_per_s for a, b in pairs):.2f}")
+        print(f"{what}, 1 / CPU ms: {median(b.cpu_ms / a.cpu_ms for a, b in pairs):.2f}")
 
 
 if __name__ == "__main__":

@@ -116,6 +116,19 @@ def test_many_files_are_classified_with_thumbnails_bars_and_errors_by_name(
 
 
 @needs_browser
+def test_an_image_below_the_threshold_is_marked(page: Tab, tiny_folder: Path, photos: list[Path]) -> None:
+    marked = "[...document.querySelectorAll('.card')].map((card) => /Uncertain: the first/.test(card.textContent))"
+    for min_prob, expected in (("1.0", [True]), ("0", [False])):
+        with serving(tiny_folder, "--min-prob", min_prob) as server:
+            open_page(page, server)
+            page.wait_for(LOADED)
+            page.choose("#files", photos[:1])
+            page.wait_for("document.getElementById('status').textContent === '1 of 1 image done'")
+            assert page.run(marked) == expected
+            assert errors(page) == []
+
+
+@needs_browser
 def test_files_can_be_dropped_and_pasted(page: Tab, served: Server, photos: list[Path]) -> None:
     import base64
 

@@ -30,7 +30,8 @@ QUIET_ENVIRONMENT = {
 # Ray ends a process that waits for a second; a decoding task waits longer for the network, and its next process would
 # import everything again. Nodes of a running cluster have their own setting.
 LOCAL_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
-MIN_STORE_BYTES, STORE_BYTES_PER_CPU = 200 << 20, 100 << 20
+MIN_STORE_BYTES, STORE_BYTES_PER_CPU = 200 << 20, 300 << 20  # with less, decoding stops and the networks wait
+MAX_STORE_SHARE = 0.3  # of the memory that is free, as Ray's own default
 CONNECT_TIMEOUT_S = 10
 MAX_SOCKET_FOLDER_CHARS = 30  # Ray adds about 70 characters to the path of a socket, which may have 107
 
@@ -95,7 +96,7 @@ def _start(ray: Any, address: str, folder: Path | None) -> None:
     if folder is not None:
         cpus = usable_threads()
         options |= {
-            "num_cpus": cpus, "object_store_memory": max(MIN_STORE_BYTES, cpus * STORE_BYTES_PER_CPU),
+            "num_cpus": cpus, "object_store_memory": _store_bytes(ray, cpus),
             "include_dashboard": False, "_temp_dir": str(folder),
         }  # fmt: skip
     try:
@@ -109,6 +110,14 @@ def _start(ray: Any, address: str, folder: Path | None) -> None:
     except Exception as error:
         what = "Cannot start Ray" if folder is not None else f"Cannot join the Ray cluster {address}"
         raise RefusedError(what, why=first_line(error)) from error
+
+
+def _store_bytes(ray: Any, cpus: int) -> int:
+    """Return the size of the object store, in which decoded images wait for the networks."""
+    wanted = cpus * STORE_BYTES_PER_CPU
+    with suppress(AttributeError):  # Ray has no public function for it
+        wanted = min(wanted, int(MAX_STORE_SHARE * ray._private.utils.estimate_available_memory()))
+    return max(MIN_STORE_BYTES, wanted)
 
 
 def _require_listener(address: str) -> None:

@@ -33,16 +33,16 @@ Network = Callable[[Pixels], NDArray[np.float32]]
 class Networks:
     """The networks of one output, one for each batch size that is a power of two, so that no batch is padded.
 
-    The one for single images is there from the start. The others are compiled in the background as soon as that many
-    images wait, and serve later batches.
+    The one that computes a single image on all cores is there from the start. The others compute on one core each. They
+    are compiled in the background as soon as they are wanted, and serve later batches.
 
     Args:
-        single: for one image.
-        compile_for: compiles a network for a batch size.
+        single: for one image, on all cores.
+        compile_for: compiles a network for a batch size, for one core.
     """
 
     def __init__(self, single: Network, compile_for: Callable[[int], Network], max_batch: int) -> None:
-        self._networks: dict[int, Network] = {1: single}
+        self._single, self._networks = single, dict[int, Network]()
         self._compile_for, self._max_batch = compile_for, max_batch
         self._is_compiling = False
         self._lock = threading.Lock()
@@ -50,12 +50,21 @@ class Networks:
     def batch_size(self, num_images: int) -> int:
         """Return how many of the images form the next batch."""
         wanted = 1 << (min(num_images, self._max_batch).bit_length() - 1)
-        if wanted not in self._networks:
+        if wanted > 1 and wanted not in self._networks:
             self._start_compiling(wanted)
-        return max(size for size in [*self._networks] if size <= wanted)
+        return max(size for size in (1, *[*self._networks]) if size <= wanted)
 
-    def __getitem__(self, size: int) -> Network:
-        return self._networks[size]
+    def network(self, size: int, *, is_alone: bool) -> Network:
+        """Return the network for a batch.
+
+        Args:
+            is_alone: whether no other batch is computed now.
+        """
+        if size > 1 or (not is_alone and size in self._networks):
+            return self._networks[size]
+        if not is_alone:
+            self._start_compiling(size)
+        return self._single
 
     def compile_all(self, sizes: Sequence[int]) -> None:
         """Compile networks now, unless they are compiled."""
@@ -91,7 +100,7 @@ class AnySize:
     def batch_size(self, num_images: int) -> int:
         return min(num_images, self._max_batch)
 
-    def __getitem__(self, size: int) -> Network:
+    def network(self, size: int, *, is_alone: bool) -> Network:  # noqa: ARG002
         return self._network
 
     def compile_all(self, sizes: Sequence[int]) -> None:
@@ -156,12 +165,18 @@ class ServedModel:
         """Return how many of the images that wait form the next batch."""
         return self._networks[output].batch_size(num_images)
 
-    def run(self, output: Output, pixels: Sequence[Pixels]) -> list[NDArray[np.float32] | InputError]:
-        """Return the output of the network for each image."""
+    def run(
+        self, output: Output, pixels: Sequence[Pixels], *, is_alone: bool = True
+    ) -> list[NDArray[np.float32] | InputError]:
+        """Return the output of the network for each image.
+
+        Args:
+            is_alone: whether no other batch is computed now.
+        """
         networks, results = self._networks[output], list[NDArray[np.float32] | InputError]()
         while rest := pixels[len(results) :]:  # more than one batch if requests were cancelled meanwhile
             size = networks.batch_size(len(rest))
-            results += logits_of(networks[size], rest[:size])
+            results += logits_of(networks.network(size, is_alone=is_alone), rest[:size])
         return results
 
     def warm_up(self, sizes: Sequence[int] = ()) -> None:

@@ -136,12 +136,13 @@ class _Server:
         return model
 
     def _make_scheduler(self, model: ServedModel) -> Scheduler:
-        is_cpu = model.spec.engine == "openvino"
+        shares_cores = model.spec.engine == "openvino"
         return Scheduler(
             self._metrics,
             queue=self._options.limits.queue,
             workers=self._workers,
-            streams=model.spec.threads if is_cpu else model.spec.streams,
+            streams=model.spec.threads if shares_cores else model.spec.streams,
+            shares_cores=shares_cores,
             max_batch=self._options.batch_size,
             timeout_s=self._timeout_s,
         )

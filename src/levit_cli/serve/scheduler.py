@@ -1,8 +1,9 @@
 """Decode the images of requests in threads and form batches of those that are ready.
 
-A batch takes what is decoded when the network becomes free and never waits for more. Requests wait in a queue of
-limited length. Images are taken from them in turns, so a request with one image does not wait for all images of a
-request with many. At most ``MAX_READY_BATCHES`` batches of decoded images wait for the network.
+A batch takes what is decoded when a core becomes free, and no core waits for more images. While all cores are busy, the
+next batch grows. Requests wait in a queue of limited length. Images are taken from them in turns, so a request with one
+image does not wait for all images of a request with many. At most ``MAX_READY_BATCHES`` batches of decoded images wait
+for the network.
 """
 
 import threading
@@ -22,6 +23,7 @@ from levit_cli.serve.model import Output, ServedModel
 from levit_cli.serve.process import yield_to_event_loop
 
 MAX_READY_BATCHES = 1
+MAX_DEFERRAL_S = 0.01  # of a batch while all cores are busy; decoding one image can take seconds
 WATCH_INTERVAL_S = 0.1
 
 Pixels = NDArray[np.uint8]
@@ -85,10 +87,15 @@ class Image(NamedTuple):
 
 
 class _Ready(NamedTuple):
-    """A decoded image."""
+    """A decoded image.
+
+    Args:
+        since: the ``time.monotonic`` at which it was decoded.
+    """
 
     image: Image
     pixels: Pixels
+    since: float
 
     @property
     def group(self) -> tuple[int, Output]:
@@ -110,17 +117,27 @@ class Scheduler:
         queue: the number of requests that may wait.
         workers: threads that decode.
         streams: threads that run the network.
+        shares_cores: whether the network computes on the cores that decode, one per stream.
         max_batch: images per batch.
         timeout_s: wall-clock limit for decoding one image in a thread.
     """
 
     def __init__(
-        self, metrics: Metrics, *, queue: int, workers: int, streams: int, max_batch: int, timeout_s: float
+        self,
+        metrics: Metrics,
+        *,
+        queue: int,
+        workers: int,
+        streams: int,
+        shares_cores: bool,
+        max_batch: int,
+        timeout_s: float,
     ) -> None:
         self._metrics, self._queue, self._max_batch, self._timeout_s = metrics, queue, max_batch, timeout_s
         self._tickets: deque[Ticket] = deque()  # with images that wait for a decoder
         self._ready: deque[_Ready] = deque()
         self._decoding: set[_Decoding] = set()
+        self._streams, self._shares_cores, self._num_computing = streams, shares_cores, 0
         self._lock = threading.Lock()
         self._can_decode, self._can_compute = threading.Condition(self._lock), threading.Condition(self._lock)
         for _ in range(workers):
@@ -189,8 +206,8 @@ class Scheduler:
                     return  # it timed out, and another thread has replaced this one
                 self._decoding.remove(decoding)
                 if isinstance(outcome, np.ndarray):
-                    self._ready.append(_Ready(decoding.image, outcome))
-                    self._can_compute.notify()
+                    self._ready.append(_Ready(decoding.image, outcome, time.monotonic()))
+                self._can_compute.notify()
             if not isinstance(outcome, np.ndarray):
                 self._finish(decoding.image, outcome)
 
@@ -225,31 +242,49 @@ class Scheduler:
                 self._start(self._decode)
 
     def _take_batch(self) -> list[_Ready]:
-        """Wait for a decoded image, and take as many as a batch of the network that is compiled can hold."""
+        """Wait for decoded images and a core, and take as many as a network that is compiled can hold.
+
+        The streams that are idle share the images.
+        """
         with self._lock:
-            self._can_compute.wait_for(lambda: self._ready)
+            while not self._ready or self._deferral_s() > 0:
+                self._can_compute.wait(self._deferral_s() if self._ready else None)
             group, ticket = self._ready[0].group, self._ready[0].image.ticket
             alike = [ready for ready in self._ready if ready.group == group]
-            batch = alike[: ticket.model.batch_size(ticket.output, len(alike))]
+            share = -(-len(alike) // (self._streams - self._num_computing))
+            batch = alike[: ticket.model.batch_size(ticket.output, share)]
             for ready in batch:
                 self._ready.remove(ready)
+            self._num_computing += 1
             self._can_decode.notify(len(batch))
             if self._ready:
                 self._can_compute.notify()
             return batch
 
+    def _deferral_s(self) -> float:
+        """Return how long the next batch may still grow."""
+        has_free_core = len(self._decoding) + self._num_computing < self._streams
+        if not self._shares_cores or has_free_core or len(self._ready) >= self._max_batch:
+            return 0.0
+        return self._ready[0].since + MAX_DEFERRAL_S - time.monotonic()
+
     def _compute(self) -> None:
         while True:
-            batch = [ready for ready in self._take_batch() if not ready.image.ticket.is_cancelled]
-            if batch:
-                for ready, outcome in zip(batch, self._outcomes(batch), strict=True):
-                    self._finish(ready.image, outcome)
+            batch = self._take_batch()
+            wanted = [ready for ready in batch if not ready.image.ticket.is_cancelled]
+            outcomes = self._outcomes(wanted) if wanted else []
+            with self._lock:
+                self._num_computing -= 1
+                self._can_compute.notify()
+            for ready, outcome in zip(wanted, outcomes, strict=True):
+                self._finish(ready.image, outcome)
 
     def _outcomes(self, batch: Sequence[_Ready]) -> Sequence[Outcome | BaseException]:
         ticket = batch[0].image.ticket
         start = time.perf_counter()
         try:
-            outcomes = ticket.model.run(ticket.output, [ready.pixels for ready in batch])
+            pixels = [ready.pixels for ready in batch]
+            outcomes = ticket.model.run(ticket.output, pixels, is_alone=self._num_computing == 1)
         except BaseException as error:
             return [error] * len(batch)
         self._metrics.network_s.observe(time.perf_counter() - start)

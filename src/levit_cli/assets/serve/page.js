@@ -126,8 +126,10 @@ function finish(job, record) {
   state.done += 1;
   state.records.set(job, { ...record, path: job.file.name || "-" });
   job.content.lastChild.remove();
-  if (record.status === "ok") job.content.append(bars(record.top));
-  else {
+  if (record.status === "ok") {
+    job.content.append(bars(record.top));
+    if (record.accepted === false) job.content.append(element("p", "Uncertain: the first probability is below the threshold.", "note"));
+  } else {
     state.failed += 1;
     job.content.append(element("p", `${record.error.kind}: ${record.error.message}`, "error"));
   }
