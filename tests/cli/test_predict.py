@@ -111,6 +111,18 @@ def test_stdout_has_records_only_and_quiet_silences_stderr(tiny_folder: Path, tm
     assert quiet.stdout == done.stdout
 
 
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_output_dash_is_stdout(tiny_folder: Path, tmp_path: Path, command: str) -> None:
+    write_images(tmp_path, 2)
+    runs = [
+        installed_levit(command, ".", "-m", str(tiny_folder), "-q", "-f", "jsonl", *output, cwd=tmp_path)
+        for output in ((), ("-o", "-"))
+    ]
+    assert runs[0].returncode == runs[1].returncode == 0
+    assert runs[0].stdout == runs[1].stdout != b""
+    assert not (tmp_path / "-").exists()
+
+
 def test_default_format_without_a_terminal_is_tsv(tiny_folder: Path, tmp_path: Path) -> None:
     (path,) = write_images(tmp_path, 1)
     done = levit("predict", "-m", tiny_folder, path, "-k", "2")

@@ -16,6 +16,12 @@ PREPROCESSING, ENGINE, GENERAL = "Preprocessing", "Engine", "General"
 
 MODEL_HELP = "A variant (levit-128S … levit-384), 'demo', a hub id owner/name[@rev], a path, or an https:// URL."
 
+
+def _stdout_if_dash(path: Path | None) -> Path | None:
+    """Return None, which is stdout, for ``-o -``, as in other programs. A file of that name is ``/folder/-``."""
+    return None if str(path) == "-" else path
+
+
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -77,7 +83,7 @@ WorkersOption = Annotated[
     int,
     typer.Option(
         min=0, metavar="N", rich_help_panel=PREPROCESSING,
-        help="Number of threads that decode images. 0 starts one per core.",
+        help="Number of images that are decoded at the same time. 0 is one per core.",
     ),
 ]  # fmt: skip
 DeviceOption = Annotated[
@@ -163,7 +169,7 @@ StatsOption = Annotated[
 OutputOption = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="FILE", show_default=False, rich_help_panel=OUTPUT,
+        "--output", "-o", metavar="FILE", show_default=False, rich_help_panel=OUTPUT, callback=_stdout_if_dash,
         help="Write the results to a file instead of stdout.",
     ),
 ]  # fmt: skip
