@@ -104,10 +104,15 @@ class _Ready(NamedTuple):
 
 
 class _Decoding:
-    """An image that is being decoded."""
+    """An image that is being decoded.
+
+    Attributes:
+        is_isolated: whether a worker process decodes it, which has its own limit.
+    """
 
     def __init__(self, image: Image) -> None:
         self.image, self.since = image, time.monotonic()
+        self.is_isolated = image.ticket.model.is_isolated
 
 
 class Scheduler:
@@ -225,16 +230,12 @@ class Scheduler:
         return pixels
 
     def _watch(self) -> None:
-        """Replace threads whose decoder hangs. Worker processes have their own limit."""
+        """Replace threads whose decoder hangs."""
         while True:
             time.sleep(WATCH_INTERVAL_S)
             limit = time.monotonic() - self._timeout_s
             with self._lock:
-                late = [
-                    decoding
-                    for decoding in self._decoding
-                    if decoding.since < limit and not decoding.image.ticket.model.is_isolated
-                ]
+                late = [decoding for decoding in self._decoding if decoding.since < limit and not decoding.is_isolated]
                 self._decoding.difference_update(late)
             for decoding in late:
                 self._finish(decoding.image, InputError("timeout", f"not decoded within {self._timeout_s:g} s"))
