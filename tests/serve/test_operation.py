@@ -88,7 +88,7 @@ def test_wrong_options_end_it_with_one_line(tiny_folder: Path, options: list[str
 @pytest.mark.parametrize(
     ("check", "value", "code", "words"),
     [
-        (parse_size, "0", 2, "is not a size"),
+        (parse_size, "0", 2, "--max-body '0' is not a size"),
         (parse_size, "1e9", 2, "is not a size"),
         (parse_size, "", 2, "is not a size"),
         (checked_root_path, "levit", 2, "--root-path"),
@@ -104,6 +104,12 @@ def test_wrong_values_are_refused(check: Callable[[Any], object], value: object,
     with pytest.raises(LevitError, match=words) as refused:
         check(value)
     assert refused.value.exit_code == code
+
+
+def test_an_empty_token_in_the_environment_does_not_open_the_server(tiny_folder: Path) -> None:
+    done = levit("serve", "-m", tiny_folder, "--port", "0", env=environment(LEVIT_SERVE_TOKEN=""))
+    assert done.returncode == 2
+    assert b"The token is empty" in done.stderr
 
 
 def test_a_missing_model_ends_it_with_exit_3(tmp_path: Path) -> None:

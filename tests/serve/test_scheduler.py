@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from levit_cli.data.input import Input
 from levit_cli.serve.metrics import Metrics
@@ -41,9 +42,9 @@ class Model:
         return [np.zeros(2, np.float32) for _ in pixels]
 
 
-def scheduler(*, workers: int, streams: int) -> Scheduler:
+def scheduler(*, workers: int, streams: int, cores: int = 0, timeout_s: float = 60) -> Scheduler:
     return Scheduler(
-        Metrics(), queue=64, workers=workers, streams=streams, shares_cores=True, max_batch=16, timeout_s=60
+        Metrics(), queue=64, workers=workers, streams=streams, cores=cores or streams, max_batch=16, timeout_s=timeout_s
     )
 
 
@@ -63,6 +64,16 @@ def test_a_decoded_image_does_not_wait_for_slow_ones_on_all_cores() -> None:
     assert not any(done.is_set() for done in slow)
     model.may_decode.set()
     assert all(done.wait(WAIT_S) for done in slow)
+
+
+def test_a_core_that_is_free_counts_though_the_network_has_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("levit_cli.serve.scheduler.MAX_DEFERRAL_S", 1e3)
+    model = Model()
+    model.may_compute.set()
+    half_busy = scheduler(workers=2, streams=1, cores=2)
+    submit(half_busy, model, "slow")
+    assert submit(half_busy, model, "fast").wait(WAIT_S)
+    model.may_decode.set()
 
 
 def test_an_image_that_finds_a_free_core_is_computed_alone() -> None:
@@ -86,3 +97,25 @@ def test_what_is_decoded_while_the_network_computes_is_the_next_batch() -> None:
     model.may_compute.set()
     assert all(done.wait(WAIT_S) for done in (first, *others))
     assert model.batches == [1, 8]
+
+
+class HangingModel(Model):
+    """A model that decodes in threads, where images named ``slow`` hang, until it is isolated."""
+
+    is_isolated = False
+
+    def isolate(self) -> None:
+        self.is_isolated = True
+
+
+def test_each_thread_whose_decoder_hangs_is_replaced_though_the_first_one_isolates_the_model() -> None:
+    model = HangingModel()
+    model.may_compute.set()
+    busy = scheduler(workers=2, streams=1, timeout_s=0.4)
+    hanging = [submit(busy, model, "slow")]
+    threading.Event().wait(0.3)  # so that the first one is late earlier
+    hanging.append(submit(busy, model, "slow"))
+    assert all(done.wait(3) for done in hanging)
+    assert not busy._decoding
+    assert submit(busy, model, "fast").wait(WAIT_S)
+    model.may_decode.set()

@@ -1,5 +1,6 @@
 """``levit serve``: answer over HTTP."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from levit_cli.errors import ExitCode
 from levit_cli.system.progress import log
 
 ADDRESS, ACCESS, LIMITS = "Address", "Access", "Limits"
+TOKEN_VARIABLE = "LEVIT_SERVE_TOKEN"
 
 
 @handle_errors
@@ -55,7 +57,7 @@ def serve(
     token: Annotated[
         str | None,
         typer.Option(
-            envvar="LEVIT_SERVE_TOKEN",
+            envvar=TOKEN_VARIABLE,
             metavar="TOKEN",
             show_default=False,
             rich_help_panel=ACCESS,
@@ -175,6 +177,8 @@ def serve(
     if not debug:
         silence_native_stderr()
         silence_libraries()
+    if token is None:
+        token = os.environ.get(TOKEN_VARIABLE)  # empty, which typer ignores; the server would be open to all
     return serve(
         ModelOptions(model, labels, preprocessing, sha256, offline),
         EngineSpec(device, engine, precision, threads),

@@ -142,7 +142,7 @@ class _Server:
             queue=self._options.limits.queue,
             workers=self._workers,
             streams=model.spec.threads if shares_cores else model.spec.streams,
-            shares_cores=shares_cores,
+            cores=usable_threads() if shares_cores else None,
             max_batch=self._options.batch_size,
             timeout_s=self._timeout_s,
         )

@@ -104,10 +104,15 @@ class _Ready(NamedTuple):
 
 
 class _Decoding:
-    """An image that is being decoded."""
+    """An image that is being decoded.
+
+    Attributes:
+        is_isolated: whether a worker process decodes it, which has its own limit.
+    """
 
     def __init__(self, image: Image) -> None:
         self.image, self.since = image, time.monotonic()
+        self.is_isolated = image.ticket.model.is_isolated
 
 
 class Scheduler:
@@ -117,7 +122,7 @@ class Scheduler:
         queue: the number of requests that may wait.
         workers: threads that decode.
         streams: threads that run the network.
-        shares_cores: whether the network computes on the cores that decode, one per stream.
+        cores: the CPU cores on which images are decoded and batches computed; None if the network does not share them.
         max_batch: images per batch.
         timeout_s: wall-clock limit for decoding one image in a thread.
     """
@@ -129,7 +134,7 @@ class Scheduler:
         queue: int,
         workers: int,
         streams: int,
-        shares_cores: bool,
+        cores: int | None,
         max_batch: int,
         timeout_s: float,
     ) -> None:
@@ -137,7 +142,7 @@ class Scheduler:
         self._tickets: deque[Ticket] = deque()  # with images that wait for a decoder
         self._ready: deque[_Ready] = deque()
         self._decoding: set[_Decoding] = set()
-        self._streams, self._shares_cores, self._num_computing = streams, shares_cores, 0
+        self._streams, self._cores, self._num_computing = streams, cores, 0
         self._lock = threading.Lock()
         self._can_decode, self._can_compute = threading.Condition(self._lock), threading.Condition(self._lock)
         for _ in range(workers):
@@ -225,16 +230,12 @@ class Scheduler:
         return pixels
 
     def _watch(self) -> None:
-        """Replace threads whose decoder hangs. Worker processes have their own limit."""
+        """Replace threads whose decoder hangs."""
         while True:
             time.sleep(WATCH_INTERVAL_S)
             limit = time.monotonic() - self._timeout_s
             with self._lock:
-                late = [
-                    decoding
-                    for decoding in self._decoding
-                    if decoding.since < limit and not decoding.image.ticket.model.is_isolated
-                ]
+                late = [decoding for decoding in self._decoding if decoding.since < limit and not decoding.is_isolated]
                 self._decoding.difference_update(late)
             for decoding in late:
                 self._finish(decoding.image, InputError("timeout", f"not decoded within {self._timeout_s:g} s"))
@@ -263,8 +264,8 @@ class Scheduler:
 
     def _deferral_s(self) -> float:
         """Return how long the next batch may still grow."""
-        has_free_core = len(self._decoding) + self._num_computing < self._streams
-        if not self._shares_cores or has_free_core or len(self._ready) >= self._max_batch:
+        num_busy = len(self._decoding) + self._num_computing
+        if self._cores is None or num_busy < self._cores or len(self._ready) >= self._max_batch:
             return 0.0
         return self._ready[0].since + MAX_DEFERRAL_S - time.monotonic()
 

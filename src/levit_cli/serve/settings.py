@@ -67,7 +67,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([A-Za-z]{0,3})", text.strip())
     size = int(float(match[1]) * UNITS[match[2].lower()]) if match and match[2].lower() in UNITS else 0
     if size < 1:
-        raise UsageError(f"{text!r} is not a size", hint="write, for example, 20MiB, 500kB or 1048576")
+        raise UsageError(f"--max-body {text!r} is not a size", hint="write, for example, 20MiB, 500kB or 1048576")
     return size
 
 
