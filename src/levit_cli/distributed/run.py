@@ -10,12 +10,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import Format
@@ -48,6 +48,7 @@ from levit_cli.predict.prefetch import DecodeOptions
 from levit_cli.predict.reader import Reader
 from levit_cli.predict.run import (
     INTERRUPTIONS,
+    LINK_HINT,
     DisplayOptions,
     Kind,
     OutputOptions,
@@ -57,6 +58,7 @@ from levit_cli.predict.run import (
     require_some,
 )
 from levit_cli.predict.run_description import RunDescription, describe_run
+from levit_cli.predict.writers import BY_SUFFIX
 from levit_cli.system.extras import extra, require_extra
 from levit_cli.system.output import require_free
 from levit_cli.system.progress import Log, Progress, progress, shows_progress, silent
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from levit_cli.distributed.pipeline import Resources, Work
     from levit_cli.predict.resume.fingerprint import Fingerprint
 
-FORMATS: tuple[Format, ...] = ("jsonl", "parquet")
+FORMATS = ("jsonl", "parquet")
 MakeFormat = Callable[["RunDescription", "Fingerprint"], PartFormat]
 MAX_FAILURES = 3  # of Ray, one after the other, without a new record
 
@@ -117,7 +119,7 @@ def classify_on_ray(
     others = [*conflicts(model, spec, decode_options.resizer), *threshold_faults(min_prob)]
     require_address(ray_options.address)
     require_consistent(inputs, spec, decode_options, output, display, others, "classify")
-    format = _format_of(output.format)
+    format = part_format_of(output.format, output, BY_SUFFIX)
     kind = classification(format, top_k, min_prob, silent)
     return run_on_ray(
         kind, partial(_part_format, format), inputs, model, spec, decode_options, output, display, ray_options, log,
@@ -232,10 +234,25 @@ def require_consistent(
     raise_faults(faults)
 
 
-def _format_of(format: Format | None) -> Format:
-    if format not in (None, *FORMATS):
-        raise UsageError(f"--ray does not write the format {format}", hint=f"use --format {' or '.join(FORMATS)}")
-    return format or "jsonl"
+F = TypeVar("F", bound=str)
+
+
+def part_format_of(format: F | None, output: OutputOptions, by_suffix: Mapping[str, F]) -> F:
+    """Return the format of the parts: that of ``--format`` if given, otherwise that of the suffix of ``-o``, or jsonl.
+
+    Args:
+        by_suffix: formats by suffix, in lower case and with its dot.
+
+    Raises:
+        UsageError: the format is not written in parts.
+    """
+    assert output.path is not None
+    chosen = format or by_suffix.get(output.path.suffix.lower(), by_suffix[".jsonl"])
+    if chosen not in FORMATS:
+        why = "the output is a folder of parts"
+        hint = f"use --format {' or '.join(FORMATS)}" + ("" if format else ", and name a folder")
+        raise UsageError(f"--ray does not write the format {chosen}", why=why, hint=hint)
+    return chosen
 
 
 @contextmanager
@@ -371,7 +388,7 @@ class _Run:
 
         # the cluster may be another one after a failure
         data = dataset(work, self.parts.progress.snapshot(), _resources(self.options))
-        self.skipped = Skipped()
+        self.skipped = Skipped(link_hint=LINK_HINT)
         with closing(results_of(data)) as results:
             for records, ends in results:
                 bar.advance(self.parts.add(records))
