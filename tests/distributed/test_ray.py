@@ -369,6 +369,13 @@ def test_an_address_without_a_cluster_is_unreachable(photos: Path, tiny_folder: 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_says_that_it_waits_for_room(cluster: Any, photos: Path, tmp_path: Path) -> None:
+    options = ("--ray", cluster.address, "--cpus-per-actor", "8", "-o", tmp_path / "out")
+    with started("-m", "demo", photos / "folder", *options) as run:
+        assert run.stderr is not None
+        assert run.stderr.readline() == b"The cluster has no room for an actor. The run waits until there is.\n"
+
+
 def test_a_cluster_in_the_environment_that_does_not_answer_is_unreachable(photos: Path, tmp_path: Path) -> None:
     options = ("--ray", "auto", "-o", tmp_path / "out")
     done = predict("-m", "demo", photos / "folder", *options, RAY_ADDRESS="127.0.0.1:1")

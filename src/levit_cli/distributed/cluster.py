@@ -148,6 +148,14 @@ def cluster_resources() -> tuple[float, float]:
     return total.get("CPU", 0.0), total.get("GPU", 0.0)
 
 
+def free_resources() -> tuple[float, float]:
+    """Return the numbers of CPUs and GPUs in the cluster that nothing uses now."""
+    import ray
+
+    free = ray.available_resources()
+    return free.get("CPU", 0.0), free.get("GPU", 0.0)
+
+
 def is_failure_of_ray(error: BaseException) -> bool:
     """Whether Ray failed, such as by the loss of a machine, not our code in one of its workers."""
     from ray.exceptions import RayError, RayTaskError

@@ -27,6 +27,7 @@ from levit_cli.distributed.cluster import (
     LOCAL,
     cluster_resources,
     first_line,
+    free_resources,
     is_failure_of_ray,
     joined,
     our_error,
@@ -176,6 +177,8 @@ def run_on_ray(
         run = _Run(parts, ray_options, display, log)
         with joined(ray_options.address, debug=debug):
             _require_room(ray_options)
+            if not display.quiet and _must_wait(_resources(ray_options)):
+                log("The cluster has no room for an actor. The run waits until there is.")
             if not output.resume:
                 parts.begin()  # not earlier, so that an output is not replaced if the cluster is unreachable
             run.complete(_work(kind, inputs, checkpoint, decode_options, chosen, batch_size))
@@ -342,6 +345,12 @@ def _require_room(options: RayOptions) -> None:
         cpus, gpus = cluster_resources()
         has = count_noun(int(cpus), "core") + (f" and {count_noun(int(gpus), 'GPU')}" if options.gpus_per_actor else "")
         raise UsageError(f"There is no room for {count_noun(actors, 'actor')}", why=f"this machine has {has}")
+
+
+def _must_wait(resources: "Resources") -> bool:
+    """Whether not even one actor can start now."""
+    cpus, gpus = free_resources()
+    return cpus < resources.cpus_of_actor or gpus < resources.gpus_per_actor
 
 
 def _resources(options: RayOptions) -> "Resources":
