@@ -298,6 +298,7 @@ def test_embed_on_ray_gives_the_vectors_of_a_local_run(
     [
         ((), "--ray needs an output folder"),
         (("-o", "out", "-f", "csv"), "--ray does not write the format csv"),
+        (("-o", "out.csv"), "--ray does not write the format csv"),
         (("-o", "out", "--threads", "2"), "--threads has no effect with --ray"),
         (("-o", "out", "--workers", "2"), "--workers has no effect with --ray"),
         (("-o", "out", "--shard", "1/2"), "--shard cannot be used with --ray"),
@@ -318,7 +319,22 @@ def test_options_that_cannot_work_are_refused_before_ray_starts(
     done = levit("predict", "-m", "demo", photos / "folder", "--ray", "local", *options, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr.decode()
-    assert not (tmp_path / "out").exists()
+    assert sorted(os.listdir(tmp_path)) == ["file", "full"]
+
+
+def test_the_suffix_of_vectors_names_their_format(photos: Path, tmp_path: Path) -> None:
+    done = levit("embed", "-m", "demo", photos / "folder", "--ray", "local", "-o", tmp_path / "out.npz")
+    assert done.returncode == 2
+    assert "--ray does not write the format npz" in done.stderr.decode()
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_a_file_is_not_replaced_by_a_folder(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    options = ("--ray", "local", "--overwrite", "-o", tmp_path / "out")
+    done = levit("predict", "-m", "demo", photos / "folder", *options)
+    assert done.returncode == 4
+    assert "out · it is a file · choose the name of a folder" in done.stderr.decode()
 
 
 @pytest.mark.parametrize("command", ["predict", "embed"])
@@ -350,7 +366,22 @@ def test_an_address_without_a_cluster_is_unreachable(photos: Path, tiny_folder: 
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("Error: Cannot join the Ray cluster 127.0.0.1:1 · ")
     assert "ray start --head" in line
-    assert not os.listdir(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_says_that_it_waits_for_room(cluster: Any, photos: Path, tmp_path: Path) -> None:
+    options = ("--ray", cluster.address, "--cpus-per-actor", "8", "-o", tmp_path / "out")
+    with started("-m", "demo", photos / "folder", *options) as run:
+        assert run.stderr is not None
+        assert run.stderr.readline() == b"The cluster has no room for an actor. The run waits until there is.\n"
+
+
+def test_a_cluster_in_the_environment_that_does_not_answer_is_unreachable(photos: Path, tmp_path: Path) -> None:
+    options = ("--ray", "auto", "-o", tmp_path / "out")
+    done = predict("-m", "demo", photos / "folder", *options, RAY_ADDRESS="127.0.0.1:1")
+    assert done.returncode == 5, done.stderr
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("Error: Cannot join the Ray cluster auto · ")
 
 
 @pytest.mark.guarantee("missing-extra")

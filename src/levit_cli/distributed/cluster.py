@@ -30,6 +30,8 @@ QUIET_ENVIRONMENT = {
 # Ray ends a process that waits for a second; a decoding task waits longer for the network, and its next process would
 # import everything again. Nodes of a running cluster have their own setting.
 LOCAL_ENVIRONMENT = {"RAY_idle_worker_killing_time_threshold_ms": "600000"}
+# Ray would try to join a cluster that does not answer 20 times, for 40 seconds each.
+JOIN_ENVIRONMENT = {"RAY_gcs_server_port_wait_time_s": "1", "RAY_py_gcs_connect_timeout_s": "5"}
 MIN_STORE_BYTES, STORE_BYTES_PER_CPU = 200 << 20, 300 << 20  # with less, decoding stops and the networks wait
 MAX_STORE_SHARE = 0.3  # of the memory that is free, as Ray's own default
 CONNECT_TIMEOUT_S = 10
@@ -48,7 +50,7 @@ def joined(address: str, *, debug: bool = False) -> Iterator[None]:
         RefusedError: Ray cannot be imported or started.
         UnreachableError: there is no cluster at this address.
     """
-    environment = QUIET_ENVIRONMENT | (LOCAL_ENVIRONMENT if address == LOCAL else {})
+    environment = QUIET_ENVIRONMENT | (LOCAL_ENVIRONMENT if address == LOCAL else JOIN_ENVIRONMENT)
     os.environ.update({name: value for name, value in environment.items() if name not in os.environ})
     with extra("ray", "--ray"):
         import pandas  # noqa: F401
@@ -100,11 +102,12 @@ def _start(ray: Any, address: str, folder: Path | None) -> None:
             "include_dashboard": False, "_temp_dir": str(folder),
         }  # fmt: skip
     try:
-        _require_listener(address)
+        _require_listener((os.environ.get("RAY_ADDRESS") if address == AUTO else None) or address)
         ray.init(address, **options)
     except (ConnectionError, TimeoutError, socket.gaierror) as error:
         hint = "start one with: ray start --head, or use --ray local"
-        raise UnreachableError(f"Cannot join the Ray cluster {address}", why=first_line(error), hint=hint) from error
+        why = first_line(error).partition(". Please")[0]  # Ray goes on with options of its own commands
+        raise UnreachableError(f"Cannot join the Ray cluster {address}", why=why, hint=hint) from error
     except SystemExit:  # what Ray makes of SIGTERM
         raise Terminated from None
     except Exception as error:
@@ -143,6 +146,14 @@ def cluster_resources() -> tuple[float, float]:
 
     total = ray.cluster_resources()
     return total.get("CPU", 0.0), total.get("GPU", 0.0)
+
+
+def free_resources() -> tuple[float, float]:
+    """Return the numbers of CPUs and GPUs in the cluster that nothing uses now."""
+    import ray
+
+    free = ray.available_resources()
+    return free.get("CPU", 0.0), free.get("GPU", 0.0)
 
 
 def is_failure_of_ray(error: BaseException) -> bool:

@@ -7,10 +7,10 @@ from levit_cli.choices import VectorFormat
 from levit_cli.data.inputs import InputOptions
 from levit_cli.distributed.cluster import require_address
 from levit_cli.distributed.parts import PartFormat, lines_of
-from levit_cli.distributed.run import RayOptions, require_consistent, run_on_ray
-from levit_cli.embed.run import VectorOptions, embedding
+from levit_cli.distributed.run import RayOptions, part_format_of, require_consistent, run_on_ray
+from levit_cli.embed.run import BY_SUFFIX, VectorOptions, embedding
 from levit_cli.engines import EngineSpec
-from levit_cli.errors import ExitCode, UsageError
+from levit_cli.errors import ExitCode
 from levit_cli.predict.model import ModelOptions, conflicts
 from levit_cli.predict.prefetch import DecodeOptions
 from levit_cli.predict.resume.fingerprint import Fingerprint
@@ -18,8 +18,6 @@ from levit_cli.predict.run import DisplayOptions, OutputOptions
 from levit_cli.predict.run_description import RunDescription
 from levit_cli.system.extras import extra
 from levit_cli.system.progress import Log
-
-FORMATS: tuple[VectorFormat, ...] = ("jsonl", "parquet")
 
 
 def embed_on_ray(
@@ -40,9 +38,7 @@ def embed_on_ray(
     require_address(ray_options.address)
     others = conflicts(model, spec, decode_options.resizer)
     require_consistent(inputs, spec, decode_options, output, display, others, "embed")
-    format = vectors.format or "jsonl"
-    if format not in FORMATS:
-        raise UsageError(f"--ray does not write the format {format}", hint=f"use --format {' or '.join(FORMATS)}")
+    format = part_format_of(vectors.format, output, BY_SUFFIX)
 
     def make_format(_: RunDescription, fingerprint: Fingerprint) -> PartFormat:
         return _part_format(format, fingerprint)

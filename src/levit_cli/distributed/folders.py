@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -37,16 +37,31 @@ class Folder(Protocol):
 
 @contextmanager
 def open_folder(path: Path) -> Iterator[Folder]:
-    """Yield the folder with this name. A local one is created, and locked against other runs until the block ends."""
+    """Yield the folder with this name.
+
+    A local one is created, and locked against other runs until the block ends. It is removed again if an exception
+    leaves it empty.
+
+    Raises:
+        OutputError: it cannot be written, is a file, or another run is writing to it.
+    """
     url = url_of(path)
     if url is not None:
         yield _RemoteFolder(url)
         return
+    is_new = not path.exists()
+    if not is_new and not path.is_dir():
+        raise OutputError(f"Cannot write {path}", why="it is a file", hint="choose the name of a folder")
     with writing(path):
         path.mkdir(exist_ok=True)
     descriptor = _locked(path)
     try:
         yield _LocalFolder(path)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # it has files
+                path.rmdir()
+        raise
     finally:
         if descriptor is not None:
             os.close(descriptor)

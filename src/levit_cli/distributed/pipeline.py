@@ -66,6 +66,11 @@ class Resources:
     gpus_per_actor: float
 
     @property
+    def cpus_of_actor(self) -> float:
+        """The number of cores that an actor requests."""
+        return self.cpus_per_actor / 2
+
+    @property
     def decode_tasks(self) -> int:
         return max(1, round(self.actors * self.cpus_per_actor))
 
@@ -164,7 +169,7 @@ def dataset(work: Work, done: Done, resources: Resources) -> Dataset:
         _Compute, fn_constructor_args=(work,), batch_format="pyarrow",
         batch_size=1 if resources.gpus_per_actor else None,  # of rows; Ray Data requires a number for GPUs
         compute=ActorPoolStrategy(size=resources.actors),
-        num_cpus=resources.cpus_per_actor / 2,
+        num_cpus=resources.cpus_of_actor,
         **({"num_gpus": resources.gpus_per_actor} if resources.gpus_per_actor else {}),
     )  # fmt: skip
 

@@ -10,12 +10,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from levit_cli.checkpoints import Checkpoint
 from levit_cli.choices import Format
@@ -27,6 +27,7 @@ from levit_cli.distributed.cluster import (
     LOCAL,
     cluster_resources,
     first_line,
+    free_resources,
     is_failure_of_ray,
     joined,
     our_error,
@@ -48,6 +49,7 @@ from levit_cli.predict.prefetch import DecodeOptions
 from levit_cli.predict.reader import Reader
 from levit_cli.predict.run import (
     INTERRUPTIONS,
+    LINK_HINT,
     DisplayOptions,
     Kind,
     OutputOptions,
@@ -57,6 +59,7 @@ from levit_cli.predict.run import (
     require_some,
 )
 from levit_cli.predict.run_description import RunDescription, describe_run
+from levit_cli.predict.writers import BY_SUFFIX
 from levit_cli.system.extras import extra, require_extra
 from levit_cli.system.output import require_free
 from levit_cli.system.progress import Log, Progress, progress, shows_progress, silent
@@ -66,7 +69,7 @@ if TYPE_CHECKING:
     from levit_cli.distributed.pipeline import Resources, Work
     from levit_cli.predict.resume.fingerprint import Fingerprint
 
-FORMATS: tuple[Format, ...] = ("jsonl", "parquet")
+FORMATS = ("jsonl", "parquet")
 MakeFormat = Callable[["RunDescription", "Fingerprint"], PartFormat]
 MAX_FAILURES = 3  # of Ray, one after the other, without a new record
 
@@ -117,7 +120,7 @@ def classify_on_ray(
     others = [*conflicts(model, spec, decode_options.resizer), *threshold_faults(min_prob)]
     require_address(ray_options.address)
     require_consistent(inputs, spec, decode_options, output, display, others, "classify")
-    format = _format_of(output.format)
+    format = part_format_of(output.format, output, BY_SUFFIX)
     kind = classification(format, top_k, min_prob, silent)
     return run_on_ray(
         kind, partial(_part_format, format), inputs, model, spec, decode_options, output, display, ray_options, log,
@@ -174,6 +177,8 @@ def run_on_ray(
         run = _Run(parts, ray_options, display, log)
         with joined(ray_options.address, debug=debug):
             _require_room(ray_options)
+            if not display.quiet and _must_wait(_resources(ray_options)):
+                log("The cluster has no room for an actor. The run waits until there is.")
             if not output.resume:
                 parts.begin()  # not earlier, so that an output is not replaced if the cluster is unreachable
             run.complete(_work(kind, inputs, checkpoint, decode_options, chosen, batch_size))
@@ -232,10 +237,25 @@ def require_consistent(
     raise_faults(faults)
 
 
-def _format_of(format: Format | None) -> Format:
-    if format not in (None, *FORMATS):
-        raise UsageError(f"--ray does not write the format {format}", hint=f"use --format {' or '.join(FORMATS)}")
-    return format or "jsonl"
+F = TypeVar("F", bound=str)
+
+
+def part_format_of(format: F | None, output: OutputOptions, by_suffix: Mapping[str, F]) -> F:
+    """Return the format of the parts: that of ``--format`` if given, otherwise that of the suffix of ``-o``, or jsonl.
+
+    Args:
+        by_suffix: formats by suffix, in lower case and with its dot.
+
+    Raises:
+        UsageError: the format is not written in parts.
+    """
+    assert output.path is not None
+    chosen = format or by_suffix.get(output.path.suffix.lower(), by_suffix[".jsonl"])
+    if chosen not in FORMATS:
+        why = "the output is a folder of parts"
+        hint = f"use --format {' or '.join(FORMATS)}" + ("" if format else ", and name a folder")
+        raise UsageError(f"--ray does not write the format {chosen}", why=why, hint=hint)
+    return chosen
 
 
 @contextmanager
@@ -327,6 +347,12 @@ def _require_room(options: RayOptions) -> None:
         raise UsageError(f"There is no room for {count_noun(actors, 'actor')}", why=f"this machine has {has}")
 
 
+def _must_wait(resources: "Resources") -> bool:
+    """Whether not even one actor can start now."""
+    cpus, gpus = free_resources()
+    return cpus < resources.cpus_of_actor or gpus < resources.gpus_per_actor
+
+
 def _resources(options: RayOptions) -> "Resources":
     """Return what the run requests from the cluster."""
     from levit_cli.distributed.pipeline import Resources
@@ -371,7 +397,7 @@ class _Run:
 
         # the cluster may be another one after a failure
         data = dataset(work, self.parts.progress.snapshot(), _resources(self.options))
-        self.skipped = Skipped()
+        self.skipped = Skipped(link_hint=LINK_HINT)
         with closing(results_of(data)) as results:
             for records, ends in results:
                 bar.advance(self.parts.add(records))

@@ -57,6 +57,7 @@ CAN_RESUME: tuple[Format, ...] = (*RESUMABLE, "parquet")
 
 # What ends a run that --resume can continue.
 INTERRUPTIONS = (KeyboardInterrupt, Terminated, UnreachableError)
+LINK_HINT = "--follow-links includes them"
 
 Prefetch = Callable[[Iterable[Input]], Prefetcher]
 
@@ -169,7 +170,7 @@ def run_task(
         ) as file,
     ):
         inputs = replace(inputs, outputs=written)
-        skipped = Skipped(log if display.verbose and not display.quiet else None, "--follow-links includes them")
+        skipped = Skipped(log if display.verbose and not display.quiet else None, LINK_HINT)
         selection = Selection(inputs.shard) if inputs.shard else None
         stream, is_single = require_some(inputs, skipped, selection)
         checkpoint = load_model(model, log, verbose=display.verbose, single=is_single)
